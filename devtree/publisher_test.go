@@ -1,0 +1,265 @@
+package devtree_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"weak"
+
+	"pgregory.net/rapid"
+
+	"qatplugin/devtree"
+)
+
+// A reader calls Next until ctx ends and keeps what it got. Its fields may be read when the bubble's goroutines rest (synctest.Wait).
+type reader struct {
+	sub *devtree.Subscription
+	got []*devtree.Resource
+	err error
+}
+
+func startReader(ctx context.Context, p *devtree.Publisher, resource string) *reader {
+	r := &reader{sub: p.Subscribe(resource)}
+	go func() {
+		defer r.sub.Close()
+		for r.err == nil {
+			next, err := r.sub.Next(ctx)
+			switch {
+			case err != nil:
+				r.err = err
+			case len(r.got) == 1000:
+				r.err = errors.New("Next returned a thousand times") // no test here has as many states
+			default:
+				r.got = append(r.got, next)
+			}
+		}
+	}()
+	return r
+}
+
+// requireGot waits until every goroutine rests, and holds that the reader has got so many, the last with so many devices.
+func (r *reader) requireGot(t *testing.T, calls, devices int) {
+	t.Helper()
+	synctest.Wait()
+	if len(r.got) != calls || r.got[len(r.got)-1].Len() != devices {
+		t.Fatalf("Next returned %d times, at last %v; want %d times, at last %d devices", len(r.got), r.got[len(r.got)-1], calls, devices)
+	}
+}
+
+func TestNextReturnsAtOnceThenWaitsForAChangeOfItsResource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		p := &devtree.Publisher{}
+		r := startReader(ctx, p, "cy")
+		r.requireGot(t, 1, 0) // the Publisher has no Tree yet: an empty resource
+		if got := r.got[0].Name(); got != "cy" {
+			t.Errorf("the empty resource's name is %q", got)
+		}
+		b := new(devtree.Tree).Edit()
+		mustPut(t, b, "dc", vf("a"))
+		p.Publish(b.Build())
+		r.requireGot(t, 1, 0) // another resource's change
+		mustPut(t, b, "cy", vf("a"))
+		p.Publish(b.Build())
+		r.requireGot(t, 2, 1)
+		p.Publish(p.Tree())
+		r.requireGot(t, 2, 1) // the same again
+		b.Remove("cy", "a")
+		p.Publish(b.Build())
+		r.requireGot(t, 3, 0)
+		p.Publish(nil)
+		r.requireGot(t, 4, 0) // the resource itself is gone: as good as empty
+		cancel()
+		synctest.Wait()
+		if !errors.Is(r.err, context.Canceled) {
+			t.Errorf("Next ended with %v, want %v", r.err, context.Canceled)
+		}
+	})
+}
+
+func TestNextGivesTheNewestAndSkipsWhatCameBetween(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &devtree.Publisher{}
+		s := p.Subscribe("cy")
+		defer s.Close()
+		b := new(devtree.Tree).Edit()
+		for n := range 5 {
+			mustPut(t, b, "cy", vf(bdf(n)))
+			p.Publish(b.Build())
+		}
+		if got, err := s.Next(t.Context()); err != nil || got != p.Tree().Resource("cy") {
+			t.Fatalf("the first Next: %v, %v", got, err)
+		}
+		for n := range 5 {
+			b.Remove("cy", bdf(n))
+			p.Publish(b.Build())
+		}
+		if got, err := s.Next(t.Context()); err != nil || got != p.Tree().Resource("cy") || got.Len() != 0 {
+			t.Fatalf("the second Next: %v, %v", got, err)
+		}
+	})
+}
+
+func TestNextWithAnEndedContextReturnsItsError(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p := &devtree.Publisher{}
+	s := p.Subscribe("cy")
+	defer s.Close()
+	if got, err := s.Next(ctx); got != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if got, err := s.Next(t.Context()); got == nil || err != nil {
+		t.Errorf("a later call: %v, %v; want the first state, which the call that failed did not use up", got, err)
+	}
+}
+
+func TestCloseEndsOneSubscriptionAndMayBeRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		p := &devtree.Publisher{}
+		gone := p.Subscribe("cy")
+		stays := startReader(ctx, p, "cy")
+		stays.requireGot(t, 1, 0)
+		gone.Close()
+		gone.Close()
+		p.Publish(treeOf(t, "cy", vf("a")))
+		stays.requireGot(t, 2, 1)
+	})
+}
+
+func TestAClosedSubscriptionIsForgotten(t *testing.T) {
+	p := &devtree.Publisher{}
+	closed := func() weak.Pointer[devtree.Subscription] {
+		s := p.Subscribe("cy")
+		s.Close()
+		return weak.Make(s)
+	}()
+	runtime.GC()
+	if closed.Value() != nil {
+		t.Error("the Publisher still holds it")
+	}
+	runtime.KeepAlive(p)
+}
+
+// A state that is published at any moment of Next, between its look and its wait too, wakes it. synctest ends the test when both wait.
+func TestNextIsWokenWheneverThePublishComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		trees := []*devtree.Tree{treeOf(t, "cy", vf("a")), treeOf(t, "cy", vf("b"))}
+		p := &devtree.Publisher{}
+		p.Publish(trees[1])
+		s := p.Subscribe("cy")
+		defer s.Close()
+		got := make(chan *devtree.Resource)
+		go func() {
+			defer close(got)
+			for {
+				r, err := s.Next(ctx)
+				if err != nil {
+					return
+				}
+				got <- r
+			}
+		}()
+		<-got
+		for i := range 20_000 {
+			tree := trees[i%2]
+			p.Publish(tree)
+			if r := <-got; r != tree.Resource("cy") {
+				t.Fatalf("publish %d: got %v", i, r)
+			}
+		}
+		cancel()
+		<-got
+	})
+}
+
+func TestAPublisherIsNeverWithoutATree(t *testing.T) {
+	p := &devtree.Publisher{}
+	if p.Tree() == nil {
+		t.Error("no Tree before the first Publish")
+	}
+	tree := treeOf(t, "cy", vf("a"))
+	p.Publish(tree)
+	if p.Tree() != tree {
+		t.Error("Tree is not what was published")
+	}
+	p.Publish(nil)
+	if p.Tree() == nil {
+		t.Error("no Tree after Publish of none")
+	}
+}
+
+// However many goroutines publish, and whatever they publish, every subscription ends at the newest state, and no call of Next returns
+// what the one before it returned. Where one goroutine publishes, no state is older than the one before it.
+func TestEverySubscriptionEndsAtTheNewest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var series [][]*devtree.Tree
+		age := map[*devtree.Resource]int{nil: -1}
+		for range rapid.IntRange(1, 3).Draw(t, "publishers") {
+			var trees []*devtree.Tree
+			b := new(devtree.Tree).Edit()
+			for range rapid.IntRange(1, 12).Draw(t, "trees") {
+				edit(t, b, model{})
+				tree := b.Build()
+				for r := range tree.Resources() {
+					if _, known := age[r]; !known {
+						age[r] = len(age)
+					}
+				}
+				trees = append(trees, tree)
+			}
+			series = append(series, trees)
+		}
+		rapid.SyncTest(t, func(t *rapid.T) { followConcurrently(t, series, age) })
+	})
+}
+
+func followConcurrently(t *rapid.T, series [][]*devtree.Tree, age map[*devtree.Resource]int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &devtree.Publisher{}
+	var readers []*reader
+	names := []string{"cy", "dc", "cy", "generic", "never there"}
+	for _, name := range names {
+		readers = append(readers, startReader(ctx, p, name))
+	}
+	var publishers sync.WaitGroup
+	for _, trees := range series {
+		publishers.Go(func() {
+			for _, tree := range trees {
+				p.Publish(tree)
+			}
+		})
+	}
+	publishers.Wait()
+	synctest.Wait()
+	for i, r := range readers {
+		newest := p.Tree().Resource(names[i])
+		last := r.got[len(r.got)-1]
+		if newest == nil && last.Len() != 0 || newest != nil && last != newest {
+			t.Errorf("reader %d of %s ended at %v, want %v", i, names[i], last, newest)
+		}
+		for k := 1; k < len(r.got); k++ {
+			before, after := r.got[k-1], r.got[k]
+			if before == after {
+				t.Errorf("reader %d of %s got the same state twice", i, names[i])
+			}
+			// The state of a resource that is not there is made for the call: it has no age.
+			if from, ok := age[before]; len(series) == 1 && ok && age[after] < from {
+				t.Errorf("reader %d of %s went back to an older state", i, names[i])
+			}
+		}
+	}
+	cancel()
+	synctest.Wait()
+	for i, r := range readers {
+		if !errors.Is(r.err, context.Canceled) {
+			t.Errorf("reader %d ended with %v", i, r.err)
+		}
+	}
+}
