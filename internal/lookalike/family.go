@@ -1,0 +1,37 @@
+package lookalike
+
+// family is what the kernel knows of one kind of PF.
+type family struct {
+	pf, vf   string // PCI device IDs, as in modalias but lower case
+	driver   string // the PF's; the VF's is this and "vf"
+	vfs      int    // sriov_totalvfs
+	offset   int    // sriov_offset: from the PF's routing ID to the first VF's
+	denylist bool   // vfio-pci refuses it unless disable_denylist=1 (drivers/vfio/pci/vfio_pci.c)
+}
+
+// families are those of the in-tree drivers (drivers/crypto/intel/qat) and of Intel's out-of-tree package.
+func families() []family {
+	return []family{
+		{pf: "0435", vf: "0443", driver: "dh895xcc", vfs: 32, offset: 8, denylist: true},
+		{pf: "37c8", vf: "37c9", driver: "c6xx", vfs: 16, offset: 8, denylist: true},
+		{pf: "19e2", vf: "19e3", driver: "c3xxx", vfs: 16, offset: 8, denylist: true},
+		{pf: "18ee", vf: "18ef", driver: "200xx", vfs: 16, offset: 8},
+		{pf: "6f54", vf: "6f55", driver: "d15xx", vfs: 16, offset: 8},
+		{pf: "18a0", vf: "18a1", driver: "c4xxx", vfs: 128, offset: 8},
+		{pf: "4940", vf: "4941", driver: "4xxx", vfs: 16, offset: 1},
+		{pf: "4942", vf: "4943", driver: "4xxx", vfs: 16, offset: 1},
+		{pf: "4944", vf: "4945", driver: "4xxx", vfs: 16, offset: 1},
+		{pf: "4946", vf: "4947", driver: "420xx", vfs: 16, offset: 1},
+		{pf: "4948", vf: "4949", driver: "6xxx", vfs: 16, offset: 1},
+	}
+}
+
+// familyOf finds the family by the ID of its PF or VF.
+func familyOf(id string) (family, bool) {
+	for _, f := range families() {
+		if f.pf == id || f.vf == id {
+			return f, true
+		}
+	}
+	return family{}, false
+}
