@@ -1,0 +1,235 @@
+package qat
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+const (
+	// bindWorkers bounds how many devices are bound at once. A bind may take long, as when it resets the function (100 ms, PCI Express
+	// Base Specification 6.6.2) or waits for the device's lock, and must not make others wait.
+	bindWorkers = 8
+	// bindPatience is how long the driver may take to show up after the kernel took the request. On real sysfs it is there when the write
+	// returns; a deferred probe, and a look-alike host, come later.
+	bindPatience = time.Second
+	// A bind that failed is tried again after bindBackOff, then after twice as long each time up to bindBackOffMax.
+	bindBackOff    = time.Second
+	bindBackOffMax = 5 * time.Minute
+)
+
+// A binder brings VFs to their DPDK driver. It only asks the kernel to: whether it worked is for the next look to see. Requests run
+// beside the fold; each ends by naming its VF to done. want, forget and due are for one goroutine.
+type binder struct {
+	host    *host
+	observe bool // nothing is ever bound
+	write   writer
+	done    func(Address) // called from other goroutines when there is a reason to look at the VF
+	now     func() time.Time
+
+	ctx      context.Context // ends the workers
+	slots    chan struct{}
+	jobs     sync.WaitGroup
+	mu       sync.Mutex // guards what follows
+	attempts map[Address]*attempt
+}
+
+// An attempt is what is known of one VF on its way to the driver. While a job runs, nothing of it changes.
+type attempt struct {
+	incarnation uint64
+	phase       phase
+	err         error     // phase failed: why
+	at          time.Time // phase asked: when to give up; phase failed: when to try again
+	asked       int       // how often the kernel was asked to probe, within this try
+	failures    int
+	from        string // the kernel VF driver that held it, "" when none did
+}
+
+type phase int
+
+const (
+	phaseRunning phase = iota // a job is writing
+	phaseAsked                // the kernel took the writes; the driver is yet to be seen
+	phaseFailed               // undone; tried again later
+)
+
+func newBinder(ctx context.Context, h *host, done func(Address)) *binder {
+	return &binder{
+		host: h, write: writer{root: h.sysfs}, done: done, now: time.Now, ctx: ctx,
+		slots: make(chan struct{}, bindWorkers), attempts: map[Address]*attempt{},
+	}
+}
+
+// want is told of a VF that should be bound and is not, each time one is looked at, and starts what is due. It returns why the VF
+// is not bound, for people.
+func (b *binder) want(f *Function, now time.Time) string {
+	switch {
+	case b.observe:
+		return fmt.Sprintf("driver %s does not hold it", b.host.dpdkDriver)
+	case f.Driver != "" && f.Driver != f.Family.VFDriver:
+		b.forget(f.Address)
+		return fmt.Sprintf("driver %s holds it", f.Driver)
+	case !exists(filepath.Join(b.host.sysfs, "bus/pci/drivers", b.host.dpdkDriver)):
+		b.forget(f.Address)
+		return fmt.Sprintf("driver %s is not loaded: modprobe %[1]s", b.host.dpdkDriver)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.attempts[f.Address]
+	if t == nil || t.incarnation != f.incarnation {
+		t = &attempt{incarnation: f.incarnation}
+		b.attempts[f.Address] = t
+		b.start(f, t, b.bind)
+		return t.reason(b.host.dpdkDriver)
+	}
+	switch due := !now.Before(t.at); {
+	case t.phase == phaseAsked && due:
+		b.start(f, t, b.giveUp)
+	case t.phase == phaseAsked && t.asked < 3:
+		// Something happened to the VF and it is not bound: the request may have come before the kernel let drivers have it.
+		b.start(f, t, b.probe)
+	case t.phase == phaseFailed && due:
+		b.start(f, t, b.bind)
+	}
+	return t.reason(b.host.dpdkDriver)
+}
+
+// forget drops what is known of a VF that is bound, gone or not wanted.
+func (b *binder) forget(a Address) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.attempts, a)
+}
+
+// due lists the VFs that are to be looked at by now, and says when the next one will be; zero: none.
+func (b *binder) due(now time.Time) (list []Address, next time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for a, t := range b.attempts {
+		switch {
+		case t.phase == phaseRunning:
+		case !now.Before(t.at):
+			list = append(list, a)
+		case next.IsZero() || t.at.Before(next):
+			next = t.at
+		}
+	}
+	return list, next
+}
+
+// retry makes every VF whose bind failed due at once: the cause may have gone.
+func (b *binder) retry(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range b.attempts {
+		if t.phase == phaseFailed {
+			t.at = now
+		}
+	}
+}
+
+// wait returns when no job is running. The context that the binder was made with should have ended.
+func (b *binder) wait() { b.jobs.Wait() }
+
+func (t *attempt) reason(driver string) string {
+	if t.phase == phaseFailed || t.err != nil {
+		return fmt.Sprintf("bind to %s: %v", driver, t.err)
+	}
+	return fmt.Sprintf("waiting for %s to take it", driver)
+}
+
+// start runs a job for the VF beside the fold. b.mu is held.
+func (b *binder) start(f *Function, t *attempt, job func(Address, *attempt) error) {
+	if t.phase == phaseFailed {
+		t.asked = 0
+	}
+	t.phase, t.err = phaseRunning, nil
+	t.asked++
+	if f.Driver != "" {
+		t.from = f.Driver
+	}
+	b.jobs.Go(func() {
+		select {
+		case b.slots <- struct{}{}:
+		case <-b.ctx.Done():
+			return
+		}
+		err := job(f.Address, t)
+		<-b.slots
+		b.ended(f.Address, t, err)
+	})
+}
+
+func (b *binder) ended(a Address, t *attempt, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.attempts[a] != t {
+		return
+	}
+	now := b.now()
+	if err == nil {
+		t.phase, t.at = phaseAsked, now.Add(bindPatience)
+	} else {
+		t.phase, t.err = phaseFailed, err
+		t.at = now.Add(min(bindBackOff<<min(t.failures, 16), bindBackOffMax))
+		t.failures++
+		if t.failures == 1 && !absent(err) {
+			klog.ErrorS(err, "Binding failed, trying again with back-off", "device", a, "driver", b.host.dpdkDriver, "after", t.at.Sub(now))
+		} else {
+			klog.V(2).InfoS("Binding failed", "device", a, "driver", b.host.dpdkDriver, "err", err, "failures", t.failures, "after", t.at.Sub(now))
+		}
+	}
+	b.done(a)
+}
+
+// bind takes the VF from its kernel driver, if it has one, and asks the kernel to give it to the DPDK driver. driver_override is
+// exact: no other driver can take the VF, and the DPDK driver no other device (Documentation/ABI/testing/sysfs-bus-pci).
+func (b *binder) bind(a Address, t *attempt) error {
+	if err := b.override(a, b.host.dpdkDriver); err != nil {
+		return err
+	}
+	if t.from != "" {
+		err := b.write.write(path.Join("bus/pci/drivers", t.from, "unbind"), a.String())
+		if err != nil && !absent(err) { // absent: the driver let go by itself
+			_ = b.override(a, "")
+			return err
+		}
+	}
+	if err := b.probe(a, t); err != nil {
+		b.undo(a, t)
+		return err
+	}
+	return nil
+}
+
+// probe asks the kernel to find the VF's driver. That it took the request does not say that a driver took the VF.
+func (b *binder) probe(a Address, _ *attempt) error {
+	return b.write.write("bus/pci/drivers_probe", a.String())
+}
+
+func (b *binder) override(a Address, driver string) error {
+	return b.write.write(path.Join("bus/pci/devices", a.String(), "driver_override"), driver)
+}
+
+// undo gives the VF back to its kernel driver, or to none.
+func (b *binder) undo(a Address, t *attempt) {
+	if err := b.override(a, ""); err != nil {
+		klog.V(2).InfoS("Cannot take driver_override back", "device", a, "err", err)
+		return
+	}
+	if t.from != "" {
+		if err := b.probe(a, t); err != nil {
+			klog.V(2).InfoS("Cannot give the device back", "device", a, "driver", t.from, "err", err)
+		}
+	}
+}
+
+func (b *binder) giveUp(a Address, t *attempt) error {
+	b.undo(a, t)
+	return fmt.Errorf("the kernel took the request but %s did not take the device; the kernel's log says why", b.host.dpdkDriver)
+}

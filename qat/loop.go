@@ -1,0 +1,179 @@
+package qat
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/devtree"
+	"qatplugin/events"
+)
+
+const (
+	// mailboxLimit is how many subjects can wait; more become one look at everything. Hosts have some hundreds of functions.
+	mailboxLimit = 1 << 14
+	// traceLimit is how many events can wait to be logged, with -v=4.
+	traceLimit = 1 << 12
+)
+
+// A loop is one run of Watch: it takes what the sources marked, has the fold look at that, and publishes. Its goroutine sleeps
+// until something is marked, a bind is due, or the audit is.
+type loop struct {
+	classifier classifier
+	mailbox    *events.Mailbox[subject]
+	sources    sync.WaitGroup
+	broken     atomic.Int32            // sources that are not open
+	watcher    atomic.Pointer[Watcher] // one that was opened and is yet to be taken over, with the next look at everything
+
+	fold    *fold
+	publish func(*devtree.Tree)
+	audit   audit
+	relooks relooks
+	batch   events.Batch[subject]
+	seen    *devtree.Tree // the Tree that was published last
+}
+
+func newLoop(p *Plugin, publish func(*devtree.Tree)) *loop {
+	l := &loop{
+		classifier: classifier{sysfs: p.cfg.SysfsRoot, dev: p.cfg.DevRoot, driver: p.cfg.DPDKDriver},
+		mailbox:    events.NewMailbox[subject](mailboxLimit),
+		publish:    publish,
+		audit:      audit{interval: p.cfg.AuditInterval, suspects: map[Address]time.Time{}},
+		relooks:    relooks{},
+	}
+	if klog.V(4).Enabled() {
+		l.mailbox.SetTrace(traceLimit)
+	}
+	return l
+}
+
+// Event files an event under its subject. It is called by the readers of sockets and does not make them wait.
+func (l *loop) Event(e *events.Event) {
+	s, resync, relevant := l.classifier.subject(e)
+	switch {
+	case resync:
+		l.mailbox.Resync("the list of PCI functions came into being", e.Time)
+	case relevant:
+		l.mailbox.Mark(s, e.Time)
+	}
+	if klog.V(4).Enabled() { // after the mark, so that whoever logs it has looked
+		l.mailbox.Note(events.Record[subject]{Source: e.Source, Action: e.Action, Path: string(e.Path), Time: e.Time, Key: s, Relevant: relevant})
+	}
+}
+
+// Resync asks for a look at everything, as events were lost.
+func (l *loop) Resync(reason string) {
+	l.mailbox.Resync(reason, time.Now())
+}
+
+func (l *loop) run(ctx context.Context) {
+	now := time.Now()
+	l.lookAtAll(now)
+	l.tell(now)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Stop()
+		if next := l.next(); !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.mailbox.Wake():
+		case <-timer.C:
+		}
+		l.turn(time.Now())
+	}
+}
+
+// next is when the loop must turn though nothing is marked; zero: never.
+func (l *loop) next() time.Time {
+	l.audit.schedule(time.Now(), l.broken.Load() > 0 || l.fold.watches.limited)
+	_, bind := l.fold.binder.due(time.Now())
+	return earlier(earlier(l.audit.due(), bind), l.relooks.next())
+}
+
+// turn does everything that is due.
+func (l *loop) turn(now time.Time) {
+	l.mailbox.Take(&l.batch)
+	since := now
+	marked := l.marked(now)
+	if len(l.batch.Resync) > 0 {
+		klog.InfoS("Looking at everything again", "reasons", l.batch.Resync)
+		since = l.batch.ResyncSince
+		l.lookAtAll(now)
+	} else if len(marked) > 0 {
+		since = l.batch.Dirty[0].Since
+		l.fold.lookAt(marked, now)
+	}
+	due, _ := l.fold.binder.due(now)
+	if due = append(due, l.relooks.turn(l.fold, now)...); len(due) > 0 {
+		l.fold.lookAt(due, now)
+	}
+	l.audit.turn(l.fold, now)
+	l.tell(since)
+	l.trace()
+}
+
+func (l *loop) lookAtAll(now time.Time) {
+	if w := l.watcher.Swap(nil); w != nil {
+		l.fold.watches.adopt(*w)
+	}
+	clear(l.audit.suspects)
+	if err := l.fold.lookAtAll(now); err != nil {
+		klog.ErrorS(err, "Cannot look at the host; it will be looked at when this directory is there", "sysfs", l.classifier.sysfs)
+	}
+}
+
+// marked are the functions that the marked subjects stand for.
+func (l *loop) marked(now time.Time) []Address {
+	var list []Address
+	for _, d := range l.batch.Dirty {
+		switch d.Key.kind {
+		case subjectFunction:
+			list = append(list, d.Key.address)
+			if d.Key.removed {
+				l.relooks.removed(d.Key.address)
+			}
+		case subjectGroup:
+			list = append(list, l.fold.inGroup(d.Key.group)...)
+		case subjectUnbound:
+			l.fold.binder.retry(now)
+			list = append(list, l.fold.unbound()...)
+		}
+	}
+	l.audit.heard(list)
+	return list
+}
+
+// tell publishes the Tree if it is another than before, and logs what differs. since is when the first of its causes was heard of.
+func (l *loop) tell(since time.Time) {
+	old, tree := l.seen, l.fold.tree
+	if old == tree {
+		return
+	}
+	l.publish(tree)
+	took := time.Since(since)
+	l.seen = tree
+	logChanges(old, tree, took)
+}
+
+func (l *loop) trace() {
+	for _, r := range l.batch.Trace {
+		led := "not of QAT"
+		switch {
+		case r.Relevant && r.Key.kind == subjectFunction:
+			led = l.fold.outcome(r.Key.address)
+		case r.Relevant:
+			led = "looked at " + r.Key.String()
+		}
+		klog.V(4).InfoS("Event", "source", r.Source, "action", r.Action, "device", r.Key, "path", r.Path, "ledTo", led)
+	}
+	if l.batch.TraceLost > 0 {
+		klog.V(4).InfoS("More events came than could be logged", "events", l.batch.TraceLost)
+	}
+}

@@ -1,0 +1,151 @@
+package qat
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/devtree"
+	"qatplugin/events"
+)
+
+// Config is what a Plugin is told. The zero value of a field means its default.
+type Config struct {
+	SysfsRoot       string        // where the host's sysfs is seen here; /sys
+	DevRoot         string        // where the host's /dev is seen here; /dev
+	DPDKDriver      string        // the driver that VFs are bound to: one of [DPDKDrivers]; vfio-pci
+	KernelVFDrivers []string      // the families that are served, by their VF drivers: some of [KernelVFDrivers]; all
+	MaxNumDevices   int           // how many VFs are listed at most; 0: no limit
+	AuditInterval   time.Duration // how often everything is read again to find what no event told; 10m. Negative: never
+
+	// Sources open what the plugin listens to, and OpenWatcher what follows directories (nil: nothing does). Each is opened before the
+	// first look, and again, with back-off, while it cannot be or when it broke.
+	Sources     []func() (events.Source, error)
+	OpenWatcher func() (Watcher, error)
+}
+
+const (
+	defaultAuditInterval = 10 * time.Minute
+	// deafAuditInterval is how often everything is read while a source is broken or a directory could not be watched.
+	deafAuditInterval = 30 * time.Second
+)
+
+// DPDKDrivers are the drivers that VFs can be bound to.
+func DPDKDrivers() []string { return []string{driverVFIO, driverUIO} }
+
+// Plugin reports the QAT VFs of a host. It is made for kubeletapi's Manager.
+type Plugin struct {
+	cfg  Config
+	host *host
+}
+
+// New makes a Plugin. An error names the value that is not allowed, and what is.
+func New(cfg Config) (*Plugin, error) {
+	if cfg.SysfsRoot == "" {
+		cfg.SysfsRoot = "/sys"
+	}
+	if cfg.DevRoot == "" {
+		cfg.DevRoot = "/dev"
+	}
+	if cfg.DPDKDriver == "" {
+		cfg.DPDKDriver = driverVFIO
+	}
+	if len(cfg.KernelVFDrivers) == 0 {
+		cfg.KernelVFDrivers = KernelVFDrivers()
+	}
+	if cfg.AuditInterval == 0 {
+		cfg.AuditInterval = defaultAuditInterval
+	}
+	if !slices.Contains(DPDKDrivers(), cfg.DPDKDriver) {
+		return nil, fmt.Errorf("DPDK driver %q: allowed are %s", cfg.DPDKDriver, strings.Join(DPDKDrivers(), ", "))
+	}
+	for _, d := range cfg.KernelVFDrivers {
+		if !slices.Contains(KernelVFDrivers(), d) {
+			return nil, fmt.Errorf("kernel VF driver %q: allowed are %s", d, strings.Join(KernelVFDrivers(), ", "))
+		}
+	}
+	if cfg.MaxNumDevices < 0 {
+		return nil, fmt.Errorf("limit of %d devices: allowed is 0, no limit, and more", cfg.MaxNumDevices)
+	}
+	var err error
+	for _, root := range []*string{&cfg.SysfsRoot, &cfg.DevRoot} {
+		if *root, err = realRoot(*root); err != nil {
+			return nil, err
+		}
+	}
+	return &Plugin{cfg: cfg, host: newHost(cfg)}, nil
+}
+
+// realRoot is a root without links on its way, as inotify needs it. One that is not there yet is taken as it is.
+func realRoot(root string) (string, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return "", err
+	}
+	if real, err := filepath.EvalSymlinks(root); err == nil {
+		return real, nil
+	}
+	return root, nil
+}
+
+func newHost(cfg Config) *host {
+	return &host{sysfs: cfg.SysfsRoot, dev: cfg.DevRoot, dpdkDriver: cfg.DPDKDriver, watch: func(string, uint64) {}}
+}
+
+// Watch publishes a Tree of what is there, and a new one whenever that changed, until ctx ends. It is called once. publish is called
+// from one goroutine; everything that Watch started has ended when it returns.
+func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l := newLoop(p, publish)
+	b := newBinder(ctx, p.host, func(a Address) { l.mailbox.Mark(subject{address: a}, time.Now()) })
+	l.fold = newFold(p.host, b, &watches{have: map[string]uint64{}}, p.cfg.KernelVFDrivers, p.cfg.MaxNumDevices)
+	defer b.wait()
+	open := p.cfg.Sources
+	if p.cfg.OpenWatcher != nil {
+		open = append(slices.Clone(open), l.openWatcher(p.cfg.OpenWatcher))
+	}
+	for _, open := range open {
+		s := &source{open: open, sink: l, broken: &l.broken}
+		s.tryOpen() // subscribe, then look
+		l.sources.Go(func() { s.run(ctx) })
+	}
+	defer l.sources.Wait()
+	defer cancel()
+	l.run(ctx)
+	return nil
+}
+
+// PostAllocate completes what one container gets: QAT0, QAT1 and so on name its VFs in the order in which the kubelet asked for them.
+// It looks once more whether each VF is there and usable, and is an error that names the one that is not.
+func (p *Plugin) PostAllocate(_ context.Context, _ string, devices []*devtree.Device, edits *devtree.ContainerEdits) error {
+	if edits.Env == nil {
+		edits.Env = make(map[string]string, len(devices))
+	}
+	for i, d := range devices {
+		a, ok := ParseAddress(d.ID)
+		if !ok {
+			return fmt.Errorf("allocate %q: it is not a PCI address", d.ID)
+		}
+		now, err := newHost(p.cfg).look(a)
+		switch {
+		case err != nil:
+			return fmt.Errorf("allocate %s: %w", d.ID, err)
+		case now == nil:
+			return fmt.Errorf("allocate %s: the device has gone", d.ID)
+		case !p.host.bound(now.Driver):
+			return fmt.Errorf("allocate %s: driver %s does not hold it any more", d.ID, p.cfg.DPDKDriver)
+		case now.Node.Missing != "":
+			return fmt.Errorf("allocate %s: %s", d.ID, now.Node.Missing)
+		}
+		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
+	}
+	klog.V(3).InfoS("Allocated", "devices", len(devices))
+	return nil
+}
