@@ -122,6 +122,24 @@ func TestVFsComeAndGo(t *testing.T) {
 	})
 }
 
+// While VFs come and go, links come and go one by one. None of these moments may show a VF under a resource that its PF never served.
+func TestNoMomentShowsAVFUnderAnotherResource(t *testing.T) {
+	heardBy(t, func(t *testing.T, config func(h *lookalike.Host) Config) {
+		h := lookalike.Start(t)
+		cfg := config(h)
+		must(t, h.LoadDriver(driverVFIO))
+		must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
+		r := start(t, h, cfg)
+		for range 20 {
+			must(t, h.SetVFs(pfA, 16))
+			r.becomes(map[string][]string{"cy": h.VFs(pfA)}) // and no other resource, not even an empty one that was
+			must(t, h.SetState(pfA, "down"))
+			r.becomes(map[string][]string{"cy": {}})
+			must(t, h.SetState(pfA, "up"))
+		}
+	})
+}
+
 func TestVFsAreTakenFromTheirKernelDriver(t *testing.T) {
 	heardBy(t, func(t *testing.T, config func(h *lookalike.Host) Config) {
 		h := lookalike.Start(t)
