@@ -3,7 +3,6 @@ package qat
 import (
 	"context"
 	"fmt"
-	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -28,6 +27,7 @@ const (
 type binder struct {
 	host    *host
 	observe bool // nothing is ever bound
+	steal   bool // a VF is also taken from a driver that is not its own kernel driver
 	write   writer
 	done    func(Address) // called from other goroutines when there is a reason to look at the VF
 	now     func() time.Time
@@ -47,7 +47,9 @@ type attempt struct {
 	at          time.Time // phase asked: when to give up; phase failed: when to try again
 	asked       int       // how often the kernel was asked to probe, within this try
 	failures    int
-	from        string // the kernel VF driver that held it, "" when none did
+	device      Function // as it was when the job began
+	from        string   // the driver that held it before, "" when none did
+	override    string   // driver_override before
 }
 
 type phase int
@@ -56,6 +58,7 @@ const (
 	phaseRunning phase = iota // a job is writing
 	phaseAsked                // the kernel took the writes; the driver is yet to be seen
 	phaseFailed               // undone; tried again later
+	phaseDry                  // a dry run said what it would write, once
 )
 
 func newBinder(ctx context.Context, h *host, done func(Address)) *binder {
@@ -70,10 +73,10 @@ func newBinder(ctx context.Context, h *host, done func(Address)) *binder {
 func (b *binder) want(f *Function, now time.Time) string {
 	switch {
 	case b.observe:
-		return fmt.Sprintf("driver %s does not hold it", b.host.dpdkDriver)
-	case f.Driver != "" && f.Driver != f.Family.VFDriver:
+		return fmt.Sprintf("driver %s does not hold it, and -bind=false leaves that to others", b.host.dpdkDriver)
+	case f.Driver != "" && f.Driver != f.Family.VFDriver && !b.steal:
 		b.forget(f.Address)
-		return fmt.Sprintf("driver %s holds it", f.Driver)
+		return fmt.Sprintf("driver %s holds it, and is left alone without -steal", f.Driver)
 	case !exists(filepath.Join(b.host.sysfs, "bus/pci/drivers", b.host.dpdkDriver)):
 		b.forget(f.Address)
 		return fmt.Sprintf("driver %s is not loaded: modprobe %[1]s", b.host.dpdkDriver)
@@ -112,7 +115,7 @@ func (b *binder) due(now time.Time) (list []Address, next time.Time) {
 	defer b.mu.Unlock()
 	for a, t := range b.attempts {
 		switch {
-		case t.phase == phaseRunning:
+		case t.phase == phaseRunning, t.phase == phaseDry:
 		case !now.Before(t.at):
 			list = append(list, a)
 		case next.IsZero() || t.at.Before(next):
@@ -137,19 +140,23 @@ func (b *binder) retry(now time.Time) {
 func (b *binder) wait() { b.jobs.Wait() }
 
 func (t *attempt) reason(driver string) string {
-	if t.phase == phaseFailed || t.err != nil {
+	switch {
+	case t.phase == phaseDry:
+		return fmt.Sprintf("a dry run does not bind it to %s", driver)
+	case t.err != nil:
 		return fmt.Sprintf("bind to %s: %v", driver, t.err)
 	}
 	return fmt.Sprintf("waiting for %s to take it", driver)
 }
 
 // start runs a job for the VF beside the fold. b.mu is held.
-func (b *binder) start(f *Function, t *attempt, job func(Address, *attempt) error) {
+func (b *binder) start(f *Function, t *attempt, job func(*attempt) error) {
 	if t.phase == phaseFailed {
 		t.asked = 0
 	}
 	t.phase, t.err = phaseRunning, nil
 	t.asked++
+	t.device = *f
 	if f.Driver != "" {
 		t.from = f.Driver
 	}
@@ -159,20 +166,23 @@ func (b *binder) start(f *Function, t *attempt, job func(Address, *attempt) erro
 		case <-b.ctx.Done():
 			return
 		}
-		err := job(f.Address, t)
+		err := job(t)
 		<-b.slots
-		b.ended(f.Address, t, err)
+		b.ended(t, err)
 	})
 }
 
-func (b *binder) ended(a Address, t *attempt, err error) {
+func (b *binder) ended(t *attempt, err error) {
+	a := t.device.Address
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.attempts[a] != t {
 		return
 	}
 	now := b.now()
-	if err == nil {
+	if b.write.dry {
+		t.phase = phaseDry
+	} else if err == nil {
 		t.phase, t.at = phaseAsked, now.Add(bindPatience)
 	} else {
 		t.phase, t.err = phaseFailed, err
@@ -185,51 +195,4 @@ func (b *binder) ended(a Address, t *attempt, err error) {
 		}
 	}
 	b.done(a)
-}
-
-// bind takes the VF from its kernel driver, if it has one, and asks the kernel to give it to the DPDK driver. driver_override is
-// exact: no other driver can take the VF, and the DPDK driver no other device (Documentation/ABI/testing/sysfs-bus-pci).
-func (b *binder) bind(a Address, t *attempt) error {
-	if err := b.override(a, b.host.dpdkDriver); err != nil {
-		return err
-	}
-	if t.from != "" {
-		err := b.write.write(path.Join("bus/pci/drivers", t.from, "unbind"), a.String())
-		if err != nil && !absent(err) { // absent: the driver let go by itself
-			_ = b.override(a, "")
-			return err
-		}
-	}
-	if err := b.probe(a, t); err != nil {
-		b.undo(a, t)
-		return err
-	}
-	return nil
-}
-
-// probe asks the kernel to find the VF's driver. That it took the request does not say that a driver took the VF.
-func (b *binder) probe(a Address, _ *attempt) error {
-	return b.write.write("bus/pci/drivers_probe", a.String())
-}
-
-func (b *binder) override(a Address, driver string) error {
-	return b.write.write(path.Join("bus/pci/devices", a.String(), "driver_override"), driver)
-}
-
-// undo gives the VF back to its kernel driver, or to none.
-func (b *binder) undo(a Address, t *attempt) {
-	if err := b.override(a, ""); err != nil {
-		klog.V(2).InfoS("Cannot take driver_override back", "device", a, "err", err)
-		return
-	}
-	if t.from != "" {
-		if err := b.probe(a, t); err != nil {
-			klog.V(2).InfoS("Cannot give the device back", "device", a, "driver", t.from, "err", err)
-		}
-	}
-}
-
-func (b *binder) giveUp(a Address, t *attempt) error {
-	b.undo(a, t)
-	return fmt.Errorf("the kernel took the request but %s did not take the device; the kernel's log says why", b.host.dpdkDriver)
 }

@@ -4,21 +4,22 @@ import "slices"
 
 // Family is one kind of QAT device: a physical function (PF), the virtual functions (VFs) it makes, and their drivers.
 type Family struct {
-	Name     string
-	PF, VF   uint16 // PCI device IDs; the vendor is Intel
-	PFDriver string
-	VFDriver string // the VF's kernel driver, whether or not the mainline kernel has one
-	Services bool   // the PF has qat/state and qat/cfg_services (Documentation/ABI/testing/sysfs-driver-qat)
+	Name       string
+	PF, VF     uint16 // PCI device IDs; the vendor is Intel
+	PFDriver   string
+	VFDriver   string // the VF's kernel driver, whether or not the mainline kernel has one
+	Denylisted bool   // vfio-pci refuses its VFs unless it is told otherwise
+	Services   bool   // the PF has qat/state and qat/cfg_services (Documentation/ABI/testing/sysfs-driver-qat)
 }
 
 const vendorIntel = 0x8086
 
 // families are the devices of drivers/crypto/intel/qat (adf_accel_devices.h) and of Intel's out-of-tree driver.
 var families = [...]Family{
-	{Name: "DH895xCC", PF: 0x0435, VF: 0x0443, PFDriver: "dh895xcc", VFDriver: "dh895xccvf"},
-	{Name: "DH895xCC", PF: 0x0434, VF: 0x0442, PFDriver: "dh895xcc", VFDriver: "dh895xccvf"},
-	{Name: "C62x", PF: 0x37c8, VF: 0x37c9, PFDriver: "c6xx", VFDriver: "c6xxvf"},
-	{Name: "C3xxx", PF: 0x19e2, VF: 0x19e3, PFDriver: "c3xxx", VFDriver: "c3xxxvf"},
+	{Name: "DH895xCC", PF: 0x0435, VF: 0x0443, PFDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
+	{Name: "DH895xCC", PF: 0x0434, VF: 0x0442, PFDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
+	{Name: "C62x", PF: 0x37c8, VF: 0x37c9, PFDriver: "c6xx", VFDriver: "c6xxvf", Denylisted: true},
+	{Name: "C3xxx", PF: 0x19e2, VF: 0x19e3, PFDriver: "c3xxx", VFDriver: "c3xxxvf", Denylisted: true},
 	{Name: "200xx", PF: 0x18ee, VF: 0x18ef, PFDriver: "200xx", VFDriver: "200xxvf"},
 	{Name: "D15xx", PF: 0x6f54, VF: 0x6f55, PFDriver: "d15xx", VFDriver: "d15xxvf"},
 	{Name: "C4xxx", PF: 0x18a0, VF: 0x18a1, PFDriver: "c4xxx", VFDriver: "c4xxxvf"},

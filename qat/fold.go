@@ -17,6 +17,8 @@ type fold struct {
 	host      *host
 	binder    *binder
 	watches   *watches
+	health    *health
+	faults    *faults
 	vfDrivers map[string]bool // the VF drivers whose families are served
 	max       int             // of devices listed; 0: no limit
 
@@ -32,6 +34,8 @@ type fold struct {
 func newFold(h *host, b *binder, w *watches, vfDrivers []string, limit int) *fold {
 	f := &fold{
 		host: h, binder: b, watches: w, vfDrivers: map[string]bool{}, max: limit,
+		health:    &health{sysfs: h.sysfs, mark: func(Address) {}, now: time.Now, pfs: map[Address]*pulse{}},
+		faults:    &faults{reason: map[Address]string{}},
 		functions: map[Address]*Function{}, unreadable: map[Address]string{}, owner: map[Address]Address{},
 		listed: map[Address]string{}, left: map[Address]string{}, waiting: map[Address]candidate{}, tree: &devtree.Tree{},
 	}
@@ -75,7 +79,7 @@ func (f *fold) look(a Address) (now *Function, why string) {
 	if now == nil {
 		return nil, why
 	}
-	now.Broken = why
+	now.Broken, now.Sick = why, f.sick(now)
 	if old := f.functions[a]; now.IsVF && now.PF == nil && old != nil && old.incarnation == now.incarnation {
 		now.PF = old.PF // the kernel takes physfn away before it takes the VF (drivers/pci/iov.c, pci_iov_remove_virtfn)
 	}
@@ -97,6 +101,9 @@ func (f *fold) read(a Address, touched map[Address]bool) {
 		return
 	}
 	f.functions[a] = now
+	if !now.IsVF {
+		f.health.follow(now)
+	}
 	if now.IsVF {
 		touched[a] = true
 		if now.PF != nil && f.functions[*now.PF] == nil {
@@ -112,11 +119,20 @@ func (f *fold) read(a Address, touched map[Address]bool) {
 	f.touchVFs(a, touched)
 }
 
+// sick says what is wrong with a function that sysfs does not show.
+func (f *fold) sick(fn *Function) string {
+	if fault := f.faults.of(fn.Address); fault != "" || fn.IsVF {
+		return fault
+	}
+	return f.health.reason(fn.Address)
+}
+
 func (f *fold) gone(old *Function, touched map[Address]bool) {
 	f.watches.drop(f.host, old)
 	if old.IsVF {
 		touched[old.Address] = true
 	} else {
+		f.health.forget(old.Address)
 		f.touchVFs(old.Address, touched)
 		f.own(old, nil)
 	}

@@ -1,17 +1,12 @@
 package qat
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
-
-	"gopkg.in/ini.v1"
 )
 
 // Function is one QAT function, PF or VF, as sysfs showed it at one moment. Paths below are those of the function's directory,
@@ -33,13 +28,14 @@ type Function struct {
 	Resource string    // PF only: the resource that its services make, Generic when nothing says
 
 	Broken string // what could not be read, "" when all could
+	Sick   string // why the function, or a PF's VFs, must not be used, "" when they may; not of sysfs
 
 	incarnation uint64 // differs when the device went and another came under the same address
 }
 
 // Node says how far a VF is from being usable through its DPDK driver.
 type Node struct {
-	Name string // below /dev: "vfio/12", "vfio/noiommu-0", "uio3"; "" when the DPDK driver does not have the VF
+	Name string // below /dev: "vfio/12", "vfio/noiommu-0", "vfio/devices/vfio3", "uio3"; "" when the DPDK driver does not have the VF
 	// Missing is why the node cannot be used, "" when it can. The driver link alone says nothing: it is there for a moment while a
 	// probe fails, and stays while a VF that a workload holds open is removed.
 	Missing string
@@ -55,6 +51,7 @@ type host struct {
 	sysfs      string
 	dev        string
 	dpdkDriver string
+	vfio       string // one of VFIOInterfaces
 	// watch is called with each directory that says something of a QAT function, before it is read: what changes from then on is
 	// heard of. incarnation differs when the directory is another one under the same name; 0: that needs no telling.
 	watch func(dir string, incarnation uint64)
@@ -162,165 +159,4 @@ func readID(d directory, name string) (uint16, error) {
 		return 0, fmt.Errorf("read %q: %q is not a PCI ID such as 0x8086", filepath.Join(d.path, name), text)
 	}
 	return uint16(id), nil
-}
-
-func (h *host) lookAtVF(d directory, f *Function) error {
-	physfn, err := d.link("physfn")
-	if err != nil {
-		return err
-	}
-	if pf, ok := ParseAddress(physfn); ok {
-		f.PF = &pf
-	}
-	group, err := d.link("iommu_group")
-	if err != nil {
-		return err
-	}
-	if n, err := strconv.Atoi(group); err == nil {
-		f.Group = &n
-	}
-	switch {
-	case h.dpdkDriver == driverVFIO && f.Group != nil && (h.bound(f.Driver) || f.Driver == ""):
-		return h.lookForVFIO(d, f)
-	case !h.bound(f.Driver):
-		return nil
-	case h.dpdkDriver == driverUIO:
-		return h.lookForUIO(d, f)
-	}
-	f.Node.Missing = "it has no IOMMU group: the kernel needs intel_iommu=on, or vfio its enable_unsafe_noiommu_mode"
-	return nil
-}
-
-// lookForVFIO finds the node of the VF's IOMMU group (drivers/vfio/group.c). When a VF is removed or unbound that a workload holds open,
-// the driver link and vfio-dev go at once; the group's node stays until the holder closes it, which may take seconds
-// (drivers/base/dd.c, __device_release_driver; drivers/vfio/vfio_main.c, vfio_unregister_group_dev).
-func (h *host) lookForVFIO(d directory, f *Function) error {
-	node := "vfio/" + strconv.Itoa(*f.Group)
-	if name, err := d.read("iommu_group/name"); err == nil && name == "vfio-noiommu" {
-		node = "vfio/noiommu-" + strconv.Itoa(*f.Group)
-	}
-	there := exists(filepath.Join(h.dev, node))
-	if f.Driver == "" {
-		if there && alone(d) {
-			f.Node = Node{Name: node, Missing: leaving, Leaving: true}
-		}
-		return nil
-	}
-	f.Node.Name = node
-	if !there {
-		f.Node.Missing = "/dev/" + node + " is not there"
-		return nil
-	}
-	// Kernels from 6.1 on have a vfio-dev for each device that VFIO serves.
-	if exists(filepath.Join(h.sysfs, "class/vfio-dev")) {
-		there, err := d.exists("vfio-dev")
-		if err != nil {
-			return err
-		}
-		if !there {
-			f.Node.Missing, f.Node.Leaving = leaving, true
-		}
-	}
-	return nil
-}
-
-const leaving = "it is being removed or unbound while a workload holds it"
-
-// alone tells whether a function shares its IOMMU group with no other, so that the group's node is its own.
-func alone(d directory) bool {
-	names, err := d.names("iommu_group/devices")
-	return err == nil && len(names) <= 1
-}
-
-func (h *host) lookForUIO(d directory, f *Function) error {
-	names, err := d.names("uio")
-	if err != nil && !absent(err) {
-		return err
-	}
-	if len(names) == 0 {
-		f.Node.Missing = "it has no uio device yet"
-		return nil
-	}
-	slices.Sort(names)
-	f.Node.Name = names[0]
-	if !exists(filepath.Join(h.dev, names[0])) {
-		f.Node.Missing = "/dev/" + names[0] + " is not there"
-	}
-	return nil
-}
-
-// lookAtPF reads what a PF tells of its VFs. sriov_numvfs is not read: that waits for the PF's device lock, seconds at worst.
-func (h *host) lookAtPF(d directory, f *Function) error {
-	names, err := d.names(".")
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if !strings.HasPrefix(name, "virtfn") {
-			continue
-		}
-		target, err := d.link(name)
-		if err != nil {
-			return err
-		}
-		if vf, ok := ParseAddress(target); ok {
-			f.VFs = append(f.VFs, vf)
-		}
-	}
-	slices.SortFunc(f.VFs, Address.Compare)
-	f.Resource = Generic
-	if f.Family.Services {
-		return h.lookAtServices(d, f)
-	}
-	return nil
-}
-
-func (h *host) lookAtServices(d directory, f *Function) error {
-	h.watch(filepath.Join(h.sysfs, f.debugfs()), 0)
-	inode, err := d.inode("qat")
-	if err != nil && !absent(err) {
-		return err
-	}
-	if err == nil {
-		h.watch(filepath.Join(f.Dir, "qat"), inode)
-	}
-	if f.State, err = d.read("qat/state"); err != nil && !absent(err) {
-		return err
-	}
-	value, err := d.read("qat/cfg_services")
-	if err != nil && !absent(err) {
-		return err
-	}
-	if name := resourceOfServices(value); name != "" {
-		f.Resource = name
-		return nil
-	}
-	if value, err = h.devCfgServices(f); err != nil {
-		return err
-	}
-	if name := resourceOfServices(value); name != "" {
-		f.Resource = name
-	}
-	return nil
-}
-
-// debugfs is the directory that the PF's driver makes, below the root of sysfs (drivers/crypto/intel/qat/qat_common/adf_dbgfs.c).
-func (f *Function) debugfs() string {
-	return path.Join("kernel/debug", "qat_"+f.Family.PFDriver+"_"+f.Address.String())
-}
-
-// devCfgServices reads ServicesEnabled of the driver's dev_cfg; "" when there is none.
-func (h *host) devCfgServices(f *Function) (string, error) {
-	text, err := os.ReadFile(filepath.Join(h.sysfs, f.debugfs(), "dev_cfg"))
-	if absent(err) || errors.Is(err, os.ErrPermission) {
-		return "", nil // debugfs is not mounted, or is not for this process
-	}
-	if err != nil {
-		return "", err
-	}
-	cfg, err := ini.LoadSources(ini.LoadOptions{IgnoreInlineComment: true, SkipUnrecognizableLines: true}, text)
-	if err != nil {
-		return "", fmt.Errorf("read dev_cfg of %s: %w", f.Address, err)
-	}
-	return cfg.Section("GENERAL").Key("ServicesEnabled").String(), nil
 }

@@ -57,10 +57,19 @@ func (l *loop) Event(e *events.Event) {
 	case resync:
 		l.mailbox.Resync("the list of PCI functions came into being", e.Time)
 	case relevant:
+		if e.Source == events.Uevent && s.kind == subjectFunction {
+			l.hearFault(s.address, e)
+		}
 		l.mailbox.Mark(s, e.Time)
 	}
 	if klog.V(4).Enabled() { // after the mark, so that whoever logs it has looked
 		l.mailbox.Note(events.Record[subject]{Source: e.Source, Action: e.Action, Path: string(e.Path), Time: e.Time, Key: s, Relevant: relevant})
+	}
+}
+
+func (l *loop) hearFault(a Address, e *events.Event) {
+	if owner, ok := ParseAddress(lastComponent(e.Path)); ok && owner == a && l.fold.faults.hear(a, e) {
+		l.fold.health.recover(a)
 	}
 }
 
@@ -94,8 +103,11 @@ func (l *loop) run(ctx context.Context) {
 func (l *loop) next() time.Time {
 	l.audit.schedule(time.Now(), l.broken.Load() > 0 || l.fold.watches.limited)
 	_, bind := l.fold.binder.due(time.Now())
-	return earlier(earlier(l.audit.due(), bind), l.relooks.next())
+	return earlier(earlier(l.audit.due(), bind), earlier(l.relooks.next(), l.fold.health.next(time.Now())))
 }
+
+// mark asks for a look at a function. It is called from any goroutine.
+func (l *loop) mark(a Address) { l.mailbox.Mark(subject{address: a}, time.Now()) }
 
 // turn does everything that is due.
 func (l *loop) turn(now time.Time) {
@@ -114,6 +126,7 @@ func (l *loop) turn(now time.Time) {
 	if due = append(due, l.relooks.turn(l.fold, now)...); len(due) > 0 {
 		l.fold.lookAt(due, now)
 	}
+	l.fold.health.turn(now)
 	l.audit.turn(l.fold, now)
 	l.tell(since)
 	l.trace()

@@ -25,7 +25,7 @@ func must(t testing.TB, err error) {
 
 // newFoldOf is a fold of the host as it would start there, without binding.
 func newFoldOf(h *lookalike.Host, limit int) *fold {
-	cfg := Config{SysfsRoot: h.Sysfs(), DevRoot: h.Dev(), DPDKDriver: driverVFIO}
+	cfg := Config{SysfsRoot: h.Sysfs(), DevRoot: h.Dev(), DPDKDriver: driverVFIO, VFIOInterface: vfioAuto}
 	host := newHost(cfg)
 	b := newBinder(context.Background(), host, func(Address) {})
 	b.observe = true

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -113,14 +114,30 @@ func (f *fold) device(vf *Function) *devtree.Device {
 		d.NUMANodes = []int{vf.NUMANode}
 	}
 	d.ContainerEdits = f.host.edits(vf.Node.Name)
-	if vf.Node.Leaving {
-		d.Health, d.Reason = devtree.Unhealthy, vf.Node.Missing
-	} else if address, ok := f.pfOf(vf); ok {
-		if pf := f.functions[address]; pf != nil && pf.State != "" && pf.State != "up" {
-			d.Health, d.Reason = devtree.Unhealthy, fmt.Sprintf("its PF %s is %s", address, pf.State)
-		}
+	if reason := f.unfit(vf); reason != "" {
+		d.Health, d.Reason = devtree.Unhealthy, reason
 	}
 	return d
+}
+
+// unfit says why a VF that is listed must not be handed out; "" when it may.
+func (f *fold) unfit(vf *Function) string {
+	if vf.Node.Leaving {
+		return vf.Node.Missing
+	}
+	if address, ok := f.pfOf(vf); ok {
+		switch pf := f.functions[address]; {
+		case pf == nil:
+		case pf.State != "" && pf.State != "up":
+			return fmt.Sprintf("its PF %s is %s", address, pf.State)
+		case pf.Sick != "":
+			return fmt.Sprintf("its PF %s %s", address, pf.Sick)
+		}
+	}
+	if vf.Sick != "" {
+		return "it " + vf.Sick
+	}
+	return ""
 }
 
 // edits is what a container needs to drive a VF through its node. The kubelet is told paths of the host, wherever /dev is seen here.
@@ -131,7 +148,10 @@ func (h *host) edits(node string) devtree.ContainerEdits {
 		attributes := "/sys/class/uio/" + node + "/device"
 		return devtree.ContainerEdits{DeviceNodes: nodes, Mounts: []devtree.Mount{{HostPath: attributes, ContainerPath: attributes}}}
 	}
-	const container = "/dev/vfio/vfio" // the VFIO container, one for all groups (Documentation/driver-api/vfio.rst)
+	container := "/dev/vfio/vfio" // the VFIO container, one for all groups (Documentation/driver-api/vfio.rst)
+	if strings.HasPrefix(node, cdevPrefix) {
+		container = "/dev/iommu" // its successor (Documentation/userspace-api/iommufd.rst)
+	}
 	return devtree.ContainerEdits{DeviceNodes: append(nodes, devtree.DeviceNode{HostPath: container, ContainerPath: container, Permissions: "rw"})}
 }
 

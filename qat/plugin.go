@@ -20,8 +20,13 @@ type Config struct {
 	SysfsRoot       string        // where the host's sysfs is seen here; /sys
 	DevRoot         string        // where the host's /dev is seen here; /dev
 	DPDKDriver      string        // the driver that VFs are bound to: one of [DPDKDrivers]; vfio-pci
+	VFIOInterface   string        // how containers get VFIO devices: one of [VFIOInterfaces]; auto
 	KernelVFDrivers []string      // the families that are served, by their VF drivers: some of [KernelVFDrivers]; all
 	MaxNumDevices   int           // how many VFs are listed at most; 0: no limit
+	ObserveOnly     bool          // bind nothing
+	Steal           bool          // bind also VFs that a driver other than their own kernel driver has
+	DryRun          bool          // say each write to sysfs in the log, and do none
+	HealthInterval  time.Duration // how often each PF is asked for its heartbeat, at least 1s; 5s. Negative: never
 	AuditInterval   time.Duration // how often everything is read again to find what no event told; 10m. Negative: never
 
 	// Sources open what the plugin listens to, and OpenWatcher what follows directories (nil: nothing does). Each is opened before the
@@ -31,6 +36,10 @@ type Config struct {
 }
 
 const (
+	defaultHealthInterval = 5 * time.Second
+	// MinHealthInterval keeps twice the distance that the slowest driver asks for between two heartbeats (500 ms, Gen2).
+	MinHealthInterval = time.Second
+
 	defaultAuditInterval = 10 * time.Minute
 	// deafAuditInterval is how often everything is read while a source is broken or a directory could not be watched.
 	deafAuditInterval = 30 * time.Second
@@ -41,8 +50,9 @@ func DPDKDrivers() []string { return []string{driverVFIO, driverUIO} }
 
 // Plugin reports the QAT VFs of a host. It is made for kubeletapi's Manager.
 type Plugin struct {
-	cfg  Config
-	host *host
+	cfg       Config
+	host      *host
+	noteWrite func(file, value string) // for tests: each write to sysfs, or what a dry run would write
 }
 
 // New makes a Plugin. An error names the value that is not allowed, and what is.
@@ -56,14 +66,26 @@ func New(cfg Config) (*Plugin, error) {
 	if cfg.DPDKDriver == "" {
 		cfg.DPDKDriver = driverVFIO
 	}
+	if cfg.VFIOInterface == "" {
+		cfg.VFIOInterface = vfioAuto
+	}
 	if len(cfg.KernelVFDrivers) == 0 {
 		cfg.KernelVFDrivers = KernelVFDrivers()
+	}
+	if cfg.HealthInterval == 0 {
+		cfg.HealthInterval = defaultHealthInterval
+	}
+	if cfg.HealthInterval > 0 && cfg.HealthInterval < MinHealthInterval {
+		return nil, fmt.Errorf("health interval of %v: allowed is %v and more", cfg.HealthInterval, MinHealthInterval)
 	}
 	if cfg.AuditInterval == 0 {
 		cfg.AuditInterval = defaultAuditInterval
 	}
 	if !slices.Contains(DPDKDrivers(), cfg.DPDKDriver) {
 		return nil, fmt.Errorf("DPDK driver %q: allowed are %s", cfg.DPDKDriver, strings.Join(DPDKDrivers(), ", "))
+	}
+	if !slices.Contains(VFIOInterfaces(), cfg.VFIOInterface) {
+		return nil, fmt.Errorf("VFIO interface %q: allowed are %s", cfg.VFIOInterface, strings.Join(VFIOInterfaces(), ", "))
 	}
 	for _, d := range cfg.KernelVFDrivers {
 		if !slices.Contains(KernelVFDrivers(), d) {
@@ -95,7 +117,7 @@ func realRoot(root string) (string, error) {
 }
 
 func newHost(cfg Config) *host {
-	return &host{sysfs: cfg.SysfsRoot, dev: cfg.DevRoot, dpdkDriver: cfg.DPDKDriver, watch: func(string, uint64) {}}
+	return &host{sysfs: cfg.SysfsRoot, dev: cfg.DevRoot, dpdkDriver: cfg.DPDKDriver, vfio: cfg.VFIOInterface, watch: func(string, uint64) {}}
 }
 
 // Watch publishes a Tree of what is there, and a new one whenever that changed, until ctx ends. It is called once. publish is called
@@ -104,8 +126,13 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l := newLoop(p, publish)
-	b := newBinder(ctx, p.host, func(a Address) { l.mailbox.Mark(subject{address: a}, time.Now()) })
+	b := newBinder(ctx, p.host, l.mark)
+	b.observe, b.steal, b.write.dry = p.cfg.ObserveOnly, p.cfg.Steal, p.cfg.DryRun
+	b.write.note = p.noteWrite
 	l.fold = newFold(p.host, b, &watches{have: map[string]uint64{}}, p.cfg.KernelVFDrivers, p.cfg.MaxNumDevices)
+	l.fold.health.interval, l.fold.health.mark = p.cfg.HealthInterval, l.mark
+	l.fold.health.answered = l.fold.faults.clear
+	defer l.fold.health.wait()
 	defer b.wait()
 	open := p.cfg.Sources
 	if p.cfg.OpenWatcher != nil {

@@ -283,7 +283,7 @@ func TestTheAuditFindsWhatNoEventTold(t *testing.T) {
 	h := lookalike.Start(t)
 	must(t, h.LoadDriver(driverVFIO))
 	deaf := sourceFunc(func(ctx context.Context, _ events.Sink) error { <-ctx.Done(); return nil })
-	r := start(t, h, Config{AuditInterval: 50 * time.Millisecond, Sources: []func() (events.Source, error){func() (events.Source, error) { return deaf, nil }}})
+	r := start(t, h, Config{ObserveOnly: true, AuditInterval: 50 * time.Millisecond, Sources: []func() (events.Source, error){func() (events.Source, error) { return deaf, nil }}})
 	r.becomes(map[string][]string{})
 	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
 	must(t, h.SetVFs(pfA, 2))

@@ -92,7 +92,8 @@ func (c *classifier) ofPath(path []byte) (s subject, resync, relevant bool) {
 		if group, ok := groupOf(lastComponent(rest)); ok && bytes.HasPrefix(rest, []byte("vfio/")) {
 			return subject{kind: subjectGroup, group: group}, false, true
 		}
-		return subject{kind: subjectUnbound}, false, string(rest) == "vfio" || bytes.HasPrefix(rest, []byte("uio"))
+		relevant = string(rest) == "vfio" || bytes.HasPrefix(rest, []byte("vfio/devices")) || bytes.HasPrefix(rest, []byte("uio"))
+		return subject{kind: subjectUnbound}, false, relevant
 	}
 	return subject{}, false, false
 }

@@ -2,7 +2,6 @@ package qat
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -126,24 +125,4 @@ func realDirectory(link string) (string, error) {
 		return target, nil
 	}
 	return filepath.Join(filepath.Dir(link), target), nil
-}
-
-// A writer does every write to sysfs. It is the one place where the plugin changes the host.
-type writer struct {
-	root string // of sysfs
-}
-
-// write writes value to the attribute at the path below the root. It never creates a file and never waits for a reader, so a root
-// that is not sysfs can neither grow files nor hang the plugin.
-func (w writer) write(name, value string) error {
-	full := filepath.Join(w.root, name)
-	fd, err := unix.Open(full, unix.O_WRONLY|unix.O_TRUNC|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: full, Err: err}
-	}
-	defer unix.Close(fd)
-	if _, err := unix.Write(fd, []byte(value+"\n")); err != nil {
-		return fmt.Errorf("write %q to %q: %w", value, full, err)
-	}
-	return nil
 }

@@ -39,6 +39,9 @@ func (w *watches) standing(h *host) {
 		w.ensure(h.dev, 0)
 	} else {
 		w.ensure(filepath.Join(h.dev, "vfio"), 0)
+		if h.vfio != vfioGroup {
+			w.ensure(filepath.Join(h.dev, "vfio/devices"), 0)
+		}
 	}
 }
 
