@@ -66,8 +66,12 @@ func (b *binder) writeOverride(t *attempt, driver string) error {
 
 // readOverride is the driver_override of a function; "" when there is none, which the kernel shows as (null).
 func (b *binder) readOverride(a Address) string {
-	text, err := os.ReadFile(filepath.Join(b.host.sysfs, "bus/pci/devices", a.String(), "driver_override"))
-	value := strings.TrimSpace(string(text))
+	d, err := openDirectory(filepath.Join(b.host.sysfs, "bus/pci/devices", a.String()))
+	if err != nil {
+		return ""
+	}
+	defer d.close()
+	value, err := d.read("driver_override")
 	if err != nil || value == "(null)" || value == b.host.dpdkDriver {
 		return ""
 	}

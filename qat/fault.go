@@ -42,10 +42,13 @@ func (f *faults) set(a Address, reason string) {
 	f.reason[a] = reason
 }
 
-func (f *faults) clear(a Address) {
+// clear forgets the fault of a function, and tells whether there was one.
+func (f *faults) clear(a Address) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	_, there := f.reason[a]
 	delete(f.reason, a)
+	return there
 }
 
 func (f *faults) of(a Address) string {

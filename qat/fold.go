@@ -34,7 +34,7 @@ type fold struct {
 func newFold(h *host, b *binder, w *watches, vfDrivers []string, limit int) *fold {
 	f := &fold{
 		host: h, binder: b, watches: w, vfDrivers: map[string]bool{}, max: limit,
-		health:    &health{sysfs: h.sysfs, mark: func(Address) {}, now: time.Now, pfs: map[Address]*pulse{}},
+		health:    &health{sysfs: h.sysfs, mark: func(Address) {}, answered: func(Address) bool { return false }, now: time.Now, pfs: map[Address]*pulse{}},
 		faults:    &faults{reason: map[Address]string{}},
 		functions: map[Address]*Function{}, unreadable: map[Address]string{}, owner: map[Address]Address{},
 		listed: map[Address]string{}, left: map[Address]string{}, waiting: map[Address]candidate{}, tree: &devtree.Tree{},

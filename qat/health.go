@@ -25,9 +25,9 @@ const (
 // A PF that does not answer its reader keeps that reader waiting, and nobody else.
 type health struct {
 	sysfs    string
-	interval time.Duration // 0: never
-	mark     func(Address) // called from other goroutines when a PF is otherwise than it was
-	answered func(Address) // a PF answered its heartbeat: what was wrong with it is over
+	interval time.Duration      // 0: never
+	mark     func(Address)      // called from other goroutines when a PF is otherwise than it was
+	answered func(Address) bool // is told that a PF answered its heartbeat; true: something that was wrong with it is over
 	now      func() time.Time
 
 	at      time.Time // of the next turn; zero: nobody to ask
@@ -162,10 +162,10 @@ func (h *health) ask(a Address, p *pulse) {
 		return
 	}
 	before := p.reason()
-	if got.isUp && got.heartbeat == "0" && h.answered != nil {
-		h.answered(a)
-	}
 	changed := p.read && p.attributes != got.attributes
+	if got.isUp && got.heartbeat == "0" && h.answered(a) {
+		changed = true
+	}
 	p.attributes, p.read = got.attributes, true
 	if p.up != 0 && got.up != 0 && p.up != got.up {
 		p.restart()

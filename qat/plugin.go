@@ -127,8 +127,7 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	defer cancel()
 	l := newLoop(p, publish)
 	b := newBinder(ctx, p.host, l.mark)
-	b.observe, b.steal, b.write.dry = p.cfg.ObserveOnly, p.cfg.Steal, p.cfg.DryRun
-	b.write.note = p.noteWrite
+	p.configure(b)
 	l.fold = newFold(p.host, b, &watches{have: map[string]uint64{}}, p.cfg.KernelVFDrivers, p.cfg.MaxNumDevices)
 	l.fold.health.interval, l.fold.health.mark = p.cfg.HealthInterval, l.mark
 	l.fold.health.answered = l.fold.faults.clear
@@ -147,6 +146,10 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	defer cancel()
 	l.run(ctx)
 	return nil
+}
+
+func (p *Plugin) configure(b *binder) {
+	b.observe, b.steal, b.write.dry, b.write.note = p.cfg.ObserveOnly, p.cfg.Steal, p.cfg.DryRun, p.noteWrite
 }
 
 // PostAllocate completes what one container gets: QAT0, QAT1 and so on name its VFs in the order in which the kubelet asked for them.
