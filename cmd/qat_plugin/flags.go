@@ -23,6 +23,7 @@ const minAuditInterval = time.Second
 // options are the flags' values.
 type options struct {
 	qat        qat.Config
+	bind       bool
 	kubeletDir string
 }
 
@@ -35,20 +36,30 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	flags.Var(&choice{&o.qat.DPDKDriver, qat.DPDKDrivers()}, "dpdk-driver", "`driver` that VFs are bound to: "+strings.Join(qat.DPDKDrivers(), " or "))
 	flags.Var(&choices{&o.qat.KernelVFDrivers, qat.KernelVFDrivers()}, "kernel-vf-drivers",
 		"VF `drivers` of the device families to serve, separated by commas: of "+strings.Join(qat.KernelVFDrivers(), ","))
+	flags.Var(&choice{&o.qat.VFIOInterface, qat.VFIOInterfaces()}, "vfio-interface",
+		"`interface` by which containers get VFIO devices: group (/dev/vfio/N), cdev (/dev/vfio/devices/vfioN and /dev/iommu), or auto, which is group where it is there")
+	flags.BoolVar(&o.bind, "bind", true, "bind VFs to the DPDK driver; without it VFs are listed that others bound")
+	flags.BoolVar(&o.qat.Steal, "steal", false, "bind also VFs that a driver other than their own kernel driver has")
+	flags.BoolVar(&o.qat.DryRun, "dry-run", false, "say in the log what would be written to sysfs, and write nothing")
 	flags.Var(&count{&o.qat.MaxNumDevices}, "max-num-devices", "list at most this `number` of VFs; 0 is no limit")
 	flags.Var(&directory{&o.qat.SysfsRoot}, "sysfs-root", "`directory` where the host's sysfs is seen")
 	flags.Var(&directory{&o.qat.DevRoot}, "dev-root", "`directory` where the host's /dev is seen; the kubelet is always told /dev/...")
 	flags.StringVar(&o.kubeletDir, "kubelet-dir", strings.TrimSuffix(pluginapi.DevicePluginPath, "/"), "`directory` of kubelet.sock and of the plugins' sockets")
-	flags.Var(&interval{&o.qat.AuditInterval}, "audit-interval",
+	flags.Var(&interval{&o.qat.HealthInterval, qat.MinHealthInterval}, "health-interval",
+		"`time` between two heartbeats asked of a PF, 1s or more; 0 is never")
+	flags.Var(&interval{&o.qat.AuditInterval, minAuditInterval}, "audit-interval",
 		"`time` between two full looks that check what events told, 1s or more; 0 is never")
 	klog.InitFlags(flags)
 
 	o.qat.DPDKDriver, o.qat.KernelVFDrivers = qat.DPDKDrivers()[0], qat.KernelVFDrivers()
-	o.qat.SysfsRoot, o.qat.DevRoot, o.qat.AuditInterval = "/sys", "/dev", 10*time.Minute
-	for _, name := range []string{"dpdk-driver", "kernel-vf-drivers", "max-num-devices", "sysfs-root", "dev-root", "audit-interval"} {
-		f := flags.Lookup(name)
-		f.DefValue = f.Value.String()
-	}
+	o.qat.VFIOInterface, o.qat.SysfsRoot, o.qat.DevRoot = qat.VFIOInterfaces()[0], "/sys", "/dev"
+	o.qat.HealthInterval, o.qat.AuditInterval = 5*time.Second, 10*time.Minute
+	flags.VisitAll(func(f *flag.Flag) {
+		switch f.Value.(type) {
+		case *choice, *choices, *count, *directory, *interval:
+			f.DefValue = f.Value.String()
+		}
+	})
 
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -64,8 +75,11 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	case o.kubeletDir == "":
 		return nil, errors.New(`flag -kubelet-dir, value "": allowed is the path of a directory`)
 	}
-	if o.qat.AuditInterval == 0 {
-		o.qat.AuditInterval = -1
+	o.qat.ObserveOnly = !o.bind
+	for _, t := range []*time.Duration{&o.qat.AuditInterval, &o.qat.HealthInterval} {
+		if *t == 0 {
+			*t = -1
+		}
 	}
 	return o, nil
 }
@@ -150,13 +164,16 @@ func (d *directory) Set(text string) error {
 	return nil
 }
 
-type interval struct{ value *time.Duration }
+type interval struct {
+	value *time.Duration
+	min   time.Duration
+}
 
 func (i *interval) String() string { return deref(i.value).String() }
 func (i *interval) Set(text string) error {
 	d, err := time.ParseDuration(text)
-	if err != nil || d != 0 && d < minAuditInterval {
-		return wrong("a time of 1s or more, such as 10m, or 0 (never)")
+	if err != nil || d != 0 && d < i.min {
+		return wrong(fmt.Sprintf("a time of %v or more, such as 10m, or 0 (never)", i.min))
 	}
 	*i.value = d
 	return nil
