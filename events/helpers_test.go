@@ -85,13 +85,16 @@ func (r *recorder) wait(t tester, what string, cond func(events []heard, resyncs
 	t.Helper()
 	deadline := time.After(patience)
 	for {
-		events, resyncs := r.all()
-		if cond(events, resyncs) {
+		r.mu.Lock()
+		done := cond(r.events, r.resyncs)
+		r.mu.Unlock()
+		if done {
 			return
 		}
 		select {
 		case <-r.changed:
 		case <-deadline:
+			events, resyncs := r.all()
 			t.Fatalf("waited for %s; heard %d events, the last %v, and Resyncs %q", what, len(events), events[max(0, len(events)-20):], resyncs)
 		}
 	}

@@ -90,7 +90,8 @@ func NewWatcher() (*Watcher, error) {
 // whenever a watch of this Watcher becomes free, and with each Watch and Rewatch; when it succeeds there is an event Create of dir.
 func (w *Watcher) Watch(dir string) error { return w.want(dir, false) }
 
-// Rewatch is Watch that trusts nothing that was known of dir and what is watched below it, and sets new watches. Look at dir afterwards.
+// Rewatch is Watch that trusts nothing that was known of dir and what is watched below it, and sets new watches. Look at dir
+// afterwards; for each directory below it that is watched for there is an event Create.
 func (w *Watcher) Rewatch(dir string) error { return w.want(dir, true) }
 
 func (w *Watcher) want(dir string, remade bool) error {

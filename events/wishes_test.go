@@ -57,7 +57,7 @@ func newHistoryPlace(t tester, dir string) *historyPlace {
 	p.mkdir("tree")
 	p.mkdir("fence")
 	p.watch("fence")
-	start(t, w, p.r)
+	p.start()
 	return p
 }
 
@@ -118,6 +118,7 @@ func (p *historyPlace) afterRename(from, to string) {
 func (p *historyPlace) check() {
 	p.t.Helper()
 	p.settle()
+	p.wantWatches(p.neededWatches()...)
 	p.forget()
 	if _, resyncs := p.r.all(); len(resyncs) != 0 {
 		p.t.Fatalf("Resyncs %q", resyncs)
@@ -125,27 +126,91 @@ func (p *historyPlace) check() {
 	ok(p.t, p.w.Err())
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	want := []string{}
 	for dir, entries := range p.known {
 		if now := entriesOf(dir); now != entries {
 			p.t.Fatalf("%s holds %q, by the events it should be %q", dir, now, entries)
 		}
-		for !isDir(dir) {
-			dir = filepath.Dir(dir)
-		}
-		rel, err := filepath.Rel(p.root, dir)
-		ok(p.t, err)
-		if !slices.Contains(want, rel) {
-			want = append(want, rel)
-		}
 	}
-	slices.Sort(want)
-	p.wantWatches(want...)
 }
 
 func isDir(path string) bool {
 	st, err := os.Lstat(path)
 	return err == nil && st.IsDir()
+}
+
+// neededWatches are the wishes, or their nearest existing ancestors.
+func (p *historyPlace) neededWatches() []string {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []string
+	for dir := range p.known {
+		for !isDir(dir) {
+			dir = filepath.Dir(dir)
+		}
+		rel, err := filepath.Rel(p.root, dir)
+		ok(p.t, err)
+		if !slices.Contains(list, rel) {
+			list = append(list, rel)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// setterFunc is called before each watch is set.
+type setterFunc struct {
+	watchSetter
+	beforeAdd func(path string)
+}
+
+func (s *setterFunc) Add(path string) error {
+	s.beforeAdd(path)
+	return s.watchSetter.Add(path)
+}
+
+func TestDirectoryThatChangesWhileItsWatchIsSet(t *testing.T) {
+	tests := map[string]struct {
+		before func(p *place)
+		change func(p *place)
+		want   []string
+	}{
+		"it is replaced": {
+			func(p *place) { p.mkdir("d"); p.mkdir("new") }, func(p *place) { p.rename("d", "old"); p.rename("new", "d") }, []string{"d"},
+		},
+		"it goes":           {func(p *place) { p.mkdir("d") }, func(p *place) { p.remove("d") }, []string{"."}},
+		"it becomes a file": {func(p *place) { p.mkdir("d") }, func(p *place) { p.remove("d"); p.write("d", "") }, []string{"."}},
+		"it comes":          {func(*place) {}, func(p *place) { p.mkdir("d") }, []string{"d"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t)
+			tt.before(p)
+			once := false
+			p.w.wishes.watches = &setterFunc{watchSetter: p.w.inotify, beforeAdd: func(string) {
+				if !once {
+					once = true
+					tt.change(p)
+				}
+			}}
+			p.watch("d")
+			if !once {
+				t.Fatal("no watch was set")
+			}
+			p.wantWatches(tt.want...)
+			p.start()
+			p.settle()
+			p.wantWatches(tt.want...)
+			p.forget()
+			p.remove("d")
+			p.settle()
+			p.forget()
+			p.mkdir("d")
+			p.wantHeard(heard{Create, "d"})
+			p.write("d/x", "")
+			p.wantHeard(heard{Create, "d/x"})
+		})
+	}
 }
 
 func TestManyWishesAreCheap(t *testing.T) {

@@ -14,13 +14,17 @@ const (
 	// bindWorkers bounds how many devices are bound at once. A bind may take long, as when it resets the function (100 ms, PCI Express
 	// Base Specification 6.6.2) or waits for the device's lock, and must not make others wait.
 	bindWorkers = 8
-	// bindPatience is how long the driver may take to show up after the kernel took the request. On real sysfs it is there when the write
-	// returns; a deferred probe, and a look-alike host, come later.
+	// bindPatience is how long the driver may take to show up after the kernel took the last request. On real sysfs it is there when the
+	// write returns; a deferred probe, and a look-alike host, come later.
 	bindPatience = time.Second
 	// A bind that failed is tried again after bindBackOff, then after twice as long each time up to bindBackOffMax.
 	bindBackOff    = time.Second
 	bindBackOffMax = 5 * time.Minute
 )
+
+// askAgain is when the kernel is asked again to probe a VF that no driver took: the request may have come before it lets drivers have a
+// new VF at all (drivers/pci/bus.c, pci_bus_add_device), and then fails without a word.
+var askAgain = [...]time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond}
 
 // A binder brings VFs to their DPDK driver. It only asks the kernel to: whether it worked is for the next look to see. Requests run
 // beside the fold; each ends by naming its VF to done. want, forget and due are for one goroutine.
@@ -90,13 +94,13 @@ func (b *binder) want(f *Function, now time.Time) string {
 		b.start(f, t, b.bind)
 		return t.reason(b.host.dpdkDriver)
 	}
-	switch due := !now.Before(t.at); {
-	case t.phase == phaseAsked && due:
-		b.start(f, t, b.giveUp)
-	case t.phase == phaseAsked && t.asked < 3:
-		// Something happened to the VF and it is not bound: the request may have come before the kernel let drivers have it.
+	switch {
+	case now.Before(t.at):
+	case t.phase == phaseAsked && t.asked <= len(askAgain):
 		b.start(f, t, b.probe)
-	case t.phase == phaseFailed && due:
+	case t.phase == phaseAsked:
+		b.start(f, t, b.giveUp)
+	case t.phase == phaseFailed:
 		b.start(f, t, b.bind)
 	}
 	return t.reason(b.host.dpdkDriver)
@@ -134,6 +138,18 @@ func (b *binder) retry(now time.Time) {
 			t.at = now
 		}
 	}
+}
+
+// underWay lists the VFs that are on their way to the driver for the first time.
+func (b *binder) underWay() (list []Address) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for a, t := range b.attempts {
+		if (t.phase == phaseRunning || t.phase == phaseAsked) && t.failures == 0 {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 // wait returns when no job is running. The context that the binder was made with should have ended.
@@ -184,6 +200,9 @@ func (b *binder) ended(t *attempt, err error) {
 		t.phase = phaseDry
 	} else if err == nil {
 		t.phase, t.at = phaseAsked, now.Add(bindPatience)
+		if t.asked <= len(askAgain) {
+			t.at = now.Add(askAgain[t.asked-1])
+		}
 	} else {
 		t.phase, t.err = phaseFailed, err
 		t.at = now.Add(min(bindBackOff<<min(t.failures, 16), bindBackOffMax))

@@ -21,6 +21,7 @@ type fold struct {
 	faults    *faults
 	vfDrivers map[string]bool // the VF drivers whose families are served
 	max       int             // of devices listed; 0: no limit
+	prefer    *preference
 
 	functions  map[Address]*Function
 	unreadable map[Address]string    // functions of which not even the kind could be read → why
@@ -35,6 +36,7 @@ func newFold(h *host, b *binder, w *watches, vfDrivers []string, limit int) *fol
 	f := &fold{
 		host: h, binder: b, watches: w, vfDrivers: map[string]bool{}, max: limit,
 		health:    &health{sysfs: h.sysfs, mark: func(Address) {}, answered: func(Address) bool { return false }, now: time.Now, pfs: map[Address]*pulse{}},
+		prefer:    &preference{},
 		faults:    &faults{reason: map[Address]string{}},
 		functions: map[Address]*Function{}, unreadable: map[Address]string{}, owner: map[Address]Address{},
 		listed: map[Address]string{}, left: map[Address]string{}, waiting: map[Address]candidate{}, tree: &devtree.Tree{},

@@ -19,8 +19,7 @@ type candidate struct {
 	device   *devtree.Device
 }
 
-// place puts the touched VFs where they belong now. With a limit, what is listed keeps its place, and free places go to the lowest
-// addresses that wait for one.
+// place puts the touched VFs where they belong now. With a limit, what is listed keeps its place.
 func (f *fold) place(touched map[Address]bool, now time.Time) {
 	b := f.tree.Edit()
 	for _, a := range slices.SortedFunc(maps.Keys(touched), Address.Compare) {
@@ -43,15 +42,45 @@ func (f *fold) place(touched map[Address]bool, now time.Time) {
 			f.waiting[a] = c
 		}
 	}
-	for _, a := range slices.SortedFunc(maps.Keys(f.waiting), Address.Compare) {
-		if len(f.listed) < f.max {
-			f.list(b, a, f.waiting[a])
-			delete(f.waiting, a)
-		} else {
+	if len(f.waiting) > 0 {
+		f.admit(b)
+	}
+	before := f.tree
+	f.tree = b.Build()
+	if f.tree != before && f.prefer.policy != NoPolicy {
+		f.prefer.homes.Store(newHomes(maps.Keys(f.listed), f.homeOf))
+	}
+}
+
+// admit gives the places that the limit leaves to VFs that wait for one. A VF that is being bound waits too, and holds its place: else
+// the VFs of the PF that is bound first would take all.
+func (f *fold) admit(b *devtree.Builder) {
+	waiting := f.binder.underWay()
+	for a := range f.waiting {
+		waiting = append(waiting, a)
+	}
+	places := f.max - len(f.listed)
+	for _, a := range admissionOrder(f.prefer.policy, waiting, f.homeOf, newHomes(maps.Keys(f.listed), f.homeOf).listed) {
+		c, ready := f.waiting[a]
+		switch {
+		case places == 0 && ready:
 			f.left[a] = fmt.Sprintf("hidden by -max-num-devices=%d", f.max)
+		case places > 0 && ready:
+			f.list(b, a, c)
+			delete(f.waiting, a)
+			places--
+		case places > 0:
+			places--
 		}
 	}
-	f.tree = b.Build()
+}
+
+// homeOf is the PF of a VF that is known, for the policies.
+func (f *fold) homeOf(vf Address) (Address, bool) {
+	if fn := f.functions[vf]; fn != nil {
+		return f.pfOf(fn)
+	}
+	return Address{}, false
 }
 
 func (f *fold) list(b *devtree.Builder, a Address, c candidate) {

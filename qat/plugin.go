@@ -23,6 +23,7 @@ type Config struct {
 	VFIOInterface   string        // how containers get VFIO devices: one of [VFIOInterfaces]; auto
 	KernelVFDrivers []string      // the families that are served, by their VF drivers: some of [KernelVFDrivers]; all
 	MaxNumDevices   int           // how many VFs are listed at most; 0: no limit
+	Policy          Policy        // which of the free VFs a container should get
 	ObserveOnly     bool          // bind nothing
 	Steal           bool          // bind also VFs that a driver other than their own kernel driver has
 	DryRun          bool          // say each write to sysfs in the log, and do none
@@ -50,6 +51,7 @@ func DPDKDrivers() []string { return []string{driverVFIO, driverUIO} }
 
 // Plugin reports the QAT VFs of a host. It is made for kubeletapi's Manager.
 type Plugin struct {
+	preference
 	cfg       Config
 	host      *host
 	noteWrite func(file, value string) // for tests: each write to sysfs, or what a dry run would write
@@ -101,7 +103,12 @@ func New(cfg Config) (*Plugin, error) {
 			return nil, err
 		}
 	}
-	return &Plugin{cfg: cfg, host: newHost(cfg)}, nil
+	if err := cfg.Policy.check(); err != nil {
+		return nil, err
+	}
+	p := &Plugin{cfg: cfg, host: newHost(cfg)}
+	p.policy = cfg.Policy
+	return p, nil
 }
 
 // realRoot is a root without links on its way, as inotify needs it. One that is not there yet is taken as it is.
@@ -129,6 +136,7 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	b := newBinder(ctx, p.host, l.mark)
 	p.configure(b)
 	l.fold = newFold(p.host, b, &watches{have: map[string]uint64{}}, p.cfg.KernelVFDrivers, p.cfg.MaxNumDevices)
+	l.fold.prefer = &p.preference
 	l.fold.health.interval, l.fold.health.mark = p.cfg.HealthInterval, l.mark
 	l.fold.health.answered = l.fold.faults.clear
 	defer l.fold.health.wait()

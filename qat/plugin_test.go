@@ -25,6 +25,7 @@ const deadline = 20 * time.Second
 // running is a Plugin that watches a host.
 type running struct {
 	t         testing.TB
+	plugin    *Plugin
 	publisher devtree.Publisher
 	changed   chan struct{} // a Tree was published
 	published atomic.Int32
@@ -39,7 +40,7 @@ func start(t testing.TB, h *lookalike.Host, cfg Config) *running {
 	}
 	p, err := New(cfg)
 	must(t, err)
-	r := &running{t: t, changed: make(chan struct{}, 1)}
+	r := &running{t: t, plugin: p, changed: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
@@ -337,4 +338,41 @@ func TestNewSaysWhatIsAllowed(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestALimitWithBalancedIsSpreadOverPFs(t *testing.T) {
+	h := lookalike.Start(t)
+	must(t, h.LoadDriver(driverVFIO))
+	for _, pf := range []string{pfA, pfB} {
+		must(t, h.AddPF(lookalike.PF{Address: pf, Services: "sym;asym"}))
+		must(t, h.SetVFs(pf, 16))
+	}
+	a, b := h.VFs(pfA), h.VFs(pfB)
+	r := start(t, h, Config{MaxNumDevices: 6, Policy: Balanced})
+	r.becomes(map[string][]string{"cy": slices.Concat(a[:3], b[:3])})
+	p := r.plugin
+	if !p.PreferenceAvailable() {
+		t.Fatalf("the kubelet is not told of the preference")
+	}
+	var available []*devtree.Device
+	for d := range r.publisher.Tree().Resource("cy").Devices() {
+		available = append(available, d)
+	}
+	got, err := p.PreferredAllocation(t.Context(), "cy", available, nil, 4)
+	must(t, err)
+	slices.Sort(got)
+	if diff := cmp.Diff(slices.Concat(a[:2], b[:2]), got); diff != "" {
+		t.Errorf("preferred (-want +got):\n%s", diff)
+	}
+}
+
+func TestALimitWaitsNotForABindThatFails(t *testing.T) {
+	h := lookalike.Start(t)
+	must(t, h.LoadDriver(driverVFIO))
+	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
+	must(t, h.SetVFs(pfA, 4))
+	vfs := h.VFs(pfA)
+	h.FailBind(vfs[0], errors.New("no"))
+	r := start(t, h, Config{MaxNumDevices: 2})
+	r.becomes(map[string][]string{"cy": vfs[1:3]})
 }

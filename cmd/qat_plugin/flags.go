@@ -41,6 +41,8 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	flags.BoolVar(&o.bind, "bind", true, "bind VFs to the DPDK driver; without it VFs are listed that others bound")
 	flags.BoolVar(&o.qat.Steal, "steal", false, "bind also VFs that a driver other than their own kernel driver has")
 	flags.BoolVar(&o.qat.DryRun, "dry-run", false, "say in the log what would be written to sysfs, and write nothing")
+	flags.Var(&policy{&o.qat.Policy}, "allocation-policy",
+		"`policy` by which the kubelet is told what VFs to take: balanced spreads over PFs, packed fills one before it opens the next; without one the kubelet chooses")
 	flags.Var(&count{&o.qat.MaxNumDevices}, "max-num-devices", "list at most this `number` of VFs; 0 is no limit")
 	flags.Var(&directory{&o.qat.SysfsRoot}, "sysfs-root", "`directory` where the host's sysfs is seen")
 	flags.Var(&directory{&o.qat.DevRoot}, "dev-root", "`directory` where the host's /dev is seen; the kubelet is always told /dev/...")
@@ -138,6 +140,17 @@ func (c *choices) Set(text string) error {
 		list = append(list, word)
 	}
 	*c.value = list
+	return nil
+}
+
+type policy struct{ value *qat.Policy }
+
+func (p *policy) String() string { return string(deref(p.value)) }
+func (p *policy) Set(text string) error {
+	if text != "" && !slices.Contains(qat.Policies(), text) {
+		return wrong(strings.Join(qat.Policies(), " or ") + ", or nothing")
+	}
+	*p.value = qat.Policy(text)
 	return nil
 }
 

@@ -19,6 +19,7 @@ func TestAWrongFlagEndsWithExit2AndOneLineThatSaysWhatIsAllowed(t *testing.T) {
 		"driver":              {[]string{"-dpdk-driver=nvme"}, []string{"-dpdk-driver", `"nvme"`, "allowed is vfio-pci or igb_uio"}},
 		"VF drivers":          {[]string{"-kernel-vf-drivers=4xxxvf,foo"}, []string{"-kernel-vf-drivers", `"4xxxvf,foo"`, "dh895xccvf,c6xxvf"}},
 		"no VF drivers":       {[]string{"-kernel-vf-drivers="}, []string{"-kernel-vf-drivers", `""`, "dh895xccvf,c6xxvf"}},
+		"policy":              {[]string{"-allocation-policy=fair"}, []string{"-allocation-policy", `"fair"`, "balanced or packed"}},
 		"limit below nothing": {[]string{"-max-num-devices=-1"}, []string{"-max-num-devices", `"-1"`, "0 (no limit) or more"}},
 		"limit of no number":  {[]string{"-max-num-devices", "many"}, []string{"-max-num-devices", `"many"`, "0 (no limit) or more"}},
 		"sysfs":               {[]string{"-sysfs-root=/does/not/exist"}, []string{"-sysfs-root", `"/does/not/exist"`, "a directory that exists"}},
