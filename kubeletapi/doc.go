@@ -13,6 +13,8 @@
 // A resource is served and registered from the first Tree that has it, for as long as Run runs: one that lost its devices stays
 // registered with an empty list.
 //
+// Its socket is there while kubelet.sock is: without a kubelet there is nobody to connect to it, and the next kubelet deletes it first.
+//
 // Allocate answers from the newest Tree, all or nothing: an unknown device is codes.NotFound, an unhealthy one
 // codes.FailedPrecondition with its reason. An error of the plugin that is no gRPC status is codes.Unknown.
 //
@@ -33,7 +35,7 @@
 //
 // The Manager logs through the klog logger of Run's context ([klog.FromContext]): registrations and the kubelet's restarts at V(0), its
 // own life at V(1), every list that is sent at V(4). An error that repeats is logged when it first comes, when it changes, and
-// then every ten minutes.
+// then every ten minutes. That a kubelet which just made its socket does not listen to it yet is no error the first time.
 //
 // # Left out
 //

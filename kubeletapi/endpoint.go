@@ -34,6 +34,8 @@ type endpoint struct {
 	listenAt      time.Time // after a failure: when to try again
 	listenBackOff backOff
 	listenTrouble trouble
+	predecessor   bool      // another process served the socket until now
+	registerAt    time.Time // not to register before; zero when there is nothing to wait for
 
 	kubelet         fileID // the kubelet.sock that the newest attempt to register went to
 	phase           phase  // of the newest attempt, as last seen
@@ -84,16 +86,28 @@ func (e *endpoint) tend(ctx context.Context, kubelet fileID, now time.Time, chan
 			return e.listenAt
 		}
 		if err := e.listen(); err != nil {
+			e.predecessor = errors.Is(err, errInUse)
 			e.listenAt = now.Add(e.listenBackOff.next(&e.k.m.config))
 			e.listenTrouble.report(e.k.log, e.k.m.config.repeatInterval, err, "Cannot serve the resource, trying again", "resource", e.name)
 			return e.listenAt
 		}
+		if e.predecessor {
+			// The kubelet cannot tell two instances apart. If it heard of the end of the old one's stream after our registration, it
+			// would take us for gone, for good (pkg/kubelet/cm/devicemanager/manager.go, PluginDisconnected).
+			e.predecessor, e.registerAt = false, now.Add(e.k.m.config.settle)
+		}
 		switch e.phase {
-		case calling: // the kubelet is trying to connect to the socket that went, and would wait a second before the next try
-			e.abandon(now.Add(e.k.m.config.settle))
+		case calling:
+			// A kubelet that has not connected yet now tries to reach the socket that went, and would for long.
+			if e.service.standing.look().live == 0 {
+				e.abandon(now.Add(e.k.m.config.settle))
+			}
 		case lost: // the stream went and the socket too: this was a restart
 			e.retryAt = now
 		}
+	}
+	if now.Before(e.registerAt) {
+		return e.registerAt
 	}
 	if e.kubelet != kubelet {
 		e.registerBackOff.reset()

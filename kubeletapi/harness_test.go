@@ -163,12 +163,12 @@ func (b *logbook) await(t testing.TB, part string) {
 // kubeletDir is a directory whose name is short: socket paths are limited, and t.TempDir holds the test's name.
 func kubeletDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "k")
+	parent, err := os.MkdirTemp("", "k") // of its own: nobody else's events there
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	dir = filepath.Join(dir, "device-plugins") // a parent of its own: nobody else's events there
+	t.Cleanup(func() { os.RemoveAll(parent) })
+	dir := filepath.Join(parent, "device-plugins")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

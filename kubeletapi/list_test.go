@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	"pgregory.net/rapid"
@@ -47,12 +48,17 @@ func TestListThatSaysTheSameIsNotSentAgain(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	k := startKubelet(t, dir)
 	run(t, dir, h)
-	first := with(t, nil, "yellow", sick("1", "on fire"))
-	h.set(first)
+	now := tree(t, with(t, nil, "yellow", sick("1", "on fire")), "blue")
+	h.set(now)
 	before := waitIDs(t, k, yellow, "1")
-	second := with(t, first, "yellow", sick("1", "under water")) // the kubelet knows no reasons
-	h.set(second)
-	h.set(tree(t, second, "yellow", "1", "2"))
+	for i := range 50 {
+		// The kubelet knows no reasons. Both streams are woken; when blue's list is there yellow's had its turn, most likely.
+		pace := strconv.Itoa(i)
+		now = tree(t, with(t, now, "yellow", sick("1", "under "+pace+" m of water")), "blue", pace)
+		h.set(now)
+		waitIDs(t, k, blue, pace)
+	}
+	h.set(tree(t, now, "yellow", "1", "2"))
 	after := waitIDs(t, k, yellow, "1", "2")
 	if got, want := after.Seq, before.Seq+1; got != want {
 		t.Errorf("the list with a new device is number %d, want %d", got, want)
@@ -165,6 +171,7 @@ func TestNobodyReadsAHundredThousandChanges(t *testing.T) {
 func TestConverterForgetsHistory(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		c, now := &converter{}, &devtree.Tree{}
+		var before *listing
 		for range rapid.IntRange(1, 20).Draw(rt, "trees") {
 			b := now.Edit()
 			for range rapid.IntRange(0, 4).Draw(rt, "changes") {
@@ -191,6 +198,10 @@ func TestConverterForgetsHistory(t *testing.T) {
 				if c.convert(r) != got {
 					rt.Fatal("the same resource was converted twice")
 				}
+				if before != nil && before != got && proto.Equal(before.response, got.response) {
+					rt.Fatal("a list that says the same is another one")
+				}
+				before = got
 			}
 		}
 	})
@@ -204,7 +215,7 @@ type follower struct {
 // dial connects to the resource's socket, as the kubelet does.
 func dial(t testing.TB, dir, resource string) pluginapi.DevicePluginClient {
 	t.Helper()
-	conn, err := grpc.NewClient("unix://"+filepath.Join(dir, SocketName(namespace, resource)), 
+	conn, err := grpc.NewClient("unix://"+filepath.Join(dir, SocketName(namespace, resource)),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true))) // between bind and listen a socket that is there refuses
 	if err != nil {

@@ -23,7 +23,7 @@ func TestRunEndsCleanly(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	k := startKubelet(t, dir)
 	files, goroutines := openFiles(t), runtime.NumGoroutine()
-	r := run(t, dir, h)
+	r := run(t, dir, h, func(c *config) { c.flushDeadline = time.Hour }) // nothing needs to be broken off
 	h.set(tree(t, tree(t, nil, "yellow", "1"), "blue", "x"))
 	waitIDs(t, k, yellow, "1")
 	waitIDs(t, k, blue, "x")

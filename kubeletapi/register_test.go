@@ -193,6 +193,114 @@ func TestRegisteredManagerHasNoTimer(t *testing.T) {
 	}
 }
 
+// The kubelet drops whatever client the resource has shortly after a stream ended: a registration at once would be lost, devices unhealthy.
+func TestEndOfAStreamIsLeftToSettle(t *testing.T) {
+	dir, h := kubeletDir(t), newHand()
+	k := startKubelet(t, dir)
+	m := NewManager(namespace, h, WithKubeletDir(dir))
+	keeper := newKeeper(m, (&logbook{changed: make(chan struct{})}).logger())
+	m.publish(tree(t, nil, "yellow", "1"))
+	keeper.look(t.Context(), true)
+	waitIDs(t, k, yellow, "1")
+	eventually(t, "registered", func() bool { return keeper.look(t.Context(), false).IsZero() })
+	ended := time.Now()
+	k.Disconnect(yellow)
+	var next time.Time
+	eventually(t, "end of the stream noticed", func() bool { next = keeper.look(t.Context(), false); return !next.IsZero() })
+	if pause := next.Sub(ended); pause < 100*time.Millisecond {
+		t.Errorf("registers again %v after the stream ended, want at least 100ms", pause)
+	}
+	closed := make(chan struct{})
+	close(closed)
+	if err := keeper.stop(closed); err != nil {
+		t.Error(err)
+	}
+}
+
+// A kubelet that is about to connect to a socket that goes would try again only after a second, or hang.
+func TestSocketThatGoesWhileTheKubeletConnects(t *testing.T) {
+	dir, h := kubeletDir(t), newHand()
+	var calls atomic.Int32
+	k := startKubelet(t, dir, fakekubelet.OnRegister(func(ctx context.Context, r *pluginapi.RegisterRequest) error {
+		if calls.Add(1) > 1 {
+			return nil
+		}
+		if err := os.Remove(filepath.Join(dir, r.Endpoint)); err != nil {
+			t.Error(err)
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}))
+	run(t, dir, h, WithRegisterDeadline(time.Hour))
+	h.set(tree(t, nil, "yellow", "1"))
+	waitIDs(t, k, yellow, "1")
+	if got := calls.Load(); got != 2 {
+		t.Errorf("%d registrations, want 2", got)
+	}
+}
+
+// Once the kubelet is connected it does not need the socket's file any more, even while its answer is on the way.
+func TestSocketThatGoesAfterTheKubeletConnected(t *testing.T) {
+	dir, h := kubeletDir(t), newHand()
+	connected, deleted := make(chan struct{}), make(chan struct{})
+	var calls atomic.Int32
+	k := startKubelet(t, dir, fakekubelet.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error {
+		if calls.Add(1) == 1 {
+			close(connected)
+			<-deleted
+		}
+		return nil
+	}))
+	run(t, dir, h)
+	h.set(tree(t, nil, "yellow", "1"))
+	<-connected
+	watch(t, dir, "yellow").until(t, "1") // the kubelet's stream
+	path := filepath.Join(dir, SocketName(namespace, "yellow"))
+	old, _, err := identify(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "socket made anew", func() bool { id, _, err := identify(path); return err == nil && id != old })
+	watch(t, dir, "yellow").until(t, "1") // so the keeper is done with making it
+	close(deleted)
+	waitIDs(t, k, yellow, "1")
+	if got := calls.Load(); got != 1 {
+		t.Errorf("%d registrations, want 1", got)
+	}
+}
+
+func TestStreamOfAnEarlierAttemptDoesNotCount(t *testing.T) {
+	var s standing
+	first := s.begin()
+	end := s.open()
+	second := s.begin()
+	if s.answer(first, nil) {
+		t.Error("the answer to an attempt that was given up is taken for the newest's")
+	}
+	if got := s.look(); got.answered || got.live != 0 {
+		t.Errorf("standing of the new attempt = %+v, want a fresh one", got)
+	}
+	endNew := s.open()
+	if !s.answer(second, nil) {
+		t.Error("the newest attempt's answer is not taken")
+	}
+	if end() {
+		t.Error("the end of an earlier stream is taken for the end of the last one")
+	}
+	if got := s.look().phase(); got != following {
+		t.Errorf("phase %d, want following", got)
+	}
+	if !endNew() {
+		t.Error("the end of the last stream is not seen")
+	}
+	if got := s.look().phase(); got != lost {
+		t.Errorf("phase %d, want lost", got)
+	}
+}
+
 func TestPhaseOfAStanding(t *testing.T) {
 	some := time.Unix(1, 0)
 	for _, test := range []struct {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestSocketDeletedByHandIsMadeAnew(t *testing.T) {
@@ -148,6 +150,34 @@ func TestListen(t *testing.T) {
 	l.remove()
 	if _, err := os.Stat(live); err != nil {
 		t.Errorf("another's socket was removed with ours: %v", err)
+	}
+}
+
+// A process that is alive but does not accept answers nobody, and its socket is its own all the same.
+func TestSocketWithAFullQueueIsInUse(t *testing.T) {
+	path := filepath.Join(kubeletDir(t), "busy.sock")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	for full := false; !full; {
+		conn, err := net.Dial("unix", path)
+		if full = err != nil; !full {
+			defer conn.Close()
+		}
+	}
+	if _, err := listen(path); !errors.Is(err, errInUse) {
+		t.Errorf("listen = %v, want errInUse", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the other's socket: %v, want it left alone", err)
 	}
 }
 

@@ -1,0 +1,138 @@
+package arch
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+const module = "qatplugin/"
+
+// A room is a package of the product and what it may know.
+type room struct {
+	ours   []string // packages of this module that it may import
+	theirs []string // modules or packages of others that it may import, with all below them
+	never  []string // what it must not even reach through another package
+	why    string   // for who reads a failure
+}
+
+var rooms = map[string]room{
+	"devtree": {
+		never: []string{"google.golang.org/grpc", "k8s.io"},
+		why:   "devtree holds snapshots and knows neither where devices come from nor who is told",
+	},
+	"events": {
+		theirs: []string{"github.com/fsnotify/fsnotify", udev, "golang.org/x/sys/unix"},
+		never:  []string{"google.golang.org/grpc", "k8s.io"},
+		why:    "events knows netlink, inotify and time, and nothing of PCI, QAT or Kubernetes",
+	},
+	"kubeletapi": {
+		ours: []string{"devtree"},
+		theirs: []string{
+			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc", "google.golang.org/protobuf/proto",
+			"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1",
+		},
+		never: []string{udev},
+		why:   "kubeletapi knows the device plugin API and Trees, and nothing of QAT, sysfs or netlink",
+	},
+	"qat": {
+		ours:   []string{"devtree", "events"},
+		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat folds events into Trees and knows nothing of gRPC, sockets or the kubelet's API",
+	},
+	"qat/kernelmode": {
+		ours:   []string{"devtree", "events", "qat"},
+		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/kernelmode folds the kernel driver's processes into Trees and knows no more of the kubelet than qat does",
+	},
+	"cmd/qat_plugin": {
+		ours:   []string{"devtree", "events", "kubeletapi", "qat", "qat/kernelmode"},
+		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
+		why:    "cmd/qat_plugin knows flags, wiring and signals",
+	},
+}
+
+// udev is the one library under the GPL: a single file of events stands between it and the project (NOTICE).
+const udev = "github.com/pilebones/go-udev"
+
+// forTests is what tests and what serves them may import besides what their package may.
+var forTests = []string{
+	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp", "go.uber.org/goleak", "golang.org/x/sys/unix",
+	"google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
+}
+
+// A listing is what `go list -json` says of one package.
+type listing struct {
+	ImportPath   string
+	Dir          string
+	Standard     bool
+	GoFiles      []string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+	Deps         []string
+}
+
+// serves tells whether the package is no part of the product: it serves tests or the demo.
+func (l *listing) serves() bool {
+	name := strings.TrimPrefix(l.ImportPath, module)
+	return strings.HasPrefix(name, "internal/") || strings.HasPrefix(name, "test/") || name == "cmd/qat_demo"
+}
+
+// broken lists the arrows of the package that must not be, each as a sentence.
+func (l *listing) broken(standard map[string]bool) (arrows []string) {
+	name := strings.TrimPrefix(l.ImportPath, module)
+	r, known := rooms[name]
+	if !known && !l.serves() {
+		return []string{fmt.Sprintf("package %s has no row in the table rooms: say there what it may know", name)}
+	}
+	complain := func(to, rule string) {
+		arrows = append(arrows, strings.TrimSuffix(fmt.Sprintf("%s ─► %s must not be: %s (%s)", name, to, rule, r.why), " ()"))
+	}
+	for _, to := range l.Imports {
+		ours, isOurs := strings.CutPrefix(to, module)
+		switch {
+		case standard[to]:
+		case l.serves():
+			if !isOurs && !under(to, forTests) {
+				complain(to, "what serves tests uses "+list(forTests))
+			}
+		case isOurs && (strings.HasPrefix(ours, "internal/") || strings.HasPrefix(ours, "test/")):
+			complain(ours, "internal/ and test/ serve tests and cmd/qat_demo, never the product")
+		case isOurs && !slices.Contains(r.ours, ours):
+			complain(ours, "of ours it may import "+list(r.ours))
+		case !isOurs && !under(to, r.theirs):
+			complain(to, "of others it may import "+list(r.theirs))
+		}
+	}
+	for _, to := range slices.Concat(l.TestImports, l.XTestImports) {
+		ours, isOurs := strings.CutPrefix(to, module)
+		switch {
+		case standard[to], l.serves() && isOurs:
+		case isOurs && ours != name && !strings.HasPrefix(ours, "internal/") && !slices.Contains(r.ours, ours):
+			complain(ours, "its tests, too, may import of ours only internal/ and "+list(r.ours))
+		case !isOurs && !under(to, forTests) && !under(to, r.theirs):
+			complain(to, "its tests may import of others "+list(slices.Concat(r.theirs, forTests)))
+		}
+	}
+	for _, to := range l.Deps {
+		if under(to, r.never) {
+			complain(to, "it must not be reached, not even through another package")
+		}
+	}
+	return arrows
+}
+
+// under tells whether the package is one of these, or below one of them.
+func under(path string, roots []string) bool {
+	return slices.ContainsFunc(roots, func(root string) bool { return path == root || strings.HasPrefix(path, root+"/") })
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "nothing"
+	}
+	return "only " + strings.Join(names, ", ")
+}
