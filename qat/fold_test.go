@@ -3,6 +3,8 @@ package qat
 import (
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -219,6 +221,66 @@ func TestWhatAContainerGetsThroughUIO(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, f.tree.Resource("generic").Device("0000:00:05.0")); diff != "" {
 		t.Errorf("device (-want +got):\n%s", diff)
+	}
+}
+
+func TestVFIOInterface(t *testing.T) {
+	group := []devtree.DeviceNode{
+		{HostPath: "/dev/vfio/G", ContainerPath: "/dev/vfio/G", Permissions: "rw"},
+		{HostPath: "/dev/vfio/vfio", ContainerPath: "/dev/vfio/vfio", Permissions: "rw"},
+	}
+	cdev := []devtree.DeviceNode{
+		{HostPath: "/dev/vfio/devices/vfio0", ContainerPath: "/dev/vfio/devices/vfio0", Permissions: "rw"},
+		{HostPath: "/dev/iommu", ContainerPath: "/dev/iommu", Permissions: "rw"},
+	}
+	const onlyCdev, onlyGroup, both = 1, 2, 3
+	tests := map[string]struct {
+		kernel int
+		flag   string
+		want   []devtree.DeviceNode // nil: not listed
+	}{
+		"auto is the group when both are there":   {both, vfioAuto, group},
+		"auto is the cdev of a kernel without":    {onlyCdev, vfioAuto, cdev},
+		"auto is the group of an old kernel":      {onlyGroup, vfioAuto, group},
+		"cdev is the cdev":                        {both, vfioCdev, cdev},
+		"group is the group":                      {both, vfioGroup, group},
+		"cdev on an old kernel lists nothing":     {onlyGroup, vfioCdev, nil},
+		"group on a kernel without lists nothing": {onlyCdev, vfioGroup, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var opts []lookalike.Option
+			if test.kernel != onlyGroup {
+				opts = append(opts, lookalike.WithIOMMUFD())
+			}
+			h := newHost4xxx(t, opts...)
+			must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+			must(t, h.Bind(vfA1, driverVFIO))
+			if test.kernel != onlyGroup {
+				must(t, os.WriteFile(filepath.Join(h.Dev(), "iommu"), nil, 0o644))
+			}
+			f := newFoldOf(h, 0)
+			f.host.vfio = test.flag
+			fn, err := f.host.look(Address{Bus: 0x6b, Function: 1})
+			must(t, err)
+			node := fmt.Sprintf("vfio/%d", *fn.Group)
+			if test.kernel == onlyCdev {
+				must(t, os.Remove(filepath.Join(h.Dev(), node)))
+			}
+			must(t, f.lookAtAll(time.Now()))
+			var got []devtree.DeviceNode
+			if d := f.tree.Resource("cy").Device(vfA1); d != nil {
+				got = d.DeviceNodes
+			}
+			var want []devtree.DeviceNode
+			for _, n := range test.want {
+				n.HostPath, n.ContainerPath = strings.Replace(n.HostPath, "vfio/G", node, 1), strings.Replace(n.ContainerPath, "vfio/G", node, 1)
+				want = append(want, n)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("nodes (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package arch holds the project to its plan: which package may import which, and what code below cmd/ must not do.
+// Package arch holds the project to its plan: which package may import which, and what no package but a program may do.
 //
 // The table rooms says what each package may know. A package that is not in it is an error, so a new one starts with a decision.
 package arch

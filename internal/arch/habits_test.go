@@ -50,16 +50,16 @@ func TestOneFileOfEventsUsesGoUdev(t *testing.T) {
 	}
 }
 
-// enders are calls that end the process or begin to: only cmd/ decides that.
+// enders are calls that end the process or begin to: only a program decides that.
 var enders = map[string]string{
 	"panic": "return an error", "os.Exit": "return an error", "runtime.Goexit": "return", "log.Fatal": "return an error", "klog.Fatal": "return an error",
 	"klog.Exit": "return an error", "klog.FlushAndExit": "return an error",
 }
 
-func TestNothingBelowCmdEndsTheProcessOrRunsByItself(t *testing.T) {
+func TestNoPackageEndsTheProcessOrRunsByItself(t *testing.T) {
 	set, files := productFiles(t)
 	for path, f := range files {
-		if strings.HasPrefix(path, "cmd/") {
+		if f.Name.Name == "main" {
 			continue
 		}
 		for _, complaint := range bad(set, f) {
@@ -71,7 +71,7 @@ func TestNothingBelowCmdEndsTheProcessOrRunsByItself(t *testing.T) {
 func bad(set *token.FileSet, f *ast.File) (complaints []string) {
 	complain := func(n ast.Node, what, instead string) {
 		position := set.Position(n.Pos())
-		complaints = append(complaints, fmt.Sprintf("%s:%d: %s is for cmd/ alone: %s", filepath.Base(position.Filename), position.Line, what, instead))
+		complaints = append(complaints, fmt.Sprintf("%s:%d: %s is for a program alone: %s", filepath.Base(position.Filename), position.Line, what, instead))
 	}
 	ast.Inspect(f, func(n ast.Node) bool {
 		switch n := n.(type) {
@@ -117,12 +117,12 @@ func f() { panic("x"); os.Exit(1); klog.Fatalf("x"); klog.FlushAndExit(0, 1); kl
 		t.Fatal(err)
 	}
 	want := []string{
-		"x.go:2: init() is for cmd/ alone: let a constructor do it",
-		"x.go:5: panic is for cmd/ alone: return an error",
-		"x.go:5: os.Exit is for cmd/ alone: return an error",
-		"x.go:5: klog.Fatalf is for cmd/ alone: return an error",
-		"x.go:5: klog.FlushAndExit is for cmd/ alone: return an error",
-		"x.go:5: log.Fatal is for cmd/ alone: return an error",
+		"x.go:2: init() is for a program alone: let a constructor do it",
+		"x.go:5: panic is for a program alone: return an error",
+		"x.go:5: os.Exit is for a program alone: return an error",
+		"x.go:5: klog.Fatalf is for a program alone: return an error",
+		"x.go:5: klog.FlushAndExit is for a program alone: return an error",
+		"x.go:5: log.Fatal is for a program alone: return an error",
 	}
 	if diff := cmp.Diff(want, bad(set, f)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

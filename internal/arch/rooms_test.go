@@ -47,10 +47,21 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/kernelmode folds the kernel driver's processes into Trees and knows no more of the kubelet than qat does",
 	},
+	"examples/colors": {
+		ours:   []string{"devtree", "kubeletapi"},
+		theirs: []string{"github.com/fsnotify/fsnotify", "k8s.io/klog/v2"},
+		never:  []string{udev},
+		why:    "an example shows what the author of another plugin needs, and that is nothing of QAT",
+	},
 	"cmd/qat_plugin": {
 		ours:   []string{"devtree", "events", "kubeletapi", "qat", "qat/kernelmode"},
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		why:    "cmd/qat_plugin knows flags, wiring and signals",
+	},
+	"examples/colors": {
+		ours:   []string{"devtree", "kubeletapi"},
+		theirs: []string{"github.com/fsnotify/fsnotify", "k8s.io/klog/v2"},
+		why:    "an example shows what the author of another plugin needs, and no more",
 	},
 }
 

@@ -175,3 +175,41 @@ func TestWhatADocumentSaysIsFound(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// A document that says that a test shows something must name a test that is there.
+func TestEveryTestThatTheDocumentsNameExists(t *testing.T) {
+	named := regexp.MustCompile("`((?:Test|Benchmark|Example)[A-Za-z0-9_]+)`")
+	have := map[string]bool{}
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Example)[A-Za-z0-9_]*)\(`)
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range function.FindAllStringSubmatch(string(text), -1) {
+			have[m[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(have) < 100 {
+		t.Fatalf("only %d tests were found: this test looks in the wrong place", len(have))
+	}
+	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(paths, filepath.Join(root, "README.md")) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range named.FindAllStringSubmatch(string(text), -1) {
+			if !have[m[1]] {
+				t.Errorf("%s names %s, and there is no such test", filepath.Base(path), m[1])
+			}
+		}
+	}
+}
