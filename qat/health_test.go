@@ -17,7 +17,7 @@ import (
 
 // patient is a host whose PFs are asked by hand, with a clock of its own.
 type patient struct {
-	t      testing.TB
+	t      *testing.T
 	host   *lookalike.Host
 	fold   *fold
 	now    time.Time
@@ -25,7 +25,7 @@ type patient struct {
 	marked []Address
 }
 
-func newPatient(t testing.TB, pf lookalike.PF) *patient {
+func newPatient(t *testing.T, pf lookalike.PF) *patient {
 	t.Helper()
 	h, err := lookalike.New(t.TempDir())
 	must(t, err)
