@@ -62,7 +62,7 @@ func TestADryRunSaysExactlyWhatARealRunWrites(t *testing.T) {
 		defer cancel()
 		b := newBinder(ctx, p.host, func(Address) {})
 		p.configure(b)
-		f := newFold(p.host, b, &watches{have: map[string]uint64{}}, KernelVFDrivers(), 0)
+		f := newFold(p.host, b, newWatches(), KernelVFDrivers(), 0)
 		must(t, f.lookAtAll(time.Now()))
 		b.wait()
 		bound := 0

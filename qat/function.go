@@ -93,6 +93,9 @@ func (h *host) addresses() ([]Address, error) {
 // look reads one function. It is nil without an error when there is none at the address or it is not of QAT. With an error, which says
 // what could not be read, the Function holds what could, or is nil when not even its kind could be told.
 //
+// The entry in bus/pci/devices goes before the remove event is sent (drivers/base/core.c, device_del), so a look that follows the event
+// finds none, though the directory behind it may still be there.
+//
 // The order of the reads matters: the driver comes before physfn. The kernel lets a driver take a VF only after it made physfn
 // (drivers/pci/iov.c, pci_iov_add_virtfn), so a VF that is seen bound here is seen with its PF.
 func (h *host) look(a Address) (*Function, error) {

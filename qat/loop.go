@@ -31,7 +31,6 @@ type loop struct {
 	fold    *fold
 	publish func(*devtree.Tree)
 	audit   audit
-	relooks relooks
 	batch   events.Batch[subject]
 	seen    *devtree.Tree // the Tree that was published last
 }
@@ -42,7 +41,6 @@ func newLoop(p *Plugin, publish func(*devtree.Tree)) *loop {
 		mailbox:    events.NewMailbox[subject](mailboxLimit),
 		publish:    publish,
 		audit:      audit{interval: p.cfg.AuditInterval, suspects: map[Address]time.Time{}},
-		relooks:    relooks{},
 	}
 	if klog.V(4).Enabled() {
 		l.mailbox.SetTrace(traceLimit)
@@ -99,11 +97,19 @@ func (l *loop) run(ctx context.Context) {
 	}
 }
 
+// earlier is the earlier of two times, of which zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // next is when the loop must turn though nothing is marked; zero: never.
 func (l *loop) next() time.Time {
-	l.audit.schedule(time.Now(), l.broken.Load() > 0 || l.fold.watches.limited)
+	l.audit.schedule(time.Now(), l.broken.Load() > 0 || l.fold.watches.limited())
 	_, bind := l.fold.binder.due(time.Now())
-	return earlier(earlier(l.audit.due(), bind), earlier(l.relooks.next(), l.fold.health.next(time.Now())))
+	return earlier(earlier(l.audit.due(), bind), l.fold.health.next(time.Now()))
 }
 
 // mark asks for a look at a function. It is called from any goroutine.
@@ -122,8 +128,7 @@ func (l *loop) turn(now time.Time) {
 		since = l.batch.Dirty[0].Since
 		l.fold.lookAt(marked, now)
 	}
-	due, _ := l.fold.binder.due(now)
-	if due = append(due, l.relooks.turn(l.fold, now)...); len(due) > 0 {
+	if due, _ := l.fold.binder.due(now); len(due) > 0 {
 		l.fold.lookAt(due, now)
 	}
 	l.fold.health.turn(now)
@@ -149,9 +154,6 @@ func (l *loop) marked(now time.Time) []Address {
 		switch d.Key.kind {
 		case subjectFunction:
 			list = append(list, d.Key.address)
-			if d.Key.removed {
-				l.relooks.removed(d.Key.address)
-			}
 		case subjectGroup:
 			list = append(list, l.fold.inGroup(d.Key.group)...)
 		case subjectUnbound:

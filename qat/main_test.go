@@ -29,7 +29,7 @@ func newFoldOf(h *lookalike.Host, limit int) *fold {
 	host := newHost(cfg)
 	b := newBinder(context.Background(), host, func(Address) {})
 	b.observe = true
-	return newFold(host, b, &watches{have: map[string]uint64{}}, KernelVFDrivers(), limit)
+	return newFold(host, b, newWatches(), KernelVFDrivers(), limit)
 }
 
 // freshTree is what a full read of the host says.

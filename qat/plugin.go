@@ -135,7 +135,7 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	l := newLoop(p, publish)
 	b := newBinder(ctx, p.host, l.mark)
 	p.configure(b)
-	l.fold = newFold(p.host, b, &watches{have: map[string]uint64{}}, p.cfg.KernelVFDrivers, p.cfg.MaxNumDevices)
+	l.fold = newFold(p.host, b, newWatches(), p.cfg.KernelVFDrivers, p.cfg.MaxNumDevices)
 	l.fold.prefer = &p.preference
 	l.fold.health.interval, l.fold.health.mark = p.cfg.HealthInterval, l.mark
 	l.fold.health.answered = l.fold.faults.clear

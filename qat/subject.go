@@ -11,7 +11,6 @@ import (
 type subject struct {
 	kind    subjectKind
 	address Address // of a subjectFunction
-	removed bool    // a subjectFunction whose remove event came, or that of something that it owns
 	group   int     // of a subjectGroup
 }
 
@@ -43,7 +42,6 @@ type classifier struct {
 func (c *classifier) subject(e *events.Event) (s subject, resync, relevant bool) {
 	if e.Source == events.Uevent {
 		s, relevant = c.ofUevent(e)
-		s.removed = s.kind == subjectFunction && e.Action == events.Remove
 		return s, false, relevant
 	}
 	return c.ofPath(e.Path)

@@ -21,13 +21,18 @@ type Watcher interface {
 type watches struct {
 	watcher Watcher           // nil: there is no inotify
 	have    map[string]uint64 // directory → the incarnation that is watched
-	limited bool              // a directory could not be watched
+	failed  map[string]bool   // directories that could not be watched
+}
+
+func newWatches() *watches {
+	return &watches{have: map[string]uint64{}, failed: map[string]bool{}}
 }
 
 // adopt goes on with a new watcher; whatever is read again is watched again.
 func (w *watches) adopt(watcher Watcher) {
-	w.watcher, w.limited = watcher, false
+	w.watcher = watcher
 	clear(w.have)
+	clear(w.failed)
 }
 
 // standing asks for the directories that are followed whatever devices there are.
@@ -56,19 +61,28 @@ func (w *watches) ensure(dir string, incarnation uint64) {
 		return
 	}
 	w.have[dir] = incarnation
-	var err error
+	ask := w.watcher.Watch
 	if there {
-		err = w.watcher.Rewatch(dir)
-	} else {
-		err = w.watcher.Watch(dir)
+		ask = w.watcher.Rewatch
 	}
-	if err == nil {
-		return
+	if err := ask(dir); err != nil {
+		if len(w.failed) == 0 {
+			klog.ErrorS(err, "Cannot watch a directory, looking at everything more often instead", "directory", dir)
+		}
+		w.failed[dir] = true
 	}
-	if !w.limited {
-		klog.ErrorS(err, "Cannot watch a directory, looking at everything more often instead", "directory", dir)
+}
+
+// limited tells whether some directory is not watched.
+func (w *watches) limited() bool { return len(w.failed) > 0 }
+
+// retry asks again for the directories that could not be watched.
+func (w *watches) retry() {
+	for dir := range w.failed {
+		if w.watcher.Rewatch(dir) == nil {
+			delete(w.failed, dir)
+		}
 	}
-	w.limited = true
 }
 
 // drop stops watching the directories of a function that has gone.
@@ -76,6 +90,7 @@ func (w *watches) drop(h *host, f *Function) {
 	for _, dir := range []string{f.Dir, filepath.Join(f.Dir, "qat"), filepath.Join(h.sysfs, f.debugfs())} {
 		if _, there := w.have[dir]; there {
 			delete(w.have, dir)
+			delete(w.failed, dir)
 			w.watcher.Unwatch(dir)
 		}
 	}
