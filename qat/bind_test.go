@@ -76,8 +76,7 @@ func TestADryRunSaysExactlyWhatARealRunWrites(t *testing.T) {
 		if dry && f.tree.Resource(Generic).Len() > 0 {
 			t.Errorf("a dry run bound something: %v", lists(f.tree))
 		}
-		w.mu.Lock()
-		defer w.mu.Unlock()
+		b.wait()
 		return w.of, vfs
 	}
 	for _, steal := range []bool{false, true} {
