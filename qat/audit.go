@@ -76,7 +76,7 @@ func (t *audit) turn(f *fold, now time.Time) {
 		return
 	}
 	t.at = time.Time{} // schedule plans the next
-	f.watches.retry()
+	f.directories.Retry()
 	addresses, err := f.host.addresses()
 	if err != nil {
 		klog.ErrorS(err, "Cannot audit the host")

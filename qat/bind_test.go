@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"qatplugin/internal/lookalike"
+	"qatplugin/qat/internal/follow"
 )
 
 // writes are what a plugin wrote to sysfs, or would have, for each device in order.
@@ -62,7 +63,7 @@ func TestADryRunSaysExactlyWhatARealRunWrites(t *testing.T) {
 		defer cancel()
 		b := newBinder(ctx, p.host, func(Address) {})
 		p.configure(b)
-		f := newFold(p.host, b, newWatches(), KernelVFDrivers(), 0)
+		f := newFold(p.host, b, follow.NewDirectories(), KernelVFDrivers(), 0)
 		must(t, f.lookAtAll(time.Now()))
 		b.wait()
 		bound := 0

@@ -9,19 +9,20 @@ import (
 	"k8s.io/klog/v2"
 
 	"qatplugin/devtree"
+	"qatplugin/qat/internal/follow"
 )
 
 // A fold turns looks at sysfs into Trees. It keeps each QAT function as it was last read; what a VF means to the kubelet follows from
 // those alone, so the order of events, and whether one was lost or doubled, leaves no trace. It is for one goroutine.
 type fold struct {
-	host      *host
-	binder    *binder
-	watches   *watches
-	health    *health
-	faults    *faults
-	vfDrivers map[string]bool // the VF drivers whose families are served
-	max       int             // of devices listed; 0: no limit
-	prefer    *preference
+	host        *host
+	binder      *binder
+	directories *follow.Directories
+	health      *health
+	faults      *faults
+	vfDrivers   map[string]bool // the VF drivers whose families are served
+	max         int             // of devices listed; 0: no limit
+	prefer      *preference
 
 	functions  map[Address]*Function
 	unreadable map[Address]string    // functions of which not even the kind could be read → why
@@ -32,26 +33,26 @@ type fold struct {
 	tree       *devtree.Tree
 }
 
-func newFold(h *host, b *binder, w *watches, vfDrivers []string, limit int) *fold {
+func newFold(h *host, b *binder, d *follow.Directories, vfDrivers []string, limit int) *fold {
 	f := &fold{
-		host: h, binder: b, watches: w, vfDrivers: map[string]bool{}, max: limit,
+		host: h, binder: b, directories: d, vfDrivers: map[string]bool{}, max: limit,
 		health:    &health{sysfs: h.sysfs, mark: func(Address) {}, answered: func(Address) bool { return false }, now: time.Now, pfs: map[Address]*pulse{}},
 		prefer:    &preference{},
 		faults:    &faults{reason: map[Address]string{}},
 		functions: map[Address]*Function{}, unreadable: map[Address]string{}, owner: map[Address]Address{},
 		listed: map[Address]string{}, left: map[Address]string{}, waiting: map[Address]candidate{}, tree: &devtree.Tree{},
 	}
-	for _, d := range vfDrivers {
-		f.vfDrivers[d] = true
+	for _, name := range vfDrivers {
+		f.vfDrivers[name] = true
 	}
-	h.watch = w.ensure
+	h.watch = d.Want
 	return f
 }
 
 // lookAtAll reads the whole host again: the first look, and after a loss. An error is one of reading the list of functions; what is
 // known stays as it is then.
 func (f *fold) lookAtAll(now time.Time) error {
-	f.watches.standing(f.host)
+	watchStanding(f.directories, f.host)
 	addresses, err := f.host.addresses()
 	if err != nil {
 		return fmt.Errorf("list the PCI functions: %w", err)
@@ -130,7 +131,7 @@ func (f *fold) sick(fn *Function) string {
 }
 
 func (f *fold) gone(old *Function, touched map[Address]bool) {
-	f.watches.drop(f.host, old)
+	unwatch(f.directories, f.host, old)
 	if old.IsVF {
 		touched[old.Address] = true
 	} else {

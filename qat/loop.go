@@ -10,6 +10,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/events"
+	"qatplugin/qat/internal/follow"
 )
 
 const (
@@ -24,9 +25,8 @@ const (
 type loop struct {
 	classifier classifier
 	mailbox    *events.Mailbox[subject]
-	sources    sync.WaitGroup
-	broken     atomic.Int32            // sources that are not open
-	watcher    atomic.Pointer[Watcher] // one that was opened and is yet to be taken over, with the next look at everything
+	listeners  sync.WaitGroup
+	deaf       atomic.Int32 // listeners whose source is not open
 
 	fold    *fold
 	publish func(*devtree.Tree)
@@ -107,7 +107,7 @@ func earlier(a, b time.Time) time.Time {
 
 // next is when the loop must turn though nothing is marked; zero: never.
 func (l *loop) next() time.Time {
-	l.audit.schedule(time.Now(), l.broken.Load() > 0 || l.fold.watches.limited())
+	l.audit.schedule(time.Now(), l.deaf.Load() > 0 || l.fold.directories.Limited())
 	_, bind := l.fold.binder.due(time.Now())
 	return earlier(earlier(l.audit.due(), bind), l.fold.health.next(time.Now()))
 }
@@ -138,9 +138,7 @@ func (l *loop) turn(now time.Time) {
 }
 
 func (l *loop) lookAtAll(now time.Time) {
-	if w := l.watcher.Swap(nil); w != nil {
-		l.fold.watches.adopt(*w)
-	}
+	l.fold.directories.Adopt()
 	clear(l.audit.suspects)
 	if err := l.fold.lookAtAll(now); err != nil {
 		klog.ErrorS(err, "Cannot look at the host; it will be looked at when this directory is there", "sysfs", l.classifier.sysfs)
@@ -174,7 +172,7 @@ func (l *loop) tell(since time.Time) {
 	l.publish(tree)
 	took := time.Since(since)
 	l.seen = tree
-	logChanges(old, tree, took)
+	follow.LogChanges(old, tree, took)
 }
 
 func (l *loop) trace() {

@@ -11,6 +11,7 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/events"
 	"qatplugin/internal/lookalike"
+	"qatplugin/qat/internal/follow"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -29,7 +30,7 @@ func newFoldOf(h *lookalike.Host, limit int) *fold {
 	host := newHost(cfg)
 	b := newBinder(context.Background(), host, func(Address) {})
 	b.observe = true
-	return newFold(host, b, newWatches(), KernelVFDrivers(), limit)
+	return newFold(host, b, follow.NewDirectories(), KernelVFDrivers(), limit)
 }
 
 // freshTree is what a full read of the host says.

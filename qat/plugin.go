@@ -13,6 +13,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/events"
+	"qatplugin/qat/internal/follow"
 )
 
 // Config is what a Plugin is told. The zero value of a field means its default.
@@ -135,7 +136,7 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	l := newLoop(p, publish)
 	b := newBinder(ctx, p.host, l.mark)
 	p.configure(b)
-	l.fold = newFold(p.host, b, newWatches(), p.cfg.KernelVFDrivers, p.cfg.MaxNumDevices)
+	l.fold = newFold(p.host, b, follow.NewDirectories(), p.cfg.KernelVFDrivers, p.cfg.MaxNumDevices)
 	l.fold.prefer = &p.preference
 	l.fold.health.interval, l.fold.health.mark = p.cfg.HealthInterval, l.mark
 	l.fold.health.answered = l.fold.faults.clear
@@ -143,14 +144,13 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	defer b.wait()
 	open := p.cfg.Sources
 	if p.cfg.OpenWatcher != nil {
-		open = append(slices.Clone(open), l.openWatcher(p.cfg.OpenWatcher))
+		open = append(slices.Clone(open), l.fold.directories.Open(p.cfg.OpenWatcher))
 	}
 	for _, open := range open {
-		s := &source{open: open, sink: l, broken: &l.broken}
-		s.tryOpen() // subscribe, then look
-		l.sources.Go(func() { s.run(ctx) })
+		deliver := follow.Listener{Open: open, Sink: l, Deaf: &l.deaf}.Listen() // subscribe, then look
+		l.listeners.Go(func() { deliver(ctx) })
 	}
-	defer l.sources.Wait()
+	defer l.listeners.Wait()
 	defer cancel()
 	l.run(ctx)
 	return nil

@@ -18,7 +18,7 @@ type room struct {
 
 var rooms = map[string]room{
 	"devtree": {
-		never: []string{"google.golang.org/grpc", "k8s.io"},
+		never: []string{"google.golang.org/grpc", "k8s.io", cdi},
 		why:   "devtree holds snapshots and knows neither where devices come from nor who is told",
 	},
 	"events": {
@@ -30,19 +30,25 @@ var rooms = map[string]room{
 		ours: []string{"devtree"},
 		theirs: []string{
 			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc", "google.golang.org/protobuf/proto",
-			"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1",
+			"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", cdi + "/pkg/parser", cdi + "/specs-go",
 		},
-		never: []string{udev},
+		never: []string{udev, cdi + "/pkg/cdi"}, // a runtime's half of CDI, with a YAML parser and a cache of its own
 		why:   "kubeletapi knows the device plugin API and Trees, and nothing of QAT, sysfs or netlink",
 	},
 	"qat": {
-		ours:   []string{"devtree", "events"},
+		ours:   []string{"devtree", "events", "qat/internal/follow"},
 		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat folds events into Trees and knows nothing of gRPC, sockets or the kubelet's API",
 	},
+	"qat/internal/follow": {
+		ours:   []string{"devtree", "events"},
+		theirs: []string{"k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/follow is what both modes share of listening to a host",
+	},
 	"qat/kernelmode": {
-		ours:   []string{"devtree", "events", "qat"},
+		ours:   []string{"devtree", "events", "qat", "qat/internal/follow"},
 		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/kernelmode folds the kernel driver's processes into Trees and knows no more of the kubelet than qat does",
@@ -58,20 +64,18 @@ var rooms = map[string]room{
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		why:    "cmd/qat_plugin knows flags, wiring and signals",
 	},
-	"examples/colors": {
-		ours:   []string{"devtree", "kubeletapi"},
-		theirs: []string{"github.com/fsnotify/fsnotify", "k8s.io/klog/v2"},
-		why:    "an example shows what the author of another plugin needs, and no more",
-	},
 }
 
 // udev is the one library under the GPL: a single file of events stands between it and the project (NOTICE).
 const udev = "github.com/pilebones/go-udev"
 
+// cdi is the Container Device Interface.
+const cdi = "tags.cncf.io/container-device-interface"
+
 // forTests is what tests and what serves them may import besides what their package may.
 var forTests = []string{
-	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp", "go.uber.org/goleak", "golang.org/x/sys/unix",
-	"google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
+	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp", "github.com/opencontainers/runtime-spec", "go.uber.org/goleak",
+	"golang.org/x/sys/unix", cdi, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
 }
 
 // A listing is what `go list -json` says of one package.

@@ -12,6 +12,7 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/events"
 	"qatplugin/qat"
+	"qatplugin/qat/internal/follow"
 )
 
 const (
@@ -29,8 +30,7 @@ type loop struct {
 	mailbox    *events.Mailbox[subject]
 	batch      events.Batch[subject]
 	listeners  sync.WaitGroup
-	deaf       atomic.Int32                // listeners whose source is not open
-	watcher    atomic.Pointer[qat.Watcher] // one that was opened and is yet to be taken over, with the next look
+	deaf       atomic.Int32 // listeners whose source is not open
 	watches    *watches
 
 	run      func() ([]byte, error) // adf_ctl status
@@ -106,7 +106,7 @@ func (l *loop) loop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		l.schedule.plan(time.Now(), l.deaf.Load() > 0 || l.watches.limited)
+		l.schedule.plan(time.Now(), l.deaf.Load() > 0 || l.watches.Limited())
 		timer.Stop()
 		if next := l.schedule.next(); !next.IsZero() {
 			timer.Reset(time.Until(next))
@@ -130,15 +130,9 @@ func (l *loop) loop(ctx context.Context) {
 
 // begin follows the standing directories, then asks. Nothing is published before the first answer.
 func (l *loop) begin() {
-	l.adopt()
+	l.watches.Adopt()
 	l.host.standing()
 	l.ask(causeEvent)
-}
-
-func (l *loop) adopt() {
-	if w := l.watcher.Swap(nil); w != nil {
-		l.watches.adopt(*w)
-	}
 }
 
 // turn does everything that is due.
@@ -272,7 +266,7 @@ func (l *loop) drifted() {
 
 // look reads the host, makes the Tree that follows, and publishes it. since is when the first cause of it was heard of.
 func (l *loop) look(since time.Time) {
-	l.adopt()
+	l.watches.Adopt()
 	s, err := l.host.look(l.known.instances)
 	l.watches.settle()
 	left := slices.Clone(l.known.unread)
@@ -300,7 +294,7 @@ func (l *loop) tell(since time.Time) {
 	}
 	l.publish(tree)
 	l.seen = tree
-	logChanges(old, tree, time.Since(since))
+	follow.LogChanges(old, tree, time.Since(since))
 }
 
 // report logs what is left out, once adf_ctl has said its part: reasons of the moment in between would tell people nothing.

@@ -15,6 +15,7 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/events"
 	"qatplugin/qat"
+	"qatplugin/qat/internal/follow"
 )
 
 // Config is what a Plugin is told. The zero value of a field means its default.
@@ -94,10 +95,10 @@ func (p *Plugin) watch(ctx context.Context, status func(context.Context) ([]byte
 	defer cancel()
 	open := p.cfg.Sources
 	if p.cfg.OpenWatcher != nil {
-		open = append(slices.Clone(open), l.openWatcher(p.cfg.OpenWatcher))
+		open = append(slices.Clone(open), l.watches.Open(p.cfg.OpenWatcher))
 	}
 	for _, open := range open {
-		deliver := listener{open: open, sink: l, deaf: &l.deaf}.listen() // subscribe, then look
+		deliver := follow.Listener{Open: open, Sink: l, Deaf: &l.deaf}.Listen() // subscribe, then look
 		l.listeners.Go(func() { deliver(ctx) })
 	}
 	l.loop(ctx)

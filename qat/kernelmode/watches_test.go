@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"qatplugin/events"
+	"qatplugin/qat"
 )
 
 // notebook is a Watcher that writes down what it is asked for.
@@ -31,7 +32,11 @@ func TestWhatIsWatchedFollowsWhatIsLookedAt(t *testing.T) {
 	w, n := newWatches(), &notebook{}
 	w.want("/before", 1) // there was no watcher
 	w.settle()
-	w.adopt(n)
+	open := w.Open(func() (qat.Watcher, error) { return n, nil })
+	if _, err := open(); err != nil {
+		t.Fatal(err)
+	}
+	w.Adopt()
 	for _, look := range []map[string]uint64{{"/a": 0}, {"/a": 0}, {"/a": 7}, {"/a": 7, "/b": 1}, {"/b": 1}, {"/b": 2}} {
 		for _, dir := range []string{"/a", "/b"} {
 			if incarnation, wanted := look[dir]; wanted {
@@ -42,18 +47,6 @@ func TestWhatIsWatchedFollowsWhatIsLookedAt(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"watch /a", "rewatch /a", "watch /b", "unwatch /a", "rewatch /b"}, n.asked); diff != "" {
 		t.Errorf("the watcher was asked to (-want +got):\n%s", diff)
-	}
-
-	logged := captureLog(t)
-	full := &notebook{err: events.ErrWatchLimit}
-	w.adopt(full)
-	w.want("/b", 2)
-	w.want("/c", 2)
-	if diff := cmp.Diff([]string{"watch /b", "watch /c"}, full.asked); diff != "" || !w.limited {
-		t.Errorf("limited %v; another watcher was asked to (-want +got):\n%s", w.limited, diff)
-	}
-	if lines := logged("Cannot watch a directory"); len(lines) != 1 {
-		t.Errorf("logged %q, want one line", lines)
 	}
 }
 

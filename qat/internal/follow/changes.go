@@ -1,4 +1,4 @@
-package qat
+package follow
 
 import (
 	"maps"
@@ -15,8 +15,8 @@ type resourceChange struct {
 	added, removed, unhealthy, healthy, changed []string // device IDs
 }
 
-// logChanges says what became of each list: one line a resource. took is from the first event that led to it.
-func logChanges(old, tree *devtree.Tree, took time.Duration) {
+// LogChanges says what became of each list: one line a resource. took is from the first event that led to it.
+func LogChanges(old, tree *devtree.Tree, took time.Duration) {
 	changes := map[string]*resourceChange{}
 	for _, c := range devtree.Diff(old, tree) {
 		r := changes[c.Resource]

@@ -1,4 +1,4 @@
-package qat
+package follow
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 
 	"qatplugin/events"
 )
@@ -27,18 +28,27 @@ func (w *recordingWatcher) Rewatch(dir string) error {
 	return w.err
 }
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func adopt(t *testing.T, d *Directories, w Watcher) {
+	t.Helper()
+	if _, err := d.Open(func() (Watcher, error) { return w, nil })(); err != nil {
+		t.Fatal(err)
+	}
+	d.Adopt()
+}
+
 // On sysfs the watch of a directory that went and came back under the same name is dead without a word.
 func TestADirectoryThatCameBackIsWatchedAnew(t *testing.T) {
 	r := &recordingWatcher{}
-	w := newWatches()
-	w.adopt(r)
-	w.ensure("/a", 1)
-	w.ensure("/a", 1)
-	w.ensure("/a", 2)
-	f := &Function{Dir: "/a", Family: &families[0]}
-	w.drop(&host{}, f)
-	w.drop(&host{}, f)
-	w.ensure("/a", 3)
+	w := NewDirectories()
+	adopt(t, w, r)
+	w.Want("/a", 1)
+	w.Want("/a", 1)
+	w.Want("/a", 2)
+	w.Drop("/a")
+	w.Drop("/a")
+	w.Want("/a", 3)
 	want := []string{"watch /a", "rewatch /a", "unwatch /a", "watch /a"}
 	if diff := cmp.Diff(want, r.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
@@ -46,28 +56,40 @@ func TestADirectoryThatCameBackIsWatchedAnew(t *testing.T) {
 }
 
 func TestAnotherWatcherIsAskedForEverythingAnew(t *testing.T) {
-	w, r := newWatches(), &recordingWatcher{}
-	w.adopt(&recordingWatcher{})
-	w.ensure("/a", 1)
-	w.adopt(r)
-	w.ensure("/a", 1)
+	w, r := NewDirectories(), &recordingWatcher{}
+	adopt(t, w, &recordingWatcher{})
+	w.Want("/a", 1)
+	adopt(t, w, r)
+	w.Want("/a", 1)
 	if diff := cmp.Diff([]string{"watch /a"}, r.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
 }
 
 func TestADirectoryThatCouldNotBeWatchedIsAskedForAgain(t *testing.T) {
-	w, r := newWatches(), &recordingWatcher{err: errors.New("no more watches")}
-	w.adopt(r)
-	w.ensure("/a", 1)
-	if w.retry(); !w.limited() {
+	w, r := NewDirectories(), &recordingWatcher{err: errors.New("no more watches")}
+	adopt(t, w, r)
+	w.Want("/a", 1)
+	if w.Retry(); !w.Limited() {
 		t.Errorf("nothing says that a directory is not watched")
 	}
 	r.err = nil
-	if w.retry(); w.limited() {
+	if w.Retry(); w.Limited() {
 		t.Errorf("it is still taken for limited after the watch could be had")
 	}
 	if diff := cmp.Diff([]string{"watch /a", "rewatch /a", "rewatch /a"}, r.calls); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+func TestOnlyWhatIsKeptIsFollowed(t *testing.T) {
+	w, r := NewDirectories(), &recordingWatcher{}
+	w.Want("/before", 1) // there is no watcher yet
+	adopt(t, w, r)
+	w.Want("/a", 1)
+	w.Want("/b", 1)
+	w.DropOthers(func(dir string) bool { return dir == "/b" })
+	if diff := cmp.Diff([]string{"watch /a", "watch /b", "unwatch /a"}, r.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
 }
