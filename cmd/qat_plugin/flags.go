@@ -5,9 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +12,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"qatplugin/qat"
+	"qatplugin/qat/kernelmode"
 )
 
 // minAuditInterval keeps the audit what it is, a look once in a while, and no scan loop.
@@ -22,9 +20,29 @@ const minAuditInterval = time.Second
 
 // options are the flags' values.
 type options struct {
-	qat        qat.Config
+	mode       string
+	qat        qat.Config        // of modeDPDK
+	kernel     kernelmode.Config // of modeKernel
+	idle       []string          // flags that were given and say nothing in this mode
 	bind       bool
 	kubeletDir string
+}
+
+// The modes: VFs for user space through VFIO or UIO, or the processes of Intel's out-of-tree kernel driver.
+const (
+	modeDPDK   = "dpdk"
+	modeKernel = "kernel"
+)
+
+// ofMode are the flags that only one mode heeds.
+func ofMode(flag string) (mode string, only bool) {
+	switch flag {
+	case "adf-ctl", "etc-root":
+		return modeKernel, true
+	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "dry-run", "allocation-policy", "max-num-devices", "health-interval":
+		return modeDPDK, true
+	}
+	return "", false
 }
 
 // parseFlags reads the command line. The error is [flag.ErrHelp] after -h, whose text went to out, or one line that names the flag, the
@@ -33,6 +51,10 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	o := &options{}
 	flags := flag.NewFlagSet("qat_plugin", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
+	flags.Var(&choice{&o.mode, []string{modeDPDK, modeKernel}}, "mode",
+		"`mode`: dpdk lists VFs for user space, kernel lists the processes of Intel's out-of-tree QAT driver")
+	flags.Var(&nonEmpty{&o.kernel.ADFCtl, "the name or path of a program"}, "adf-ctl", "`program` that tells the devices of the out-of-tree driver, in mode kernel")
+	flags.Var(&directory{&o.kernel.EtcRoot}, "etc-root", "`directory` of the out-of-tree driver's configuration files, in mode kernel")
 	flags.Var(&choice{&o.qat.DPDKDriver, qat.DPDKDrivers()}, "dpdk-driver", "`driver` that VFs are bound to: "+strings.Join(qat.DPDKDrivers(), " or "))
 	flags.Var(&choices{&o.qat.KernelVFDrivers, qat.KernelVFDrivers()}, "kernel-vf-drivers",
 		"VF `drivers` of the device families to serve, separated by commas: of "+strings.Join(qat.KernelVFDrivers(), ","))
@@ -46,7 +68,7 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	flags.Var(&count{&o.qat.MaxNumDevices}, "max-num-devices", "list at most this `number` of VFs; 0 is no limit")
 	flags.Var(&directory{&o.qat.SysfsRoot}, "sysfs-root", "`directory` where the host's sysfs is seen")
 	flags.Var(&directory{&o.qat.DevRoot}, "dev-root", "`directory` where the host's /dev is seen; the kubelet is always told /dev/...")
-	flags.StringVar(&o.kubeletDir, "kubelet-dir", strings.TrimSuffix(pluginapi.DevicePluginPath, "/"), "`directory` of kubelet.sock and of the plugins' sockets")
+	flags.Var(&nonEmpty{&o.kubeletDir, "the path of a directory"}, "kubelet-dir", "`directory` of kubelet.sock and of the plugins' sockets")
 	flags.Var(&interval{&o.qat.HealthInterval, qat.MinHealthInterval}, "health-interval",
 		"`time` between two heartbeats asked of a PF, 1s or more; 0 is never")
 	flags.Var(&interval{&o.qat.AuditInterval, minAuditInterval}, "audit-interval",
@@ -54,11 +76,13 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	klog.InitFlags(flags)
 
 	o.qat.DPDKDriver, o.qat.KernelVFDrivers = qat.DPDKDrivers()[0], qat.KernelVFDrivers()
+	o.mode, o.kernel.ADFCtl, o.kernel.EtcRoot = modeDPDK, "adf_ctl", "/etc"
+	o.kubeletDir = strings.TrimSuffix(pluginapi.DevicePluginPath, "/")
 	o.qat.VFIOInterface, o.qat.SysfsRoot, o.qat.DevRoot = qat.VFIOInterfaces()[0], "/sys", "/dev"
 	o.qat.HealthInterval, o.qat.AuditInterval = 5*time.Second, 10*time.Minute
 	flags.VisitAll(func(f *flag.Flag) {
 		switch f.Value.(type) {
-		case *choice, *choices, *count, *directory, *interval:
+		case *choice, *choices, *count, *directory, *interval, *nonEmpty:
 			f.DefValue = f.Value.String()
 		}
 	})
@@ -74,15 +98,19 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 		return nil, explain(flags, err)
 	case flags.NArg() > 0:
 		return nil, fmt.Errorf("argument %q: only flags are allowed, see -h", flags.Arg(0))
-	case o.kubeletDir == "":
-		return nil, errors.New(`flag -kubelet-dir, value "": allowed is the path of a directory`)
 	}
+	flags.Visit(func(f *flag.Flag) {
+		if mode, only := ofMode(f.Name); only && mode != o.mode {
+			o.idle = append(o.idle, f.Name)
+		}
+	})
 	o.qat.ObserveOnly = !o.bind
 	for _, t := range []*time.Duration{&o.qat.AuditInterval, &o.qat.HealthInterval} {
 		if *t == 0 {
 			*t = -1
 		}
 	}
+	o.kernel.SysfsRoot, o.kernel.DevRoot, o.kernel.AuditInterval = o.qat.SysfsRoot, o.qat.DevRoot, o.qat.AuditInterval
 	return o, nil
 }
 
@@ -103,100 +131,4 @@ func explain(flags *flag.FlagSet, err error) error {
 		cause = fmt.Sprintf("%sa %s: %s", allowed, kind, usage)
 	}
 	return fmt.Errorf("flag %s, value %s: %s", name, value, cause)
-}
-
-// allowed begins the errors of the flag types below; package flag puts the flag's name and the value before it.
-const allowed = "allowed is "
-
-func wrong(what string) error { return errors.New(allowed + what) }
-
-type choice struct {
-	value   *string
-	allowed []string
-}
-
-func (c *choice) String() string { return deref(c.value) }
-func (c *choice) Set(text string) error {
-	if !slices.Contains(c.allowed, text) {
-		return wrong(strings.Join(c.allowed, " or "))
-	}
-	*c.value = text
-	return nil
-}
-
-type choices struct {
-	value   *[]string
-	allowed []string
-}
-
-func (c *choices) String() string { return strings.Join(deref(c.value), ",") }
-func (c *choices) Set(text string) error {
-	var list []string
-	for word := range strings.SplitSeq(text, ",") {
-		word = strings.TrimSpace(word)
-		if !slices.Contains(c.allowed, word) {
-			return wrong("a list, separated by commas, of " + strings.Join(c.allowed, ","))
-		}
-		list = append(list, word)
-	}
-	*c.value = list
-	return nil
-}
-
-type policy struct{ value *qat.Policy }
-
-func (p *policy) String() string { return string(deref(p.value)) }
-func (p *policy) Set(text string) error {
-	if text != "" && !slices.Contains(qat.Policies(), text) {
-		return wrong(strings.Join(qat.Policies(), " or ") + ", or nothing")
-	}
-	*p.value = qat.Policy(text)
-	return nil
-}
-
-type count struct{ value *int }
-
-func (c *count) String() string { return strconv.Itoa(deref(c.value)) }
-func (c *count) Set(text string) error {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return wrong("a whole number, 0 (no limit) or more")
-	}
-	*c.value = n
-	return nil
-}
-
-type directory struct{ value *string }
-
-func (d *directory) String() string { return deref(d.value) }
-func (d *directory) Set(text string) error {
-	if info, err := os.Stat(text); err != nil || !info.IsDir() {
-		return wrong("the path of a directory that exists")
-	}
-	*d.value = text
-	return nil
-}
-
-type interval struct {
-	value *time.Duration
-	min   time.Duration
-}
-
-func (i *interval) String() string { return deref(i.value).String() }
-func (i *interval) Set(text string) error {
-	d, err := time.ParseDuration(text)
-	if err != nil || d != 0 && d < i.min {
-		return wrong(fmt.Sprintf("a time of %v or more, such as 10m, or 0 (never)", i.min))
-	}
-	*i.value = d
-	return nil
-}
-
-// deref is the value, or the zero value for a flag that package flag made itself to compare defaults.
-func deref[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
-	}
-	return *p
 }

@@ -19,6 +19,7 @@ import (
 	"qatplugin/events"
 	"qatplugin/kubeletapi"
 	"qatplugin/qat"
+	"qatplugin/qat/kernelmode"
 )
 
 // namespace is the one that people know the resources by: qat.intel.com/generic, qat.intel.com/cy.
@@ -41,14 +42,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "qat_plugin:", err)
 		return 2
 	}
-	o.qat.Sources = []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
-	o.qat.OpenWatcher = func() (qat.Watcher, error) { return events.NewWatcher() }
-	plugin, err := qat.New(o.qat)
+	plugin, err := newPlugin(o)
 	if err != nil {
 		fmt.Fprintln(stderr, "qat_plugin:", err)
 		return 2
 	}
-	klog.InfoS("QAT device plugin started", "dpdkDriver", o.qat.DPDKDriver, "sysfs", o.qat.SysfsRoot, "kubeletDir", o.kubeletDir)
+	klog.InfoS("QAT device plugin started", "mode", o.mode, "sysfs", o.qat.SysfsRoot, "kubeletDir", o.kubeletDir)
+	for _, name := range o.idle {
+		klog.InfoS("A flag has no effect in this mode", "flag", "-"+name, "mode", o.mode)
+	}
 	manager := kubeletapi.NewManager(namespace, plugin, kubeletapi.WithKubeletDir(o.kubeletDir))
 	if err := manager.Run(ctx); err != nil {
 		klog.ErrorS(err, "QAT device plugin failed")
@@ -56,4 +58,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	klog.InfoS("QAT device plugin ended")
 	return 0
+}
+
+// newPlugin makes the plugin of the mode. Both listen to the same two sources.
+func newPlugin(o *options) (kubeletapi.Plugin, error) {
+	sources := []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
+	watcher := func() (qat.Watcher, error) { return events.NewWatcher() }
+	if o.mode == modeKernel {
+		o.kernel.Sources, o.kernel.OpenWatcher = sources, watcher
+		return kernelmode.New(o.kernel)
+	}
+	o.qat.Sources, o.qat.OpenWatcher = sources, watcher
+	return qat.New(o.qat)
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +18,8 @@ func TestAWrongFlagEndsWithExit2AndOneLineThatSaysWhatIsAllowed(t *testing.T) {
 		args []string
 		want []string // parts of the line
 	}{
+		"mode":                {[]string{"-mode=fast"}, []string{"-mode", `"fast"`, "dpdk or kernel"}},
+		"adf_ctl":             {[]string{"-adf-ctl="}, []string{"-adf-ctl", `""`, "a program"}},
 		"driver":              {[]string{"-dpdk-driver=nvme"}, []string{"-dpdk-driver", `"nvme"`, "allowed is vfio-pci or igb_uio"}},
 		"VF drivers":          {[]string{"-kernel-vf-drivers=4xxxvf,foo"}, []string{"-kernel-vf-drivers", `"4xxxvf,foo"`, "dh895xccvf,c6xxvf"}},
 		"no VF drivers":       {[]string{"-kernel-vf-drivers="}, []string{"-kernel-vf-drivers", `""`, "dh895xccvf,c6xxvf"}},
@@ -58,11 +62,33 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 	}
 	for _, part := range []string{
 		"-dpdk-driver driver", "(default vfio-pci)", "-kernel-vf-drivers drivers", "-max-num-devices number", "-sysfs-root directory", "(default /sys)",
-		"-dev-root directory", "(default /dev)", "-kubelet-dir directory", `(default "/var/lib/kubelet/device-plugins")`, "-audit-interval time", "(default 10m0s)",
+		"-dev-root directory", "(default /dev)", "-kubelet-dir directory", "(default /var/lib/kubelet/device-plugins)", "-audit-interval time", "(default 10m0s)",
 		"-v value", "-vmodule value", "-logtostderr",
 	} {
 		if !strings.Contains(stdout.String(), part) {
 			t.Errorf("-h does not say %q", part)
 		}
+	}
+}
+
+func TestAFlagOfTheOtherModeIsAcceptedAndSaidToHaveNoEffect(t *testing.T) {
+	tests := map[string]struct {
+		args []string
+		want []string
+	}{
+		"dpdk's in kernel mode": {[]string{"-mode=kernel", "-steal", "-max-num-devices=4", "-audit-interval=1m"}, []string{"max-num-devices", "steal"}},
+		"kernel's in dpdk mode": {[]string{"-adf-ctl=/opt/adf_ctl", "-bind=false"}, []string{"adf-ctl"}},
+		"none":                  {[]string{"-mode=dpdk", "-v=4"}, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			o, err := parseFlags(test.args, io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(o.idle, test.want) {
+				t.Errorf("flags without effect: %q, want %q", o.idle, test.want)
+			}
+		})
 	}
 }
