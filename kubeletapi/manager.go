@@ -57,11 +57,13 @@ func (m *Manager) Run(ctx context.Context) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	publish, specsWritten := m.throughCDI(ctx)
+	defer specsWritten()
 	var failure error // written before watched closes
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		err := m.plugin.Watch(ctx, m.publish)
+		err := m.plugin.Watch(ctx, publish)
 		switch {
 		case ctx.Err() != nil: // the end, whatever the plugin calls it
 		case err != nil:
@@ -87,6 +89,9 @@ func (m *Manager) Run(ctx context.Context) error {
 // check finds what no Tree and no kubelet could make right.
 func (m *Manager) check() error {
 	if err := CheckNamespace(m.namespace); err != nil {
+		return err
+	}
+	if err := m.checkCDI(); err != nil {
 		return err
 	}
 	dir, err := filepath.Abs(m.config.dir)

@@ -14,6 +14,8 @@ type Option func(*config)
 type config struct {
 	dir string // of kubelet.sock and the plugins' sockets
 
+	cdiDir, cdiClass string // see WithCDI; no directory, no CDI
+
 	backOffFirst, backOffMax time.Duration // pauses between attempts to register, or to listen
 
 	registerDeadline time.Duration // for one Register call, connecting included

@@ -17,7 +17,7 @@ type service struct {
 
 	resource  string // as the plugin calls it
 	name      string // as the kubelet calls it
-	plugin    Plugin
+	plugin    any    // whose methods say which optional calls it answers
 	publisher *devtree.Publisher
 	log       klog.Logger
 	signal    func()          // wakes the keeper
@@ -30,7 +30,7 @@ func newService(m *Manager, log klog.Logger, ending context.Context, resource st
 	return &service{
 		resource:  resource,
 		name:      ResourceName(m.namespace, resource),
-		plugin:    m.plugin,
+		plugin:    offers(m.plugin),
 		publisher: &m.publisher,
 		log:       log,
 		signal:    m.signal,
