@@ -26,6 +26,8 @@ type options struct {
 	idle       []string          // flags that were given and say nothing in this mode
 	bind       bool
 	kubeletDir string
+	useCDI     bool
+	cdiDir     string
 }
 
 // The modes: VFs for user space through VFIO or UIO, or the processes of Intel's out-of-tree kernel driver.
@@ -39,7 +41,8 @@ func ofMode(flag string) (mode string, only bool) {
 	switch flag {
 	case "adf-ctl", "etc-root":
 		return modeKernel, true
-	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "dry-run", "allocation-policy", "max-num-devices", "health-interval":
+	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "dry-run", "allocation-policy", "max-num-devices", "health-interval",
+		"use-cdi", "cdi-dir":
 		return modeDPDK, true
 	}
 	return "", false
@@ -69,6 +72,8 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	flags.Var(&directory{&o.qat.SysfsRoot}, "sysfs-root", "`directory` where the host's sysfs is seen")
 	flags.Var(&directory{&o.qat.DevRoot}, "dev-root", "`directory` where the host's /dev is seen; the kubelet is always told /dev/...")
 	flags.Var(&nonEmpty{&o.kubeletDir, "the path of a directory"}, "kubelet-dir", "`directory` of kubelet.sock and of the plugins' sockets")
+	flags.BoolVar(&o.useCDI, "use-cdi", false, "keep CDI specs of the VFs, as qat.intel.com/vf=ADDRESS, for runtimes that know CDI")
+	flags.Var(&nonEmpty{&o.cdiDir, "the path of a directory"}, "cdi-dir", "`directory` of the CDI specs, with -use-cdi; it is made when it is not there")
 	flags.Var(&interval{&o.qat.HealthInterval, qat.MinHealthInterval}, "health-interval",
 		"`time` between two heartbeats asked of a PF, 1s or more; 0 is never")
 	flags.Var(&interval{&o.qat.AuditInterval, minAuditInterval}, "audit-interval",
@@ -77,6 +82,7 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 
 	o.qat.DPDKDriver, o.qat.KernelVFDrivers = qat.DPDKDrivers()[0], qat.KernelVFDrivers()
 	o.mode, o.kernel.ADFCtl, o.kernel.EtcRoot = modeDPDK, "adf_ctl", "/etc"
+	o.cdiDir = "/var/run/cdi"
 	o.kubeletDir = strings.TrimSuffix(pluginapi.DevicePluginPath, "/")
 	o.qat.VFIOInterface, o.qat.SysfsRoot, o.qat.DevRoot = qat.VFIOInterfaces()[0], "/sys", "/dev"
 	o.qat.HealthInterval, o.qat.AuditInterval = 5*time.Second, 10*time.Minute

@@ -25,6 +25,9 @@ import (
 // namespace is the one that people know the resources by: qat.intel.com/generic, qat.intel.com/cy.
 const namespace = "qat.intel.com"
 
+// cdiClass makes qat.intel.com/vf=0000:6b:00.1 of a VF, whatever its resource is.
+const cdiClass = "vf"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -51,7 +54,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	for _, name := range o.idle {
 		klog.InfoS("A flag has no effect in this mode", "flag", "-"+name, "mode", o.mode)
 	}
-	manager := kubeletapi.NewManager(namespace, plugin, kubeletapi.WithKubeletDir(o.kubeletDir))
+	serve := []kubeletapi.Option{kubeletapi.WithKubeletDir(o.kubeletDir)}
+	if o.useCDI && o.mode == modeDPDK {
+		serve = append(serve, kubeletapi.WithCDI(o.cdiDir, cdiClass))
+	}
+	manager := kubeletapi.NewManager(namespace, plugin, serve...)
 	if err := manager.Run(ctx); err != nil {
 		klog.ErrorS(err, "QAT device plugin failed")
 		return 1
