@@ -84,7 +84,8 @@ func (f *fold) look(a Address) (now *Function, why string) {
 	}
 	now.Broken, now.Sick = why, f.sick(now)
 	if old := f.functions[a]; now.IsVF && now.PF == nil && old != nil && old.incarnation == now.incarnation {
-		now.PF = old.PF // the kernel takes physfn away before it takes the VF (drivers/pci/iov.c, pci_iov_remove_virtfn)
+		// The kernel takes physfn away before it unbinds and takes the VF (drivers/pci/iov.c, pci_iov_remove_virtfn).
+		now.PF, now.Going = old.PF, old.PF != nil
 	}
 	return now, ""
 }

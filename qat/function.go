@@ -20,6 +20,7 @@ type Function struct {
 	NUMANode int    // numa_node; -1 when the platform does not say
 
 	PF    *Address // VF only: base of the physfn link; nil in a guest, and for a moment after the VF came
+	Going bool     // VF only: it had a physfn link, and has none any more: the kernel is about to take it away
 	Group *int     // VF only: base of the iommu_group link; nil without an IOMMU
 	Node  Node     // VF only: the file in /dev through which user space drives it
 

@@ -108,6 +108,9 @@ func (f *fold) judge(a Address, now time.Time) (c candidate, why string) {
 		return c, fmt.Sprintf("its family's driver %s is not one of -kernel-vf-drivers", vf.Family.VFDriver)
 	case vf.Node.Leaving && f.listed[a] != "":
 		// It stays listed, and unhealthy, until it is gone or is back.
+	case vf.Going && !f.host.bound(vf.Driver):
+		f.binder.forget(a)
+		return c, "it is being removed" // to bind it now would only hold that up
 	case !f.host.bound(vf.Driver):
 		return c, f.binder.want(vf, now)
 	case vf.Node.Missing != "":

@@ -141,6 +141,27 @@ func TestNoMomentShowsAVFUnderAnotherResource(t *testing.T) {
 	})
 }
 
+// A VF that the kernel has unbound to take it away must not be bound again on its way out: that would hold up its removal.
+func TestAVFOnItsWayOutIsNotBoundAgain(t *testing.T) {
+	h := newHost4xxx(t)
+	must(t, h.SetVFs(pfA, 2))
+	bindAll(t, h, pfA, driverVFIO)
+	vfs := h.VFs(pfA)
+	f := newFoldOf(h, 0)
+	f.binder.observe = false
+	asked := map[string]bool{}
+	f.binder.write.dry, f.binder.write.note = true, func(_, value string) { asked[value] = true }
+	must(t, f.lookAtAll(time.Now()))
+	must(t, h.RemoveAttr(vfs[0], "physfn")) // as the kernel does before it unbinds the VF
+	must(t, h.Unbind(vfs[0]))
+	must(t, h.Unbind(vfs[1])) // by hand
+	must(t, f.lookAtAll(time.Now()))
+	f.binder.wait()
+	if asked[vfs[0]] || !asked[vfs[1]] {
+		t.Errorf("asked to bind %v; want only %s, which is not being removed", asked, vfs[1])
+	}
+}
+
 func TestVFsAreTakenFromTheirKernelDriver(t *testing.T) {
 	heardBy(t, func(t *testing.T, config func(h *lookalike.Host) Config) {
 		h := lookalike.Start(t)
