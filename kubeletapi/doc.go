@@ -1,7 +1,12 @@
 // Package kubeletapi tells the kubelet of a device plugin's devices, through the device plugin API v1beta1.
 //
 // The author of a plugin writes one method, [Plugin.Watch], which publishes a new [devtree.Tree] whenever the devices changed. A
-// [Manager] does the rest: one gRPC server and socket for each resource, registration, ListAndWatch and Allocate.
+// [Manager] does the rest: one gRPC server and socket for each resource, registration, ListAndWatch and Allocate. Where a loop that looks at
+// everything from time to time is there already, [FromScanner] makes a Plugin of it. docs/writing-a-plugin.md is the guide.
+//
+// A plugin that has more to say has one of the optional interfaces too, which are found by themselves: [Allocator], [PostAllocator],
+// [PreferredAllocator], [ContainerPreStarter]. Their errors refuse the kubelet's request. With [WithCDI] devices are also devices of the
+// Container Device Interface.
 //
 // # Guarantees
 //
@@ -14,6 +19,8 @@
 // registered with an empty list.
 //
 // Its socket is there while kubelet.sock is: without a kubelet there is nobody to connect to it, and the next kubelet deletes it first.
+//
+// A Tree that was published is never waited for: publish returns at once, whatever the kubelet, a stream or the CDI directory do.
 //
 // Allocate answers from the newest Tree, all or nothing: an unknown device is codes.NotFound, an unhealthy one
 // codes.FailedPrecondition with its reason. An error of the plugin that is no gRPC status is codes.Unknown.
@@ -32,6 +39,8 @@
 // watches (inotify) wake the Manager. Where they cannot be had it says so and looks every few seconds instead.
 //
 // # Logs
+//
+// The package registers no flags. The program registers klog's, once (klog.InitFlags), and parses them.
 //
 // The Manager logs through the klog logger of Run's context ([klog.FromContext]): registrations and the kubelet's restarts at V(0), its
 // own life at V(1), every list that is sent at V(4). An error that repeats is logged when it first comes, when it changes, and

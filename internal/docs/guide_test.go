@@ -1,0 +1,239 @@
+package docs
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"qatplugin/internal/testenv"
+)
+
+const guide = "docs/writing-a-plugin.md"
+
+// A block is a fenced block of a Markdown file.
+type block struct {
+	number   int // of its first line
+	language string
+	text     string
+}
+
+func blocks(text string) (all []block) {
+	var open *block
+	for i, line := range strings.SplitAfter(text, "\n") {
+		fence, isFence := strings.CutPrefix(strings.TrimSpace(line), "```")
+		switch {
+		case isFence && open == nil:
+			open = &block{number: i + 2, language: fence}
+		case isFence:
+			all, open = append(all, *open), nil
+		case open != nil:
+			open.text += line
+		}
+	}
+	return all
+}
+
+// running are the files whose code the guide may show: each is compiled and run by the tests of its own package, as the program or test that
+// it is, or as an Example with its output.
+func running(t *testing.T) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	for _, pattern := range []string{"examples/*/*.go", "kubeletapi/example*_test.go", "devtree/example*_test.go"} {
+		paths, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil || len(paths) == 0 {
+			t.Fatalf("no files %s (%v)", pattern, err)
+		}
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files[path] = string(text)
+		}
+	}
+	return files
+}
+
+func TestTheGuidesCodeIsCodeThatRuns(t *testing.T) {
+	testenv.Inputs(t, root)
+	text, err := os.ReadFile(filepath.Join(root, guide))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, shown := running(t), map[string]bool{}
+	for _, b := range blocks(string(text)) {
+		if b.language != "go" {
+			continue
+		}
+		source := sourceOf(b, files)
+		if source == "" {
+			t.Errorf("%s:%d: this code stands in none of the examples, as it is here:\n%s", guide, b.number, b.text)
+		}
+		shown[source] = true
+	}
+	if len(shown) < 4 || !shown[filepath.Join(root, "examples/colors/main.go")] {
+		t.Fatalf("code of the files %v is shown: this test looks in the wrong place", shown)
+	}
+	dirs := map[string]bool{}
+	for source := range shown {
+		dirs["./"+strings.TrimPrefix(filepath.Dir(source), root+"/")] = true
+	}
+	for dir := range dirs {
+		test := exec.Command("go", "test", "-run", "^(Example|TestEachFileIsADevice)", "-v", dir)
+		test.Dir = root
+		out, err := test.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "--- PASS") {
+			t.Errorf("%s in %s: %v\n%s", test, dir, err, out)
+		}
+	}
+}
+
+// sourceOf is the file that has the block in it, whole lines and nothing changed; "" when none has.
+func sourceOf(b block, files map[string]string) string {
+	for path, text := range files {
+		if strings.Contains("\n"+text, "\n"+b.text) {
+			return path
+		}
+	}
+	return ""
+}
+
+func TestWhatIsNoCodeOfTheExamplesIsFound(t *testing.T) {
+	got := blocks("text\n```go\na := 1\n```\n```sh\nmake\n```\n```go\n\tb()\n```\n")
+	want := []block{{3, "go", "a := 1\n"}, {6, "sh", "make\n"}, {9, "go", "\tb()\n"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(block{})); diff != "" {
+		t.Fatalf("(-want +got):\n%s", diff)
+	}
+	files := map[string]string{"x.go": "package x\n\n\tb()\n"}
+	if sourceOf(got[0], files) != "" || sourceOf(got[2], files) != "x.go" || sourceOf(block{text: "b()\n"}, files) != "" {
+		t.Error("a block that is not there was found, or one that is was not")
+	}
+}
+
+// The commands at the top of the guide, in three terminals, with directories of the test's own.
+func TestTheGuidesCommandsDoWhatItSays(t *testing.T) {
+	testenv.Inputs(t, root)
+	text, err := os.ReadFile(filepath.Join(root, guide))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "g") // a short path, for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	var terminals []string
+	for _, b := range blocks(string(text)) {
+		if b.language == "sh" {
+			terminals = append(terminals, strings.ReplaceAll(b.text, "/tmp/", dir+"/"))
+		}
+	}
+	if len(terminals) != 3 {
+		t.Fatalf("the guide has %d blocks of commands, want a kubelet, a plugin and the hardware", len(terminals))
+	}
+	kubelet := startTerminal(t, terminals[0])
+	kubelet.await(t, `waiting for plugins at .*/kubelet\.sock`)
+	plugin := startTerminal(t, terminals[1])
+	commands := strings.Split(strings.TrimSpace(terminals[2]), "\n")
+	if len(commands) != 4 {
+		t.Fatalf("the third terminal has the commands %q", commands)
+	}
+	for i, want := range []string{``, `yellow: 1  1 Healthy\n`, `yellow: 2  1 Healthy, 2 Healthy\n`, `yellow: 1  2 Healthy\n`} {
+		shell := exec.Command("bash", "-ec", commands[i])
+		if out, err := shell.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", commands[i], err, out)
+		}
+		kubelet.await(t, want)
+	}
+	for _, terminal := range []*terminal{plugin, kubelet} {
+		terminal.interrupt(t)
+	}
+}
+
+// A terminal is a shell with commands that go on until they are interrupted.
+type terminal struct {
+	cmd    *exec.Cmd
+	output *io.PipeReader
+	lines  chan string
+	wait   func() error
+}
+
+func startTerminal(t *testing.T, commands string) *terminal {
+	t.Helper()
+	output, input := io.Pipe()
+	term := &terminal{cmd: exec.Command("bash", "-ec", commands), output: output, lines: make(chan string, 1)}
+	term.cmd.Dir = root
+	term.cmd.Env = append(os.Environ(), "GOFLAGS="+os.Getenv("GOFLAGS")+" -buildvcs=false")
+	term.cmd.Stdout, term.cmd.Stderr = input, input
+	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // go run and the program that it runs are one group, as in a terminal
+	if err := term.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		var all bytes.Buffer
+		buffer := make([]byte, 4096)
+		for {
+			n, err := output.Read(buffer)
+			all.Write(buffer[:n])
+			select { // only the newest is of interest
+			case <-term.lines:
+			default:
+			}
+			term.lines <- all.String()
+			if err != nil {
+				return
+			}
+		}
+	})
+	term.wait = sync.OnceValue(func() error {
+		err := term.cmd.Wait()
+		input.Close()
+		reading.Wait()
+		return err
+	})
+	t.Cleanup(func() {
+		_ = syscall.Kill(-term.cmd.Process.Pid, syscall.SIGKILL)
+		_ = term.wait()
+	})
+	return term
+}
+
+// await waits until the output has a match.
+func (term *terminal) await(t *testing.T, want string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // go run may have to compile
+	defer cancel()
+	pattern, last := regexp.MustCompile(want), ""
+	for !pattern.MatchString(last) {
+		select {
+		case last = <-term.lines:
+		case <-ctx.Done():
+			t.Fatalf("%q never was in:\n%s", want, last)
+		}
+	}
+}
+
+// interrupt is Ctrl-C.
+func (term *terminal) interrupt(t *testing.T) {
+	t.Helper()
+	if err := syscall.Kill(-term.cmd.Process.Pid, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	limit := time.AfterFunc(20*time.Second, func() { _ = syscall.Kill(-term.cmd.Process.Pid, syscall.SIGKILL) })
+	defer limit.Stop()
+	if err := term.wait(); err != nil && term.cmd.ProcessState.ExitCode() != 1 { // go run ends with 1 when it is interrupted
+		t.Errorf("ended with %v", err)
+	}
+}
