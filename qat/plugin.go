@@ -42,6 +42,9 @@ const (
 	// MinHealthInterval keeps twice the distance that the slowest driver asks for between two heartbeats (500 ms, Gen2).
 	MinHealthInterval = time.Second
 
+	// settlePatience is how long Watch waits for reads and writes under way when its context ended.
+	settlePatience = time.Second
+
 	defaultAuditInterval = 10 * time.Minute
 	// deafAuditInterval is how often everything is read while a source is broken or a directory could not be watched.
 	deafAuditInterval = 30 * time.Second
@@ -129,7 +132,7 @@ func newHost(cfg Config) *host {
 }
 
 // Watch publishes a Tree of what is there, and a new one whenever that changed, until ctx ends. It is called once. publish is called
-// from one goroutine; everything that Watch started has ended when it returns.
+// from one goroutine. Everything that Watch started has ended when it returns, but for a read or write that the kernel keeps waiting.
 func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -140,8 +143,10 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	l.fold.prefer = &p.preference
 	l.fold.health.interval, l.fold.health.mark = p.cfg.HealthInterval, l.mark
 	l.fold.health.answered = l.fold.faults.clear
-	defer l.fold.health.wait()
-	defer b.wait()
+	defer settle(func() {
+		b.wait()
+		l.fold.health.wait()
+	})
 	open := p.cfg.Sources
 	if p.cfg.OpenWatcher != nil {
 		open = append(slices.Clone(open), l.fold.directories.Open(p.cfg.OpenWatcher))
@@ -158,6 +163,21 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 
 func (p *Plugin) configure(b *binder) {
 	b.observe, b.steal, b.write.dry, b.write.note = p.cfg.ObserveOnly, p.cfg.Steal, p.cfg.DryRun, p.noteWrite
+}
+
+// settle waits for what reads and writes sysfs, a while: the kernel can keep a reader or writer waiting for as long as a workload holds a
+// device, and nothing can call it back. What is still waiting then ends with the process.
+func settle(wait func()) {
+	done := make(chan struct{})
+	go func() {
+		wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(settlePatience):
+		klog.InfoS("Ending while the kernel keeps a read or write of sysfs waiting")
+	}
 }
 
 // PostAllocate completes what one container gets: QAT0, QAT1 and so on name its VFs in the order in which the kubelet asked for them.
