@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -23,18 +24,37 @@ func TestAServiceChangeMovesVFsToAnotherResource(t *testing.T) {
 	}
 }
 
-func TestADriverUnboundByHand(t *testing.T) {
-	n := newNode(t, "npf=1")
-	p := n.pfs[0]
-	write(t, p.path("sriov_numvfs"), "16")
-	n.settle(t, p)
-	vf := p.vfs(t)[5]
+func TestADriverUnboundByHandIsBoundAgain(t *testing.T) {
+	n := newNode(t, "npf=2")
+	a, b := n.pfs[0], n.pfs[1]
+	write(t, a.path("sriov_numvfs"), "16")
+	n.settle(t, a)
+	vf := a.vfs(t)[5]
 	began := monotonic()
 	write(t, filepath.Join(pciDrivers, "vfio-pci/unbind"), vf)
-	// The plugin may be faster than this write with binding it again, which is then refused: it is bound.
-	_ = tryWrite(filepath.Join(pciDrivers, "vfio-pci/bind"), vf)
+	waitFor(t, "the plugin to bind it again", func() bool { return base(filepath.Join(pciDevices, vf, "driver")) == "vfio-pci" })
+	write(t, b.path("sriov_numvfs"), "16") // once these are listed, the events before them have been too
+	n.settle(t, a, b)
+	t.Logf("unbound and bound again: %v", n.events.since(began)[:6])
+}
+
+func TestAnObserverFollowsADriverUnboundByHand(t *testing.T) {
+	n := newNode(t, "npf=1", "-bind=false")
+	p := n.pfs[0]
+	write(t, p.path("sriov_numvfs"), "16")
+	for _, vf := range p.vfs(t) {
+		bind(t, vf)
+	}
 	n.settle(t, p)
-	t.Logf("unbound and bound again: %v", n.events.since(began))
+	vf := p.vfs(t)[5]
+	for range 3 {
+		write(t, filepath.Join(pciDrivers, "vfio-pci/unbind"), vf)
+		want := vfList(t, "", p)
+		want["qat.intel.com/cy"] = slices.DeleteFunc(want["qat.intel.com/cy"], func(device string) bool { return device == vf })
+		n.await(t, want)
+		write(t, filepath.Join(pciDrivers, "vfio-pci/bind"), vf)
+		n.settle(t, p)
+	}
 }
 
 func TestGen2VFsComeFromTheirKernelDriver(t *testing.T) {

@@ -27,12 +27,12 @@ func TestRoundsLeaveNothingBehind(t *testing.T) {
 	for range warm {
 		round()
 	}
-	before, began := n.plugin.usage(t), time.Now()
+	before, began := n.plugin.rest(t), time.Now()
 	for range rounds - warm {
 		round()
 	}
-	after := n.plugin.usage(t)
 	t.Logf("%d rounds of 0 to 16 to 0, %v each", rounds, (time.Since(began) / time.Duration(rounds-warm)).Round(time.Millisecond))
+	after := n.plugin.rest(t)
 	t.Logf("after %3d rounds: %+v", warm, before)
 	t.Logf("after %3d rounds: %+v", rounds, after)
 	if after.Descriptors != before.Descriptors {
@@ -88,7 +88,7 @@ func TestAnIdlePluginSleeps(t *testing.T) {
 	n.settle(t, n.pfs...)
 	const idle = 5 * time.Second
 	<-time.After(idle) // what a burst leaves to the runtime, such as its scavenger, comes to rest
-	before := n.plugin.usage(t)
+	before := n.plugin.rest(t)
 	<-time.After(idle)
 	after := n.plugin.usage(t)
 	t.Logf("%v with 64 VFs and no event: %d voluntary context switches, %d ticks of 10 ms; %d KiB resident, %d threads, %d descriptors",

@@ -86,6 +86,26 @@ func (p *program) usage(t *testing.T) (u usage) {
 	return u
 }
 
+// rest waits until the process sleeps, and returns its usage then: while it works it may have a file of sysfs open.
+func (p *program) rest(t *testing.T) usage {
+	t.Helper()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for last := p.usage(t); ; {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%s does not come to rest: %+v", p.cmd.Path, last)
+		}
+		now := p.usage(t)
+		if now.Switches == last.Switches && now.Ticks == last.Ticks {
+			return now
+		}
+		last = now
+	}
+}
+
 // field reads a number from a file of /proc that has a name and a value on each line.
 func field(t *testing.T, file, name string) int {
 	t.Helper()
