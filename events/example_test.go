@@ -34,6 +34,7 @@ func Example() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	mailbox := events.NewMailbox[string](1000)
 	done := make(chan error, 1)
 	go func() { done <- watcher.Run(ctx, dirty{mailbox}) }()
