@@ -1,6 +1,7 @@
 package devtree
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -16,6 +17,13 @@ type Health string
 const (
 	Healthy   Health = "Healthy"
 	Unhealthy Health = "Unhealthy"
+)
+
+// What a plugin can say of a device of its Tree that it finds otherwise when it is asked once more, as before it is given to a container.
+// Its error wraps one of these, and the kubelet is told so.
+var (
+	ErrGone  = errors.New("the device has gone")
+	ErrUnfit = errors.New("the device cannot be used")
 )
 
 // Device is one allocatable unit of a resource. It belongs to the Trees it is in and must not be changed once it was put into one.

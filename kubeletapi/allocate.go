@@ -172,6 +172,12 @@ func (s *service) pluginError(operation string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return status.FromContextError(err).Err()
 	}
+	switch {
+	case errors.Is(err, devtree.ErrGone):
+		return status.Errorf(codes.NotFound, "%s of %q: %v", operation, s.name, err)
+	case errors.Is(err, devtree.ErrUnfit):
+		return status.Errorf(codes.FailedPrecondition, "%s of %q: %v", operation, s.name, err)
+	}
 	st, _ := status.FromError(err) // Unknown, with the error's text, when it is not a status
 	return status.Errorf(st.Code(), "%s of %q: %s", operation, s.name, st.Message())
 }

@@ -200,6 +200,16 @@ func TestPluginHasItsSayInAllocate(t *testing.T) {
 			code:     codes.Unknown, says: `allocate of "color.example.com/yellow": out of paint`,
 		},
 		{
+			name: "a device that has gone", post: func([]string, *devtree.ContainerEdits) error { return fmt.Errorf("paint: %w", devtree.ErrGone) },
+			allocate: func(string, []string) (*devtree.ContainerEdits, error) { return nil, ErrUseDefault },
+			code:     codes.NotFound, says: `allocate of "color.example.com/yellow": paint: the device has gone`,
+		},
+		{
+			name: "a device that cannot be used", post: func([]string, *devtree.ContainerEdits) error { return fmt.Errorf("%w: dried", devtree.ErrUnfit) },
+			allocate: func(string, []string) (*devtree.ContainerEdits, error) { return nil, ErrUseDefault },
+			code:     codes.FailedPrecondition, says: `allocate of "color.example.com/yellow": the device cannot be used: dried`,
+		},
+		{
 			name: "error with a gRPC status", post: noPost,
 			allocate: func(string, []string) (*devtree.ContainerEdits, error) {
 				return nil, status.Error(codes.ResourceExhausted, "out of paint")

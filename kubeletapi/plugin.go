@@ -30,7 +30,8 @@ type Allocator interface {
 // PostAllocator is a Plugin that has the last word on what a container gets.
 type PostAllocator interface {
 	// PostAllocate is called once for each container just before the answer is sent. It may change edits, which is a copy made for
-	// this container; its Env and Annotations are never nil. An error refuses the whole request.
+	// this container; its Env and Annotations are never nil. An error refuses the whole request;
+	// one that wraps [devtree.ErrGone] or [devtree.ErrUnfit] tells the kubelet NotFound or FailedPrecondition.
 	PostAllocate(ctx context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits) error
 }
 

@@ -196,11 +196,11 @@ func (p *Plugin) PostAllocate(_ context.Context, _ string, devices []*devtree.De
 		case err != nil:
 			return fmt.Errorf("allocate %s: %w", d.ID, err)
 		case now == nil:
-			return fmt.Errorf("allocate %s: the device has gone", d.ID)
+			return fmt.Errorf("allocate %s: %w", d.ID, devtree.ErrGone)
 		case !p.host.bound(now.Driver):
-			return fmt.Errorf("allocate %s: driver %s does not hold it any more", d.ID, p.cfg.DPDKDriver)
+			return fmt.Errorf("allocate %s: %w: driver %s does not hold it any more", d.ID, devtree.ErrUnfit, p.cfg.DPDKDriver)
 		case now.Node.Missing != "":
-			return fmt.Errorf("allocate %s: %s", d.ID, now.Node.Missing)
+			return fmt.Errorf("allocate %s: %w: %s", d.ID, devtree.ErrUnfit, now.Node.Missing)
 		}
 		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
 	}
