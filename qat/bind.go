@@ -113,17 +113,17 @@ func (b *binder) forget(a Address) {
 	delete(b.attempts, a)
 }
 
-// due lists the VFs that are to be looked at by now, and says when the next one will be; zero: none.
+// due lists the VFs that are to be looked at by now, and says when the next one is, which may be past; zero: none.
 func (b *binder) due(now time.Time) (list []Address, next time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for a, t := range b.attempts {
-		switch {
-		case t.phase == phaseRunning, t.phase == phaseDry:
-		case !now.Before(t.at):
+		if t.phase == phaseRunning || t.phase == phaseDry {
+			continue
+		}
+		next = earlier(next, t.at)
+		if !now.Before(t.at) {
 			list = append(list, a)
-		case next.IsZero() || t.at.Before(next):
-			next = t.at
 		}
 	}
 	return list, next

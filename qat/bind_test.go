@@ -280,6 +280,17 @@ func TestABindThatCameToNothingIsUndone(t *testing.T) {
 	}
 }
 
+// A time that passes between two questions must not be lost: nobody would wake up for it.
+func TestWhatIsDueIsStillSaidToBe(t *testing.T) {
+	x := newBinding(t)
+	x.want()
+	later := x.now.Add(time.Hour)
+	list, next := x.b.due(later)
+	if len(list) != 1 || next.IsZero() || next.After(later) {
+		t.Errorf("long after its time: due %v, next %v; want the VF and its time", list, next)
+	}
+}
+
 // A new VF cannot be bound yet at its add event, and the kernel does not say so.
 func TestTheKernelIsAskedAgainAFewTimes(t *testing.T) {
 	x := newBinding(t)

@@ -130,6 +130,11 @@ func (l *loop) turn(now time.Time) {
 	}
 	if due, _ := l.fold.binder.due(now); len(due) > 0 {
 		l.fold.lookAt(due, now)
+		for _, a := range due {
+			if l.fold.functions[a] == nil {
+				l.fold.binder.forget(a) // nothing is left to bind, nor to wake up for
+			}
+		}
 	}
 	l.fold.health.turn(now)
 	l.audit.turn(l.fold, now)

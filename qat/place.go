@@ -103,6 +103,7 @@ func (f *fold) judge(a Address, now time.Time) (c candidate, why string) {
 		f.binder.forget(a)
 		return c, f.unreadable[a]
 	case vf.Broken != "":
+		f.binder.forget(a)
 		return c, vf.Broken
 	case !f.vfDrivers[vf.Family.VFDriver]:
 		return c, fmt.Sprintf("its family's driver %s is not one of -kernel-vf-drivers", vf.Family.VFDriver)
