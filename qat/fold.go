@@ -118,9 +118,9 @@ func (f *fold) read(a Address, touched map[Address]bool) {
 	if old.equal(now) {
 		return
 	}
-	f.touchVFs(a, touched)
+	f.readVFs(a, touched)
 	f.own(old, now)
-	f.touchVFs(a, touched)
+	f.readVFs(a, touched)
 }
 
 // sick says what is wrong with a function that sysfs does not show.
@@ -133,14 +133,14 @@ func (f *fold) sick(fn *Function) string {
 
 func (f *fold) gone(old *Function, touched map[Address]bool) {
 	unwatch(f.directories, f.host, old)
+	delete(f.functions, old.Address)
 	if old.IsVF {
 		touched[old.Address] = true
-	} else {
-		f.health.forget(old.Address)
-		f.touchVFs(old.Address, touched)
-		f.own(old, nil)
+		return
 	}
-	delete(f.functions, old.Address)
+	f.health.forget(old.Address)
+	f.readVFs(old.Address, touched)
+	f.own(old, nil)
 }
 
 // own replaces what the PF's virtfn links say of whose its VFs are.
@@ -166,14 +166,11 @@ func (f *fold) pfOf(vf *Function) (Address, bool) {
 	return pf, ok
 }
 
-func (f *fold) touchVFs(pf Address, touched map[Address]bool) {
-	for a, fn := range f.functions {
-		if !fn.IsVF {
-			continue
-		}
-		if p, ok := f.pfOf(fn); ok && p == pf {
-			touched[a] = true
-		}
+// readVFs reads the VFs of a PF again. They must not be placed by what is known of them and what is new of the PF: the kernel may have
+// taken them away before it changed the PF, and the events of that may still be under way.
+func (f *fold) readVFs(pf Address, touched map[Address]bool) {
+	for _, a := range f.where(func(vf *Function) bool { p, ok := f.pfOf(vf); return ok && p == pf }) {
+		f.read(a, touched)
 	}
 }
 

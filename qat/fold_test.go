@@ -310,6 +310,22 @@ func TestAVFWithoutPhysfnIsFoundThroughItsPF(t *testing.T) {
 	}
 }
 
+// The kernel may have taken the VFs and the PF's qat/ away before the first event of all that is heard: the VFs must not be placed by what is
+// known of them and what is new of their PF, which would be generic.
+func TestVFsThatHaveGoneAreNotPlacedByTheNewStateOfTheirPF(t *testing.T) {
+	h := newHost4xxx(t)
+	must(t, h.SetVFs(pfA, 16))
+	bindAll(t, h, pfA, driverVFIO)
+	f := newFoldOf(h, 0)
+	must(t, f.lookAtAll(time.Now()))
+	must(t, h.Unbind(pfA)) // its driver takes the VFs and qat/ along
+	a, _ := ParseAddress(pfA)
+	f.lookAt([]Address{a}, time.Now())
+	if diff := cmp.Diff(map[string][]string{"cy": {}}, lists(f.tree)); diff != "" {
+		t.Errorf("lists (-want +got):\n%s", diff)
+	}
+}
+
 func TestAServiceChangeMovesTheVFsOfThatPFOnly(t *testing.T) {
 	h := newHost4xxx(t)
 	must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym"}))
