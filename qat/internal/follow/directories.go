@@ -71,7 +71,9 @@ func (d *Directories) Want(dir string, incarnation uint64) {
 			klog.ErrorS(err, "Cannot watch a directory, looking at everything more often instead", "directory", dir)
 		}
 		d.failed[dir] = true
+		return
 	}
+	delete(d.failed, dir)
 }
 
 // Drop follows a directory no longer.

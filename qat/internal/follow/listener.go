@@ -40,6 +40,7 @@ func (l Listener) Listen() (deliver func(ctx context.Context)) {
 				}
 				klog.ErrorS(err, "A source of events broke, opening it again")
 				l.Deaf.Add(1)
+				l.Sink.Resync("a source of events broke")
 				if time.Since(started) > reopenMax {
 					wait = reopenFirst
 				}
