@@ -113,6 +113,22 @@ func (b *binder) forget(a Address) {
 	delete(b.attempts, a)
 }
 
+// settled is told of a VF that the driver has and whose node is not there. When its time is over it holds no place and wakes nobody.
+func (b *binder) settled(a Address, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t := b.attempts[a]; t != nil && t.phase != phaseRunning && !now.Before(t.at) {
+		delete(b.attempts, a)
+	}
+}
+
+// current tells whether an attempt is still that of its VF: it is not after the VF went or was made anew.
+func (b *binder) current(t *attempt) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.attempts[t.device.Address] == t
+}
+
 // due lists the VFs that are to be looked at by now, and says when the next one is, which may be past; zero: none.
 func (b *binder) due(now time.Time) (list []Address, next time.Time) {
 	b.mu.Lock()

@@ -341,3 +341,18 @@ func TestWriteNeverWaitsForAReaderNorMakesAFile(t *testing.T) {
 		t.Errorf("writing to a file that is not there: %v, want that error and no file", err)
 	}
 }
+
+// A VF that the driver took, but whose node does not come, must neither keep a place under the limit nor wake the loop for ever.
+func TestABoundVFWithoutNodeIsNoAttempt(t *testing.T) {
+	x := newBinding(t)
+	x.want()
+	_, next := x.b.due(x.now)
+	x.b.settled(x.vf.Address, x.now)
+	if len(x.b.underWay()) != 1 {
+		t.Errorf("it lost its place before its time was over")
+	}
+	x.b.settled(x.vf.Address, next)
+	if list, next := x.b.due(next); len(list) > 0 || !next.IsZero() || len(x.b.underWay()) > 0 {
+		t.Errorf("after its time: due %v, next %v, under way %v; want nothing", list, next, x.b.underWay())
+	}
+}

@@ -51,6 +51,9 @@ func (b *binder) giveUp(t *attempt) error {
 
 // undo gives the VF back to the driver that had it, or to none.
 func (b *binder) undo(t *attempt) {
+	if !b.current(t) {
+		return // the VF under this address is another one now
+	}
 	err := b.writeOverride(t, t.override)
 	if err == nil && t.from != "" {
 		err = b.write.write(path.Join("bus/pci/drivers", t.from, "bind"), t.device.Address.String())

@@ -57,7 +57,7 @@ func (f *fold) lookAtAll(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("list the PCI functions: %w", err)
 	}
-	known := slices.Collect(maps.Keys(f.functions)) // also those that are gone
+	known := slices.AppendSeq(slices.Collect(maps.Keys(f.functions)), maps.Keys(f.unreadable)) // also those that are gone
 	f.lookAt(append(addresses, known...), now)
 	return nil
 }
@@ -107,6 +107,7 @@ func (f *fold) read(a Address, touched map[Address]bool) {
 	f.functions[a] = now
 	if !now.IsVF {
 		f.health.follow(now)
+		now.Sick = f.sick(now) // that may have ended what was wrong
 	}
 	if now.IsVF {
 		touched[a] = true

@@ -409,3 +409,26 @@ func TestWhatDidNotChangeIsTheSameTree(t *testing.T) {
 		t.Errorf("a second look at the same host made another Tree")
 	}
 }
+
+// A PF of which something cannot be read says nothing of its VFs' resource: they must not become another one's.
+func TestVFsOfAPFThatCannotBeReadAreLeftOutWithTheReason(t *testing.T) {
+	h := newHost4xxx(t)
+	must(t, h.SetVFs(pfA, 2))
+	bindAll(t, h, pfA, driverVFIO)
+	f := newFoldOf(h, 0)
+	must(t, f.lookAtAll(time.Now()))
+	file := filepath.Join(h.Path(pfA), "qat/cfg_services")
+	must(t, os.Remove(file))
+	must(t, os.Mkdir(file, 0o755)) // reading it is an error now (EISDIR)
+	a, _ := ParseAddress(pfA)
+	f.lookAt([]Address{a}, time.Now())
+	if diff := cmp.Diff(map[string][]string{"cy": {}}, lists(f.tree)); diff != "" {
+		t.Errorf("lists (-want +got):\n%s", diff)
+	}
+	for _, vf := range h.VFs(pfA) {
+		v, _ := ParseAddress(vf)
+		if got := f.outcome(v); !strings.Contains(got, "its PF 0000:6b:00.0 cannot be read") {
+			t.Errorf("outcome of %s is %q", vf, got)
+		}
+	}
+}

@@ -65,7 +65,7 @@ func (h *health) follow(f *Function) {
 		h.pfs[f.Address] = p
 	}
 	p.dir, p.debugfs = f.Dir, filepath.Join(h.sysfs, f.debugfs())
-	if f.State != "" && f.State != "up" {
+	if f.Driver == "" || f.State != "" && f.State != "up" {
 		p.restart()
 	}
 }
@@ -171,7 +171,9 @@ func (h *health) ask(a Address, p *pulse) {
 		p.restart()
 		changed = true
 	}
-	p.up = got.up
+	if got.up != 0 { // kept while the directory is away, so that its return is seen
+		p.up = got.up
+	}
 	if got.isUp {
 		p.count(got.fatal)
 		p.beat(got.heartbeat, h.now())

@@ -221,3 +221,21 @@ func TestAGoodHeartbeatEndsAPCIError(t *testing.T) {
 	p.ask()
 	p.is("")
 }
+
+// When the PF's driver is loaded anew, what the one before counted is over.
+func TestAFatalErrorEndsWithThePFsDriver(t *testing.T) {
+	p := newPatient(t, lookalike.PF{Services: "sym;asym"})
+	must(t, p.host.SetAttr(pfA, "qat_ras/errors_fatal", "0"))
+	p.ask()
+	must(t, p.host.SetAttr(pfA, "qat_ras/errors_fatal", "2"))
+	p.ask()
+	p.is("had 2 fatal errors")
+	must(t, p.host.Unbind(pfA))
+	must(t, p.fold.lookAtAll(p.now))
+	p.ask()
+	must(t, p.host.Bind(pfA, "4xxx"))
+	must(t, p.host.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+	must(t, p.host.Bind(vfA1, driverVFIO))
+	must(t, p.fold.lookAtAll(p.now))
+	p.is("")
+}

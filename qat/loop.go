@@ -29,6 +29,7 @@ type loop struct {
 	deaf       atomic.Int32 // listeners whose source is not open
 
 	fold    *fold
+	blind   bool // the last look at everything failed
 	publish func(*devtree.Tree)
 	audit   audit
 	batch   events.Batch[subject]
@@ -107,7 +108,7 @@ func earlier(a, b time.Time) time.Time {
 
 // next is when the loop must turn though nothing is marked; zero: never.
 func (l *loop) next() time.Time {
-	l.audit.schedule(time.Now(), l.deaf.Load() > 0 || l.fold.directories.Limited())
+	l.audit.schedule(time.Now(), l.blind || l.deaf.Load() > 0 || l.fold.directories.Limited())
 	_, bind := l.fold.binder.due(time.Now())
 	return earlier(earlier(l.audit.due(), bind), l.fold.health.next(time.Now()))
 }
@@ -145,7 +146,8 @@ func (l *loop) turn(now time.Time) {
 func (l *loop) lookAtAll(now time.Time) {
 	l.fold.directories.Adopt()
 	clear(l.audit.suspects)
-	if err := l.fold.lookAtAll(now); err != nil {
+	err := l.fold.lookAtAll(now)
+	if l.blind = err != nil; l.blind {
 		klog.ErrorS(err, "Cannot look at the host; it will be looked at when this directory is there", "sysfs", l.classifier.sysfs)
 	}
 }
@@ -159,8 +161,10 @@ func (l *loop) marked(now time.Time) []Address {
 			list = append(list, d.Key.address)
 		case subjectGroup:
 			list = append(list, l.fold.inGroup(d.Key.group)...)
-		case subjectUnbound:
+		case subjectDriver:
 			l.fold.binder.retry(now)
+			list = append(list, l.fold.unbound()...)
+		case subjectNodes:
 			list = append(list, l.fold.unbound()...)
 		}
 	}

@@ -109,12 +109,16 @@ func (f *fold) judge(a Address, now time.Time) (c candidate, why string) {
 		return c, fmt.Sprintf("its family's driver %s is not one of -kernel-vf-drivers", vf.Family.VFDriver)
 	case vf.Node.Leaving && f.listed[a] != "":
 		// It stays listed, and unhealthy, until it is gone or is back.
+	case vf.Node.Leaving && vf.Driver == "":
+		f.binder.forget(a)
+		return c, vf.Node.Missing // to bind it now would wait for its holder
 	case vf.Going && !f.host.bound(vf.Driver):
 		f.binder.forget(a)
 		return c, "it is being removed" // to bind it now would only hold that up
 	case !f.host.bound(vf.Driver):
 		return c, f.binder.want(vf, now)
 	case vf.Node.Missing != "":
+		f.binder.settled(a, now)
 		return c, vf.Node.Missing
 	}
 	f.binder.forget(a)
@@ -131,7 +135,14 @@ func (f *fold) resource(vf *Function) (name, why string) {
 	if !ok || !vf.Family.Services {
 		return Generic, ""
 	}
-	if pf := f.functions[address]; pf != nil {
+	pf, unread := f.functions[address], f.unreadable[address]
+	if pf != nil {
+		unread = pf.Broken
+	}
+	switch {
+	case unread != "":
+		return "", fmt.Sprintf("its PF %s cannot be read: %s", address, unread)
+	case pf != nil:
 		return pf.Resource, ""
 	}
 	if exists(filepath.Join(f.host.sysfs, "bus/pci/devices", address.String())) {
@@ -196,6 +207,8 @@ func (f *fold) outcome(a Address) string {
 		return "left out: " + f.unreadable[a]
 	case fn == nil:
 		return "no QAT function there"
+	case !fn.IsVF && fn.Broken != "":
+		return "PF that cannot be read: " + fn.Broken
 	case !fn.IsVF:
 		return fmt.Sprintf("PF with %d VFs, resource %s", len(fn.VFs), fn.Resource)
 	case f.left[a] != "":

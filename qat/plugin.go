@@ -201,6 +201,8 @@ func (p *Plugin) PostAllocate(_ context.Context, _ string, devices []*devtree.De
 			return fmt.Errorf("allocate %s: %w: driver %s does not hold it any more", d.ID, devtree.ErrUnfit, p.cfg.DPDKDriver)
 		case now.Node.Missing != "":
 			return fmt.Errorf("allocate %s: %w: %s", d.ID, devtree.ErrUnfit, now.Node.Missing)
+		case len(d.DeviceNodes) > 0 && d.DeviceNodes[0].HostPath != "/dev/"+now.Node.Name:
+			return fmt.Errorf("allocate %s: %w: its node is /dev/%s now", d.ID, devtree.ErrUnfit, now.Node.Name)
 		}
 		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
 	}

@@ -268,7 +268,7 @@ func TestLossIsMadeGoodByAResync(t *testing.T) {
 		return nil
 	})
 	must(t, h.LoadDriver(driverVFIO))
-	r := start(t, h, Config{Sources: []func() (events.Source, error){func() (events.Source, error) { return lossy, nil }}})
+	r := start(t, h, Config{ObserveOnly: true, Sources: []func() (events.Source, error){func() (events.Source, error) { return lossy, nil }}})
 	r.becomes(map[string][]string{})
 	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
 	must(t, h.SetVFs(pfA, 4))

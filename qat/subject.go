@@ -19,14 +19,15 @@ type subjectKind uint8
 const (
 	subjectFunction subjectKind = iota // one PCI function
 	subjectGroup                       // the VFs of one IOMMU group: the VFIO group's own events name no function
-	subjectUnbound                     // the VFs that are not usable yet: a driver or a directory of nodes came or went
+	subjectDriver                      // the VFs that are not usable yet: the DPDK driver came or went, and what failed may go now
+	subjectNodes                       // the VFs that are not usable yet: a node came or went that names no function
 )
 
 func (s subject) String() string {
 	switch s.kind {
 	case subjectGroup:
 		return fmt.Sprintf("IOMMU group %d", s.group)
-	case subjectUnbound:
+	case subjectDriver, subjectNodes:
 		return "unbound VFs"
 	}
 	return s.address.String()
@@ -64,7 +65,7 @@ func (c *classifier) ofUevent(e *events.Event) (subject, bool) {
 		}
 	case "drivers":
 		if string(lastComponent(e.Path)) == c.driver {
-			return subject{kind: subjectUnbound}, true
+			return subject{kind: subjectDriver}, true
 		}
 	}
 	return subject{}, false
@@ -78,7 +79,7 @@ func (c *classifier) ofPath(path []byte) (s subject, resync, relevant bool) {
 			return subject{}, true, true
 		case bytes.HasPrefix(rest, []byte("bus/pci/drivers")):
 			name := rest[len("bus/pci/drivers"):]
-			return subject{kind: subjectUnbound}, false, len(name) == 0 || string(name[1:]) == c.driver
+			return subject{kind: subjectDriver}, false, len(name) == 0 || string(name[1:]) == c.driver
 		case bytes.HasPrefix(rest, []byte("kernel/debug")):
 			s, relevant = ofDebugfs(rest)
 			return s, false, relevant
@@ -91,7 +92,7 @@ func (c *classifier) ofPath(path []byte) (s subject, resync, relevant bool) {
 			return subject{kind: subjectGroup, group: group}, false, true
 		}
 		relevant = string(rest) == "vfio" || bytes.HasPrefix(rest, []byte("vfio/devices")) || bytes.HasPrefix(rest, []byte("uio"))
-		return subject{kind: subjectUnbound}, false, relevant
+		return subject{kind: subjectNodes}, false, relevant
 	}
 	return subject{}, false, false
 }
