@@ -62,6 +62,7 @@ func (h *hand) set(t *devtree.Tree) {
 // running is a Manager that runs.
 type running struct {
 	t      testing.TB
+	m      *Manager
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error
@@ -75,6 +76,7 @@ func run(t testing.TB, dir string, plugin Plugin, opts ...Option) *running {
 	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), r.log.logger()))
 	r.cancel = cancel
 	m := NewManager(namespace, plugin, slices.Concat([]Option{WithKubeletDir(dir)}, opts)...)
+	r.m = m
 	go func() {
 		defer close(r.done)
 		r.err = m.Run(ctx)

@@ -149,15 +149,16 @@ func (k *keeper) addEndpoints() {
 	k.m.mu.Lock()
 	defer k.m.mu.Unlock()
 	for r := range k.m.publisher.Tree().Resources() {
-		if k.m.served[r.Name()] {
+		if _, known := k.m.served[r.Name()]; known {
 			continue
 		}
-		k.m.served[r.Name()] = true
 		e, err := newEndpoint(k, r.Name())
 		if err != nil {
+			k.m.served[r.Name()] = nil
 			k.log.Error(err, "Cannot serve the resource", "resource", ResourceName(k.m.namespace, r.Name()))
 			continue
 		}
+		k.m.served[r.Name()] = e.service
 		k.endpoints = append(k.endpoints, e)
 	}
 }

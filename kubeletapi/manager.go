@@ -25,7 +25,7 @@ type Manager struct {
 	wake      chan struct{} // holds one signal for the keeper: there may be something to do
 
 	mu     sync.Mutex
-	served map[string]bool // resources that the keeper knows, served or refused for good
+	served map[string]*service // by resource, as the keeper knows them; nil: refused for good
 }
 
 // NewManager makes a Manager for the resources "<namespace>/<resource of the plugin's Trees>". Nothing happens before Run.
@@ -35,7 +35,7 @@ func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 		plugin:    plugin,
 		config:    defaultConfig(),
 		wake:      make(chan struct{}, 1),
-		served:    map[string]bool{},
+		served:    map[string]*service{},
 	}
 	for _, o := range opts {
 		o(&m.config)
@@ -112,11 +112,32 @@ func (m *Manager) publish(t *devtree.Tree) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for r := range t.Resources() {
-		if !m.served[r.Name()] {
+		if _, known := m.served[r.Name()]; !known {
 			m.signal()
 			return
 		}
 	}
+}
+
+// CheckRegistered is an error that names a resource of the newest Tree whose list the kubelet does not follow now, and how far it has come. It is
+// nil while there are no resources. It may be called from any goroutine at any time.
+func (m *Manager) CheckRegistered(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for r := range m.publisher.Tree().Resources() {
+		name := ResourceName(m.namespace, r.Name())
+		s, known := m.served[r.Name()]
+		switch {
+		case !known:
+			return fmt.Errorf("%s is not served yet", name)
+		case s == nil:
+			return fmt.Errorf("%s cannot be served; the log says why", name)
+		}
+		if err := s.standing.look().check(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (m *Manager) signal() {

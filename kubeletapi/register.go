@@ -2,6 +2,8 @@ package kubeletapi
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -69,6 +71,21 @@ func (v standingView) phase() phase {
 		return answered
 	}
 	return lost
+}
+
+// check is nil when the kubelet follows the list, and otherwise says how far it has come.
+func (v standingView) check() error {
+	switch v.phase() {
+	case following:
+		return nil
+	case failed:
+		return fmt.Errorf("the kubelet refuses the registration: %w", v.err)
+	case answered:
+		return errNotFollowed
+	case lost:
+		return errors.New("the kubelet follows the list no longer")
+	}
+	return errors.New("the kubelet has not answered the registration, or there is no kubelet")
 }
 
 // begin makes a new attempt the newest, and returns its number.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"qatplugin/qat/internal/follow"
 )
 
 const (
@@ -32,7 +34,7 @@ type binder struct {
 	host    *host
 	observe bool // nothing is ever bound
 	steal   bool // a VF is also taken from a driver that is not its own kernel driver
-	write   writer
+	write   follow.Writer
 	done    func(Address) // called from other goroutines when there is a reason to look at the VF
 	now     func() time.Time
 
@@ -67,7 +69,7 @@ const (
 
 func newBinder(ctx context.Context, h *host, done func(Address)) *binder {
 	return &binder{
-		host: h, write: writer{root: h.sysfs}, done: done, now: time.Now, ctx: ctx,
+		host: h, write: follow.Writer{Root: h.sysfs}, done: done, now: time.Now, ctx: ctx,
 		slots: make(chan struct{}, bindWorkers), attempts: map[Address]*attempt{},
 	}
 }
@@ -212,7 +214,7 @@ func (b *binder) ended(t *attempt, err error) {
 		return
 	}
 	now := b.now()
-	if b.write.dry {
+	if b.write.Dry {
 		t.phase = phaseDry
 	} else if err == nil {
 		t.phase, t.at = phaseAsked, now.Add(bindPatience)

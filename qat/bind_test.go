@@ -2,7 +2,6 @@ package qat
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"qatplugin/internal/lookalike"
 	"qatplugin/qat/internal/follow"
@@ -297,7 +295,7 @@ func TestTheKernelIsAskedAgainAFewTimes(t *testing.T) {
 	x.vf.Driver = ""
 	var asked []time.Duration
 	first := x.now
-	x.b.write.note = func(file, _ string) {
+	x.b.write.Note = func(file, _ string) {
 		if file == "bus/pci/drivers_probe" {
 			asked = append(asked, x.now.Sub(first))
 		}
@@ -327,18 +325,6 @@ func TestAnotherIncarnationIsAnotherAttempt(t *testing.T) {
 	x.vf.incarnation++
 	if got := x.want(); got != "waiting for vfio-pci to take it" {
 		t.Errorf("the new VF waits for the old one's back-off: %q", got)
-	}
-}
-
-func TestWriteNeverWaitsForAReaderNorMakesAFile(t *testing.T) {
-	dir := t.TempDir()
-	must(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
-	w := writer{root: dir}
-	if err := w.write("fifo", "x"); !errors.Is(err, unix.ENXIO) {
-		t.Errorf("writing to a FIFO that nobody reads: %v, want ENXIO", err)
-	}
-	if err := w.write("none", "x"); !errors.Is(err, os.ErrNotExist) || exists(filepath.Join(dir, "none")) {
-		t.Errorf("writing to a file that is not there: %v, want that error and no file", err)
 	}
 }
 

@@ -20,7 +20,7 @@ func (b *binder) bind(t *attempt) error {
 		return err
 	}
 	if t.device.Driver != "" {
-		err := b.write.write(path.Join("bus/pci/drivers", t.device.Driver, "unbind"), t.device.Address.String())
+		err := b.write.Write(path.Join("bus/pci/drivers", t.device.Driver, "unbind"), t.device.Address.String())
 		if err != nil && !absent(err) { // absent: the driver let go by itself
 			if err := b.writeOverride(t, t.override); err != nil {
 				klog.V(2).InfoS("Cannot take driver_override back", "device", t.device.Address, "err", err)
@@ -37,7 +37,7 @@ func (b *binder) bind(t *attempt) error {
 
 // probe asks the kernel to find the VF's driver. That it took the request does not say that a driver took the VF.
 func (b *binder) probe(t *attempt) error {
-	return b.write.write("bus/pci/drivers_probe", t.device.Address.String())
+	return b.write.Write("bus/pci/drivers_probe", t.device.Address.String())
 }
 
 // giveUp undoes a bind that the kernel took and that came to nothing.
@@ -56,7 +56,7 @@ func (b *binder) undo(t *attempt) {
 	}
 	err := b.writeOverride(t, t.override)
 	if err == nil && t.from != "" {
-		err = b.write.write(path.Join("bus/pci/drivers", t.from, "bind"), t.device.Address.String())
+		err = b.write.Write(path.Join("bus/pci/drivers", t.from, "bind"), t.device.Address.String())
 	}
 	if err != nil && !absent(err) {
 		klog.ErrorS(err, "Cannot give a device back after a bind that failed", "device", t.device.Address, "driver", t.from)
@@ -64,7 +64,7 @@ func (b *binder) undo(t *attempt) {
 }
 
 func (b *binder) writeOverride(t *attempt, driver string) error {
-	return b.write.write(path.Join("bus/pci/devices", t.device.Address.String(), "driver_override"), driver)
+	return b.write.Write(path.Join("bus/pci/devices", t.device.Address.String(), "driver_override"), driver)
 }
 
 // readOverride is the driver_override of a function; "" when there is none, which the kernel shows as (null).

@@ -200,7 +200,9 @@ func TestPCIErrorEvents(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			p := newPatient(t, lookalike.PF{Services: "sym;asym"})
-			l := newLoop(&Plugin{cfg: Config{SysfsRoot: p.host.Sysfs(), DevRoot: p.host.Dev(), DPDKDriver: driverVFIO, AuditInterval: -1}}, nil)
+			plugin, err := New(Config{SysfsRoot: p.host.Sysfs(), DevRoot: p.host.Dev(), AuditInterval: -1})
+			must(t, err)
+			l := newLoop(plugin, nil)
 			l.fold, l.seen = p.fold, p.fold.tree
 			l.publish = func(*devtree.Tree) {}
 			for _, e := range test.events {

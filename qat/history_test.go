@@ -37,7 +37,10 @@ func newHistory(t *rapid.T, dir string) *history {
 		t.Fatal(err)
 	}
 	w := &history{t: t, host: h}
-	p := &Plugin{cfg: Config{SysfsRoot: h.Sysfs(), DevRoot: h.Dev(), DPDKDriver: driverVFIO, AuditInterval: -1}}
+	p, err := New(Config{SysfsRoot: h.Sysfs(), DevRoot: h.Dev(), AuditInterval: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.loop = newLoop(p, func(tree *devtree.Tree) { w.checkEachDeviceIsOnce(tree) })
 	w.loop.fold = newFoldOf(h, 0)
 	h.Uevents(func(message []byte) {

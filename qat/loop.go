@@ -3,7 +3,6 @@ package qat
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -26,7 +25,7 @@ type loop struct {
 	classifier classifier
 	mailbox    *events.Mailbox[subject]
 	listeners  sync.WaitGroup
-	deaf       atomic.Int32 // listeners whose source is not open
+	vitals     *follow.Vitals
 
 	fold    *fold
 	blind   bool // the last look at everything failed
@@ -40,6 +39,7 @@ func newLoop(p *Plugin, publish func(*devtree.Tree)) *loop {
 	l := &loop{
 		classifier: classifier{sysfs: p.cfg.SysfsRoot, dev: p.cfg.DevRoot, driver: p.cfg.DPDKDriver},
 		mailbox:    events.NewMailbox[subject](mailboxLimit),
+		vitals:     &p.Vitals,
 		publish:    publish,
 		audit:      audit{interval: p.cfg.AuditInterval, suspects: map[Address]time.Time{}},
 	}
@@ -53,6 +53,8 @@ func newLoop(p *Plugin, publish func(*devtree.Tree)) *loop {
 func (l *loop) Event(e *events.Event) {
 	s, resync, relevant := l.classifier.subject(e)
 	switch {
+	case l.vitals.Hearing.Hear(e):
+		s, relevant = subject{kind: subjectHearing}, false
 	case resync:
 		l.mailbox.Resync("the list of PCI functions came into being", e.Time)
 	case relevant:
@@ -92,6 +94,8 @@ func (l *loop) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-l.mailbox.Wake():
+		case <-l.vitals.Hearing.Wake():
+		case <-l.vitals.Pings():
 		case <-timer.C:
 		}
 		l.turn(time.Now())
@@ -108,9 +112,9 @@ func earlier(a, b time.Time) time.Time {
 
 // next is when the loop must turn though nothing is marked; zero: never.
 func (l *loop) next() time.Time {
-	l.audit.schedule(time.Now(), l.blind || l.deaf.Load() > 0 || l.fold.directories.Limited())
+	l.audit.schedule(time.Now(), l.blind || l.vitals.Hearing.Limited() || l.fold.directories.Limited())
 	_, bind := l.fold.binder.due(time.Now())
-	return earlier(earlier(l.audit.due(), bind), l.fold.health.next(time.Now()))
+	return earlier(earlier(l.audit.due(), bind), earlier(l.fold.health.next(time.Now()), l.vitals.Hearing.Due()))
 }
 
 // mark asks for a look at a function. It is called from any goroutine.
@@ -138,6 +142,7 @@ func (l *loop) turn(now time.Time) {
 		}
 	}
 	l.fold.health.turn(now)
+	l.vitals.Hearing.Turn(now)
 	l.audit.turn(l.fold, now)
 	l.tell(since)
 	l.trace()
@@ -146,10 +151,13 @@ func (l *loop) turn(now time.Time) {
 func (l *loop) lookAtAll(now time.Time) {
 	l.fold.directories.Adopt()
 	clear(l.audit.suspects)
+	l.vitals.Hearing.Ask(now)
 	err := l.fold.lookAtAll(now)
 	if l.blind = err != nil; l.blind {
 		klog.ErrorS(err, "Cannot look at the host; it will be looked at when this directory is there", "sysfs", l.classifier.sysfs)
+		return
 	}
+	l.vitals.Looked()
 }
 
 // marked are the functions that the marked subjects stand for.
@@ -192,6 +200,8 @@ func (l *loop) trace() {
 			led = l.fold.outcome(r.Key.address)
 		case r.Relevant:
 			led = "looked at " + r.Key.String()
+		case r.Key.kind == subjectHearing:
+			led = "proof that the kernel is heard"
 		}
 		klog.V(4).InfoS("Event", "source", r.Source, "action", r.Action, "device", r.Key, "path", r.Path, "ledTo", led)
 	}

@@ -56,6 +56,7 @@ func DPDKDrivers() []string { return []string{driverVFIO, driverUIO} }
 // Plugin reports the QAT VFs of a host. It is made for kubeletapi's Manager.
 type Plugin struct {
 	preference
+	follow.Vitals
 	cfg       Config
 	host      *host
 	noteWrite func(file, value string) // for tests: each write to sysfs, or what a dry run would write
@@ -111,6 +112,7 @@ func New(cfg Config) (*Plugin, error) {
 		return nil, err
 	}
 	p := &Plugin{cfg: cfg, host: newHost(cfg)}
+	p.Vitals = follow.NewVitals(follow.NewHearing(cfg.SysfsRoot, follow.Writer{Root: cfg.SysfsRoot, Dry: cfg.DryRun}))
 	p.policy = cfg.Policy
 	return p, nil
 }
@@ -152,7 +154,7 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 		open = append(slices.Clone(open), l.fold.directories.Open(p.cfg.OpenWatcher))
 	}
 	for _, open := range open {
-		deliver := follow.Listener{Open: open, Sink: l, Deaf: &l.deaf}.Listen() // subscribe, then look
+		deliver := follow.Listener{Open: open, Sink: l, Closed: &l.vitals.Hearing.Closed}.Listen() // subscribe, then look
 		l.listeners.Go(func() { deliver(ctx) })
 	}
 	defer l.listeners.Wait()
@@ -162,7 +164,7 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 }
 
 func (p *Plugin) configure(b *binder) {
-	b.observe, b.steal, b.write.dry, b.write.note = p.cfg.ObserveOnly, p.cfg.Steal, p.cfg.DryRun, p.noteWrite
+	b.observe, b.steal, b.write.Dry, b.write.Note = p.cfg.ObserveOnly, p.cfg.Steal, p.cfg.DryRun, p.noteWrite
 }
 
 // settle waits for what reads and writes sysfs, a while: the kernel can keep a reader or writer waiting for as long as a workload holds a

@@ -150,7 +150,7 @@ func TestAVFOnItsWayOutIsNotBoundAgain(t *testing.T) {
 	f := newFoldOf(h, 0)
 	f.binder.observe = false
 	asked := map[string]bool{}
-	f.binder.write.dry, f.binder.write.note = true, func(_, value string) { asked[value] = true }
+	f.binder.write.Dry, f.binder.write.Note = true, func(_, value string) { asked[value] = true }
 	must(t, f.lookAtAll(time.Now()))
 	must(t, h.RemoveAttr(vfs[0], "physfn")) // as the kernel does before it unbinds the VF
 	must(t, h.Unbind(vfs[0]))

@@ -20,6 +20,7 @@ const (
 	subjectFunction subjectKind = iota // one PCI function
 	subjectGroup                       // the VFs of one IOMMU group: the VFIO group's own events name no function
 	subjectDriver                      // the VFs that are not usable yet: the DPDK driver came or went, and what failed may go now
+	subjectHearing                     // nothing: the kernel answered that it is heard
 	subjectNodes                       // the VFs that are not usable yet: a node came or went that names no function
 )
 
@@ -29,6 +30,8 @@ func (s subject) String() string {
 		return fmt.Sprintf("IOMMU group %d", s.group)
 	case subjectDriver, subjectNodes:
 		return "unbound VFs"
+	case subjectHearing:
+		return "hearing"
 	}
 	return s.address.String()
 }

@@ -20,14 +20,16 @@ const minAuditInterval = time.Second
 
 // options are the flags' values.
 type options struct {
-	mode       string
-	qat        qat.Config        // of modeDPDK
-	kernel     kernelmode.Config // of modeKernel
-	idle       []string          // flags that were given and say nothing in this mode
-	bind       bool
-	kubeletDir string
-	useCDI     bool
-	cdiDir     string
+	mode          string
+	qat           qat.Config        // of modeDPDK
+	kernel        kernelmode.Config // of modeKernel
+	idle          []string          // flags that were given and say nothing in this mode
+	bind          bool
+	kubeletDir    string
+	useCDI        bool
+	cdiDir        string
+	healthAddress string
+	version       bool
 }
 
 // The modes: VFs for user space through VFIO or UIO, or the processes of Intel's out-of-tree kernel driver.
@@ -78,6 +80,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 		"`time` between two heartbeats asked of a PF, 1s or more; 0 is never")
 	flags.Var(&interval{&o.qat.AuditInterval, minAuditInterval}, "audit-interval",
 		"`time` between two full looks that check what events told, 1s or more; 0 is never")
+	flags.Var(&hostPort{&o.healthAddress}, "health-address",
+		"`address` HOST:PORT at which /livez and /readyz are served, such as :8081 for every interface; without it they are not")
+	flags.BoolVar(&o.version, "version", false, "print the version and end")
 	klog.InitFlags(flags)
 
 	o.qat.DPDKDriver, o.qat.KernelVFDrivers = qat.DPDKDrivers()[0], qat.KernelVFDrivers()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -17,13 +18,18 @@ import (
 
 // logLines collects what klog writes.
 type logLines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
+	mu      sync.Mutex
+	text    bytes.Buffer
+	written chan struct{} // holds a signal when there is something new
 }
 
 func (l *logLines) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	select {
+	case l.written <- struct{}{}:
+	default:
+	}
 	return l.text.Write(p)
 }
 
@@ -42,16 +48,41 @@ next:
 	return lines
 }
 
-// runWith runs the program on a host to which a VF comes, until the kubelet has it, and returns its log.
-func runWith(t *testing.T, args ...string) *logLines {
+// await waits for a line that matches, and returns it with its groups.
+func (l *logLines) await(t *testing.T, pattern *regexp.Regexp) []string {
 	t.Helper()
-	var log logLines
+	limit := time.After(20 * time.Second)
+	for {
+		klog.Flush()
+		text := strings.Join(l.with(), "")
+		if found := pattern.FindStringSubmatch(text); found != nil {
+			return found
+		}
+		select {
+		case <-l.written:
+		case <-limit:
+			t.Fatalf("no line of the log matches %v:\n%s", pattern, text)
+		}
+	}
+}
+
+// captureLog has klog write to the lines until the test ends.
+func captureLog(t *testing.T) *logLines {
+	t.Helper()
+	log := &logLines{written: make(chan struct{}, 1)}
 	klog.LogToStderr(false)
-	klog.SetOutput(&log)
+	klog.SetOutput(log)
 	t.Cleanup(func() {
 		klog.SetOutput(io.Discard)
 		klog.LogToStderr(true)
 	})
+	return log
+}
+
+// runWith runs the program on a host to which a VF comes, until the kubelet has it, and returns its log.
+func runWith(t *testing.T, args ...string) *logLines {
+	t.Helper()
+	log := captureLog(t)
 	host, dir := lookalike.Start(t), t.TempDir()
 	kubelet, err := fakekubelet.Start(dir)
 	if err != nil {
@@ -80,7 +111,7 @@ func runWith(t *testing.T, args ...string) *logLines {
 		t.Errorf("exit status %d, want 0", code)
 	}
 	klog.Flush()
-	return &log
+	return log
 }
 
 func TestVerbosity4LogsEachEventWithWhatItLedTo(t *testing.T) {

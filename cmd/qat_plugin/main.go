@@ -12,6 +12,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
+	"sync"
 	"syscall"
 
 	"k8s.io/klog/v2"
@@ -24,6 +26,9 @@ import (
 
 // namespace is the one that people know the resources by: qat.intel.com/generic, qat.intel.com/cy.
 const namespace = "qat.intel.com"
+
+// version is what `make image` and whoever packages the program say it is: -ldflags "-X main.version=…".
+var version = "devel"
 
 // cdiClass makes qat.intel.com/vf=0000:6b:00.1 of a VF, whatever its resource is.
 const cdiClass = "vf"
@@ -45,13 +50,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		fmt.Fprintln(stderr, "qat_plugin:", err)
 		return 2
+	case o.version:
+		fmt.Fprintln(stdout, "qat_plugin", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
+		return 0
 	}
 	plugin, err := newPlugin(o)
 	if err != nil {
 		fmt.Fprintln(stderr, "qat_plugin:", err)
 		return 2
 	}
-	klog.InfoS("QAT device plugin started", "mode", o.mode, "sysfs", o.qat.SysfsRoot, "kubeletDir", o.kubeletDir)
+	klog.InfoS("QAT device plugin started", "version", version, "mode", o.mode, "sysfs", o.qat.SysfsRoot, "kubeletDir", o.kubeletDir)
 	for _, name := range o.idle {
 		klog.InfoS("A flag has no effect in this mode", "flag", "-"+name, "mode", o.mode)
 	}
@@ -60,6 +68,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		serve = append(serve, kubeletapi.WithCDI(o.cdiDir, cdiClass))
 	}
 	manager := kubeletapi.NewManager(namespace, plugin, serve...)
+	var health sync.WaitGroup
+	healthy, unhealthy := context.WithCancel(ctx)
+	defer health.Wait()
+	defer unhealthy()
+	if o.healthAddress != "" {
+		health.Go(func() { serveHealth(healthy, o.healthAddress, healthHandler(plugin, manager.CheckRegistered), nil) })
+	}
 	if err := manager.Run(ctx); err != nil {
 		klog.ErrorS(err, "QAT device plugin failed")
 		return 1
@@ -68,8 +83,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
+// A mode is what the kubelet is served and what is asked of its health.
+type mode interface {
+	kubeletapi.Plugin
+	vitals
+}
+
 // newPlugin makes the plugin of the mode. Both listen to the same two sources.
-func newPlugin(o *options) (kubeletapi.Plugin, error) {
+func newPlugin(o *options) (mode, error) {
 	sources := []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
 	watcher := func() (qat.Watcher, error) { return events.NewWatcher() }
 	if o.mode == modeKernel {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -95,6 +96,21 @@ func (d *directory) Set(text string) error {
 		return wrong("the path of a directory that exists")
 	}
 	*d.value = text
+	return nil
+}
+
+type hostPort struct{ value *string }
+
+func (h *hostPort) String() string { return deref(h.value) }
+func (h *hostPort) Set(text string) error {
+	_, port, err := net.SplitHostPort(text)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil && text != "" {
+		return wrong("HOST:PORT or :PORT with a port from 0 (any that is free) to 65535, or nothing")
+	}
+	*h.value = text
 	return nil
 }
 

@@ -43,9 +43,9 @@ var rooms = map[string]room{
 	},
 	"qat/internal/follow": {
 		ours:   []string{"devtree", "events"},
-		theirs: []string{"k8s.io/klog/v2"},
+		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
-		why:    "qat/internal/follow is what both modes share of listening to a host",
+		why:    "qat/internal/follow is what both modes share of listening to a host and of writing to its sysfs",
 	},
 	"qat/kernelmode": {
 		ours:   []string{"devtree", "events", "qat", "qat/internal/follow"},

@@ -30,7 +30,7 @@ type loop struct {
 	mailbox    *events.Mailbox[subject]
 	batch      events.Batch[subject]
 	listeners  sync.WaitGroup
-	deaf       atomic.Int32 // listeners whose source is not open
+	vitals     *follow.Vitals
 	watches    *watches
 
 	run      func() ([]byte, error) // adf_ctl status
@@ -77,6 +77,7 @@ func newLoop(p *Plugin, run func() ([]byte, error), publish func(*devtree.Tree))
 		schedule:   schedule{interval: p.cfg.AuditInterval},
 		known:      known{tree: &devtree.Tree{}},
 		left:       &p.left,
+		vitals:     &p.Vitals,
 		publish:    publish,
 	}
 	l.host = &host{sysfs: p.cfg.SysfsRoot, dev: p.cfg.DevRoot, etc: p.cfg.EtcRoot, watch: l.watches.want}
@@ -89,6 +90,9 @@ func newLoop(p *Plugin, run func() ([]byte, error), publish func(*devtree.Tree))
 // Event files an event under its subject. It is called by the readers of sockets and does not make them wait.
 func (l *loop) Event(e *events.Event) {
 	s, relevant := l.classifier.subject(e)
+	if l.vitals.Hearing.Hear(e) {
+		s, relevant = subject{kind: subjectHearing}, false
+	}
 	if relevant {
 		l.mailbox.Mark(s, e.Time)
 	}
@@ -106,15 +110,18 @@ func (l *loop) loop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		l.schedule.plan(time.Now(), l.deaf.Load() > 0 || l.watches.Limited())
+		l.schedule.plan(time.Now(), l.vitals.Hearing.Limited() || l.watches.Limited())
 		timer.Stop()
-		if next := l.schedule.next(); !next.IsZero() {
+		if next := earlier(l.schedule.next(), l.vitals.Hearing.Due()); !next.IsZero() {
 			timer.Reset(time.Until(next))
 		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-l.vitals.Pings():
 		case <-l.mailbox.Wake():
+			l.turn(time.Now())
+		case <-l.vitals.Hearing.Wake():
 			l.turn(time.Now())
 		case <-timer.C:
 			l.turn(time.Now())
@@ -132,6 +139,7 @@ func (l *loop) loop(ctx context.Context) {
 func (l *loop) begin() {
 	l.watches.Adopt()
 	l.host.standing()
+	l.vitals.Hearing.Ask(time.Now())
 	l.ask(causeEvent)
 }
 
@@ -153,6 +161,7 @@ func (l *loop) turn(now time.Time) {
 	if c, due := l.schedule.due(now); due && !l.running {
 		l.ask(c)
 	}
+	l.vitals.Hearing.Turn(now)
 	l.report()
 	l.trace()
 }
@@ -162,6 +171,7 @@ func (l *loop) heard() (look, ask bool, since time.Time) {
 	if len(l.batch.Resync) > 0 {
 		klog.InfoS("Looking at everything again", "reasons", l.batch.Resync)
 		look, ask, since = true, true, l.batch.ResyncSince
+		l.vitals.Hearing.Ask(time.Now())
 	}
 	for _, d := range l.batch.Dirty {
 		switch {
@@ -288,6 +298,7 @@ func (l *loop) tell(since time.Time) {
 		left = append([]Omission{{Subject: "adf_ctl", Reason: l.known.failure}}, left...)
 	}
 	l.left.Store(&left)
+	l.vitals.Looked()
 	old, tree := l.seen, l.known.tree
 	if old == tree {
 		return
@@ -310,6 +321,8 @@ func (l *loop) trace() {
 		led := "not of the QAT driver stack"
 		if r.Relevant {
 			led = "looked at " + r.Key.String()
+		} else if r.Key.kind == subjectHearing {
+			led = "proof that the kernel is heard"
 		}
 		klog.V(4).InfoS("Event", "source", r.Source, "action", r.Action, "path", r.Path, "ledTo", led)
 	}

@@ -35,6 +35,7 @@ type Config struct {
 
 // Plugin reports the QAT processes that a host is configured for. It is made for kubeletapi's Manager.
 type Plugin struct {
+	follow.Vitals
 	cfg  Config
 	left atomic.Pointer[[]Omission]
 }
@@ -65,7 +66,7 @@ func New(cfg Config) (*Plugin, error) {
 			return nil, err
 		}
 	}
-	return &Plugin{cfg: cfg}, nil
+	return &Plugin{cfg: cfg, Vitals: follow.NewVitals(follow.NewHearing(cfg.SysfsRoot, follow.Writer{Root: cfg.SysfsRoot}))}, nil
 }
 
 // realRoot is a root without links on its way, as inotify needs it. One that is not there yet is taken as it is.
@@ -98,7 +99,7 @@ func (p *Plugin) watch(ctx context.Context, status func(context.Context) ([]byte
 		open = append(slices.Clone(open), l.watches.Open(p.cfg.OpenWatcher))
 	}
 	for _, open := range open {
-		deliver := follow.Listener{Open: open, Sink: l, Deaf: &l.deaf}.Listen() // subscribe, then look
+		deliver := follow.Listener{Open: open, Sink: l, Closed: &l.vitals.Hearing.Closed}.Listen() // subscribe, then look
 		l.listeners.Go(func() { deliver(ctx) })
 	}
 	l.loop(ctx)

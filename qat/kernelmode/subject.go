@@ -19,6 +19,7 @@ type subjectKind uint8
 const (
 	subjectFunction subjectKind = iota // a PCI function: ask adf_ctl, if it can be a QAT device
 	subjectStack                       // configuration, the driver's nodes, a function of one of our drivers: ask adf_ctl
+	subjectHearing                     // nothing: the kernel answered that it is heard
 	subjectPlace                       // a place that may say something else now: look there, and ask adf_ctl only if that contradicts it
 )
 
@@ -29,6 +30,8 @@ func (s subject) String() string {
 		return "QAT driver stack"
 	case subjectPlace:
 		return "drivers and nodes"
+	case subjectHearing:
+		return "hearing"
 	}
 	return s.address.String()
 }

@@ -18,16 +18,16 @@ const (
 
 // A Listener delivers from one source of events, and opens it anew when it breaks.
 type Listener struct {
-	Open func() (events.Source, error)
-	Sink events.Sink
-	Deaf *atomic.Int32 // counts the listeners whose source is not open
+	Open   func() (events.Source, error)
+	Sink   events.Sink
+	Closed *atomic.Int32 // counts the listeners whose source is not open
 }
 
 // Listen opens the source, so that the kernel queues for it from here on, and returns what delivers until ctx ends.
 func (l Listener) Listen() (deliver func(ctx context.Context)) {
 	source, err := l.Open()
 	if err != nil {
-		l.Deaf.Add(1)
+		l.Closed.Add(1)
 		klog.ErrorS(err, "Cannot listen to the host's events; trying again, and looking at everything more often meanwhile")
 	}
 	return func(ctx context.Context) {
@@ -39,7 +39,7 @@ func (l Listener) Listen() (deliver func(ctx context.Context)) {
 					return
 				}
 				klog.ErrorS(err, "A source of events broke, opening it again")
-				l.Deaf.Add(1)
+				l.Closed.Add(1)
 				l.Sink.Resync("a source of events broke")
 				if time.Since(started) > reopenMax {
 					wait = reopenFirst
@@ -64,7 +64,7 @@ func (l Listener) reopen(ctx context.Context, wait time.Duration) events.Source 
 		klog.V(2).InfoS("Cannot listen to the host's events yet", "err", err)
 		return nil
 	}
-	l.Deaf.Add(-1)
+	l.Closed.Add(-1)
 	klog.InfoS("Listening to the host's events again")
 	l.Sink.Resync("a source of events was opened again")
 	return source

@@ -1,4 +1,4 @@
-package qat
+package follow
 
 import (
 	"fmt"
@@ -9,21 +9,21 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// A writer does every write to sysfs. It is the one place where the plugin changes the host.
-type writer struct {
-	root string                   // of sysfs
-	dry  bool                     // only say what would be written
-	note func(file, value string) // is told of each write before it is done, or would be; may be nil
+// A Writer does every write to sysfs. It is the one place where the plugin changes the host.
+type Writer struct {
+	Root string                   // of sysfs
+	Dry  bool                     // only say what would be written
+	Note func(file, value string) // is told of each write before it is done, or would be; may be nil
 }
 
-// write writes value to the attribute at the path below the root. It never creates a file and never waits for a reader, so a root
+// Write writes value to the attribute at the path below the root. It never creates a file and never waits for a reader, so a root
 // that is not sysfs can neither grow files nor hang the plugin.
-func (w writer) write(name, value string) error {
-	full := filepath.Join(w.root, name)
-	if w.note != nil {
-		w.note(name, value)
+func (w Writer) Write(name, value string) error {
+	full := filepath.Join(w.Root, name)
+	if w.Note != nil {
+		w.Note(name, value)
 	}
-	if w.dry {
+	if w.Dry {
 		klog.InfoS("Would write", "file", full, "value", value)
 		return nil
 	}

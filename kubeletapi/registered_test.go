@@ -1,0 +1,69 @@
+package kubeletapi
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"qatplugin/internal/fakekubelet"
+)
+
+func (r *running) awaitRegistered(want string) {
+	r.t.Helper()
+	said := func() string {
+		if err := r.m.CheckRegistered(context.Background()); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	eventually(r.t, "that the check says "+want, func() bool {
+		got := said()
+		return got == want || want != "" && strings.Contains(got, want)
+	})
+}
+
+func TestTheCheckSaysWhichListTheKubeletDoesNotFollowAndWhy(t *testing.T) {
+	dir, h := kubeletDir(t), newHand()
+	var refuse atomic.Bool
+	r := run(t, dir, h, WithBackOff(fast, slow))
+	if err := r.m.CheckRegistered(t.Context()); err != nil {
+		t.Errorf("without a resource: %v, want nil", err)
+	}
+	yellowOnly := tree(t, nil, "yellow", "1")
+	h.set(yellowOnly)
+	r.awaitRegistered(yellow + ": the kubelet has not answered the registration, or there is no kubelet")
+
+	k := startKubelet(t, dir, fakekubelet.OnRegister(func(_ context.Context, request *pluginapi.RegisterRequest) error {
+		if refuse.Load() && request.ResourceName == blue {
+			return errors.New("not blue")
+		}
+		return nil
+	}))
+	r.awaitRegistered("")
+
+	refuse.Store(true)
+	h.set(tree(t, yellowOnly, "blue", "1"))
+	r.awaitRegistered("not blue")
+	if err := r.m.CheckRegistered(t.Context()); err != nil && strings.Contains(err.Error(), yellow) {
+		t.Errorf("yellow, which the kubelet follows, is named: %v", err)
+	}
+	refuse.Store(false)
+	r.awaitRegistered("")
+
+	k.Stop()
+	r.awaitRegistered("or there is no kubelet")
+	restart(t, k)
+	r.awaitRegistered("")
+}
+
+func TestAResourceThatCannotBeServedIsNotRegistered(t *testing.T) {
+	dir, h := kubeletDir(t), newHand()
+	startKubelet(t, dir)
+	r := run(t, dir, h)
+	h.set(tree(t, nil, strings.Repeat("x", 63), "1")) // a good name, but too long for the path of a socket (unix(7))
+	r.awaitRegistered("cannot be served; the log says why")
+}
