@@ -31,6 +31,7 @@ type loop struct {
 	blind   bool // the last look at everything failed
 	publish func(*devtree.Tree)
 	audit   audit
+	left    leftOut
 	batch   events.Batch[subject]
 	seen    *devtree.Tree // the Tree that was published last
 }
@@ -83,6 +84,7 @@ func (l *loop) run(ctx context.Context) {
 	now := time.Now()
 	l.lookAtAll(now)
 	l.tell(now)
+	logLeftOut(l.left.turn(l.fold.left, now))
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -114,7 +116,7 @@ func earlier(a, b time.Time) time.Time {
 func (l *loop) next() time.Time {
 	l.audit.schedule(time.Now(), l.blind || l.vitals.Hearing.Limited() || l.fold.directories.Limited())
 	_, bind := l.fold.binder.due(time.Now())
-	return earlier(earlier(l.audit.due(), bind), earlier(l.fold.health.next(time.Now()), l.vitals.Hearing.Due()))
+	return earlier(earlier(l.audit.due(), bind), earlier(earlier(l.fold.health.next(time.Now()), l.vitals.Hearing.Due()), l.left.at))
 }
 
 // mark asks for a look at a function. It is called from any goroutine.
@@ -145,6 +147,7 @@ func (l *loop) turn(now time.Time) {
 	l.vitals.Hearing.Turn(now)
 	l.audit.turn(l.fold, now)
 	l.tell(since)
+	logLeftOut(l.left.turn(l.fold.left, now))
 	l.trace()
 }
 
