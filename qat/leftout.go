@@ -42,6 +42,10 @@ func (l *leftOut) turn(left map[Address]string, now time.Time) (news map[string]
 func logLeftOut(news map[string][]Address) {
 	for _, why := range slices.Sorted(maps.Keys(news)) {
 		slices.SortFunc(news[why], Address.Compare)
-		klog.InfoS("Not listed", "reason", why, "devices", news[why])
+		names := make([]string, len(news[why])) // klog writes the elements of a slice as JSON, field by field
+		for i, a := range news[why] {
+			names[i] = a.String()
+		}
+		klog.InfoS("Not listed", "reason", why, "devices", names)
 	}
 }
