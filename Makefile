@@ -3,6 +3,10 @@
 FUZZTIME ?= 30s
 BENCH    ?= .
 ARGS     ?=
+IMAGE    ?= intel-qat-plugin
+VERSION  ?= devel
+ARCH     ?= amd64
+SOURCE   ?=
 
 .PHONY: help
 help: ## list the targets
@@ -48,6 +52,10 @@ fuzz: ## each fuzz target for FUZZTIME (30s)
 		echo "== $$name in $$dir for $(FUZZTIME)" && \
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
 	done
+
+.PHONY: image
+image: ## build the container image and its SBOM into bin/image/, without a daemon (IMAGE, VERSION, ARCH=arm64, SOURCE=URL of the sources)
+	@go -C tools/image run -buildvcs=false . -root "$(CURDIR)" -image "$(IMAGE)" -version "$(VERSION)" -arch "$(ARCH)" -source "$(SOURCE)"
 
 .PHONY: clean
 clean: ## remove what was built here (the caches of go and of the virtual machine stay)
