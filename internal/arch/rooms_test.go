@@ -74,7 +74,7 @@ const cdi = "tags.cncf.io/container-device-interface"
 
 // forTests is what tests and what serves them may import besides what their package may.
 var forTests = []string{
-	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp", "github.com/opencontainers/runtime-spec", "go.uber.org/goleak",
+	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp", "github.com/opencontainers/runtime-spec", "go.uber.org/goleak", "go.yaml.in/yaml/v3",
 	"golang.org/x/sys/unix", cdi, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
 }
 

@@ -35,7 +35,13 @@ func newNode(t *testing.T, parameters string, flags ...string) *node {
 
 func (n *node) startPlugin(t *testing.T, flags ...string) {
 	t.Helper()
-	plugin := start(t, exec.Command("/bin/qat_plugin", flags...))
+	n.run(t, exec.Command("/bin/qat_plugin", flags...))
+}
+
+// run starts the plugin by this command.
+func (n *node) run(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	plugin := start(t, cmd)
 	n.plugin = plugin
 	t.Cleanup(func() {
 		select {

@@ -106,6 +106,18 @@ func (p *program) rest(t *testing.T) usage {
 	}
 }
 
+// eventually waits for a condition that nothing tells of.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !is(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v in vain for this: %s", patience, what)
+		}
+	}
+}
+
 // field reads a number from a file of /proc that has a name and a value on each line.
 func field(t *testing.T, file, name string) int {
 	t.Helper()

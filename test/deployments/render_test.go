@@ -1,0 +1,120 @@
+package deployments
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
+)
+
+// kustomize renders a directory, as `kubectl kustomize` does.
+func kustomize(t testing.TB, dir string) string {
+	t.Helper()
+	objects, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	if err != nil {
+		t.Fatalf("kustomize %s: %v", dir, err)
+	}
+	text, err := objects.AsYaml()
+	must(t, err)
+	return string(text)
+}
+
+// kustomizeOn renders a kustomization of somebody's own: lines on top of a directory of deployments/.
+func kustomizeOn(t testing.TB, dir, lines string) string {
+	t.Helper()
+	own, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	base, err := filepath.Abs(filepath.Join(manifests, dir))
+	must(t, err)
+	base, err = filepath.EvalSymlinks(base)
+	must(t, err)
+	base, err = filepath.Rel(own, base)
+	must(t, err)
+	text := fmt.Sprintf("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [%s]\n%s", base, lines)
+	must(t, os.WriteFile(filepath.Join(own, "kustomization.yaml"), []byte(text), 0o600))
+	return kustomize(t, own)
+}
+
+const chartDir = manifests + "/helm/intel-qat-plugin"
+
+func loadChart(t testing.TB) *chart.Chart {
+	t.Helper()
+	c, err := loader.Load(chartDir)
+	must(t, err)
+	return c
+}
+
+// helm renders the chart, as `helm template` does, its values checked against their schema. The text of NOTES.txt comes apart.
+func helm(t testing.TB, release, values string) (objects, notes string, err error) {
+	t.Helper()
+	set := map[string]any{}
+	must(t, yaml.Unmarshal([]byte(values), &set))
+	c := loadChart(t)
+	all, err := chartutil.ToRenderValues(c, set, chartutil.ReleaseOptions{Name: release, Namespace: "accelerators", IsInstall: true}, chartutil.DefaultCapabilities)
+	if err != nil {
+		return "", "", err
+	}
+	files, err := engine.Render(c, all)
+	if err != nil {
+		return "", "", err
+	}
+	var documents []string
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		switch text := files[name]; {
+		case strings.HasSuffix(name, "NOTES.txt"):
+			notes = text
+		case strings.TrimSpace(text) != "":
+			documents = append(documents, text)
+		}
+	}
+	return strings.Join(documents, "\n---\n"), notes, nil
+}
+
+func mustHelm(t testing.TB, values string) string {
+	t.Helper()
+	objects, _, err := helm(t, "any", values)
+	if err != nil {
+		t.Fatalf("helm with values %q: %v", values, err)
+	}
+	return objects
+}
+
+// objectsOf are the objects of a rendering as they are in JSON, by kind and name.
+func objectsOf(t testing.TB, text string) map[string]map[string]any {
+	t.Helper()
+	objects := map[string]map[string]any{}
+	for _, document := range documents(text) {
+		object := map[string]any{}
+		if err := yaml.UnmarshalStrict([]byte(document), &object); err != nil {
+			t.Fatalf("%v in:\n%s", err, document)
+		}
+		metadata, _ := object["metadata"].(map[string]any)
+		key := fmt.Sprintf("%v %v", object["kind"], metadata["name"])
+		if objects[key] != nil {
+			t.Fatalf("there are two of %s", key)
+		}
+		objects[key] = object
+	}
+	return objects
+}
+
+// documents are the parts of a YAML text.
+func documents(text string) (parts []string) {
+	for part := range strings.SplitSeq("\n"+text, "\n---\n") {
+		if strings.TrimSpace(part) != "" {
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}
