@@ -42,6 +42,10 @@ e2e-kubelet: ## the plugin with the real kubelet's device manager (built first: 
 e2e: ## the plugin on a real Linux kernel in QEMU (TEST_ARGS='-test.run TestName' for some of it)
 	@test/run.sh vm
 
+.PHONY: e2e-cluster
+e2e-cluster: ## the deployments on a real Kubernetes of one node, as root (TEST_ARGS='-test.run TestName' for some of it)
+	@test/run.sh cluster
+
 .PHONY: bench
 bench: ## every benchmark, with allocations (BENCH=pattern for some, ARGS for more of go test's flags)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem $(ARGS) $$(test/list.sh Benchmark | cut -d' ' -f1 | sort -u)

@@ -1,17 +1,19 @@
 #!/bin/bash
 # test/run.sh [STAGE...]: what `make test` does, stage by stage. Without a STAGE: all, in this order.
 #
-#   lint     gofmt, go vet and staticcheck, in every module
-#   unit     the main module's tests, the fuzz targets' seeds included
-#   kubelet  the module test/kubelet: the plugin with the real kubelet's device manager
-#   vm       test/vm/run.sh: the plugin on a real Linux kernel in QEMU
+#   lint         gofmt, go vet and staticcheck, in every module
+#   unit         the main module's tests, the fuzz targets' seeds included
+#   deployments  the modules test/deployments and tools/image: what deployments/ renders, and the image
+#   kubelet      the module test/kubelet: the plugin with the real kubelet's device manager
+#   vm           test/vm/run.sh: the plugin on a real Linux kernel in QEMU
+#   cluster      test/cluster/run.sh: the deployments on a real Kubernetes of one node
 #
 # As root on Debian it installs what is missing. What this machine cannot do is skipped with a line that says why; where CI=true that is a
 # failure. A stage that fails does not keep the next from running. The exit status is 0 when all that ran passed, else 1.
 set -uo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) && cd "$top" || exit 1
 
-ALL=(lint unit kubelet vm)
+ALL=(lint unit deployments kubelet vm cluster)
 CANNOT=77 # a stage's exit status when this machine cannot run it; the reason is in $state/reason
 
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
@@ -78,15 +80,17 @@ skips() {
 		/^ *--- SKIP: / { print $3 ": " reason[$3] }' "$1" | tr -d '\r' | while read -r line; do left_out "$line"; done
 }
 
+# plain_builds has go build as test/vm/run.sh and test/cluster/run.sh do: the many packages of Kubernetes are then compiled once for all.
+plain_builds() { export CGO_ENABLED=0 GOFLAGS="$GOFLAGS -trimpath"; }
+
 stage_lint() {
 	local failed=0 module staticcheck script unformatted
 	unformatted=$(gofmt -l .)
 	[ -z "$unformatted" ] || { say "gofmt would change:"; echo "$unformatted"; failed=1; }
 	for script in test/*.sh test/*/*.sh .ci/run; do bash -n "$script" || failed=1; done
 	staticcheck=$(go tool -modfile=tools/go.mod -n staticcheck) || return 1
-	# As test/vm/run.sh builds: the kubelet's many packages are then compiled once for both.
-	export CGO_ENABLED=0 GOFLAGS="$GOFLAGS -trimpath"
-	for module in . test/kubelet; do
+	plain_builds
+	for module in . test/kubelet test/cluster test/deployments tools/image; do
 		say "module $module: go vet, staticcheck"
 		(cd "$module" && go vet ./...) || failed=1
 		(cd "$module" && "$staticcheck" ./...) || failed=1
@@ -100,6 +104,17 @@ stage_unit() {
 	go_test "${race[@]}" -timeout 15m ./...
 }
 
+# Without the race detector: what is tested is a program's output, and Helm and Kubernetes would be compiled once more for it. -count=1: go's
+# cache of results does not see files outside of a module.
+stage_deployments() {
+	local failed=0 module
+	plain_builds
+	for module in test/deployments tools/image; do
+		(cd "$module" && go_test -count=1 -timeout 15m ./...) || failed=1
+	done
+	return $failed
+}
+
 stage_kubelet() {
 	local race
 	race_detector
@@ -108,11 +123,16 @@ stage_kubelet() {
 	go_test "${race[@]}" -timeout 30m ./...
 }
 
-stage_vm() {
-	test/vm/run.sh 2>&1 | tee "$state/vm"
+stage_vm() { machine test/vm/run.sh; }
+
+stage_cluster() { machine test/cluster/run.sh; }
+
+# machine SCRIPT runs a script that makes a machine of its own for its tests.
+machine() {
+	"$1" 2>&1 | tee "$state/machine"
 	local result=${PIPESTATUS[0]}
-	skips "$state/vm"
-	[ "$result" != $CANNOT ] || cannot "$(sed -n 's/^vm: cannot run here: //p' "$state/vm" | tail -n 1)"
+	skips "$state/machine"
+	[ "$result" != $CANNOT ] || cannot "$(sed -n "s/^$current: cannot run here: //p" "$state/machine" | tail -n 1)"
 	return "$result"
 }
 
@@ -139,7 +159,7 @@ run() {
 	fi
 	[ $word != FAILED ] || failed=1
 	printf '== %s: %s after %d s%s\n\n' "$current" $word $((SECONDS - began)) "${why:+: $why}"
-	printf '  %-8s %-8s %5d s  %s\n' "$current" $word $((SECONDS - began)) "$why" >>"$state/summary"
+	printf '  %-11s %-8s %5d s  %s\n' "$current" $word $((SECONDS - began)) "$why" >>"$state/summary"
 }
 
 [ $# -gt 0 ] || set -- "${ALL[@]}"

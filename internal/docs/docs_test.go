@@ -69,7 +69,7 @@ func makeTargets(makefile string) (targets []string) {
 }
 
 // folders of the project that a document may name a file of without "./".
-var folders = []string{"cmd/", "deploy/", "devtree/", "docs/", "events/", "internal/", "kubeletapi/", "qat/", "test/", "tools/", ".ci/"}
+var folders = []string{"cmd/", "deployments/", "examples/", "devtree/", "docs/", "events/", "internal/", "kubeletapi/", "qat/", "test/", "tools/", ".ci/"}
 
 func TestEveryFileInTheDocumentsCommandsExists(t *testing.T) {
 	for _, p := range pages(t) {
