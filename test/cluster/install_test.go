@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,71 +154,41 @@ func daemonSet(t *testing.T, objects string) *appsv1.DaemonSet {
 	return found
 }
 
-// ready waits until kubectl says that the DaemonSet is rolled out, and returns its pod.
+// ready waits until kubectl says that the DaemonSet is rolled out and the API says that its pod is ready, and returns the pod. One may be sooner than
+// the other.
 func (in *installation) ready() *corev1.Pod {
 	in.t.Helper()
-	stopw := make(chan struct{})
-	var buf strings.Builder
-	donew := make(chan struct{})
-	go func() {
-		defer close(donew)
-		last := ""
-		for {
-			select {
-			case <-stopw:
-				return
-			default:
-			}
-			d, err := in.client.AppsV1().DaemonSets(namespace).Get(context.Background(), in.set, metav1.GetOptions{})
-			ps, _ := in.client.CoreV1().Pods(namespace).List(context.Background(), metav1.ListOptions{})
-			now := fmt.Sprintf("err %v gen %d %+v", err, d.Generation, d.Status)
-			for _, p := range ps.Items {
-				now += fmt.Sprintf(" | %s del %v ready %v", p.Name, p.DeletionTimestamp != nil, isReady(&p))
-			}
-			if now != last {
-				fmt.Fprintf(&buf, "%s %s\n", time.Now().Format("05.000"), now)
-				last = now
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-	}()
-	outr := kubectl(in.t, "rollout", "status", "-n", namespace, "daemonset/"+in.set, "--timeout="+deadline.String())
-	fmt.Fprintf(&buf, "%s rollout: %s\n", time.Now().Format("05.000"), outr)
-	time.Sleep(20 * time.Millisecond)
-	close(stopw)
-	<-donew
-	defer func() {
-		if in.t.Failed() {
-			in.t.Logf("XXX\n%s", buf.String())
-		}
-	}()
-	pod := in.pod()
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady && c.Status != corev1.ConditionTrue {
-			in.t.Fatalf("the DaemonSet is rolled out, but the API says of its pod: ready %s, %s", c.Status, c.Message)
-		}
-	}
+	kubectl(in.t, "rollout", "status", "-n", namespace, "daemonset/"+in.set, "--timeout="+deadline.String())
+	pod, _ := await(in.t, in.findPod, in.client.CoreV1().Pods(namespace).Watch, func(pod *corev1.Pod) (bool, string) {
+		return isReady(pod), fmt.Sprintf("the DaemonSet is rolled out, but its pod %s is not ready", pod.Name)
+	})
 	return pod
 }
 
-// pod is the plugin's pod, leaving out those that are on their way out.
+// pod is the plugin's pod.
 func (in *installation) pod() *corev1.Pod {
 	in.t.Helper()
-	set, err := in.client.AppsV1().DaemonSets(namespace).Get(in.t.Context(), in.set, metav1.GetOptions{})
+	pod, err := in.findPod(in.t.Context())
 	must(in.t, err)
+	return pod
+}
+
+// findPod finds the one pod of the DaemonSet that is not on its way out.
+func (in *installation) findPod(ctx context.Context) (*corev1.Pod, error) {
+	set, err := in.client.AppsV1().DaemonSets(namespace).Get(ctx, in.set, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
 	options := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(set.Spec.Selector)}
-	pods, err := in.client.CoreV1().Pods(namespace).List(in.t.Context(), options)
-	must(in.t, err)
-	var found []corev1.Pod
-	for _, pod := range pods.Items {
-		if pod.DeletionTimestamp == nil {
-			found = append(found, pod)
-		}
+	pods, err := in.client.CoreV1().Pods(namespace).List(ctx, options)
+	if err != nil {
+		return nil, err
 	}
+	found := slices.DeleteFunc(pods.Items, func(pod corev1.Pod) bool { return pod.DeletionTimestamp != nil })
 	if len(found) != 1 {
-		in.t.Fatalf("DaemonSet %s has %d pods, want 1", in.set, len(found))
+		return nil, fmt.Errorf("DaemonSet %s has %d pods, want 1", in.set, len(found))
 	}
-	return &found[0]
+	return &found[0], nil
 }
 
 // logs are what the plugin's pods logged, from the files that the kubelet keeps: it may not answer just now.

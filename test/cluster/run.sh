@@ -113,7 +113,7 @@ build_programs() {
 
 build_tests() {
 	(cd "$here" && go test -c -o "$cache/cluster.test" .) || fail "the tests do not compile"
-	compile "$cache/adf_ctl" <"$here/adf_ctl.c" || fail "adf_ctl.c does not compile"
+	compile "$cache/adf_ctl" <"$here/adf_ctl/adf_ctl.c" || fail "adf_ctl.c does not compile"
 	step "built the tests"
 }
 
@@ -170,8 +170,9 @@ sweep
 export CLUSTER_TOP=$top CLUSTER_PROGRAMS=$programs CLUSTER_RUNTIME=$runtime CLUSTER_LOGS=$logs CLUSTER_CACHE=$cache CLUSTER_IMAGE=$image
 export CLUSTER_CGROUP=qatplugin-cluster-$$ CLUSTER_STARTED=$started TEST_ARGS=${TEST_ARGS:--test.v}
 # The node's processes are in namespaces that die with their first process; that one dies with unshare, and unshare with this shell, even
-# when it is killed. The network namespace belongs to the first user namespace: it hears the kernel's uevents.
-setpriv --pdeathsig KILL unshare --mount --propagation private --pid --net --mount-proc --fork --kill-child=KILL \
+# when it is killed. The network namespace belongs to the first user namespace: it hears the kernel's uevents. env gives back the signals that
+# bash takes from what runs in the background: Ctrl-C in the node's shell.
+env --default-signal=INT,QUIT setpriv --pdeathsig KILL unshare --mount --propagation private --pid --net --mount-proc --fork --kill-child=KILL \
 	bash "$here/node.sh" "${1:-tests}" <&0 9>&- &
 node=$!
 while :; do # a trapped signal ends wait, too
