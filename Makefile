@@ -23,7 +23,7 @@ demo: build ## see the plugin at work on a look-alike host: no root, no hardware
 	@bin/qat_demo $(ARGS)
 
 .PHONY: test
-test: ## lint, unit, e2e-kubelet and e2e; installs what is missing when it may, and says what it leaves out
+test: ## lint, unit, deployments and every e2e; installs what is missing when it may, and says what it leaves out
 	@test/run.sh
 
 .PHONY: lint

@@ -298,7 +298,9 @@ func (l *loop) tell(since time.Time) {
 		left = append([]Omission{{Subject: "adf_ctl", Reason: l.known.failure}}, left...)
 	}
 	l.left.Store(&left)
-	l.vitals.Looked()
+	if l.known.failure == "" {
+		l.vitals.Looked()
+	}
 	old, tree := l.seen, l.known.tree
 	if old == tree {
 		return

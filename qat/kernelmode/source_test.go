@@ -94,3 +94,37 @@ func TestADeafPluginLooksMoreOften(t *testing.T) {
 		}
 	})
 }
+
+// Until adf_ctl has answered, nothing is known of the devices.
+func TestTheFirstLookIsDoneWhenADFCtlHasAnswered(t *testing.T) {
+	h := newTestHost(t, lookalike.WithoutIOMMU())
+	h.up(t, h.addPF(t, 0, addressA))
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(h.config())
+		must(t, err)
+		var answers atomic.Bool
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- p.watch(ctx, func(context.Context) ([]byte, error) {
+				if !answers.Load() {
+					return nil, errors.New("no such program")
+				}
+				return []byte(h.statusText()), nil
+			}, func(*devtree.Tree) {})
+		}()
+		pass(time.Minute)
+		if p.CheckFirstLook(ctx) == nil {
+			t.Error("it is done though adf_ctl never answered")
+		}
+		answers.Store(true)
+		pass(time.Hour)
+		if err := p.CheckFirstLook(ctx); err != nil {
+			t.Errorf("after an answer: %v", err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}

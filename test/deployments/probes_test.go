@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // A probe that gives up before the program has answered would take a plugin that says what is wrong for one that says nothing.
@@ -15,8 +17,8 @@ func TestProbesWaitLongerThanTheProgramTakesToAnswer(t *testing.T) {
 	patience := checkPatience(t)
 	for _, o := range overlays() {
 		c := o.plugin(t).container(t)
-		for name, seconds := range map[string]int32{"liveness": c.LivenessProbe.TimeoutSeconds, "readiness": c.ReadinessProbe.TimeoutSeconds} {
-			if timeout := time.Duration(seconds) * time.Second; timeout <= patience {
+		for name, probe := range map[string]*corev1.Probe{"startup": c.StartupProbe, "liveness": c.LivenessProbe, "readiness": c.ReadinessProbe} {
+			if timeout := time.Duration(probe.TimeoutSeconds) * time.Second; timeout <= patience {
 				t.Errorf("%s: the %s probe waits %v, and an answer may take %v", o.name, name, timeout, patience)
 			}
 		}
@@ -27,9 +29,11 @@ func TestProbesWaitLongerThanTheProgramTakesToAnswer(t *testing.T) {
 // not let go, longer. A restart would only wait, too.
 func TestARestartTakesAPluginThatStandsStillForTwoMinutes(t *testing.T) {
 	for _, o := range overlays() {
-		live := o.plugin(t).container(t).LivenessProbe
-		if got := time.Duration(live.PeriodSeconds*live.FailureThreshold) * time.Second; got < 2*time.Minute {
-			t.Errorf("%s: it is restarted after %v", o.name, got)
+		c := o.plugin(t).container(t)
+		for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe} {
+			if got := time.Duration(probe.PeriodSeconds*probe.FailureThreshold) * time.Second; got < 2*time.Minute || probe.HTTPGet.Path != "/livez" {
+				t.Errorf("%s: it is restarted after %v without an answer of %s", o.name, got, probe.HTTPGet.Path)
+			}
 		}
 	}
 }
