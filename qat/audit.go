@@ -46,6 +46,9 @@ func (t *audit) due() time.Time {
 	return due
 }
 
+// isDue tells whether it is time for the next audit.
+func (t *audit) isDue(now time.Time) bool { return !t.at.IsZero() && !now.Before(t.at) }
+
 // heard says that events told of these functions: a difference there is no drift.
 func (t *audit) heard(list []Address) {
 	for _, a := range list {
@@ -72,7 +75,7 @@ func (t *audit) turn(f *fold, now time.Time) {
 			klog.ErrorS(nil, "Drift: a device changed and no event told of it", "device", a, "before", before, "now", f.outcome(a), "total", t.drift)
 		}
 	}
-	if t.at.IsZero() || now.Before(t.at) {
+	if !t.isDue(now) {
 		return
 	}
 	t.at = time.Time{} // schedule plans the next

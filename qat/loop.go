@@ -43,6 +43,7 @@ func newLoop(p *Plugin, publish func(*devtree.Tree)) *loop {
 		vitals:     &p.Vitals,
 		publish:    publish,
 		audit:      audit{interval: p.cfg.AuditInterval, suspects: map[Address]time.Time{}},
+		left:       leftOut{vfs: map[Address]omission{}},
 	}
 	if klog.V(4).Enabled() {
 		l.mailbox.SetTrace(traceLimit)
@@ -98,6 +99,7 @@ func (l *loop) run(ctx context.Context) {
 		case <-l.mailbox.Wake():
 		case <-l.vitals.Hearing.Wake():
 		case <-l.vitals.Pings():
+			continue
 		case <-timer.C:
 		}
 		l.turn(time.Now())
@@ -145,6 +147,9 @@ func (l *loop) turn(now time.Time) {
 	}
 	l.fold.health.turn(now)
 	l.vitals.Hearing.Turn(now)
+	if l.blind && l.audit.isDue(now) {
+		l.lookAtAll(now) // what was in the way may have gone without an event, as when a file system was mounted
+	}
 	l.audit.turn(l.fold, now)
 	l.tell(since)
 	logLeftOut(l.left.turn(l.fold.left, now))
@@ -156,11 +161,12 @@ func (l *loop) lookAtAll(now time.Time) {
 	clear(l.audit.suspects)
 	l.vitals.Hearing.Ask(now)
 	err := l.fold.lookAtAll(now)
-	if l.blind = err != nil; l.blind {
+	if err == nil {
+		l.vitals.Looked()
+	} else if !l.blind {
 		klog.ErrorS(err, "Cannot look at the host; it will be looked at when this directory is there", "sysfs", l.classifier.sysfs)
-		return
 	}
-	l.vitals.Looked()
+	l.blind = err != nil
 }
 
 // marked are the functions that the marked subjects stand for.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -20,6 +21,14 @@ const (
 	listenMax   = time.Minute
 	// hangUp is what requests under way get at the end.
 	hangUp = time.Second
+
+	// Whoever reaches the address can make connections, and pays with memory and file descriptors that the devices are served with. So each
+	// carries one request, as the kubelet's probes do; it has readPatience to arrive and its answer, from then on, answerPatience to leave. More
+	// than maxConnections at once are closed unheard.
+	readPatience   = 5 * time.Second
+	answerPatience = checkPatience + 5*time.Second
+	maxConnections = 64
+	maxHeader      = 16 << 10 // bytes
 )
 
 // A check is one thing that must be well. Its error says what is not.
@@ -79,18 +88,45 @@ func (c checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "%s%s check passed\n", text.String(), c.name)
 }
 
-// serveHealth serves the handler at the address until ctx ends. An address that cannot be had is logged and tried again: devices are
-// served all the same. opened is told the address that is served; it may be nil.
+// newHealthServer makes the server, whose requests end with ctx.
+func newHealthServer(ctx context.Context, handler http.Handler) *http.Server {
+	var connections atomic.Int32
+	server := &http.Server{
+		Handler: handler, ReadTimeout: readPatience, WriteTimeout: answerPatience, MaxHeaderBytes: maxHeader,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnState: func(c net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				if connections.Add(1) > maxConnections {
+					_ = c.Close() // to which the server comes, and then tells of its end
+				}
+			case http.StateClosed:
+				connections.Add(-1)
+			}
+		},
+	}
+	server.SetKeepAlivesEnabled(false)
+	return server
+}
+
+// serveHealth serves the handler at the address until ctx ends, and returns when what is under way then is answered, or hangUp is over. An address
+// that cannot be had is logged and tried again: devices are served all the same. opened is told the address that is served; it may be nil.
 func serveHealth(ctx context.Context, address string, handler http.Handler, opened func(net.Addr)) {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	server := newHealthServer(ctx, handler)
+	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hangUp)
 		defer cancel()
 		if server.Shutdown(ctx) != nil {
 			_ = server.Close()
 		}
 	})
-	defer stop()
+	defer func() {
+		if !stop() {
+			<-ended // Serve returns when Shutdown begins
+		}
+	}()
 	for wait := listenFirst; ; wait = min(2*wait, listenMax) {
 		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 		if err == nil {

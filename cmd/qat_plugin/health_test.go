@@ -9,12 +9,17 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/klog/v2"
+
+	"qatplugin/internal/fakekubelet"
+	"qatplugin/internal/lookalike"
 )
 
 // patient is what the mode answers in a test; the zero value is well.
@@ -64,6 +69,13 @@ func TestHealthEndpointsSayWhatIsWellAndWhatIsNot(t *testing.T) {
 		})
 	}
 	w := httptest.NewRecorder()
+	healthHandler(patient{}, well).ServeHTTP(w, httptest.NewRequest("GET", "/livez", nil))
+	for name, want := range map[string]string{"Cache-Control": "no-store", "Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"} {
+		if got := w.Header().Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	w = httptest.NewRecorder()
 	healthHandler(patient{}, well).ServeHTTP(w, httptest.NewRequest("POST", "/livez", nil))
 	if w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("POST is answered with %d, want 405", w.Code)
@@ -82,29 +94,38 @@ func TestAStuckLoopMakesAProbeWaitForALimitedTime(t *testing.T) {
 
 // An address that somebody else has ends nothing: it is taken when it is free.
 func TestAnAddressThatIsTakenIsWaitedFor(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	opened, ended := make(chan net.Addr, 1), make(chan struct{})
-	go func() {
-		defer close(ended)
-		serveHealth(ctx, taken.Addr().String(), http.NotFoundHandler(), func(a net.Addr) { opened <- a })
-	}()
-	if err := taken.Close(); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case a := <-opened:
-		if a.String() != taken.Addr().String() {
+	log := captureLog(t)
+	synctest.Test(t, func(t *testing.T) {
+		taken, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		opened, ended := make(chan net.Addr, 1), make(chan struct{})
+		go func() {
+			defer close(ended)
+			serveHealth(ctx, taken.Addr().String(), http.NotFoundHandler(), func(a net.Addr) { opened <- a })
+		}()
+		time.Sleep(10 * time.Minute)
+		klog.Flush()
+		var waits []string
+		for _, line := range log.with("Cannot serve /livez and /readyz") {
+			_, wait, _ := strings.Cut(strings.TrimSpace(line), "after=")
+			waits = append(waits, wait)
+		}
+		waits = slices.Compact(waits) // klog writes an error once for each severity, and the longest lasts
+		if diff := cmp.Diff([]string{`"1s"`, `"2s"`, `"4s"`, `"8s"`, `"16s"`, `"32s"`, `"1m0s"`}, waits); diff != "" {
+			t.Errorf("waits (-want +got):\n%s", diff)
+		}
+		if err := taken.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if a := <-opened; a.String() != taken.Addr().String() {
 			t.Errorf("serves %v, want %v", a, taken.Addr())
 		}
-	case <-time.After(20 * time.Second):
-		t.Error("the address is never served")
-	}
-	cancel()
-	<-ended
+		cancel()
+		<-ended
+	})
 }
 
 func get(t *testing.T, url string) (status int, body string) {
@@ -146,6 +167,66 @@ func TestThePluginServesItsHealthAtTheAddress(t *testing.T) {
 				t.Error("the address is still served")
 			}
 		})
+	}
+}
+
+// Ready is what the kubelet holds, and alive is the process alone.
+func TestThePluginIsReadyWhenTheKubeletHasItsList(t *testing.T) {
+	log, host, dir := captureLog(t), lookalike.Start(t), t.TempDir()
+	for _, err := range []error{
+		host.LoadDriver("vfio-pci"),
+		host.AddPF(lookalike.PF{Address: "0000:6b:00.0", Services: "sym;asym"}),
+		host.AddVF(lookalike.VF{Address: "0000:6b:00.1", PF: "0000:6b:00.0"}),
+		host.Bind("0000:6b:00.1", "vfio-pci"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan int, 1)
+	args := []string{"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir, "-logtostderr=false", "-health-address", "127.0.0.1:0"}
+	go func() { ended <- run(ctx, args, io.Discard, io.Discard) }()
+	defer func() { cancel(); <-ended }()
+	address := log.await(t, regexp.MustCompile(`"Serving /livez and /readyz" address="([^"]+)"`))[1]
+	log.await(t, regexp.MustCompile(`"List changed" resource="cy"`))
+	status, body := get(t, "http://"+address+"/readyz")
+	if want := "[-]registered failed: qat.intel.com/cy"; status != 500 || !strings.Contains(body, want) {
+		t.Errorf("without a kubelet: %d %s, want 500 and %q", status, body, want)
+	}
+	if status, body := get(t, "http://"+address+"/livez"); status != 200 {
+		t.Errorf("/livez without a kubelet: %d %s", status, body)
+	}
+	kubelet, err := fakekubelet.Start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kubelet.Stop()
+	log.await(t, regexp.MustCompile(`"Registered with the kubelet"`))
+	limit, cancelLimit := context.WithTimeout(ctx, 20*time.Second)
+	defer cancelLimit()
+	if _, err := kubelet.WaitList(limit, "qat.intel.com/cy", func(l fakekubelet.List) bool { return len(l.Devices) == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := get(t, "http://"+address+"/readyz"); status != 200 {
+		t.Errorf("with a kubelet that follows the list: %d %s", status, body)
+	}
+}
+
+// A plugin that fails does not stay for the sake of its health.
+func TestAPluginThatFailsServesItsHealthNoLonger(t *testing.T) {
+	dir := "/" + strings.Repeat("x", 200) // too long for a socket (unix(7))
+	args := []string{"-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", dir, "-logtostderr=false", "-health-address", "127.0.0.1:0"}
+	captureLog(t)
+	ended := make(chan int, 1)
+	go func() { ended <- run(t.Context(), args, io.Discard, io.Discard) }()
+	select {
+	case code := <-ended:
+		if code != 1 {
+			t.Errorf("exit status %d, want 1", code)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it does not end")
 	}
 }
 

@@ -58,6 +58,15 @@ func TestAWrongFlagEndsWithExit2AndOneLineThatSaysWhatIsAllowed(t *testing.T) {
 	}
 }
 
+func TestAHealthAddressMayBeGivenAndBeNone(t *testing.T) {
+	for _, want := range []string{"", ":0", ":65535", "localhost:8081", "127.0.0.1:8081", "[::1]:8081"} {
+		o, err := parseFlags([]string{"-health-address=" + want}, io.Discard)
+		if err != nil || o.healthAddress != want {
+			t.Errorf("-health-address=%s: %+v, %v", want, o, err)
+		}
+	}
+}
+
 func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	if code := run(context.Background(), []string{"-h"}, &stdout, &stderr); code != 0 || stderr.Len() > 0 {

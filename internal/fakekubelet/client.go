@@ -117,7 +117,8 @@ func (k *Kubelet) receive(l *life, resource string, devices []*pluginapi.Device,
 		k.mu.Unlock()
 		return
 	}
-	list := List{Resource: resource, Devices: devices, Time: at, Life: l.number, Seq: k.lists[resource].Seq + 1, Live: true}
+	_, live := k.clients[resource] // not when the end of another stream took the client while this list was on its way
+	list := List{Resource: resource, Devices: devices, Time: at, Life: l.number, Seq: k.lists[resource].Seq + 1, Live: live}
 	k.lists[resource] = list
 	k.touch()
 	k.mu.Unlock()

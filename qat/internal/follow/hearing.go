@@ -40,7 +40,7 @@ const (
 // silent for good, and a sysfs that is not the host's tells of no write. So the kernel is asked for an event that must come back
 // (Documentation/ABI/testing/sysfs-uevent). On an ordinary directory, a look-alike host, there is nothing to ask: inotify tells everything.
 //
-// Ask and Turn are for the goroutine of the loop, Hear for those of the sources; all may be called from any.
+// Ask and Turn are for the goroutine of the loop, Hear is for those of the sources, and everything else for any.
 type Hearing struct {
 	Closed atomic.Int32 // sources that are not open
 
@@ -78,14 +78,11 @@ func NewHearing(sysfs string, write Writer) *Hearing {
 	return &Hearing{sysfs: sysfs, write: write, world: process{}, wake: make(chan struct{}, 1)}
 }
 
-// Ask asks the kernel for an event. The sources must be open, or the answer will be missed. While one is awaited it does nothing.
+// Ask asks the kernel for an event. The sources must be open, or the answer will be missed. The answer to an older question counts no longer,
+// nor is it waited for: who asks again has reason to, as after a loss, which may have been that of the answer.
 func (h *Hearing) Ask(now time.Time) {
-	h.mu.Lock()
-	if !h.patience.IsZero() {
-		h.mu.Unlock()
-		return
-	}
 	question := newUUID()
+	h.mu.Lock()
 	h.question, h.own, h.again, h.patience = question, false, time.Time{}, now.Add(hearPatience)
 	h.mu.Unlock()
 	if f := h.ask("change " + question); f.verdict != unasked { // without the lock: the answer comes while it is written
@@ -102,6 +99,8 @@ func (h *Hearing) ask(question string) finding {
 		return finding{verdict: hears}
 	case !h.world.whole(h.sysfs):
 		return finding{deaf, deafParts}
+	case !h.world.answers():
+		return h.unaskable("it is older than 4.13")
 	}
 	if err := h.write.Write(loFile, question); err != nil {
 		klog.V(2).InfoS("Cannot ask whose the sysfs is", "err", err)
@@ -112,10 +111,16 @@ func (h *Hearing) ask(question string) finding {
 		return finding{unproven, "a dry run does not ask the kernel for an event"}
 	case err == nil:
 		return finding{}
-	case h.world.inUserNamespace():
+	}
+	return h.unaskable(err.Error())
+}
+
+// unaskable is what is known when the kernel cannot be asked.
+func (h *Hearing) unaskable(why string) finding {
+	if h.world.inUserNamespace() {
 		return finding{deaf, deafUserNamespace}
 	}
-	return finding{unproven, "the kernel cannot be asked for an event: " + err.Error()}
+	return finding{unproven, "the kernel cannot be asked for an event: " + why}
 }
 
 // Hear tells whether the event is an answer. It is called by the readers of sockets and does not make them wait.

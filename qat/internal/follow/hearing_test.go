@@ -1,20 +1,26 @@
 package follow
 
 import (
+	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/klog/v2"
+
 	"qatplugin/events"
 )
 
 // world is what the test says of where the process runs.
-type world struct{ ordinary, parts, user, netns bool }
+type world struct{ ordinary, parts, old, user, netns bool }
 
 func (w world) isSysfs(string) bool           { return !w.ordinary }
 func (w world) whole(string) bool             { return !w.parts }
+func (w world) answers() bool                 { return !w.old }
 func (w world) inUserNamespace() bool         { return w.user }
 func (w world) inFirstNetworkNamespace() bool { return !w.netns }
 
@@ -59,13 +65,20 @@ func (l *listening) question(file string) string {
 // answer is the kernel's event, as it writes it (lib/kobject_uevent.c, kobject_synth_uevent).
 func (l *listening) answer(path, question string) bool {
 	l.t.Helper()
-	e := &events.Event{}
-	message := "change@" + path + "\x00ACTION=change\x00DEVPATH=" + path + "\x00SUBSYSTEM=bus\x00SYNTH_UUID=" + question + "\x00SEQNUM=7\x00"
-	if err := events.ParseUevent(e, []byte(message)); err != nil {
-		l.t.Fatal(err)
-	}
+	e := uevent(l.t, path, "SYNTH_UUID="+question)
 	e.Time = l.now
 	return l.Hear(e)
+}
+
+// uevent is an event of the kernel with these variables besides those that each has.
+func uevent(t *testing.T, path string, variables ...string) *events.Event {
+	t.Helper()
+	e := &events.Event{}
+	message := strings.Join(append([]string{"change@" + path, "ACTION=change", "DEVPATH=" + path, "SUBSYSTEM=bus"}, append(variables, "SEQNUM=7", "")...), "\x00")
+	if err := events.ParseUevent(e, []byte(message)); err != nil {
+		t.Fatal(err)
+	}
+	return e
 }
 
 func (l *listening) pass(d time.Duration) {
@@ -93,6 +106,8 @@ func TestWhatIsFoundOfTheHearing(t *testing.T) {
 		"only lo answers, which other processes can bring about": {answer: func(l *listening) { l.answer(loPath, l.question(loFile)) }, want: finding{deaf, deafUnknown}},
 		"somebody else's question is answered":                   {answer: func(l *listening) { l.answer(busPath, newUUID()) }, want: finding{deaf, deafUnknown}},
 		"parts of the host's sysfs":                              {world: world{parts: true}, want: finding{deaf, deafParts}},
+		"a kernel that knows no questions":                       {world: world{old: true}, want: finding{unproven, "the kernel cannot be asked for an event: it is older than 4.13"}},
+		"such a kernel, in a user namespace":                     {world: world{old: true, user: true}, want: finding{deaf, deafUserNamespace}},
 		"an ordinary directory is not asked":                     {world: world{ordinary: true, user: true}, want: finding{verdict: hears}},
 		"a dry run asks nothing":                                 {before: func(l *listening) { l.write.Dry = true }, want: finding{unproven, "a dry run does not ask the kernel for an event"}},
 	} {
@@ -146,14 +161,63 @@ func TestNothingIsConcludedBeforePatienceEnds(t *testing.T) {
 	if l.finding.verdict != unasked || l.Limited() || l.check() == nil {
 		t.Errorf("found %+v, limited %v, check %v; want an open question, nothing limited, and not well yet", l.finding, l.Limited(), l.check())
 	}
-	question := l.question(busFile)
-	l.Ask(l.now)
-	if got := l.question(busFile); got != question {
-		t.Errorf("it was asked again while an answer was awaited")
-	}
 	l.pass(time.Nanosecond)
 	if l.finding.verdict != deaf {
 		t.Errorf("found %+v, want deaf", l.finding)
+	}
+}
+
+func TestWakeSaysThatThereIsAVerdict(t *testing.T) {
+	l := newListening(t, world{})
+	l.Ask(l.now)
+	select {
+	case <-l.Wake():
+		t.Fatal("a signal came without a verdict")
+	default:
+	}
+	l.answer(busPath, l.question(busFile))
+	select {
+	case <-l.Wake():
+	default:
+		t.Error("no signal came with the verdict")
+	}
+}
+
+// Turn is called at each event; what it found it says once.
+func TestAVerdictIsLoggedOnce(t *testing.T) {
+	var log bytes.Buffer
+	state := klog.CaptureState()
+	defer state.Restore()
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	klog.SetOutputBySeverity("INFO", &log) // which gets the errors, too
+	l := newListening(t, world{})
+	said := func() []string {
+		klog.Flush()
+		defer log.Reset()
+		var lines []string
+		for line := range strings.Lines(log.String()) {
+			_, line, _ = strings.Cut(strings.TrimSpace(line), "] ")
+			lines = append(lines, line)
+		}
+		return lines
+	}
+	var got [][]string
+	for _, do := range []func(){
+		func() { l.Ask(l.now); l.pass(0) },
+		func() { l.pass(hearPatience) },
+		func() { l.pass(time.Second); l.pass(hearAgain); l.pass(hearPatience); l.pass(hearAgain) }, // still deaf
+		func() { l.answer(busPath, l.question(busFile)); l.pass(0); l.pass(time.Second) },
+		func() { l.Ask(l.now); l.answer(busPath, l.question(busFile)); l.pass(0) },
+	} {
+		do()
+		got = append(got, said())
+	}
+	want := [][]string{
+		nil, {`"Deaf to what happens on the host, looking at everything more often instead" err="` + deafUnknown + `"`}, nil, {`"The kernel's events are heard now"`}, nil,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("logged (-want +got):\n%s", diff)
 	}
 }
 
@@ -199,13 +263,26 @@ func TestASourceThatIsNotOpenLimitsTheHearing(t *testing.T) {
 
 // The kernel refuses what is not of the form 8-4-4-4-12 (lib/kobject_uevent.c, action_arg_word_end and uuid_is_valid).
 func TestAQuestionIsAUUID(t *testing.T) {
-	groups := strings.Split(newUUID(), "-")
+	seen := map[string]bool{}
+	for range 100 { // of random bits, some would be right by chance
+		question := newUUID()
+		checkUUID(t, question)
+		if seen[question] {
+			t.Errorf("question %q comes again", question)
+		}
+		seen[question] = true
+	}
+}
+
+func checkUUID(t *testing.T, question string) {
+	t.Helper()
+	groups := strings.Split(question, "-")
 	for i, want := range []int{8, 4, 4, 4, 12} {
 		if len(groups) != 5 || len(groups[i]) != want || strings.Trim(groups[i], "0123456789abcdef") != "" {
 			t.Fatalf("question %q, want five groups of 8, 4, 4, 4 and 12 hexadecimal digits", groups)
 		}
 	}
-	if groups[2][0] != '4' || newUUID() == newUUID() {
-		t.Errorf("question %q, want version 4, another each time", groups)
+	if groups[2][0] != '4' || !strings.ContainsAny(groups[3][:1], "89ab") {
+		t.Errorf("question %q, want version 4 of variant 10", groups)
 	}
 }
