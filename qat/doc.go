@@ -4,7 +4,7 @@
 // A [Plugin] listens to the sources of events that it is given, looks at all of sysfs once, and from then on only at what an event names.
 // An event is never believed: it says where to look, and sysfs says what is true. So the Tree does not depend on the order of
 // events; after a loss, which a source tells, everything is looked at once. A slow audit checks that nothing was missed. The one
-// exception are PCI errors, which sysfs does not show.
+// exception are PCI errors, which sysfs does not show. That events arrive at all is proven at the start, by one that the kernel is asked for.
 //
 // What is not in sysfs is asked for: each PF's heartbeat, on a timer and by one reader. Writes to sysfs, to bind VFs, go beside
 // the looking, so that a device that makes a writer wait makes nobody else wait.
