@@ -51,6 +51,7 @@ type attempt struct {
 	phase       phase
 	err         error     // phase failed: why
 	at          time.Time // phase asked: when to give up; phase failed: when to try again
+	taken       time.Time // when the kernel took the newest request
 	asked       int       // how often the kernel was asked to probe, within this try
 	failures    int
 	device      Function // as it was when the job began
@@ -119,9 +120,15 @@ func (b *binder) forget(a Address) {
 func (b *binder) settled(a Address, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t := b.attempts[a]; t != nil && t.phase != phaseRunning && !now.Before(t.at) {
-		delete(b.attempts, a)
+	t := b.attempts[a]
+	if t == nil || t.phase == phaseRunning {
+		return
 	}
+	if end := t.taken.Add(bindPatience); now.Before(end) {
+		t.at = end // and not when the kernel would be asked again
+		return
+	}
+	delete(b.attempts, a)
 }
 
 // current tells whether an attempt is still that of its VF: it is not after the VF went or was made anew.
@@ -217,7 +224,7 @@ func (b *binder) ended(t *attempt, err error) {
 	if b.write.Dry {
 		t.phase = phaseDry
 	} else if err == nil {
-		t.phase, t.at = phaseAsked, now.Add(bindPatience)
+		t.phase, t.taken, t.at = phaseAsked, now, now.Add(bindPatience)
 		if t.asked <= len(askAgain) {
 			t.at = now.Add(askAgain[t.asked-1])
 		}

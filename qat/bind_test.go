@@ -332,10 +332,10 @@ func TestAnotherIncarnationIsAnotherAttempt(t *testing.T) {
 func TestABoundVFWithoutNodeIsNoAttempt(t *testing.T) {
 	x := newBinding(t)
 	x.want()
-	_, next := x.b.due(x.now)
 	x.b.settled(x.vf.Address, x.now)
-	if len(x.b.underWay()) != 1 {
-		t.Errorf("it lost its place before its time was over")
+	_, next := x.b.due(x.now)
+	if want := x.now.Add(bindPatience); len(x.b.underWay()) != 1 || !next.Equal(want) {
+		t.Errorf("%d under way until %v, want it to keep its place until %v", len(x.b.underWay()), next, want)
 	}
 	x.b.settled(x.vf.Address, next)
 	if list, next := x.b.due(next); len(list) > 0 || !next.IsZero() || len(x.b.underWay()) > 0 {

@@ -185,11 +185,16 @@ func TestTheProofThatTheKernelIsHeardIsLoggedAsSuch(t *testing.T) {
 
 func TestAHostThatCannotBeListedWasNotLookedAt(t *testing.T) {
 	h := newHost4xxx(t)
+	said := captureLog(t)
 	devices := filepath.Join(h.Sysfs(), "bus/pci/devices")
 	must(t, os.Rename(devices, devices+".away"))
 	listening(t, h, Config{}, func(t *testing.T, l *listener) {
 		if l.CheckFirstLook(t.Context()) == nil {
 			t.Error("it was looked at without a list of functions")
+		}
+		l.pass(deafAuditInterval)
+		if lines := said("Cannot look at the host"); len(lines) != 1 {
+			t.Errorf("logged %q, want one line", lines)
 		}
 		must(t, os.Rename(devices+".away", devices)) // as a file system is mounted: nobody is told
 		l.pass(deafAuditInterval)

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -78,8 +77,8 @@ func TestNoClientKeepsAConnectionForLong(t *testing.T) {
 		"that says nothing":         func(net.Conn) {},
 		"that stops in its request": func(c net.Conn) { _, _ = io.WriteString(c, request) },
 		"that spells": func(c net.Conn) {
-			for i := 0; ; i++ {
-				if _, err := fmt.Fprintf(c, "%c", (request + strings.Repeat("X", 1<<10))[i]); err != nil {
+			for {
+				if _, err := io.WriteString(c, "X"); err != nil {
 					return
 				}
 				time.Sleep(time.Second)
@@ -126,8 +125,9 @@ func TestConnectionsAreLimited(t *testing.T) {
 		}
 		one := p.dial()
 		defer one.Close()
-		if _, err := one.Read(make([]byte, 1)); err != io.EOF {
-			t.Errorf("one connection too many: %v, want the end", err)
+		started := time.Now()
+		if _, err := one.Read(make([]byte, 1)); err != io.EOF || time.Since(started) > 0 {
+			t.Errorf("one connection too many: %v after %v, want the end at once", err, time.Since(started))
 		}
 		<-ended
 		for range maxConnections {
@@ -146,6 +146,26 @@ func TestConnectionsAreLimited(t *testing.T) {
 		if response.StatusCode != 200 || !response.Close {
 			t.Errorf("status %d, to be closed: %v; want 200, true", response.StatusCode, response.Close)
 		}
+	})
+}
+
+func TestACheckThatTakesAllItMayIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, ended := servePipes(t, healthHandler(patient{stuck: true}, func(context.Context) error { return nil }))
+		c := p.dial()
+		defer c.Close()
+		if _, err := io.WriteString(c, request+"\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if response.StatusCode != 500 {
+			t.Errorf("status %d, want 500", response.StatusCode)
+		}
+		<-ended
 	})
 }
 
@@ -173,6 +193,7 @@ func TestTheEndAnswersWhatIsUnderWayAndWaitsForIt(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(begun)
 		<-r.Context().Done()
+		time.Sleep(hangUp / 10) // which the end must wait for
 		w.WriteHeader(http.StatusInternalServerError)
 		answered.Store(true)
 	})
@@ -209,10 +230,16 @@ func TestTheEndAnswersWhatIsUnderWayAndWaitsForIt(t *testing.T) {
 	if got := <-status; got != 500 {
 		t.Errorf("status %d, want 500", got)
 	}
-	if err := silent.SetReadDeadline(time.Now().Add(readPatience / 2)); err != nil {
+	mustHaveEnded(t, silent)
+}
+
+// mustHaveEnded fails when the server has not closed the connection by now.
+func mustHaveEnded(t *testing.T, c net.Conn) {
+	t.Helper()
+	if err := c.SetReadDeadline(time.Now().Add(hangUp / 2)); err != nil { // of the test, which needs microseconds
 		t.Fatal(err)
 	}
-	if _, err := silent.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("a connection that says nothing: %v, want its end", err)
 	}
 }

@@ -187,7 +187,7 @@ func TestThePluginIsReadyWhenTheKubeletHasItsList(t *testing.T) {
 	ended := make(chan int, 1)
 	args := []string{"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir, "-logtostderr=false", "-health-address", "127.0.0.1:0"}
 	go func() { ended <- run(ctx, args, io.Discard, io.Discard) }()
-	defer func() { cancel(); <-ended }()
+	defer cancel()
 	address := log.await(t, regexp.MustCompile(`"Serving /livez and /readyz" address="([^"]+)"`))[1]
 	log.await(t, regexp.MustCompile(`"List changed" resource="cy"`))
 	status, body := get(t, "http://"+address+"/readyz")
@@ -211,6 +211,16 @@ func TestThePluginIsReadyWhenTheKubeletHasItsList(t *testing.T) {
 	if status, body := get(t, "http://"+address+"/readyz"); status != 200 {
 		t.Errorf("with a kubelet that follows the list: %d %s", status, body)
 	}
+	silent, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	cancel()
+	if code := <-ended; code != 0 {
+		t.Errorf("exit status %d, want 0", code)
+	}
+	mustHaveEnded(t, silent)
 }
 
 // A plugin that fails does not stay for the sake of its health.
