@@ -56,7 +56,7 @@ func (h *host) lookForVFIO(d directory, f *Function) error {
 	}
 	there := exists(filepath.Join(h.dev, group))
 	if f.Driver == "" {
-		if there && alone(d) {
+		if there && alone(d) && !driven(d) {
 			f.Node = Node{Name: group, Missing: leaving, Leaving: true}
 		}
 		return nil
@@ -87,6 +87,12 @@ func (h *host) lookForVFIO(d directory, f *Function) error {
 		}
 	}
 	return nil
+}
+
+// driven tells whether a driver came since the link was read: a node that is there may then be the one that it made.
+func driven(d directory) bool {
+	driver, err := d.link("driver")
+	return err == nil && driver != ""
 }
 
 // lookForCdev finds the VF's own VFIO node.
