@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -37,6 +38,7 @@ func (c *container) in(t *testing.T, flags ...string) *exec.Cmd {
 
 // jail is the life of the process in the container until it becomes qat_plugin. It returns only when something failed.
 func jail(text string) error {
+	runtime.LockOSThread() // privileges are each thread's own: that which drops them must be the one that becomes the program (capabilities(7))
 	var c container
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return err
