@@ -64,7 +64,7 @@ func (a Action) String() string {
 
 // Event says that something happened at one place of the host.
 type Event struct {
-	Source Origin
+	Origin Origin
 	Action Action
 	Path   []byte    // uevent: DEVPATH, below the root of sysfs ("/devices/pci0000:6b/0000:6b:00.1"); inotify: absolute path of the entry
 	Time   time.Time // when it was received
@@ -110,7 +110,7 @@ func ParseUevent(e *Event, message []byte) error {
 	if action == 0 {
 		return errUnknownAction
 	}
-	e.Source, e.Action, e.Path, e.env = Uevent, action, header[at+1:], message[len(header)+1:]
+	e.Origin, e.Action, e.Path, e.env = Uevent, action, header[at+1:], message[len(header)+1:]
 	return nil
 }
 

@@ -56,8 +56,8 @@ func TestParseUevent(t *testing.T) {
 			if e.Action != tt.action || string(e.Path) != tt.path {
 				t.Errorf("%v of %q, want %v of %q", e.Action, e.Path, tt.action, tt.path)
 			}
-			if tt.err == nil && e.Source != Uevent {
-				t.Errorf("source %q, want %q", e.Source, Uevent)
+			if tt.err == nil && e.Origin != Uevent {
+				t.Errorf("source %q, want %q", e.Origin, Uevent)
 			}
 			for key, want := range tt.env {
 				got := "-"

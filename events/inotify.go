@@ -258,7 +258,7 @@ func (w *Watcher) deliverNotices(sink Sink, at time.Time) {
 }
 
 func (w *Watcher) deliver(sink Sink, action Action, path string, at time.Time) {
-	w.event.Source, w.event.Action, w.event.Time = Inotify, action, at
+	w.event.Origin, w.event.Action, w.event.Time = Inotify, action, at
 	w.event.Path = append(w.event.Path[:0], path...)
 	sink.Event(&w.event)
 }

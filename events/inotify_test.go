@@ -48,10 +48,10 @@ func TestEventsOfInotifySayWhereTheyComeFrom(t *testing.T) {
 	before := time.Now()
 	p.mkdir("d/x") // before Run: the kernel keeps it
 	got := make(chan Event, 1)
-	p.r.onEvent = func(e *Event) { got <- Event{Source: e.Source, Time: e.Time} }
+	p.r.onEvent = func(e *Event) { got <- Event{Origin: e.Origin, Time: e.Time} }
 	p.start()
-	if e := within(t, "the event", got); e.Source != Inotify || e.Time.Before(before) || e.Time.After(time.Now()) {
-		t.Errorf("source %q at %v", e.Source, e.Time)
+	if e := within(t, "the event", got); e.Origin != Inotify || e.Time.Before(before) || e.Time.After(time.Now()) {
+		t.Errorf("source %q at %v", e.Origin, e.Time)
 	}
 }
 

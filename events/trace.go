@@ -4,7 +4,7 @@ import "time"
 
 // Record is one event as text, kept for a log.
 type Record[K comparable] struct {
-	Source   Origin
+	Origin   Origin
 	Action   Action
 	Path     string
 	Time     time.Time

@@ -15,7 +15,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"qatplugin/devtree"
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // palette is a Plugin with all optional interfaces; a nil function is one that the test does not expect.
@@ -55,7 +55,7 @@ func (p *palette) PreStartContainer(_ context.Context, _ string, devices []*devt
 }
 
 // allocating is a kubelet that holds yellow 1, 2, 3 and the unhealthy 4 of the plugin.
-func allocating(t *testing.T, plugin Plugin, h *hand) *fakekubelet.Kubelet {
+func allocating(t *testing.T, plugin Plugin, h *hand) *kubelettest.Kubelet {
 	t.Helper()
 	dir := kubeletDir(t)
 	k := startKubelet(t, dir)
@@ -258,7 +258,7 @@ func TestOptionsAreWhatThePluginImplements(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			dir, h := kubeletDir(t), newHand()
 			registered := make(chan *pluginapi.DevicePluginOptions, 1)
-			k := startKubelet(t, dir, fakekubelet.OnRegister(func(_ context.Context, r *pluginapi.RegisterRequest) error {
+			k := startKubelet(t, dir, kubelettest.OnRegister(func(_ context.Context, r *pluginapi.RegisterRequest) error {
 				registered <- r.Options
 				return nil
 			}))

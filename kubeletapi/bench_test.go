@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"qatplugin/devtree"
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // BenchmarkPublishToKubelet measures from publish, with one device of many changed, to the list at the kubelet's end of the socket.
@@ -15,8 +15,8 @@ func BenchmarkPublishToKubelet(b *testing.B) {
 	for _, n := range []int{1, 64, 1024} {
 		b.Run(fmt.Sprintf("devices=%d", n), func(b *testing.B) {
 			dir, h := kubeletDir(b), newHand()
-			lists := make(chan fakekubelet.List, 16)
-			startKubelet(b, dir, fakekubelet.OnList(func(l fakekubelet.List) { lists <- l }))
+			lists := make(chan kubelettest.List, 16)
+			startKubelet(b, dir, kubelettest.OnList(func(l kubelettest.List) { lists <- l }))
 			run(b, dir, h)
 			trees := alternating(b, n)
 			h.set(trees[0])
@@ -44,8 +44,8 @@ func BenchmarkStart(b *testing.B) {
 	for _, n := range []int{64, 1024} {
 		b.Run(fmt.Sprintf("devices=%d", n), func(b *testing.B) {
 			dir := kubeletDir(b)
-			lists := make(chan fakekubelet.List, 16)
-			startKubelet(b, dir, fakekubelet.OnList(func(l fakekubelet.List) { lists <- l }))
+			lists := make(chan kubelettest.List, 16)
+			startKubelet(b, dir, kubelettest.OnList(func(l kubelettest.List) { lists <- l }))
 			full := alternating(b, n)[0]
 			var took []time.Duration
 			for b.Loop() {
@@ -67,8 +67,8 @@ func BenchmarkStart(b *testing.B) {
 // BenchmarkRestart measures from the new kubelet.sock to the full list there.
 func BenchmarkRestart(b *testing.B) {
 	dir, h := kubeletDir(b), newHand()
-	lists := make(chan fakekubelet.List, 16)
-	k := startKubelet(b, dir, fakekubelet.OnList(func(l fakekubelet.List) { lists <- l }))
+	lists := make(chan kubelettest.List, 16)
+	k := startKubelet(b, dir, kubelettest.OnList(func(l kubelettest.List) { lists <- l }))
 	run(b, dir, h)
 	h.set(alternating(b, 64)[0])
 	<-lists

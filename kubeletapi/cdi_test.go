@@ -21,7 +21,7 @@ import (
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	"qatplugin/devtree"
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // real is a device whose nodes exist, as CDI asks for when it gives them to a container.
@@ -100,7 +100,7 @@ func TestContainerGetsTheSameThroughCDIAsWithoutIt(t *testing.T) {
 func TestSpecIsThereBeforeTheKubeletHears(t *testing.T) {
 	dir, specs, h := kubeletDir(t), t.TempDir(), newHand()
 	var leaving atomic.Bool // specs may go while a list from before is looked at
-	k := startKubelet(t, dir, fakekubelet.OnList(func(l fakekubelet.List) {
+	k := startKubelet(t, dir, kubelettest.OnList(func(l kubelettest.List) {
 		sees := runtimeCache(t, specs).ListDevices() // the file may go while it is read
 		if i := slices.IndexFunc(l.Devices, func(d *pluginapi.Device) bool { return !slices.Contains(sees, namespace+"/vf="+d.ID) }); i >= 0 && !leaving.Load() {
 			t.Errorf("the kubelet hears of %s, and its spec is not there", l.Devices[i].ID)
@@ -112,7 +112,7 @@ func TestSpecIsThereBeforeTheKubeletHears(t *testing.T) {
 		id := strconv.Itoa(i)
 		now = with(t, now, "yellow", real(id))
 		h.set(now)
-		waitList(t, k, yellow, id, func(l fakekubelet.List) bool { return healthOf(l, id) != "" })
+		waitList(t, k, yellow, id, func(l kubelettest.List) bool { return healthOf(l, id) != "" })
 	}
 	leaving.Store(true)
 	h.set(tree(t, now, "yellow"))

@@ -9,8 +9,8 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
 
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/kubeletapi"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 func ExampleWithCDI() {
@@ -20,7 +20,7 @@ func ExampleWithCDI() {
 		return
 	}
 	defer os.RemoveAll(dir)
-	kubelet, err := fakekubelet.Start(dir)
+	kubelet, err := kubelettest.Start(dir)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -35,7 +35,7 @@ func ExampleWithCDI() {
 	go func() { done <- manager.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 
-	if _, err := kubelet.WaitList(ctx, "color.example.com/yellow", func(l fakekubelet.List) bool { return len(l.Devices) == 2 }); err != nil {
+	if _, err := kubelet.WaitList(ctx, "color.example.com/yellow", func(l kubelettest.List) bool { return len(l.Devices) == 2 }); err != nil {
 		fmt.Println(err)
 		return
 	}

@@ -9,8 +9,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"qatplugin/devtree"
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/kubeletapi"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // fpga reports regions of FPGAs. A hook of the container runtime programs a region before the container starts; it acts on containers with
@@ -49,7 +49,7 @@ func ExamplePostAllocator() {
 		return
 	}
 	defer os.RemoveAll(dir)
-	kubelet, err := fakekubelet.Start(dir)
+	kubelet, err := kubelettest.Start(dir)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -64,7 +64,7 @@ func ExamplePostAllocator() {
 	defer func() { cancel(); <-done }()
 
 	const resource = "fpga.example.com/af-compress"
-	if _, err := kubelet.WaitList(ctx, resource, func(l fakekubelet.List) bool { return len(l.Devices) == 2 }); err != nil {
+	if _, err := kubelet.WaitList(ctx, resource, func(l kubelettest.List) bool { return len(l.Devices) == 2 }); err != nil {
 		fmt.Println(err)
 		return
 	}

@@ -10,8 +10,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"qatplugin/devtree"
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/kubeletapi"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // paintShop is a device plugin: two pots of yellow paint that any container may have.
@@ -50,7 +50,7 @@ func Example() {
 		return
 	}
 	defer os.RemoveAll(dir)
-	kubelet, err := fakekubelet.Start(dir) // on a node, the kubelet's own
+	kubelet, err := kubelettest.Start(dir) // on a node, the kubelet's own
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -63,7 +63,7 @@ func Example() {
 	done := make(chan error, 1)
 	go func() { done <- manager.Run(ctx) }()
 
-	list, err := kubelet.WaitList(ctx, "color.example.com/yellow", func(l fakekubelet.List) bool { return len(l.Devices) == 2 })
+	list, err := kubelet.WaitList(ctx, "color.example.com/yellow", func(l kubelettest.List) bool { return len(l.Devices) == 2 })
 	fmt.Println(list.Resource, len(list.Devices), err)
 	answer, err := kubelet.Allocate(ctx, "color.example.com/yellow", []string{"2"})
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"qatplugin/devtree"
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 const (
@@ -177,9 +177,9 @@ func kubeletDir(t testing.TB) string {
 	return dir
 }
 
-func startKubelet(t testing.TB, dir string, opts ...fakekubelet.Option) *fakekubelet.Kubelet {
+func startKubelet(t testing.TB, dir string, opts ...kubelettest.Option) *kubelettest.Kubelet {
 	t.Helper()
-	k, err := fakekubelet.Start(dir, opts...)
+	k, err := kubelettest.Start(dir, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func startKubelet(t testing.TB, dir string, opts ...fakekubelet.Option) *fakekub
 	return k
 }
 
-func restart(t testing.TB, k *fakekubelet.Kubelet) {
+func restart(t testing.TB, k *kubelettest.Kubelet) {
 	t.Helper()
 	if err := k.Restart(); err != nil {
 		t.Fatal(err)
@@ -195,14 +195,14 @@ func restart(t testing.TB, k *fakekubelet.Kubelet) {
 }
 
 // waitIDs waits until the kubelet holds exactly these devices, in this order, and returns the list.
-func waitIDs(t testing.TB, k *fakekubelet.Kubelet, resource string, ids ...string) fakekubelet.List {
+func waitIDs(t testing.TB, k *kubelettest.Kubelet, resource string, ids ...string) kubelettest.List {
 	t.Helper()
-	return waitList(t, k, resource, fmt.Sprintf("devices %q", ids), func(l fakekubelet.List) bool {
+	return waitList(t, k, resource, fmt.Sprintf("devices %q", ids), func(l kubelettest.List) bool {
 		return l.Live && slices.Equal(listIDs(l), ids)
 	})
 }
 
-func waitList(t testing.TB, k *fakekubelet.Kubelet, resource, want string, cond func(fakekubelet.List) bool) fakekubelet.List {
+func waitList(t testing.TB, k *kubelettest.Kubelet, resource, want string, cond func(kubelettest.List) bool) kubelettest.List {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -213,7 +213,7 @@ func waitList(t testing.TB, k *fakekubelet.Kubelet, resource, want string, cond 
 	return l
 }
 
-func listIDs(l fakekubelet.List) []string {
+func listIDs(l kubelettest.List) []string {
 	ids := []string{}
 	for _, d := range l.Devices {
 		ids = append(ids, d.ID)
@@ -221,7 +221,7 @@ func listIDs(l fakekubelet.List) []string {
 	return ids
 }
 
-func healthOf(l fakekubelet.List, id string) string {
+func healthOf(l kubelettest.List, id string) string {
 	i := slices.IndexFunc(l.Devices, func(d *pluginapi.Device) bool { return d.ID == id })
 	if i < 0 {
 		return ""

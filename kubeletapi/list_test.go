@@ -17,7 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"qatplugin/devtree"
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 func TestKubeletHoldsNewestList(t *testing.T) {
@@ -34,7 +34,7 @@ func TestKubeletHoldsNewestList(t *testing.T) {
 		t.Errorf("sockets (-want +got):\n%s", diff)
 	}
 	h.set(with(t, one, "yellow", sick("2", "on fire")))
-	waitList(t, k, yellow, "2 unhealthy", func(l fakekubelet.List) bool { return healthOf(l, "2") == "Unhealthy" })
+	waitList(t, k, yellow, "2 unhealthy", func(l kubelettest.List) bool { return healthOf(l, "2") == "Unhealthy" })
 	h.set(tree(t, one, "yellow", "3"))
 	waitIDs(t, k, yellow, "3")
 	h.set(tree(t, one, "yellow"))
@@ -112,7 +112,7 @@ func TestStuckStreamDelaysNobody(t *testing.T) {
 	trees := alternating(t, 1024)
 	now := tree(t, trees[0], "blue", "a")
 	h.set(now)
-	waitList(t, k, yellow, "1024 devices", func(l fakekubelet.List) bool { return len(l.Devices) == 1024 })
+	waitList(t, k, yellow, "1024 devices", func(l kubelettest.List) bool { return len(l.Devices) == 1024 })
 	stuck := watch(t, dir, "yellow") // nobody reads from it for now
 	for i := range 100 {
 		d := sick("one", strconv.Itoa(i))
@@ -122,7 +122,7 @@ func TestStuckStreamDelaysNobody(t *testing.T) {
 		now = tree(t, with(t, now, "yellow", d), "blue", strconv.Itoa(i))
 		h.set(now)
 		waitIDs(t, k, blue, strconv.Itoa(i))
-		waitList(t, k, yellow, "the newest", func(l fakekubelet.List) bool { return healthOf(l, "one") == string(d.Health) })
+		waitList(t, k, yellow, "the newest", func(l kubelettest.List) bool { return healthOf(l, "one") == string(d.Health) })
 	}
 	lists := 0
 	for {
@@ -147,7 +147,7 @@ func TestNobodyReadsAHundredThousandChanges(t *testing.T) {
 	run(t, dir, h)
 	trees := alternating(t, 64)
 	h.set(trees[0])
-	waitList(t, k, yellow, "64 devices", func(l fakekubelet.List) bool { return len(l.Devices) == 64 })
+	waitList(t, k, yellow, "64 devices", func(l kubelettest.List) bool { return len(l.Devices) == 64 })
 	stuck := watch(t, dir, "yellow")
 	stuck.next(t)
 	var before, after runtime.MemStats
@@ -248,6 +248,6 @@ func (f *follower) next(t testing.TB) []*pluginapi.Device {
 // until reads until a list holds exactly these devices.
 func (f *follower) until(t testing.TB, ids ...string) {
 	t.Helper()
-	for !slices.Equal(listIDs(fakekubelet.List{Devices: f.next(t)}), ids) {
+	for !slices.Equal(listIDs(kubelettest.List{Devices: f.next(t)}), ids) {
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"qatplugin/devtree"
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 func TestRunEndsCleanly(t *testing.T) {
@@ -48,12 +48,12 @@ func TestRunEndsThoughAStreamIsStuck(t *testing.T) {
 	r := run(t, dir, h)
 	trees := alternating(t, 1024)
 	h.set(trees[0])
-	waitList(t, k, yellow, "a list", func(l fakekubelet.List) bool { return len(l.Devices) == 1024 })
+	waitList(t, k, yellow, "a list", func(l kubelettest.List) bool { return len(l.Devices) == 1024 })
 	stuck := watch(t, dir, "yellow")
 	for i := range 50 {
 		h.set(trees[i%2])
 		want := [2]string{"Healthy", "Unhealthy"}[i%2]
-		waitList(t, k, yellow, want, func(l fakekubelet.List) bool { return l.Devices[512].Health == want })
+		waitList(t, k, yellow, want, func(l kubelettest.List) bool { return l.Devices[512].Health == want })
 	}
 	start := time.Now()
 	if err := r.stop(); err != nil {

@@ -16,7 +16,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	"pgregory.net/rapid"
 
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // Back-offs that make a test quick.
@@ -30,7 +30,7 @@ func TestRefusedRegistrationIsRepeatedAndLoggedOnce(t *testing.T) {
 	var calls atomic.Int32
 	var refuse atomic.Bool
 	refuse.Store(true)
-	k := startKubelet(t, dir, fakekubelet.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error {
+	k := startKubelet(t, dir, kubelettest.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error {
 		if n := calls.Add(1); refuse.Load() {
 			if n > 10 {
 				return errors.New("not you")
@@ -55,7 +55,7 @@ func TestRefusedRegistrationIsRepeatedAndLoggedOnce(t *testing.T) {
 func TestHangingRegistrationIsGivenUpAndRepeated(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	var calls atomic.Int32
-	k := startKubelet(t, dir, fakekubelet.OnRegister(func(ctx context.Context, r *pluginapi.RegisterRequest) error {
+	k := startKubelet(t, dir, kubelettest.OnRegister(func(ctx context.Context, r *pluginapi.RegisterRequest) error {
 		if r.ResourceName == yellow && calls.Add(1) <= 2 {
 			<-ctx.Done()
 			return ctx.Err()
@@ -72,7 +72,7 @@ func TestHangingRegistrationIsGivenUpAndRepeated(t *testing.T) {
 func TestHangingRegistrationEndsWithTheManager(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	called := make(chan struct{}, 1)
-	startKubelet(t, dir, fakekubelet.OnRegister(func(ctx context.Context, _ *pluginapi.RegisterRequest) error {
+	startKubelet(t, dir, kubelettest.OnRegister(func(ctx context.Context, _ *pluginapi.RegisterRequest) error {
 		called <- struct{}{}
 		<-ctx.Done()
 		return ctx.Err()
@@ -94,7 +94,7 @@ func TestHangingKubeletIsReplaced(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	called := make(chan struct{}, 1)
 	var lives atomic.Int32
-	k := startKubelet(t, dir, fakekubelet.OnRegister(func(ctx context.Context, _ *pluginapi.RegisterRequest) error {
+	k := startKubelet(t, dir, kubelettest.OnRegister(func(ctx context.Context, _ *pluginapi.RegisterRequest) error {
 		if lives.Load() > 0 {
 			return nil
 		}
@@ -129,9 +129,9 @@ func TestSocketThatNobodyAccepts(t *testing.T) {
 func TestRegistrationWithoutListAndWatchIsRepeated(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	var calls atomic.Int32
-	k := startKubelet(t, dir, fakekubelet.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error {
+	k := startKubelet(t, dir, kubelettest.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error {
 		if calls.Add(1) <= 2 {
-			return fakekubelet.ErrIgnore
+			return kubelettest.ErrIgnore
 		}
 		return nil
 	}))
@@ -221,7 +221,7 @@ func TestEndOfAStreamIsLeftToSettle(t *testing.T) {
 func TestSocketThatGoesWhileTheKubeletConnects(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	var calls atomic.Int32
-	k := startKubelet(t, dir, fakekubelet.OnRegister(func(ctx context.Context, r *pluginapi.RegisterRequest) error {
+	k := startKubelet(t, dir, kubelettest.OnRegister(func(ctx context.Context, r *pluginapi.RegisterRequest) error {
 		if calls.Add(1) > 1 {
 			return nil
 		}
@@ -244,7 +244,7 @@ func TestSocketThatGoesAfterTheKubeletConnected(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	connected, deleted := make(chan struct{}), make(chan struct{})
 	var calls atomic.Int32
-	k := startKubelet(t, dir, fakekubelet.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error {
+	k := startKubelet(t, dir, kubelettest.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error {
 		if calls.Add(1) == 1 {
 			close(connected)
 			<-deleted

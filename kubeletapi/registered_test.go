@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 func (r *running) awaitRegistered(want string) {
@@ -39,7 +39,7 @@ func TestTheCheckSaysWhichListTheKubeletDoesNotFollowAndWhy(t *testing.T) {
 	h.set(yellowOnly)
 	r.awaitRegistered(yellow + ": the kubelet has not answered the registration, or there is no kubelet")
 
-	k := startKubelet(t, dir, fakekubelet.OnRegister(func(_ context.Context, request *pluginapi.RegisterRequest) error {
+	k := startKubelet(t, dir, kubelettest.OnRegister(func(_ context.Context, request *pluginapi.RegisterRequest) error {
 		if refuse.Load() && request.ResourceName == blue {
 			return errors.New("not blue")
 		}

@@ -14,7 +14,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	"pgregory.net/rapid"
 
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // The plugin that polls loses its resource at the first change after a restart. Here changes come before, during and after each.
@@ -75,7 +75,7 @@ func TestSocketMadeAnewTooEarlyIsMadeAgain(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	var early atomic.Int32
 	own := filepath.Join(dir, SocketName(namespace, "yellow"))
-	k := startKubelet(t, dir, fakekubelet.OnClean(func(names []string) {
+	k := startKubelet(t, dir, kubelettest.OnClean(func(names []string) {
 		if !slices.Contains(names, filepath.Base(own)) {
 			return // the first life
 		}
@@ -114,7 +114,7 @@ func TestSocketMadeAnewTooEarlyIsMadeAgain(t *testing.T) {
 func TestStreamThatTheKubeletEndsIsRegisteredAgain(t *testing.T) {
 	dir, h := kubeletDir(t), newHand()
 	registrations := make(chan *pluginapi.RegisterRequest, 16)
-	k := startKubelet(t, dir, fakekubelet.OnRegister(func(_ context.Context, r *pluginapi.RegisterRequest) error {
+	k := startKubelet(t, dir, kubelettest.OnRegister(func(_ context.Context, r *pluginapi.RegisterRequest) error {
 		registrations <- r
 		return nil
 	}))
@@ -125,7 +125,7 @@ func TestStreamThatTheKubeletEndsIsRegisteredAgain(t *testing.T) {
 	for i := range 3 {
 		<-registrations
 		k.Disconnect(yellow)
-		waitList(t, k, yellow, "stream ended", func(l fakekubelet.List) bool { return !l.Live || l.Seq > i+1 })
+		waitList(t, k, yellow, "stream ended", func(l kubelettest.List) bool { return !l.Live || l.Seq > i+1 })
 		waitIDs(t, k, yellow, "1")
 	}
 	<-registrations

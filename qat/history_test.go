@@ -69,7 +69,7 @@ func (w *history) checkEachDeviceIsOnce(tree *devtree.Tree) {
 }
 
 func (w *history) wrote(address, attribute string) {
-	w.queue = append(w.queue, events.Event{Source: events.Inotify, Action: events.Write, Path: []byte(filepath.Join(w.host.Path(address), attribute))})
+	w.queue = append(w.queue, events.Event{Origin: events.Inotify, Action: events.Write, Path: []byte(filepath.Join(w.host.Path(address), attribute))})
 }
 
 // actions are what can happen. The host's refusals, as of a VF that is not there, are part of life.

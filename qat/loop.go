@@ -60,13 +60,13 @@ func (l *loop) Event(e *events.Event) {
 	case resync:
 		l.mailbox.Resync("the list of PCI functions came into being", e.Time)
 	case relevant:
-		if e.Source == events.Uevent && s.kind == subjectFunction {
+		if e.Origin == events.Uevent && s.kind == subjectFunction {
 			l.hearFault(s.address, e)
 		}
 		l.mailbox.Mark(s, e.Time)
 	}
 	if klog.V(4).Enabled() { // after the mark, so that whoever logs it has looked
-		l.mailbox.Note(events.Record[subject]{Source: e.Source, Action: e.Action, Path: string(e.Path), Time: e.Time, Key: s, Relevant: relevant})
+		l.mailbox.Note(events.Record[subject]{Origin: e.Origin, Action: e.Action, Path: string(e.Path), Time: e.Time, Key: s, Relevant: relevant})
 	}
 }
 
@@ -212,7 +212,7 @@ func (l *loop) trace() {
 		case r.Key.kind == subjectHearing:
 			led = "proof that the kernel is heard"
 		}
-		klog.V(4).InfoS("Event", "source", r.Source, "action", r.Action, "device", r.Key, "path", r.Path, "ledTo", led)
+		klog.V(4).InfoS("Event", "source", r.Origin, "action", r.Action, "device", r.Key, "path", r.Path, "ledTo", led)
 	}
 	if l.batch.TraceLost > 0 {
 		klog.V(4).InfoS("More events came than could be logged", "events", l.batch.TraceLost)

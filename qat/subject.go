@@ -44,7 +44,7 @@ type classifier struct {
 
 // subject says what to look at for the event; false: the event is none of ours. resync: the event is about everything.
 func (c *classifier) subject(e *events.Event) (s subject, resync, relevant bool) {
-	if e.Source == events.Uevent {
+	if e.Origin == events.Uevent {
 		s, relevant = c.ofUevent(e)
 		return s, false, relevant
 	}

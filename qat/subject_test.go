@@ -15,7 +15,7 @@ func uevent(t testing.TB, header string, variables ...string) *events.Event {
 }
 
 func inotify(path string) *events.Event {
-	return &events.Event{Source: events.Inotify, Action: events.Create, Path: []byte(path)}
+	return &events.Event{Origin: events.Inotify, Action: events.Create, Path: []byte(path)}
 }
 
 func TestSubject(t *testing.T) {

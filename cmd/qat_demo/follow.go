@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/internal/lookalike"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // calm is how long nothing must have happened before what did is told, as one change.
@@ -70,7 +70,7 @@ func settle(ctx context.Context, s *stage) {
 }
 
 // change prints what the host did and what the kubelet came to hold since.
-func (t *timeline) change(ops []lookalike.Operation, bound int, before, after map[string]fakekubelet.List) {
+func (t *timeline) change(ops []lookalike.Operation, bound int, before, after map[string]kubelettest.List) {
 	what, refused := describe(ops, bound)
 	var arrived time.Time
 	for name, l := range after {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // outcome is what came of an act.
@@ -54,7 +54,7 @@ func playOne(ctx context.Context, s *stage, a act) (*outcome, error) {
 	defer stop()
 	var arrived time.Time
 	if a.want != nil {
-		err := s.kubelet.Wait(dead, func(lists map[string]fakekubelet.List) bool {
+		err := s.kubelet.Wait(dead, func(lists map[string]kubelettest.List) bool {
 			var ok bool
 			arrived, ok = matches(lists, a.want)
 			return ok
@@ -104,7 +104,7 @@ func because(ctx context.Context, err error) error {
 }
 
 // matches tells whether the kubelet holds exactly want, empty lists included, and when the last of the lists arrived.
-func matches(lists map[string]fakekubelet.List, want map[string]int) (time.Time, bool) {
+func matches(lists map[string]kubelettest.List, want map[string]int) (time.Time, bool) {
 	var last time.Time
 	have := healthy(lists)
 	for name, n := range want {
@@ -123,7 +123,7 @@ func matches(lists map[string]fakekubelet.List, want map[string]int) (time.Time,
 	return last, true
 }
 
-func healthy(lists map[string]fakekubelet.List) map[string]int {
+func healthy(lists map[string]kubelettest.List) map[string]int {
 	n := map[string]int{}
 	for name, l := range lists {
 		n[short(name)] = 0
@@ -151,7 +151,7 @@ func (s *stage) end(t *timeline) error {
 	var left []string
 	sockets, err := filepath.Glob(filepath.Join(s.kubeletDir(), "*"))
 	for _, f := range sockets {
-		if filepath.Base(f) != fakekubelet.SocketName {
+		if filepath.Base(f) != kubelettest.SocketName {
 			left = append(left, filepath.Base(f))
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/internal/lookalike"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // The two PFs of the demo's host.
@@ -29,7 +29,7 @@ type stage struct {
 	o       *options
 	dir     string
 	host    *lookalike.Host
-	kubelet *fakekubelet.Kubelet
+	kubelet *kubelettest.Kubelet
 	plugin  *process
 	record  *record
 
@@ -79,7 +79,7 @@ func (s *stage) set(ctx context.Context) error {
 		s.served <- err
 		return err
 	}
-	s.kubelet, err = fakekubelet.Start(s.kubeletDir(), fakekubelet.OnList(s.record.list), fakekubelet.OnClean(func([]string) { s.record.cleaned() }))
+	s.kubelet, err = kubelettest.Start(s.kubeletDir(), kubelettest.OnList(s.record.list), kubelettest.OnClean(func([]string) { s.record.cleaned() }))
 	return err
 }
 
@@ -136,7 +136,7 @@ func (r *record) note(f func()) {
 
 func (r *record) operation(o lookalike.Operation) { r.note(func() { r.ops = append(r.ops, o) }) }
 func (r *record) uevent([]byte)                   { r.note(func() { r.uevents++ }) }
-func (r *record) list(fakekubelet.List)           { r.note(func() { r.lists++ }) }
+func (r *record) list(kubelettest.List)           { r.note(func() { r.lists++ }) }
 func (r *record) cleaned()                        { now := time.Now(); r.note(func() { r.clean = now }) }
 
 func (r *record) len() int {

@@ -18,8 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/klog/v2"
 
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/internal/lookalike"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // patient is what the mode answers in a test; the zero value is well.
@@ -197,7 +197,7 @@ func TestThePluginIsReadyWhenTheKubeletHasItsList(t *testing.T) {
 	if status, body := get(t, "http://"+address+"/livez"); status != 200 {
 		t.Errorf("/livez without a kubelet: %d %s", status, body)
 	}
-	kubelet, err := fakekubelet.Start(dir)
+	kubelet, err := kubelettest.Start(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestThePluginIsReadyWhenTheKubeletHasItsList(t *testing.T) {
 	log.await(t, regexp.MustCompile(`"Registered with the kubelet"`))
 	limit, cancelLimit := context.WithTimeout(ctx, 20*time.Second)
 	defer cancelLimit()
-	if _, err := kubelet.WaitList(limit, "qat.intel.com/cy", func(l fakekubelet.List) bool { return len(l.Devices) == 1 }); err != nil {
+	if _, err := kubelet.WaitList(limit, "qat.intel.com/cy", func(l kubelettest.List) bool { return len(l.Devices) == 1 }); err != nil {
 		t.Fatal(err)
 	}
 	if status, body := get(t, "http://"+address+"/readyz"); status != 200 {

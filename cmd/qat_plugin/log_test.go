@@ -12,8 +12,8 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/internal/lookalike"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // logLines collects what klog writes.
@@ -84,7 +84,7 @@ func runWith(t *testing.T, args ...string) *logLines {
 	t.Helper()
 	log := captureLog(t)
 	host, dir := lookalike.Start(t), t.TempDir()
-	kubelet, err := fakekubelet.Start(dir)
+	kubelet, err := kubelettest.Start(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func runWith(t *testing.T, args ...string) *logLines {
 			t.Fatal(err)
 		}
 	}
-	if _, err := kubelet.WaitList(ctx, "qat.intel.com/cy", func(l fakekubelet.List) bool { return len(l.Devices) == 1 }); err != nil {
+	if _, err := kubelet.WaitList(ctx, "qat.intel.com/cy", func(l kubelettest.List) bool { return len(l.Devices) == 1 }); err != nil {
 		t.Fatalf("the VF did not reach the kubelet: %v\n%s", err, &log.text)
 	}
 	cancel()

@@ -15,8 +15,8 @@ import (
 	"go.uber.org/goleak"
 	"k8s.io/klog/v2"
 
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/kubeletapi"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -98,7 +98,7 @@ func TestADirectoryThatIsNotThereIsSaid(t *testing.T) {
 }
 
 // startProgram runs the program as a person would. The returned stop ends it, once, and returns its log.
-func startProgram(t *testing.T, dir string, kubelet *fakekubelet.Kubelet) (stop func() string) {
+func startProgram(t *testing.T, dir string, kubelet *kubelettest.Kubelet) (stop func() string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "colors")
 	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, ".").CombinedOutput(); err != nil {
@@ -130,14 +130,14 @@ func startProgram(t *testing.T, dir string, kubelet *fakekubelet.Kubelet) (stop 
 	return stop
 }
 
-func startKubelet(t *testing.T) *fakekubelet.Kubelet {
+func startKubelet(t *testing.T) *kubelettest.Kubelet {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "k") // short: a socket's path has at most 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	kubelet, err := fakekubelet.Start(dir)
+	kubelet, err := kubelettest.Start(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,11 +156,11 @@ func touch(t *testing.T, path string) {
 }
 
 // waitIDs waits until the kubelet's list of yellow is these devices.
-func waitIDs(t *testing.T, kubelet *fakekubelet.Kubelet, ids ...string) {
+func waitIDs(t *testing.T, kubelet *kubelettest.Kubelet, ids ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if _, err := kubelet.WaitList(ctx, yellow, func(l fakekubelet.List) bool {
+	if _, err := kubelet.WaitList(ctx, yellow, func(l kubelettest.List) bool {
 		var got []string
 		for _, d := range l.Devices {
 			got = append(got, d.ID)

@@ -77,7 +77,7 @@ func (w *history) sent(paths ...string) {
 		w.queue = append(w.queue, e)
 	}
 	for _, path := range paths {
-		w.queue = append(w.queue, events.Event{Source: events.Inotify, Action: events.Create, Path: []byte(path)})
+		w.queue = append(w.queue, events.Event{Origin: events.Inotify, Action: events.Create, Path: []byte(path)})
 	}
 }
 

@@ -97,7 +97,7 @@ func (l *loop) Event(e *events.Event) {
 		l.mailbox.Mark(s, e.Time)
 	}
 	if klog.V(4).Enabled() { // after the mark, so that whoever logs it has looked
-		l.mailbox.Note(events.Record[subject]{Source: e.Source, Action: e.Action, Path: string(e.Path), Time: e.Time, Key: s, Relevant: relevant})
+		l.mailbox.Note(events.Record[subject]{Origin: e.Origin, Action: e.Action, Path: string(e.Path), Time: e.Time, Key: s, Relevant: relevant})
 	}
 }
 
@@ -326,7 +326,7 @@ func (l *loop) trace() {
 		} else if r.Key.kind == subjectHearing {
 			led = "proof that the kernel is heard"
 		}
-		klog.V(4).InfoS("Event", "source", r.Source, "action", r.Action, "path", r.Path, "ledTo", led)
+		klog.V(4).InfoS("Event", "source", r.Origin, "action", r.Action, "path", r.Path, "ledTo", led)
 	}
 	if l.batch.TraceLost > 0 {
 		klog.V(4).InfoS("More events came than could be logged", "events", l.batch.TraceLost)

@@ -90,7 +90,7 @@ func (b *bench) expectUnits(want ...string) {
 
 // wrote is the event of a file.
 func (b *bench) wrote(name string) {
-	b.loop.Event(&events.Event{Source: events.Inotify, Action: events.Write, Path: []byte(name), Time: time.Now()})
+	b.loop.Event(&events.Event{Origin: events.Inotify, Action: events.Write, Path: []byte(name), Time: time.Now()})
 }
 
 func (b *bench) config0() string { return filepath.Join(b.etc, "c6xx_dev0.conf") }

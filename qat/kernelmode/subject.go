@@ -43,7 +43,7 @@ type classifier struct {
 
 // subject says what to look at for the event; false: the event is none of ours.
 func (c *classifier) subject(e *events.Event) (subject, bool) {
-	if e.Source == events.Uevent {
+	if e.Origin == events.Uevent {
 		s, relevant := ofUevent(e)
 		s.removed = relevant && s.kind == subjectFunction && e.Action == events.Remove
 		return s, relevant

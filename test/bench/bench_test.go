@@ -18,9 +18,9 @@ import (
 	"k8s.io/klog/v2"
 
 	"qatplugin/events"
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/internal/lookalike"
 	"qatplugin/kubeletapi"
+	"qatplugin/kubeletapi/kubelettest"
 	"qatplugin/qat"
 )
 
@@ -44,7 +44,7 @@ type node struct {
 	host  *lookalike.Host
 	dir   string
 	vfs   []string
-	lists chan fakekubelet.List
+	lists chan kubelettest.List
 }
 
 func newNode(b *testing.B, n int) *node {
@@ -55,7 +55,7 @@ func newNode(b *testing.B, n int) *node {
 	h, err := lookalike.New(dir)
 	must(b, err)
 	must(b, h.LoadDriver("vfio-pci"))
-	node := &node{host: h, dir: filepath.Join(dir, "kubelet"), lists: make(chan fakekubelet.List, 64)}
+	node := &node{host: h, dir: filepath.Join(dir, "kubelet"), lists: make(chan kubelettest.List, 64)}
 	must(b, os.Mkdir(node.dir, 0o755))
 	for bus := 1; len(node.vfs) < n; bus++ {
 		pf := fmt.Sprintf("0000:%02x:00.0", bus)
@@ -70,7 +70,7 @@ func newNode(b *testing.B, n int) *node {
 	for _, vf := range node.vfs {
 		must(b, h.Bind(vf, "vfio-pci"))
 	}
-	k, err := fakekubelet.Start(node.dir, fakekubelet.OnList(func(l fakekubelet.List) { node.lists <- l }))
+	k, err := kubelettest.Start(node.dir, kubelettest.OnList(func(l kubelettest.List) { node.lists <- l }))
 	must(b, err)
 	b.Cleanup(k.Stop)
 	return node
@@ -95,7 +95,7 @@ func (n *node) start(b *testing.B, open ...func() (events.Source, error)) (stop 
 }
 
 // full waits for a list of all VFs.
-func (n *node) full(b *testing.B) fakekubelet.List {
+func (n *node) full(b *testing.B) kubelettest.List {
 	b.Helper()
 	for timeout := time.After(20 * time.Second); ; {
 		select {

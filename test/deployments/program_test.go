@@ -19,8 +19,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"qatplugin/internal/fakekubelet"
 	"qatplugin/internal/lookalike"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 // deadline is for what takes milliseconds, on a machine that is busy.
@@ -156,7 +156,7 @@ func testMounted(t *testing.T, p plugin, defaults map[string]string) {
 // kubelet's probes ask.
 func testReady(t *testing.T, p plugin, program string) {
 	host, dir := lookalike.Start(t), t.TempDir()
-	kubelet, err := fakekubelet.Start(dir)
+	kubelet, err := kubelettest.Start(dir)
 	must(t, err)
 	defer kubelet.Stop()
 	must(t, host.LoadDriver("vfio-pci"))

@@ -126,7 +126,7 @@ func (h *Hearing) unaskable(why string) finding {
 // Hear tells whether the event is an answer. It is called by the readers of sockets and does not make them wait.
 func (h *Hearing) Hear(e *events.Event) bool {
 	isBus := string(e.Path) == busPath
-	if e.Source != events.Uevent || !isBus && string(e.Path) != loPath {
+	if e.Origin != events.Uevent || !isBus && string(e.Path) != loPath {
 		return false
 	}
 	h.mu.Lock()

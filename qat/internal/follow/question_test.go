@@ -69,7 +69,7 @@ func TestOnlyAUeventIsAnAnswer(t *testing.T) {
 		"what inotify tells under its name": uevent(t, busPath, question),
 	} {
 		if strings.Contains(name, "inotify") {
-			e.Source = events.Inotify
+			e.Origin = events.Inotify
 		}
 		if l.Hear(e) || l.finding.verdict != unasked {
 			t.Errorf("%s is taken for an answer", name)

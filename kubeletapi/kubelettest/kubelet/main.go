@@ -1,5 +1,5 @@
 // Command kubelet is a kubelet's end of the device plugin API for trying a plugin out: it prints each list of devices that plugins send. It
-// does what package fakekubelet does, and like a kubelet it deletes every socket in its directory when it starts.
+// does what package kubelettest does, and like a kubelet it deletes every socket in its directory when it starts.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"strings"
 	"syscall"
 
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 func main() {
@@ -29,7 +29,7 @@ func run(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	k, err := fakekubelet.Start(dir, fakekubelet.OnList(func(l fakekubelet.List) { fmt.Println(line(l)) }))
+	k, err := kubelettest.Start(dir, kubelettest.OnList(func(l kubelettest.List) { fmt.Println(line(l)) }))
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func run(ctx context.Context, dir string) error {
 }
 
 // line is a list for people.
-func line(l fakekubelet.List) string {
+func line(l kubelettest.List) string {
 	devices := make([]string, 0, len(l.Devices))
 	for _, d := range l.Devices {
 		devices = append(devices, d.ID+" "+d.Health)

@@ -1,4 +1,4 @@
-// Package fakekubelet is a small kubelet's end of the device plugin API v1beta1, for tests, the demo and benchmarks.
+// Package kubelettest is a small kubelet's end of the device plugin API v1beta1, for tests, the demo and benchmarks.
 //
 // It does what the device manager of kubelet v1.36 does (pkg/kubelet/cm/devicemanager), and in the same order: at the start of its
 // life it deletes every socket in its directory, from a listing that it took first, and makes kubelet.sock; Register connects to the
@@ -10,4 +10,4 @@
 // keeps no checkpoint, allocates nothing by itself and knows no pods.
 //
 // All methods may be called from any goroutine. Stop returns when nothing of the Kubelet runs any more.
-package fakekubelet
+package kubelettest

@@ -1,4 +1,4 @@
-package fakekubelet_test
+package kubelettest_test
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
-	"qatplugin/internal/fakekubelet"
+	"qatplugin/kubeletapi/kubelettest"
 )
 
 const resource = "color.example.com/yellow"
@@ -76,9 +76,9 @@ func serve(t *testing.T, dir string) *stub {
 	return s
 }
 
-func start(t *testing.T, dir string, opts ...fakekubelet.Option) *fakekubelet.Kubelet {
+func start(t *testing.T, dir string, opts ...kubelettest.Option) *kubelettest.Kubelet {
 	t.Helper()
-	k, err := fakekubelet.Start(dir, opts...)
+	k, err := kubelettest.Start(dir, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-func register(t *testing.T, k *fakekubelet.Kubelet, change func(*pluginapi.RegisterRequest)) error {
+func register(t *testing.T, k *kubelettest.Kubelet, change func(*pluginapi.RegisterRequest)) error {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+k.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -117,7 +117,7 @@ func limited(t *testing.T) context.Context {
 	return ctx
 }
 
-func ids(l fakekubelet.List) []string {
+func ids(l kubelettest.List) []string {
 	var out []string
 	for _, d := range l.Devices {
 		out = append(out, d.ID)
@@ -125,7 +125,7 @@ func ids(l fakekubelet.List) []string {
 	return out
 }
 
-func await(t *testing.T, k *fakekubelet.Kubelet, cond func(fakekubelet.List) bool) fakekubelet.List {
+func await(t *testing.T, k *kubelettest.Kubelet, cond func(kubelettest.List) bool) kubelettest.List {
 	t.Helper()
 	l, err := k.WaitList(limited(t), resource, cond)
 	if err != nil {
@@ -137,7 +137,7 @@ func await(t *testing.T, k *fakekubelet.Kubelet, cond func(fakekubelet.List) boo
 func TestFollowsTheListOfARegisteredEndpoint(t *testing.T) {
 	dir := shortDir(t)
 	var seen []int
-	k := start(t, dir, fakekubelet.OnList(func(l fakekubelet.List) { seen = append(seen, l.Seq) }))
+	k := start(t, dir, kubelettest.OnList(func(l kubelettest.List) { seen = append(seen, l.Seq) }))
 	s := serve(t, dir)
 	if err := register(t, k, nil); err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func TestFollowsTheListOfARegisteredEndpoint(t *testing.T) {
 	before := time.Now()
 	s.lists <- []string{"1"}
 	s.lists <- []string{"1", "2"}
-	l := await(t, k, func(l fakekubelet.List) bool { return len(l.Devices) == 2 })
+	l := await(t, k, func(l kubelettest.List) bool { return len(l.Devices) == 2 })
 	if !slices.Equal(ids(l), []string{"1", "2"}) || l.Seq != 2 || l.Life != 1 || !l.Live || l.Time.Before(before) {
 		t.Errorf("list = %+v", l)
 	}
@@ -157,7 +157,7 @@ func TestFollowsTheListOfARegisteredEndpoint(t *testing.T) {
 		t.Errorf("Allocate = %v, %v", r, err)
 	}
 	s.lists <- nil
-	await(t, k, func(l fakekubelet.List) bool { return !l.Live })
+	await(t, k, func(l kubelettest.List) bool { return !l.Live })
 	if _, err := k.Allocate(limited(t), resource, []string{"1"}); err == nil {
 		t.Error("Allocate after the stream ended = nil, want an error")
 	}
@@ -178,13 +178,13 @@ func TestEndOfAnOldStreamDropsTheNewClient(t *testing.T) {
 		s.lists <- []string{"1"} // any of the streams takes it
 	}
 	s.lists <- nil
-	await(t, k, func(l fakekubelet.List) bool { return !l.Live })
+	await(t, k, func(l kubelettest.List) bool { return !l.Live })
 }
 
 func TestNewLifeCleansTheDirectoryAndKnowsNothing(t *testing.T) {
 	dir := shortDir(t)
 	var cleaned []string
-	k, s := start(t, dir, fakekubelet.OnClean(func(names []string) { cleaned = names })), serve(t, dir)
+	k, s := start(t, dir, kubelettest.OnClean(func(names []string) { cleaned = names })), serve(t, dir)
 	if err := os.WriteFile(filepath.Join(dir, "kubelet_internal_checkpoint"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestNewLifeCleansTheDirectoryAndKnowsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.lists <- []string{"1"}
-	await(t, k, func(fakekubelet.List) bool { return true })
+	await(t, k, func(kubelettest.List) bool { return true })
 	k.Kill()
 	if k.Alive() {
 		t.Error("alive after Kill")
@@ -223,7 +223,7 @@ func TestNewLifeCleansTheDirectoryAndKnowsNothing(t *testing.T) {
 func TestRegistrationsThatAreRefused(t *testing.T) {
 	dir := shortDir(t)
 	refuse := error(nil)
-	k := start(t, dir, fakekubelet.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error { return refuse }))
+	k := start(t, dir, kubelettest.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error { return refuse }))
 	serve(t, dir)
 	for _, test := range []struct {
 		name   string
@@ -240,7 +240,7 @@ func TestRegistrationsThatAreRefused(t *testing.T) {
 			t.Errorf("%s: Register = %v, want one that says %q", test.name, err, test.says)
 		}
 	}
-	refuse = fakekubelet.ErrIgnore
+	refuse = kubelettest.ErrIgnore
 	if err := register(t, k, nil); err != nil || k.Options(resource) != nil {
 		t.Errorf("ignored: Register = %v, options %v, want nil and none", err, k.Options(resource))
 	}
@@ -253,17 +253,17 @@ func TestWaitSaysWhatTheListsWere(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.lists <- []string{"1"}
-	await(t, k, func(fakekubelet.List) bool { return true })
+	await(t, k, func(kubelettest.List) bool { return true })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := k.Wait(ctx, func(map[string]fakekubelet.List) bool { return false })
+	err := k.Wait(ctx, func(map[string]kubelettest.List) bool { return false })
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), resource+": 1 devices, 1 healthy") {
 		t.Errorf("Wait = %v", err)
 	}
 }
 
 func TestDirectoryMustExist(t *testing.T) {
-	if _, err := fakekubelet.Start(filepath.Join(shortDir(t), "missing")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := kubelettest.Start(filepath.Join(shortDir(t), "missing")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Start in a missing directory = %v, want ErrNotExist", err)
 	}
 }
