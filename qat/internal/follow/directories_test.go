@@ -82,6 +82,36 @@ func TestADirectoryThatCouldNotBeWatchedIsAskedForAgain(t *testing.T) {
 	}
 }
 
+func TestLimitedEndsWithTheFailedWatch(t *testing.T) {
+	for name, end := range map[string]func(d *Directories){
+		"a new watcher is adopted":     func(d *Directories) { adopt(t, d, &recordingWatcher{}) },
+		"a new incarnation is watched": func(d *Directories) { d.Want("/a", 2) },
+		"the directory is dropped":     func(d *Directories) { d.Drop("/a") },
+		"all but others are dropped":   func(d *Directories) { d.DropOthers(func(dir string) bool { return dir != "/a" }) },
+		"the watch succeeds later":     func(d *Directories) { d.Retry() },
+		"dropped and wanted again":     func(d *Directories) { d.Drop("/a"); d.Want("/a", 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, w := NewDirectories(), &recordingWatcher{}
+			adopt(t, d, w)
+			d.Want("/b", 1)
+			w.err = errors.New("no more watches")
+			d.Want("/a", 1)
+			if !d.Limited() {
+				t.Fatal("not limited although a directory could not be watched")
+			}
+			w.err = nil
+			d.Want("/b", 1)
+			if !d.Limited() {
+				t.Error("not limited any more although the directory is still not watched")
+			}
+			if end(d); d.Limited() {
+				t.Error("still limited")
+			}
+		})
+	}
+}
+
 func TestOnlyWhatIsKeptIsFollowed(t *testing.T) {
 	w, r := NewDirectories(), &recordingWatcher{}
 	w.Want("/before", 1) // there is no watcher yet

@@ -77,6 +77,24 @@ func TestOnlyAUeventIsAnAnswer(t *testing.T) {
 	}
 }
 
+// Any process that may write to sysfs can cause a bus event, with a UUID of its own or without one.
+func TestBusEventBeforeTheFirstQuestionIsNoAnswer(t *testing.T) {
+	for name, variables := range map[string][]string{
+		"without a UUID": nil, "with an empty UUID": {"SYNTH_UUID="}, "with another UUID": {"SYNTH_UUID=" + newUUID()},
+	} {
+		for _, path := range []string{busPath, loPath} {
+			l := newListening(t, world{netns: true})
+			if l.Hear(uevent(t, path, variables...)) || l.check() == nil {
+				t.Errorf("event of %[2]s %[1]s: taken for an answer", name, path)
+			}
+			l.Ask(l.now)
+			if l.answer(busPath, l.question(busFile)); l.check() != nil {
+				t.Errorf("event of %[2]s %[1]s, then the answer: %[3]v", name, path, l.check())
+			}
+		}
+	}
+}
+
 // Each event of the host comes by Hear.
 func TestHearAllocatesNothing(t *testing.T) {
 	l := newListening(t, world{})
