@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package events
 
 import (
@@ -18,12 +20,12 @@ import (
 	"qatplugin/internal/testenv"
 )
 
-// patience is how long a test waits for what must happen. It is reached only when it does not.
-const patience = 30 * time.Second
+// testTimeout limits each wait for something that must happen.
+const testTimeout = 30 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// tester is what testing.TB and rapid.T have in common.
+// tester is the common part of testing.TB and rapid.T.
 type tester interface {
 	Helper()
 	Cleanup(func())
@@ -32,18 +34,18 @@ type tester interface {
 	Errorf(format string, args ...any)
 }
 
-// heard is an event as a test compares it.
-type heard struct {
+// observed is the part of an event that tests compare.
+type observed struct {
 	Action Action
 	Path   string
 }
 
-// recorder is a sink that keeps everything.
+// recorder is a Sink that records all calls.
 type recorder struct {
 	mu      sync.Mutex
-	events  []heard
+	events  []observed
 	resyncs []string
-	changed chan struct{} // holds a signal after each change
+	changed chan struct{} // holds a token after each call
 	onEvent func(*Event)
 }
 
@@ -54,7 +56,7 @@ func (r *recorder) Event(e *Event) {
 		r.onEvent(e)
 	}
 	r.mu.Lock()
-	r.events = append(r.events, heard{e.Action, string(e.Path)})
+	r.events = append(r.events, observed{e.Action, string(e.Path)})
 	r.mu.Unlock()
 	r.signal()
 }
@@ -73,84 +75,116 @@ func (r *recorder) signal() {
 	}
 }
 
-// all is what was heard until now.
-func (r *recorder) all() (events []heard, resyncs []string) {
+// all returns what was recorded so far.
+func (r *recorder) all() (events []observed, resyncs []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.events), slices.Clone(r.resyncs)
 }
 
-// wait returns when cond is true of what was heard.
-func (r *recorder) wait(t tester, what string, cond func(events []heard, resyncs []string) bool) {
+// wait waits until cond is true of what was recorded.
+func (r *recorder) wait(t tester, what string, cond func(events []observed, resyncs []string) bool) {
 	t.Helper()
-	deadline := time.After(patience)
+	timeout := time.After(testTimeout)
 	for {
-		r.mu.Lock()
-		done := cond(r.events, r.resyncs)
-		r.mu.Unlock()
-		if done {
+		events, resyncs := r.all()
+		if cond(events, resyncs) {
 			return
 		}
 		select {
 		case <-r.changed:
-		case <-deadline:
-			events, resyncs := r.all()
-			t.Fatalf("waited for %s; heard %d events, the last %v, and Resyncs %q", what, len(events), events[max(0, len(events)-20):], resyncs)
+		case <-timeout:
+			t.Fatalf("timeout waiting for %s; got %d events, the last ones %v, and Resyncs %q",
+				what, len(events), events[max(0, len(events)-20):], resyncs)
 		}
 	}
 }
 
-func (r *recorder) waitFor(t tester, want heard) {
+func (r *recorder) waitFor(t tester, want observed) {
 	t.Helper()
-	r.wait(t, want.Action.String()+" "+want.Path, func(events []heard, _ []string) bool { return slices.Contains(events, want) })
+	r.wait(t, want.Action.String()+" "+want.Path, func(events []observed, _ []string) bool {
+		return slices.Contains(events, want)
+	})
 }
 
 func (r *recorder) waitForResyncs(t tester, n int) {
 	t.Helper()
-	r.wait(t, "Resync", func(_ []heard, resyncs []string) bool { return len(resyncs) >= n })
+	r.wait(t, "Resync", func(_ []observed, resyncs []string) bool { return len(resyncs) >= n })
 }
 
-// start runs a source until the test ends, and then checks that it ended well.
+// wantResyncs checks the number of Resyncs so far.
+func (r *recorder) wantResyncs(t tester, want int) {
+	t.Helper()
+	if _, resyncs := r.all(); len(resyncs) != want {
+		t.Errorf("got Resyncs %q, want %d", resyncs, want)
+	}
+}
+
+// start runs a source until stop is called or the test ends. Run must return nil.
 func start(t tester, s Source, sink Sink) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, sink) }()
+	done := goRun(ctx, s, sink)
 	stop = sync.OnceFunc(func() {
 		cancel()
-		if err := within(t, "the end of Run", done); err != nil {
-			t.Errorf("Run: %v, want nil when its context ends", err)
+		if err := await(t, "the end of Run", done); err != nil {
+			t.Errorf("Run: %v, want nil after the end of its context", err)
 		}
 	})
 	t.Cleanup(stop)
 	return stop
 }
 
-func within[T any](t tester, what string, c <-chan T) (v T) {
+// goRun runs a source in a goroutine and returns the channel of its result.
+func goRun(ctx context.Context, s Source, sink Sink) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, sink) }()
+	return done
+}
+
+// wantSecondRunRefused checks that a source that has run returns an error that says so.
+func wantSecondRunRefused(t tester, s Source) {
+	t.Helper()
+	if err := s.Run(context.Background(), newRecorder()); err == nil || errors.Is(err, os.ErrClosed) {
+		t.Errorf("second Run: %v, want an error other than os.ErrClosed", err)
+	}
+}
+
+// await receives from c.
+func await[T any](t tester, what string, c <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-c:
-	case <-time.After(patience):
-		t.Fatalf("waited in vain for %s", what)
+	case <-time.After(testTimeout):
+		t.Fatalf("timeout waiting for %s", what)
 	}
 	return v
 }
 
-func ok(t tester, err error) {
+func must(t tester, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func openDescriptors(t testing.TB) int {
+// wantNoDescriptorLeft checks that f closes every descriptor that it opens.
+func wantNoDescriptorLeft(t testing.TB, f func()) {
 	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	ok(t, err)
-	return len(entries)
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		return len(entries)
+	}
+	before := open()
+	f()
+	if after := open(); after != before {
+		t.Errorf("%d descriptors are open, %d were before", after, before)
+	}
 }
 
-// inNamespace runs the test that calls it in a user and network namespace of its own, as another process, and returns true there.
+// inNamespace runs the calling test in its own user and network namespace, in another
+// process, and returns true there.
 func inNamespace(t *testing.T) bool {
 	t.Helper()
 	const mark = "EVENTS_TEST_IN_NAMESPACE"
@@ -158,7 +192,7 @@ func inNamespace(t *testing.T) bool {
 		return true
 	}
 	self, err := os.Executable()
-	ok(t, err)
+	must(t, err)
 	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=2m")
 	cmd.Env = append(os.Environ(), mark+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -170,22 +204,15 @@ func inNamespace(t *testing.T) bool {
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
-		t.Fatalf("in a namespace of its own: %v\n%s", err, out)
+		t.Fatalf("in a namespace: %v\n%s", err, out)
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EACCES):
 		testenv.Skip(t, "this machine does not allow user namespaces: "+err.Error())
 	case err != nil:
 		t.Fatal(err)
 	}
-	if reason, skipped := skipReason(string(out)); skipped {
-		testenv.Skip(t, reason)
+	if strings.Contains(string(out), "--- SKIP") {
+		testenv.Skip(t, strings.TrimSpace(string(out)))
 	}
-	t.Logf("in a namespace of its own:\n%s", out)
+	t.Logf("in a namespace:\n%s", out)
 	return false
-}
-
-func skipReason(out string) (string, bool) {
-	if !strings.Contains(out, "--- SKIP") {
-		return "", false
-	}
-	return strings.TrimSpace(out), true
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package events
 
 import (
@@ -6,23 +8,27 @@ import (
 	"time"
 )
 
-// maxReasons bounds the reasons for a Resync that a Mailbox remembers. There are fewer kinds than this.
+// maxReasons limits the reasons for a Resync that a Mailbox keeps. There are fewer
+// different ones in practice.
 const maxReasons = 8
 
-// Mailbox stands between sources, which must not wait, and the one goroutine that looks at what changed. For each key it keeps only that it
-// is dirty, and since when: a thousand events of one device are one entry. When more than its limit of keys are dirty they
-// become one Resync, so its memory is bounded.
+// Mailbox connects sources, which must not block, to the one goroutine that handles
+// changes. It keeps only which keys are dirty and since when: a thousand events for one
+// device are one entry. If more keys become dirty than its limit, a Resync replaces
+// them, so its memory is bounded.
 //
-// All methods may be called from any goroutine, and none waits; the goroutine that calls Take is one.
+// All methods may be called from any goroutine. None of them blocks.
 type Mailbox[K comparable] struct {
 	limit int
-	wake  chan struct{} // holds a signal when there is something to take
+	wake  chan struct{} // holds a token while there is something to take
 
-	mu          sync.Mutex
-	dirty       []Dirty[K]
-	seen        map[K]uint64 // the round in which a key was marked last; never shrinks between prunes, so that marking a known key allocates nothing
-	round       uint64       // counts Takes, from 1
-	collapsed   bool         // the limit was passed in this round: the Resync stands for all keys
+	mu    sync.Mutex // guards all following fields
+	dirty []Dirty[K]
+	// marked maps a key to the round in which it was last marked. Take does not clear
+	// it, so that marking a known key does not allocate.
+	marked      map[K]uint64
+	round       uint64 // increases with each Take, starting at 1
+	collapsed   bool   // more keys than limit in this round: a Resync replaces them all
 	resync      []string
 	resyncSince time.Time
 	trace       trace[K]
@@ -31,40 +37,41 @@ type Mailbox[K comparable] struct {
 // Dirty is a key that something happened to.
 type Dirty[K comparable] struct {
 	Key   K
-	Since time.Time // the first mark since the key was taken last
+	Since time.Time // of the first Mark since the key was last taken
 }
 
-// Batch is what was in a Mailbox. It is used again and again: its slices are overwritten by the next Take.
+// Batch is the content of a Mailbox. The next Take reuses its slices.
 type Batch[K comparable] struct {
-	Dirty       []Dirty[K]  // in the order in which they were marked first
-	Resync      []string    // not empty: look at everything; the different reasons why
-	ResyncSince time.Time   // the first thing that the Resync stands for
+	Dirty       []Dirty[K]  // in the order of their first Mark
+	Resync      []string    // the distinct reasons to read everything again; empty if there is none
+	ResyncSince time.Time   // the earliest change that the Resync covers
 	Trace       []Record[K] // see SetTrace
-	TraceLost   int         // records that did not fit into the trace; they were older than those in Trace
+	TraceLost   int         // number of records dropped, all older than those in Trace
 }
 
-// NewMailbox makes a Mailbox for at most limit dirty keys (at least 1).
+// NewMailbox returns a Mailbox for at most limit dirty keys, and at least one.
 func NewMailbox[K comparable](limit int) *Mailbox[K] {
-	return &Mailbox[K]{limit: max(limit, 1), wake: make(chan struct{}, 1), seen: map[K]uint64{}, round: 1}
+	return &Mailbox[K]{limit: max(limit, 1), wake: make(chan struct{}, 1), marked: map[K]uint64{}, round: 1}
 }
 
-// Mark says that something happened to key at that time. Until it is taken, only the first time counts.
+// Mark marks key as dirty since the given time. A key that is dirty already keeps its
+// time.
 func (m *Mailbox[K]) Mark(key K, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.collapsed || m.seen[key] == m.round {
+	if m.collapsed || m.marked[key] == m.round {
 		return
 	}
 	if len(m.dirty) == m.limit {
 		m.collapse(at)
 		return
 	}
-	m.seen[key] = m.round
+	m.marked[key] = m.round
 	m.dirty = append(m.dirty, Dirty[K]{key, at})
 	m.signal()
 }
 
-// collapse makes one Resync of all dirty keys.
+// collapse replaces all dirty keys by one Resync.
 func (m *Mailbox[K]) collapse(at time.Time) {
 	for _, d := range m.dirty {
 		if d.Since.Before(at) {
@@ -75,7 +82,8 @@ func (m *Mailbox[K]) collapse(at time.Time) {
 	m.addResync("more changes than the mailbox holds", at)
 }
 
-// Resync says that everything must be looked at. Marks are still taken: they say what was heard of by name.
+// Resync requests that everything is read again. Dirty keys are kept, as they name what
+// changed for certain.
 func (m *Mailbox[K]) Resync(reason string, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -92,17 +100,18 @@ func (m *Mailbox[K]) addResync(reason string, at time.Time) {
 	m.signal()
 }
 
-// Wake holds one signal when there is something to take. Take removes it, so that nobody wakes up for nothing.
+// Wake returns a channel that holds one value while there is something to take. Take
+// removes the value, so that nobody wakes up in vain.
 func (m *Mailbox[K]) Wake() <-chan struct{} { return m.wake }
 
 func (m *Mailbox[K]) signal() {
 	select {
 	case m.wake <- struct{}{}:
-	default: // a signal is waiting already, and it stands for this too
+	default:
 	}
 }
 
-// Take moves all that the mailbox holds into b and forgets it. The memory of b is used again: what an earlier Take put there is gone.
+// Take moves the content of the mailbox into b and replaces what b held.
 func (m *Mailbox[K]) Take(b *Batch[K]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -112,11 +121,68 @@ func (m *Mailbox[K]) Take(b *Batch[K]) {
 	b.Trace, b.TraceLost = m.trace.take(b.Trace[:0])
 	m.collapsed = false
 	m.round++
-	if len(m.seen) > 2*m.limit {
-		clear(m.seen) // keys of long ago; those of now are back after one mark
+	if len(m.marked) > 2*m.limit {
+		clear(m.marked) // forget keys that are no longer in use
 	}
 	select {
 	case <-m.wake:
 	default:
 	}
+}
+
+// Record describes one event, for a log.
+type Record[K comparable] struct {
+	Origin   Origin
+	Action   Action
+	Path     string
+	Time     time.Time
+	Key      K    // the key that the event marked, if Relevant
+	Relevant bool // whether the event marked a key
+}
+
+// SetTrace makes the mailbox keep the newest n records of those passed to Note from now
+// on. The default, 0, keeps none.
+func (m *Mailbox[K]) SetTrace(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.trace = trace[K]{max: max(n, 0)}
+}
+
+// Note keeps the record of an event until Take, so that the consumer writes the log and
+// not the goroutine of a source. It wakes the consumer even if the event is not
+// relevant.
+func (m *Mailbox[K]) Note(r Record[K]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.trace.max > 0 {
+		m.trace.add(r)
+		m.signal()
+	}
+}
+
+// trace is a ring buffer of records.
+type trace[K comparable] struct {
+	ring []Record[K] // at most max records
+	max  int
+	next int // index of the oldest record, once the ring is full
+	lost int
+}
+
+func (t *trace[K]) add(r Record[K]) {
+	if len(t.ring) < t.max {
+		t.ring = append(t.ring, r)
+		return
+	}
+	t.ring[t.next] = r
+	t.next = (t.next + 1) % t.max
+	t.lost++
+}
+
+// take appends the records to out, oldest first, and empties the ring.
+func (t *trace[K]) take(out []Record[K]) (records []Record[K], lost int) {
+	out = append(append(out, t.ring[t.next:]...), t.ring[:t.next]...)
+	lost = t.lost
+	clear(t.ring) // release the paths
+	t.ring, t.next, t.lost = t.ring[:0], 0, 0
+	return out, lost
 }

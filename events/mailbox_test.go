@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package events
 
 import (
@@ -7,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 )
 
@@ -14,7 +17,8 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func at(second int) time.Time { return epoch.Add(time.Duration(second) * time.Second) }
 
-func awake[K comparable](m *Mailbox[K]) bool {
+// woken reports whether the mailbox signalled, and takes the signal.
+func woken[K comparable](m *Mailbox[K]) bool {
 	select {
 	case <-m.Wake():
 		return true
@@ -23,76 +27,97 @@ func awake[K comparable](m *Mailbox[K]) bool {
 	}
 }
 
-func TestMailboxKeepsEachKeyOnceWithItsFirstTime(t *testing.T) {
+// wantDirty checks the keys of a batch.
+func wantDirty[K comparable](t tester, b *Batch[K], want ...Dirty[K]) {
+	t.Helper()
+	if diff := cmp.Diff(want, b.Dirty, cmpopts.EquateEmpty()); diff != "" {
+		t.Fatalf("dirty keys (-want +got):\n%s", diff)
+	}
+}
+
+func TestMailboxKeepsFirstMarkOfEachKey(t *testing.T) {
 	m := NewMailbox[string](10)
 	m.Mark("b", at(1))
 	m.Mark("a", at(2))
 	m.Mark("b", at(3))
-	if !awake(m) {
-		t.Error("nobody was woken")
+	if !woken(m) {
+		t.Error("Mark did not signal")
 	}
 	var b Batch[string]
 	m.Take(&b)
-	want := Batch[string]{Dirty: []Dirty[string]{{"b", at(1)}, {"a", at(2)}}}
-	if diff := cmp.Diff(want.Dirty, b.Dirty); diff != "" {
-		t.Errorf("order of arrival (-want +got):\n%s", diff)
-	}
+	wantDirty(t, &b, Dirty[string]{"b", at(1)}, Dirty[string]{"a", at(2)})
 	m.Mark("b", at(4))
 	m.Take(&b)
-	if diff := cmp.Diff([]Dirty[string]{{"b", at(4)}}, b.Dirty); diff != "" {
-		t.Errorf("marked again after it was taken (-want +got):\n%s", diff)
-	}
-	if awake(m) {
-		t.Error("a signal is left though all was taken")
+	wantDirty(t, &b, Dirty[string]{"b", at(4)})
+	if woken(m) {
+		t.Error("Take left the signal")
 	}
 }
 
-func TestMailboxOverItsLimitIsOneResync(t *testing.T) {
+func TestMailboxBeyondLimitIsOneResync(t *testing.T) {
 	m := NewMailbox[int](3)
 	for key := range 100 {
 		m.Mark(key, at(5+key))
 	}
 	var b Batch[int]
 	m.Take(&b)
-	if len(b.Dirty) != 0 || len(b.Resync) != 1 || !b.ResyncSince.Equal(at(5)) {
-		t.Errorf("got %d keys, Resync %q since %v; want no key and one Resync since the first mark", len(b.Dirty), b.Resync, b.ResyncSince)
+	wantDirty(t, &b)
+	if len(b.Resync) != 1 || !b.ResyncSince.Equal(at(5)) {
+		t.Errorf("Resync %q since %v, want one since the first mark", b.Resync, b.ResyncSince)
 	}
 	m.Mark(7, at(200))
 	m.Take(&b)
-	if diff := cmp.Diff([]Dirty[int]{{7, at(200)}}, b.Dirty); diff != "" || len(b.Resync) != 0 {
-		t.Errorf("afterwards keys count again, got Resync %q and (-want +got):\n%s", b.Resync, diff)
+	wantDirty(t, &b, Dirty[int]{7, at(200)})
+	if len(b.Resync) != 0 {
+		t.Errorf("Resync %q in the next batch", b.Resync)
 	}
 }
 
-func TestMailboxAtItsLimitKeepsItsKeys(t *testing.T) {
+func TestMailboxAtLimitKeepsKeys(t *testing.T) {
 	m := NewMailbox[int](3)
 	for i := range 30 {
 		m.Mark(i%3, at(i))
 	}
 	var b Batch[int]
 	m.Take(&b)
-	if diff := cmp.Diff([]Dirty[int]{{0, at(0)}, {1, at(1)}, {2, at(2)}}, b.Dirty); diff != "" || len(b.Resync) != 0 {
-		t.Errorf("Resync %q and (-want +got):\n%s", b.Resync, diff)
+	wantDirty(t, &b, Dirty[int]{0, at(0)}, Dirty[int]{1, at(1)}, Dirty[int]{2, at(2)})
+	if len(b.Resync) != 0 {
+		t.Errorf("Resync %q", b.Resync)
 	}
 }
 
-func TestMailboxResyncReasonsAreFewAndDifferent(t *testing.T) {
+func TestMailboxLimitIsAtLeastOne(t *testing.T) {
+	for _, limit := range []int{-1, 0} {
+		m := NewMailbox[int](limit)
+		var b Batch[int]
+		m.Mark(1, at(1))
+		m.Take(&b)
+		wantDirty(t, &b, Dirty[int]{1, at(1)})
+		m.Mark(1, at(2))
+		m.Mark(2, at(3))
+		m.Take(&b)
+		wantDirty(t, &b)
+		if len(b.Resync) != 1 {
+			t.Errorf("limit %d: Resync %q, want one for the second key", limit, b.Resync)
+		}
+	}
+}
+
+func TestMailboxKeepsDistinctResyncReasons(t *testing.T) {
 	m := NewMailbox[int](3)
 	m.Resync("overflow", at(9))
 	m.Mark(1, at(10))
 	m.Resync("overflow", at(11))
 	m.Resync("malformed", at(2))
-	if !awake(m) {
-		t.Error("nobody was woken")
+	if !woken(m) {
+		t.Error("Resync did not signal")
 	}
 	var b Batch[int]
 	m.Take(&b)
 	if diff := cmp.Diff([]string{"overflow", "malformed"}, b.Resync); diff != "" || !b.ResyncSince.Equal(at(2)) {
 		t.Errorf("since %v, reasons (-want +got):\n%s", b.ResyncSince, diff)
 	}
-	if len(b.Dirty) != 1 {
-		t.Errorf("%d keys, want the one that was marked", len(b.Dirty))
-	}
+	wantDirty(t, &b, Dirty[int]{1, at(10)})
 	for i := range 100 {
 		m.Resync(fmt.Sprint("reason ", i), at(20))
 	}
@@ -102,50 +127,77 @@ func TestMailboxResyncReasonsAreFewAndDifferent(t *testing.T) {
 	}
 	m.Take(&b)
 	if len(b.Resync) != 0 || !b.ResyncSince.IsZero() {
-		t.Errorf("after a Take there are still %q since %v", b.Resync, b.ResyncSince)
+		t.Errorf("Resync %q since %v after it was taken", b.Resync, b.ResyncSince)
 	}
 }
 
-func TestMailboxTraceKeepsTheNewestRecords(t *testing.T) {
-	m := NewMailbox[int](3)
-	m.Note(Record[int]{Path: "/off"})
-	if m.Tracing() || awake(m) {
-		t.Error("a mailbox traces before it was asked to")
-	}
-	m.SetTrace(3)
+// wantTrace takes the trace and checks the paths of its records.
+func wantTrace(t *testing.T, m *Mailbox[int], lost int, want ...string) {
+	t.Helper()
 	var b Batch[int]
-	for _, tt := range []struct {
-		notes int
-		want  []string
-		lost  int
-	}{
-		{0, []string{}, 0}, {2, []string{"0", "1"}, 0}, {3, []string{"0", "1", "2"}, 0}, {5, []string{"2", "3", "4"}, 2}, {1, []string{"0"}, 0},
-	} {
-		for i := range tt.notes {
+	m.Take(&b)
+	var got []string
+	for _, r := range b.Trace {
+		got = append(got, r.Path)
+	}
+	if diff := cmp.Diff(want, got); diff != "" || b.TraceLost != lost {
+		t.Errorf("%d records lost, want %d; records (-want +got):\n%s", b.TraceLost, lost, diff)
+	}
+}
+
+func TestMailboxTraceKeepsNewestRecords(t *testing.T) {
+	m := NewMailbox[int](3)
+	note := func(n int) {
+		for i := range n {
 			m.Note(Record[int]{Path: fmt.Sprint(i), Key: i})
 		}
-		if got := awake(m); got != (tt.notes > 0) {
-			t.Errorf("after %d notes woken: %v", tt.notes, got)
+	}
+	note(1)
+	if woken(m) {
+		t.Error("Note signalled without SetTrace")
+	}
+	wantTrace(t, m, 0)
+	m.SetTrace(3)
+	for _, tt := range []struct {
+		notes, lost int
+		want        []string
+	}{
+		{0, 0, nil},
+		{2, 0, []string{"0", "1"}},
+		{3, 0, []string{"0", "1", "2"}},
+		{5, 2, []string{"2", "3", "4"}},
+		{1, 0, []string{"0"}},
+	} {
+		note(tt.notes)
+		if got := woken(m); got != (tt.notes > 0) {
+			t.Errorf("signal after %d notes: %v", tt.notes, got)
 		}
-		m.Take(&b)
-		got := []string{}
-		for _, r := range b.Trace {
-			got = append(got, r.Path)
-		}
-		if diff := cmp.Diff(tt.want, got); diff != "" || b.TraceLost != tt.lost {
-			t.Errorf("%d notes: lost %d, want %d; records (-want +got):\n%s", tt.notes, b.TraceLost, tt.lost, diff)
-		}
+		wantTrace(t, m, tt.lost, tt.want...)
 	}
 }
 
-func TestMailboxAllocatesNothingInSteadyState(t *testing.T) {
+func TestSetTraceDropsEarlierRecords(t *testing.T) {
+	m := NewMailbox[int](3)
+	m.SetTrace(2)
+	for _, path := range []string{"a", "b", "c"} {
+		m.Note(Record[int]{Path: path})
+	}
+	m.SetTrace(3)
+	m.Note(Record[int]{Path: "d"})
+	wantTrace(t, m, 0, "d")
+	m.SetTrace(-1)
+	m.Note(Record[int]{Path: "e"})
+	wantTrace(t, m, 0)
+}
+
+func TestMailboxDoesNotAllocateOnceWarm(t *testing.T) {
 	m := NewMailbox[[4]uint64](100)
 	var b Batch[[4]uint64]
 	now := time.Now()
 	round := uint64(0)
 	turn := func() {
 		for key := range uint64(64) {
-			m.Mark([4]uint64{key + round%3}, now) // some keys change
+			m.Mark([4]uint64{key + round%3}, now) // some keys differ from round to round
 		}
 		m.Resync("overflow", now)
 		<-m.Wake()
@@ -158,22 +210,20 @@ func TestMailboxAllocatesNothingInSteadyState(t *testing.T) {
 	}
 }
 
-func TestMailboxForgetsKeysOfLongAgo(t *testing.T) {
+func TestMailboxForgetsUnusedKeys(t *testing.T) {
 	m := NewMailbox[int](10)
 	var b Batch[int]
 	for key := range 10_000 {
 		m.Mark(key, at(0))
 		m.Take(&b)
-		if len(b.Dirty) != 1 || b.Dirty[0].Key != key {
-			t.Fatalf("key %d came back as %v", key, b.Dirty)
-		}
-		if len(m.seen) > 2*10+1 {
-			t.Fatalf("%d keys are remembered with a limit of 10", len(m.seen))
+		wantDirty(t, &b, Dirty[int]{key, at(0)})
+		if len(m.marked) > 2*10+1 {
+			t.Fatalf("%d keys are kept with a limit of 10", len(m.marked))
 		}
 	}
 }
 
-// Whatever is marked and taken in whatever order: each mark is seen in the first batch after it, as its key or as a Resync.
+// In any order of calls, each mark is in the next batch, as its key or as a Resync.
 func TestMailboxLosesNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(1, 6).Draw(t, "limit")
@@ -187,7 +237,7 @@ func TestMailboxLosesNothing(t *testing.T) {
 				key := rapid.IntRange(0, 9).Draw(t, "key")
 				clock++
 				m.Mark(key, at(clock))
-				if _, there := first[key]; !there {
+				if _, marked := first[key]; !marked {
 					first[key] = at(clock)
 					order = append(order, key)
 				}
@@ -198,11 +248,11 @@ func TestMailboxLosesNothing(t *testing.T) {
 				resyncs[reason] = true
 			},
 			"take": func(t *rapid.T) {
-				if woken := awake(m); woken != (len(first)+len(resyncs) > 0) {
-					t.Fatalf("woken %v with %d keys and %d reasons", woken, len(first), len(resyncs))
+				if got := woken(m); got != (len(first)+len(resyncs) > 0) {
+					t.Fatalf("signal: %v, with %d keys and %d reasons", got, len(first), len(resyncs))
 				}
 				m.Take(&b)
-				want := []Dirty[int]{}
+				var want []Dirty[int]
 				if len(order) > limit {
 					resyncs["more changes than the mailbox holds"] = true
 				} else {
@@ -210,9 +260,7 @@ func TestMailboxLosesNothing(t *testing.T) {
 						want = append(want, Dirty[int]{key, first[key]})
 					}
 				}
-				if diff := cmp.Diff(want, append([]Dirty[int]{}, b.Dirty...)); diff != "" {
-					t.Fatalf("keys (-want +got):\n%s", diff)
-				}
+				wantDirty(t, &b, want...)
 				got := map[string]bool{}
 				for _, reason := range b.Resync {
 					got[reason] = true
@@ -226,7 +274,7 @@ func TestMailboxLosesNothing(t *testing.T) {
 	})
 }
 
-func TestMailboxOfManyWriters(t *testing.T) {
+func TestMailboxWithManyWriters(t *testing.T) {
 	const writers, keys = 8, 500
 	m := NewMailbox[int](writers * keys)
 	var wg sync.WaitGroup
@@ -240,11 +288,11 @@ func TestMailboxOfManyWriters(t *testing.T) {
 	seen := map[int]bool{}
 	var b Batch[int]
 	for len(seen) < writers*keys {
-		within(t, "a mark", m.Wake())
+		await(t, "a mark", m.Wake())
 		m.Take(&b)
 		for _, d := range b.Dirty {
 			if seen[d.Key] {
-				t.Fatalf("key %d was marked once and taken twice", d.Key)
+				t.Fatalf("key %d was taken twice", d.Key)
 			}
 			seen[d.Key] = true
 		}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package events
 
 import (
@@ -7,18 +9,21 @@ import (
 	"github.com/pilebones/go-udev/netlink"
 )
 
-// openUeventSocket opens a netlink socket that is joined to the kernel's uevents, group 1.
+// openUeventSocket opens a netlink socket that is a member of group 1, the kernel's
+// uevents.
 //
-// This is all that is used of go-udev, whose licence is the GPL; to exchange it, exchange this file. Its Monitor and Close are never called: they
-// do not end a blocked read, and Close leaves the reader on a descriptor number that may by then be another file's. So the caller
-// owns the descriptor.
+// This file contains the only use of go-udev, whose licence is the GPL; to replace
+// go-udev, replace this file. Its Monitor and Close must not be used: they do not end a
+// blocked read, and Close leaves the reader with a descriptor number that may soon
+// belong to another file. The caller owns the descriptor instead.
 func openUeventSocket() (fd int, err error) {
-	// go-udev opens the socket without CLOEXEC. Under this lock no child of ours can start before the flag is set.
+	// go-udev opens the socket without CLOEXEC. While this lock is held, no child
+	// process can start and inherit it.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	var conn netlink.UEventConn
-	if err := conn.Connect(netlink.KernelEvent); err != nil {
-		return -1, fmt.Errorf("open uevent socket: %w", err) // Connect has closed what it opened
+	if err := conn.Connect(netlink.KernelEvent); err != nil { // on error it has closed the socket
+		return -1, fmt.Errorf("open uevent socket: %w", err)
 	}
 	syscall.CloseOnExec(conn.Fd)
 	return conn.Fd, nil

@@ -127,7 +127,7 @@ func BenchmarkEventToKubelet(b *testing.B) {
 			must(b, err)
 			defer unix.Close(pair[1])
 			defer node.start(b, func() (events.Source, error) {
-				return events.ListenUevents(events.WithSocket(pair[0], events.TrustAnyone))
+				return events.ListenSocket(pair[0])
 			})()
 			node.full(b)
 
