@@ -1,8 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree
 
-// After is the Tree that says what t says and comes next after prev. It is for those who do not follow changes, but build a whole Tree each
-// time that they looked: a resource or device that says the same as in prev is the same pointer, a resource that only prev has stays and
-// is empty, and when nothing changed the result is prev itself. Neither t nor prev changes; either may be nil.
+// After returns a Tree with the devices of t as the successor of prev. It is for plugins
+// that rescan all devices and build each Tree from nothing. A resource or device that is
+// equal to the one in prev becomes the same pointer, and a resource that only prev has
+// becomes empty. If nothing changed, After returns prev itself. It modifies neither t nor
+// prev, and either may be nil.
 func (t *Tree) After(prev *Tree) *Tree {
 	if prev == nil {
 		prev = &Tree{}
@@ -10,9 +14,12 @@ func (t *Tree) After(prev *Tree) *Tree {
 	next := &Tree{generation: prev.generation + 1}
 	changed := false
 	for _, name := range resourceNames(prev, t) {
-		old, now := prev.Resource(name), t.Resource(name)
-		r := now.after(name, old)
-		changed = changed || r != old
+		old := prev.Resource(name)
+		r := old
+		if devices, same := shareDevices(t.Resource(name).list(), old.list()); !same || old == nil {
+			r = &Resource{name: name, devices: devices}
+			changed = true
+		}
 		next.resources = append(next.resources, r)
 	}
 	if !changed {
@@ -21,31 +28,24 @@ func (t *Tree) After(prev *Tree) *Tree {
 	return next
 }
 
-// after is the resource of that name with the devices of r, sharing with old what says the same. Both may be nil, not both at once.
-func (r *Resource) after(name string, old *Resource) *Resource {
-	if r == old {
-		return old
+// shareDevices returns devices with each one that is equal to one in old replaced by it,
+// and reports whether the result is old. Both lists are ascending by ID.
+func shareDevices(devices, old []*Device) (shared []*Device, same bool) {
+	same = len(devices) == len(old)
+	if len(devices) > 0 {
+		shared = make([]*Device, len(devices))
 	}
-	next := &Resource{name: name}
-	same := old != nil && old.Len() == r.Len()
-	if r.Len() > 0 {
-		next.devices = make([]*Device, len(r.devices))
-	}
-	i := 0 // walks the old devices; both are ascending by ID
-	for k := range next.devices {
-		d := r.devices[k]
-		for i < old.Len() && old.devices[i].ID < d.ID {
+	i := 0 // index into old
+	for k, d := range devices {
+		for i < len(old) && old[i].ID < d.ID {
 			i++
 		}
-		if i < old.Len() && d.Equal(old.devices[i]) {
-			d = old.devices[i]
+		if i < len(old) && d.Equal(old[i]) {
+			d = old[i]
 		} else {
 			same = false
 		}
-		next.devices[k] = d
+		shared[k] = d
 	}
-	if same {
-		return old
-	}
-	return next
+	return shared, same
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree_test
 
 import (
@@ -7,7 +9,7 @@ import (
 	"qatplugin/devtree"
 )
 
-// host is a Tree of n VFs, as four resources of as many PFs.
+// host returns a Tree of n VFs in four resources.
 func host(b *testing.B, n int) *devtree.Tree {
 	b.Helper()
 	builder := new(devtree.Tree).Edit()
@@ -17,22 +19,21 @@ func host(b *testing.B, n int) *devtree.Tree {
 	return builder.Build()
 }
 
-// One VF turns Unhealthy and Healthy again, in turns: a new Tree each time.
-func BenchmarkPutOneDevice(b *testing.B) {
+// BenchmarkPutChangedDevice makes one VF Unhealthy and Healthy again by turns.
+func BenchmarkPutChangedDevice(b *testing.B) {
 	for _, n := range []int{1, 64, 1024} {
 		b.Run(fmt.Sprintf("of=%d", n), func(b *testing.B) {
 			tree := host(b, n)
-			name := "cy"
-			states := []*devtree.Device{sick(bdf(0)), vf(bdf(0))}
+			states := []*devtree.Device{unhealthy(bdf(0)), vf(bdf(0))}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				builder := tree.Edit()
-				if err := builder.Put(name, states[i%2]); err != nil {
+				if err := builder.Put("cy", states[i%2]); err != nil {
 					b.Fatal(err)
 				}
 				next := builder.Build()
 				if next == tree {
-					b.Fatal("nothing changed")
+					b.Fatal("the Tree did not change")
 				}
 				tree = next
 			}
@@ -40,8 +41,8 @@ func BenchmarkPutOneDevice(b *testing.B) {
 	}
 }
 
-// An event that changed nothing: the device is read again and put as it was.
-func BenchmarkPutTheSameDevice(b *testing.B) {
+// BenchmarkPutEqualDevice measures an event that changed nothing.
+func BenchmarkPutEqualDevice(b *testing.B) {
 	tree, same := host(b, 1024), vf(bdf(0))
 	b.ReportAllocs()
 	for b.Loop() {
@@ -50,7 +51,7 @@ func BenchmarkPutTheSameDevice(b *testing.B) {
 			b.Fatal(err)
 		}
 		if builder.Build() != tree {
-			b.Fatal("something changed")
+			b.Fatal("the Tree changed")
 		}
 	}
 }
@@ -60,34 +61,34 @@ func BenchmarkDiff(b *testing.B) {
 		b.Run(fmt.Sprintf("of=%d", n), func(b *testing.B) {
 			old := host(b, n)
 			builder := old.Edit()
-			mustPut(b, builder, "cy", sick(bdf(0)))
+			mustPut(b, builder, "cy", unhealthy(bdf(0)))
 			next := builder.Build()
 			b.ReportAllocs()
 			for b.Loop() {
-				if len(devtree.Diff(old, next)) != 1 {
-					b.Fatal("not one change")
+				if changes := devtree.Diff(old, next); len(changes) != 1 {
+					b.Fatalf("got %d changes, want 1", len(changes))
 				}
 			}
 		})
 	}
 }
 
-func BenchmarkPublishToFourStreams(b *testing.B) {
+func BenchmarkPublishToFourSubscriptions(b *testing.B) {
 	trees := []*devtree.Tree{host(b, 1024), nil}
 	builder := trees[0].Edit()
-	mustPut(b, builder, "cy", sick(bdf(0)))
+	mustPut(b, builder, "cy", unhealthy(bdf(0)))
 	trees[1] = builder.Build()
 	p := &devtree.Publisher{}
 	p.Publish(trees[1])
-	stream := p.Subscribe("cy")
+	s := p.Subscribe("cy")
+	defer s.Close()
 	for _, name := range []string{"dc", "generic", "sym-dc"} {
 		defer p.Subscribe(name).Close()
 	}
-	defer stream.Close()
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		p.Publish(trees[i%2])
-		if _, err := stream.Next(b.Context()); err != nil {
+		if _, err := s.Next(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,25 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree
 
 import "slices"
 
-// Builder makes a Tree from the one before it. It is for one goroutine; the Tree it started from does not change.
+// Builder makes the successor of a Tree, which it does not modify. It must not be used by
+// several goroutines at once.
 type Builder struct {
 	prev      *Tree
-	resources []*Resource
-	shared    bool               // resources is still prev's slice
-	owned     map[*Resource]bool // resources that this Builder made and may change
+	resources []*Resource // ascending by name; those that are not in prev may be modified
 }
 
-// Edit starts a Builder whose Tree is, so far, t itself. A nil Tree is an empty one.
+// Edit returns a Builder whose Tree is t until something is put or removed. A nil Tree is
+// an empty one.
 func (t *Tree) Edit() *Builder {
 	if t == nil {
 		t = &Tree{}
 	}
-	return &Builder{prev: t, resources: t.resources, shared: true, owned: map[*Resource]bool{}}
+	return &Builder{prev: t, resources: slices.Clone(t.resources)}
 }
 
-// Put adds the device to the resource, or replaces the one of that ID. A device that is Equal to the one there changes nothing.
-// The Builder keeps a copy. An error names the rule that is broken; the Builder is then as it was and may be used on.
+// Put adds a copy of d to the resource or replaces the device that has its ID. If that
+// device is equal to d, nothing changes. If d or the name of the resource breaks a rule,
+// Put returns an error that states the rule, and the Builder remains as it was.
 func (b *Builder) Put(resource string, d *Device) error {
 	if err := d.check(); err != nil {
 		return err
@@ -27,66 +30,63 @@ func (b *Builder) Put(resource string, d *Device) error {
 	if err := b.Keep(resource); err != nil {
 		return err
 	}
-	r := b.resources[b.index(resource)]
-	i, there := r.find(d.ID)
-	if there && r.devices[i].Equal(d) {
+	i, _ := findResource(b.resources, resource)
+	k, exists := findDevice(b.resources[i].devices, d.ID)
+	if exists && b.resources[i].devices[k].Equal(d) {
 		return nil
 	}
-	r = b.own(resource)
-	kept := b.prev.Resource(resource).Device(d.ID)
-	if !d.Equal(kept) { // else it changed back, or was removed, and is again what it was
-		kept = d.clone()
+	stored := b.prev.Resource(resource).Device(d.ID)
+	if !d.Equal(stored) { // not a change that is undone
+		stored = d.clone()
 	}
-	if there {
-		r.devices[i] = kept
+	r := b.modifiable(i)
+	if exists {
+		r.devices[k] = stored
 	} else {
-		r.devices = slices.Insert(r.devices, i, kept)
+		r.devices = slices.Insert(r.devices, k, stored)
 	}
 	return nil
 }
 
-// Remove takes the device out of the resource; one that is not there is fine. The resource stays, if need be empty.
+// Remove removes the device from the resource, if it is there. The resource remains, even
+// without devices.
 func (b *Builder) Remove(resource, id string) {
-	i := b.index(resource)
-	if i < 0 {
+	i, found := findResource(b.resources, resource)
+	if !found {
 		return
 	}
-	if k, there := b.resources[i].find(id); there {
-		r := b.own(resource)
+	if k, found := findDevice(b.resources[i].devices, id); found {
+		r := b.modifiable(i)
 		r.devices = slices.Delete(r.devices, k, k+1)
 	}
 }
 
-// Keep makes sure that the resource is in the Tree, if need be with no devices.
+// Keep ensures that the Tree has the resource, if necessary without devices. It returns
+// an error if Kubernetes rejects the name of the resource.
 func (b *Builder) Keep(resource string) error {
-	if b.index(resource) >= 0 {
+	i, found := findResource(b.resources, resource)
+	if found {
 		return nil
 	}
 	if err := CheckResourceName(resource); err != nil {
 		return err
 	}
-	b.unshare()
-	t := Tree{resources: b.resources}
-	i, _ := t.find(resource)
-	r := &Resource{name: resource}
-	b.owned[r] = true
-	b.resources = slices.Insert(b.resources, i, r)
+	b.resources = slices.Insert(b.resources, i, &Resource{name: resource})
 	return nil
 }
 
-// Build makes the Tree and starts the Builder anew from it. When nothing changed, or what changed was changed back, it returns the Tree
-// that the Builder started from, the same pointer; a resource or device that did not change is the same pointer too.
+// Build returns the Tree. What did not change, or changed back, is the same pointer as in
+// the Tree that b started from: a device, a resource, or the Tree itself. The Builder
+// then starts again from the returned Tree.
 func (b *Builder) Build() *Tree {
-	changed := len(b.resources) != len(b.prev.resources)
+	changed := false
 	for i, r := range b.resources {
-		if !b.owned[r] {
-			continue
+		old := b.prev.Resource(r.name)
+		if r == old || old != nil && slices.Equal(old.devices, r.devices) {
+			b.resources[i] = old
+		} else {
+			changed = true
 		}
-		if old := b.prev.Resource(r.name); old != nil && slices.Equal(old.devices, r.devices) {
-			b.resources[i] = old // changed and changed back
-			continue
-		}
-		changed = true
 	}
 	if !changed {
 		return b.prev
@@ -96,29 +96,11 @@ func (b *Builder) Build() *Tree {
 	return next
 }
 
-func (b *Builder) index(resource string) int {
-	t := Tree{resources: b.resources}
-	if i, ok := t.find(resource); ok {
-		return i
-	}
-	return -1
-}
-
-func (b *Builder) unshare() {
-	if b.shared {
-		b.resources = slices.Clone(b.resources)
-		b.shared = false
-	}
-}
-
-// own returns the resource, which must be there, as one that this Builder may change.
-func (b *Builder) own(resource string) *Resource {
-	i := b.index(resource)
+// modifiable returns the i-th resource, or replaces it with a copy if prev has it.
+func (b *Builder) modifiable(i int) *Resource {
 	r := b.resources[i]
-	if !b.owned[r] {
-		b.unshare()
+	if r == b.prev.Resource(r.name) {
 		r = &Resource{name: r.name, devices: slices.Clone(r.devices)}
-		b.owned[r] = true
 		b.resources[i] = r
 	}
 	return r

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree_test
 
 import (
@@ -8,21 +10,21 @@ import (
 	"qatplugin/devtree"
 )
 
-func TestBuildReturnsTheSameTreeWhenNothingChanged(t *testing.T) {
+func TestBuildReturnsSameTreeIfNothingChanged(t *testing.T) {
 	base := treeOf(t, "cy", vf("a"), vf("b"))
 	for _, tt := range []struct {
 		name string
 		edit func(b *devtree.Builder)
 	}{
-		{"nothing was done", func(*devtree.Builder) {}},
-		{"an equal device was put", func(b *devtree.Builder) { mustPut(t, b, "cy", vf("a")) }},
-		{"a resource that is there was kept", func(b *devtree.Builder) { _ = b.Keep("cy") }},
-		{"a device that is not there was removed", func(b *devtree.Builder) { b.Remove("cy", "c") }},
-		{"a device of a resource that is not there was removed", func(b *devtree.Builder) { b.Remove("dc", "a") }},
-		{"a device came and went", func(b *devtree.Builder) { mustPut(t, b, "cy", vf("c")); b.Remove("cy", "c") }},
-		{"a device went and came", func(b *devtree.Builder) { b.Remove("cy", "a"); mustPut(t, b, "cy", vf("a")) }},
-		{"a device changed and changed back", func(b *devtree.Builder) { mustPut(t, b, "cy", sick("a"), vf("a")) }},
-		{"what was put breaks a rule", func(b *devtree.Builder) { _ = b.Put("cy", &devtree.Device{ID: "a"}) }},
+		{"no edit", func(*devtree.Builder) {}},
+		{"put equal device", func(b *devtree.Builder) { mustPut(t, b, "cy", vf("a")) }},
+		{"keep existing resource", func(b *devtree.Builder) { _ = b.Keep("cy") }},
+		{"remove missing device", func(b *devtree.Builder) { b.Remove("cy", "c") }},
+		{"remove from missing resource", func(b *devtree.Builder) { b.Remove("dc", "a") }},
+		{"add and remove", func(b *devtree.Builder) { mustPut(t, b, "cy", vf("c")); b.Remove("cy", "c") }},
+		{"remove and add", func(b *devtree.Builder) { b.Remove("cy", "a"); mustPut(t, b, "cy", vf("a")) }},
+		{"change and change back", func(b *devtree.Builder) { mustPut(t, b, "cy", unhealthy("a"), vf("a")) }},
+		{"put invalid device", func(b *devtree.Builder) { _ = b.Put("cy", &devtree.Device{ID: "a"}) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := base.Edit()
@@ -34,7 +36,7 @@ func TestBuildReturnsTheSameTreeWhenNothingChanged(t *testing.T) {
 	}
 }
 
-func TestEachTreeThatDiffersIsOneGenerationLater(t *testing.T) {
+func TestGenerationGrowsByOneWithEachChangedTree(t *testing.T) {
 	var tree *devtree.Tree
 	for want := range uint64(3) {
 		if got := tree.Generation(); got != want {
@@ -46,36 +48,39 @@ func TestEachTreeThatDiffersIsOneGenerationLater(t *testing.T) {
 	}
 }
 
-func TestABuilderGoesOnFromTheTreeItBuilt(t *testing.T) {
+func TestBuilderContinuesFromBuiltTree(t *testing.T) {
 	b := new(devtree.Tree).Edit()
 	mustPut(t, b, "cy", vf("a"))
 	first := b.Build()
 	mustPut(t, b, "cy", vf("b"))
 	second := b.Build()
-	if first.Resource("cy").Len() != 1 || second.Resource("cy").Len() != 2 || second.Generation() != first.Generation()+1 {
-		t.Errorf("first Tree, generation %d:\n%ssecond Tree, generation %d:\n%s", first.Generation(), first, second.Generation(), second)
+	if first.Resource("cy").Len() != 1 || second.Resource("cy").Len() != 2 ||
+		second.Generation() != first.Generation()+1 {
+		t.Errorf("first Tree, generation %d:\n%ssecond Tree, generation %d:\n%s",
+			first.Generation(), first, second.Generation(), second)
 	}
 }
 
-func TestOneDeviceChangesAndItsNeighboursAreShared(t *testing.T) {
+func TestBuildSharesUnchangedDevicesAndResources(t *testing.T) {
 	b := treeOf(t, "cy", vf("a"), vf("b")).Edit()
 	mustPut(t, b, "dc", vf("c"))
 	before := b.Build()
-	mustPut(t, b, "cy", sick("b"))
+	mustPut(t, b, "cy", unhealthy("b"))
 	after := b.Build()
 
 	if before.Resource("dc") != after.Resource("dc") {
-		t.Error("the other resource is another one")
+		t.Error("the unchanged resource is not shared")
 	}
 	if before.Resource("cy").Device("a") != after.Resource("cy").Device("a") {
-		t.Error("the other device of the resource is another one")
+		t.Error("the unchanged device is not shared")
 	}
-	if before.Resource("cy") == after.Resource("cy") || before.Resource("cy").Device("b") == after.Resource("cy").Device("b") {
-		t.Error("what changed is still the same")
+	if before.Resource("cy") == after.Resource("cy") ||
+		before.Resource("cy").Device("b") == after.Resource("cy").Device("b") {
+		t.Error("the changed resource or device is shared")
 	}
 }
 
-func TestTheLastDeviceLeavesAnEmptyResource(t *testing.T) {
+func TestRemovingLastDeviceLeavesEmptyResource(t *testing.T) {
 	b := treeOf(t, "cy", vf("a")).Edit()
 	b.Remove("cy", "a")
 	if got, want := b.Build().String(), "cy: 0\n"; got != want {
@@ -83,19 +88,19 @@ func TestTheLastDeviceLeavesAnEmptyResource(t *testing.T) {
 	}
 }
 
-func TestABrokenRuleLeavesTheBuilderAsItWas(t *testing.T) {
+func TestRejectedEditLeavesBuilderUnchanged(t *testing.T) {
 	b := new(devtree.Tree).Edit()
 	mustPut(t, b, "cy", vf("a"))
 	if b.Put("dc", &devtree.Device{ID: "b"}) == nil || b.Put("sym;dc", vf("b")) == nil || b.Keep("sym;dc") == nil {
-		t.Fatal("a broken rule was taken")
+		t.Fatal("an invalid device or name was accepted")
 	}
 	if diff := cmp.Diff("cy: 1\n  a Healthy\n", b.Build().String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-func TestATreeKeepsCopies(t *testing.T) {
-	d := everything("a")
+func TestPutStoresCopy(t *testing.T) {
+	d := full("a")
 	tree := treeOf(t, "cy", d)
 	d.NUMANodes[0] = 7
 	d.DeviceNodes[0].HostPath = "/dev/null"
@@ -103,14 +108,18 @@ func TestATreeKeepsCopies(t *testing.T) {
 	d.Env["A"] = "changed"
 	d.Annotations["a"] = "changed"
 	d.CDINames[0] = "x.com/y=z"
-	if diff := cmp.Diff(everything("a"), tree.Resource("cy").Device("a")); diff != "" {
-		t.Errorf("the caller's later changes are in the Tree (-want +got):\n%s", diff)
+	if diff := cmp.Diff(full("a"), tree.Resource("cy").Device("a")); diff != "" {
+		t.Errorf("the Tree changed with the caller's Device (-want +got):\n%s", diff)
 	}
 }
 
-func TestWhatIsNotThereIsNil(t *testing.T) {
+func TestMissingResourceAndDeviceAreNil(t *testing.T) {
 	var none *devtree.Tree
-	for name, tree := range map[string]*devtree.Tree{"nil": none, "zero": {}, "another resource": treeOf(t, "dc", vf("a"))} {
+	for name, tree := range map[string]*devtree.Tree{
+		"nil":              none,
+		"zero":             {},
+		"another resource": treeOf(t, "dc", vf("a")),
+	} {
 		r := tree.Resource("cy")
 		if r != nil || r.Len() != 0 || r.Device("a") != nil {
 			t.Errorf("%s Tree: resource %v with %d devices", name, r, r.Len())
@@ -120,11 +129,11 @@ func TestWhatIsNotThereIsNil(t *testing.T) {
 		}
 	}
 	if got := treeOf(t, "cy", vf("a")).Resource("cy").Device("b"); got != nil {
-		t.Errorf("device %v", got)
+		t.Errorf("device %v, want nil", got)
 	}
 }
 
-func TestAWalkEndsWhenTheWalkerDoes(t *testing.T) {
+func TestIterationStopsEarly(t *testing.T) {
 	b := treeOf(t, "cy", vf("a"), vf("b")).Edit()
 	mustPut(t, b, "dc", vf("c"))
 	seen := 0

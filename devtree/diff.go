@@ -1,70 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
-// Change is what differs for one device between two Trees.
+// Change is the difference between two Trees in one device of one resource.
 type Change struct {
 	Resource string
-	Old      *Device // nil: the device was added to the resource
-	New      *Device // nil: the device was removed from the resource
+	Old      *Device // nil if the device was added
+	New      *Device // nil if the device was removed
 }
 
-// Diff lists what changed from old to new: by resource, then by device ID, ascending. Either may be nil. Its cost is that of the
-// resources that differ, not of the Trees. An empty resource that came or went is no change of a device and not listed.
+// Diff returns the changes from old to new, ascending by resource and device ID. Either
+// Tree may be nil. An empty resource that appears or disappears is not a change.
+// Resources that the Trees share cost nothing.
 func Diff(old, new *Tree) []Change {
 	var changes []Change
 	for _, name := range resourceNames(old, new) {
 		a, b := old.Resource(name), new.Resource(name)
 		if a != b {
-			changes = diffResource(changes, name, a, b)
+			changes = append(changes, diffDevices(name, a.list(), b.list())...)
 		}
 	}
 	return changes
 }
 
-// resourceNames are the names of the resources of both Trees, ascending, each once.
-func resourceNames(old, new *Tree) []string {
+// resourceNames returns the names of the resources of both Trees, ascending, each once.
+func resourceNames(a, b *Tree) []string {
 	var names []string
-	for _, t := range []*Tree{old, new} {
-		for r := range t.Resources() {
-			names = append(names, r.name)
-		}
+	for _, r := range slices.Concat(a.list(), b.list()) {
+		names = append(names, r.name)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
-func diffResource(changes []Change, name string, old, new *Resource) []Change {
-	var a, b []*Device
-	if old != nil {
-		a = old.devices
-	}
-	if new != nil {
-		b = new.devices
-	}
-	for len(a) > 0 || len(b) > 0 {
-		order := 0
+func diffDevices(resource string, old, new []*Device) (changes []Change) {
+	for len(old) > 0 || len(new) > 0 {
 		switch {
-		case len(b) == 0:
-			order = -1
-		case len(a) == 0:
-			order = 1
+		case len(new) == 0 || len(old) > 0 && old[0].ID < new[0].ID:
+			changes = append(changes, Change{Resource: resource, Old: old[0]})
+			old = old[1:]
+		case len(old) == 0 || new[0].ID < old[0].ID:
+			changes = append(changes, Change{Resource: resource, New: new[0]})
+			new = new[1:]
 		default:
-			order = strings.Compare(a[0].ID, b[0].ID)
-		}
-		switch {
-		case order < 0:
-			changes, a = append(changes, Change{Resource: name, Old: a[0]}), a[1:]
-		case order > 0:
-			changes, b = append(changes, Change{Resource: name, New: b[0]}), b[1:]
-		default:
-			if a[0] != b[0] && !a[0].Equal(b[0]) {
-				changes = append(changes, Change{Resource: name, Old: a[0], New: b[0]})
+			if !old[0].Equal(new[0]) {
+				changes = append(changes, Change{Resource: resource, Old: old[0], New: new[0]})
 			}
-			a, b = a[1:], b[1:]
+			old, new = old[1:], new[1:]
 		}
 	}
 	return changes

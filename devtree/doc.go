@@ -1,20 +1,25 @@
-// Package devtree holds what a device plugin knows of its devices, as immutable snapshots.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package devtree holds immutable snapshots of the devices that a device plugin offers.
 //
-// A [Tree] maps resource names to devices. It never changes after it was built: [Tree.Edit] starts a [Builder] that makes the next
-// one, and everything that did not change is shared with the Tree before it. So whether a resource, a device or a whole Tree is
-// unchanged is one comparison of pointers, and a reader needs no lock.
+// A [Tree] maps resource names to devices. It never changes once it is built, so readers
+// need no lock. [Tree.Edit] starts a [Builder], which makes the next Tree. The next Tree
+// shares everything that did not change with the previous one, so comparing two pointers
+// answers whether a resource, a device or a whole Tree changed. A plugin that rescans all
+// devices instead of following single changes builds each Tree from nothing; [Tree.After]
+// then makes it the successor of the previous one. [Diff] lists the differences.
 //
-// Who does not follow single changes builds a whole Tree each time that they looked, and [Tree.After] makes it the successor of the one
-// before. [Diff] says what is different.
+// A Tree only holds names and devices that Kubernetes accepts. [Builder.Put] and
+// [Builder.Keep] return an error that states the broken rule and leave the Builder
+// unchanged, so that a caller can skip one bad device and go on. Put stores a copy: the
+// caller may modify its Device afterwards. A Device read from a Tree must not be
+// modified.
 //
-// A Tree breaks no rule of Kubernetes: [Builder.Put] and [Builder.Keep] return an error that names the rule, and leave the Builder as it
-// was, so that one bad device can be left out. The Builder copies what is put: the caller may
-// change its Device afterwards. One that was read from a Tree belongs to that Tree, and is for reading.
+// A [Publisher] distributes the newest Tree to any number of readers. Each [Subscription]
+// follows one resource. A slow reader skips intermediate states but never the last one,
+// and publishing never waits for a reader.
 //
-// A [Publisher] hands the newest Tree to any number of readers. Each [Subscription] follows one resource and always gets the
-// newest state of it: states that came and went while the reader was busy are skipped, the last one never is. Publishing
-// never waits for a reader.
-//
-// Trees may be read from any goroutine, a Publisher used from any; a Builder and a Subscription are for one each. The package starts no
-// goroutine, and knows nothing of where devices come from, nor of who is told of them.
+// A Tree and a Publisher may be used from several goroutines, a Builder and a
+// Subscription from one at a time. The package starts no goroutines. It does not know
+// where devices come from or who receives the Trees.
 package devtree

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree_test
 
 import (
@@ -7,7 +9,8 @@ import (
 	"qatplugin/devtree"
 )
 
-// A plugin keeps one Builder and publishes a Tree for each change; a reader, such as a ListAndWatch stream, follows one resource.
+// A plugin keeps one Builder and publishes a Tree for each change. A reader, such as a
+// ListAndWatch stream, follows one resource.
 func Example() {
 	publisher := &devtree.Publisher{}
 	yellow := publisher.Subscribe("yellow")
@@ -15,10 +18,9 @@ func Example() {
 
 	builder := publisher.Tree().Edit()
 	for _, id := range []string{"/dev/yellow0", "/dev/yellow1"} {
-		node := devtree.DeviceNode{HostPath: id, ContainerPath: id, Permissions: "rw"}
-		if err := builder.Put("yellow", &devtree.Device{
-			ID: id, Health: devtree.Healthy, ContainerEdits: devtree.ContainerEdits{DeviceNodes: []devtree.DeviceNode{node}},
-		}); err != nil {
+		device := &devtree.Device{ID: id, Health: devtree.Healthy}
+		device.DeviceNodes = []devtree.DeviceNode{{HostPath: id, ContainerPath: id, Permissions: "rw"}}
+		if err := builder.Put("yellow", device); err != nil {
 			fmt.Println(err)
 		}
 	}
@@ -32,11 +34,11 @@ func Example() {
 	for _, change := range devtree.Diff(before, publisher.Tree()) {
 		fmt.Println(change.Resource, "lost", change.Old.ID)
 	}
-	fmt.Print("before, still:\n", before)
+	fmt.Print("the first Tree is unchanged:\n", before)
 	// Output:
 	// yellow 1 <nil>
 	// yellow lost /dev/yellow0
-	// before, still:
+	// the first Tree is unchanged:
 	// yellow: 2
 	//   /dev/yellow0 Healthy
 	//   /dev/yellow1 Healthy

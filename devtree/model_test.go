@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree_test
 
 import (
@@ -12,7 +14,8 @@ import (
 	"qatplugin/devtree"
 )
 
-// A model is what a Tree says, in plain maps of plain text: resource → device ID → the device's fields.
+// A model is the content of a Tree in plain maps: resource → device ID → the fields as
+// text.
 type model map[string]map[string]string
 
 func (m model) clone() model {
@@ -23,7 +26,7 @@ func (m model) clone() model {
 	return c
 }
 
-// withoutEmpty is the model without the resources that have no devices.
+// withoutEmpty returns a copy of m without the resources that have no devices.
 func (m model) withoutEmpty() model {
 	c := m.clone()
 	maps.DeleteFunc(c, func(_ string, devices map[string]string) bool { return len(devices) == 0 })
@@ -32,7 +35,7 @@ func (m model) withoutEmpty() model {
 
 func text(d *devtree.Device) string { return fmt.Sprintf("%+v", *d) }
 
-// modelOf reads a Tree through every method that reads one.
+// modelOf reads the Tree with every method that reads one and checks that they agree.
 func modelOf(t rapid.TB, tree *devtree.Tree) model {
 	t.Helper()
 	m := model{}
@@ -45,14 +48,14 @@ func modelOf(t rapid.TB, tree *devtree.Tree) model {
 			ids = append(ids, d.ID)
 			devices[d.ID] = text(d)
 			if r.Device(d.ID) != d {
-				t.Fatalf("Device(%q) is another one than in Devices", d.ID)
+				t.Fatalf("Device(%q) is not the one that Devices yields", d.ID)
 			}
 		}
 		if !slices.IsSorted(ids) || r.Len() != len(ids) || len(devices) != len(ids) {
 			t.Fatalf("resource %s of length %d has the devices %q", r.Name(), r.Len(), ids)
 		}
 		if tree.Resource(r.Name()) != r {
-			t.Fatalf("Resource(%q) is another one than in Resources", r.Name())
+			t.Fatalf("Resource(%q) is not the one that Resources yields", r.Name())
 		}
 		m[r.Name()] = devices
 	}
@@ -63,15 +66,16 @@ func modelOf(t rapid.TB, tree *devtree.Tree) model {
 }
 
 var (
-	resourceNames = rapid.SampledFrom([]string{"cy", "dc", "generic", "sym-dc"})
-	deviceIDs     = rapid.SampledFrom([]string{"0000:6b:00.1", "0000:6b:00.2", "0000:6b:01.0", "0000:6c:00.1", "z"})
-	variants      = rapid.SampledFrom(append(slices.Sorted(maps.Keys(variations)), "none"))
+	resourceNames  = rapid.SampledFrom([]string{"cy", "dc", "generic", "sym-dc"})
+	deviceIDs      = rapid.SampledFrom([]string{"0000:6b:00.1", "0000:6b:00.2", "0000:6b:01.0", "0000:6c:00.1", "z"})
+	variationNames = rapid.SampledFrom(append(slices.Sorted(maps.Keys(variations)), "none"))
 )
 
-// drawDevice is one of few devices, so that the same one is put again and again; each differs from the others in one field.
+// drawDevice draws one of few devices, so that equal devices and devices that differ in
+// one field are put often.
 func drawDevice(t *rapid.T) *devtree.Device {
-	d := everything(deviceIDs.Draw(t, "id"))
-	if vary, ok := variations[variants.Draw(t, "what differs")]; ok {
+	d := full(deviceIDs.Draw(t, "id"))
+	if vary, ok := variations[variationNames.Draw(t, "variation")]; ok {
 		vary(d)
 	}
 	if d.Health == devtree.Healthy {
@@ -80,11 +84,11 @@ func drawDevice(t *rapid.T) *devtree.Device {
 	return d
 }
 
-// edit does a few random things to the Builder and the model alike.
+// edit applies the same random edits to the Builder and the model.
 func edit(t *rapid.T, b *devtree.Builder, m model) {
 	for range rapid.IntRange(0, 6).Draw(t, "edits") {
 		name := resourceNames.Draw(t, "resource")
-		switch rapid.SampledFrom([]string{"put", "put", "remove", "keep", "broken"}).Draw(t, "edit") {
+		switch rapid.SampledFrom([]string{"put", "put", "remove", "keep", "invalid"}).Draw(t, "edit") {
 		case "put":
 			d := drawDevice(t)
 			if err := b.Put(name, d); err != nil {
@@ -94,7 +98,7 @@ func edit(t *rapid.T, b *devtree.Builder, m model) {
 				m[name] = map[string]string{}
 			}
 			m[name][d.ID] = text(d)
-			d.Env["A"] = "the caller's later change"
+			d.Env["A"] = "changed by the caller after Put"
 		case "remove":
 			id := deviceIDs.Draw(t, "id")
 			b.Remove(name, id)
@@ -106,69 +110,74 @@ func edit(t *rapid.T, b *devtree.Builder, m model) {
 			if m[name] == nil {
 				m[name] = map[string]string{}
 			}
-		case "broken":
+		case "invalid":
 			if b.Put(name, &devtree.Device{}) == nil || b.Put("a b", vf("a")) == nil || b.Keep("a b") == nil {
-				t.Fatal("a broken rule was taken")
+				t.Fatal("an invalid device or name was accepted")
 			}
 		}
 	}
 }
 
-// Any sequence of edits over several generations leaves a Tree that equals plain maps, shares all that it can with the one before it, and
-// changes none that was built before.
-func TestTreeIsAMapThatShares(t *testing.T) {
+// TestTreeMatchesModel checks that any sequence of edits over several generations yields
+// Trees that match plain maps, share what did not change with the previous Tree, and
+// never change once they are built.
+func TestTreeMatchesModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		type built struct {
+		type generation struct {
 			tree *devtree.Tree
-			says model
+			want model
 		}
 		now := model{}
-		history := []built{{&devtree.Tree{}, model{}}}
+		history := []generation{{&devtree.Tree{}, model{}}}
 		b := history[0].tree.Edit()
 		for range rapid.IntRange(1, 8).Draw(t, "generations") {
 			last := history[len(history)-1]
-			if rapid.Bool().Draw(t, "a new Builder") {
+			if rapid.Bool().Draw(t, "new Builder") {
 				b = last.tree.Edit()
 			}
 			edit(t, b, now)
-			next := built{b.Build(), now.clone()}
-			if diff := cmp.Diff(next.says, modelOf(t, next.tree)); diff != "" {
-				t.Fatalf("the Tree is not what was put into it (-want +got):\n%s", diff)
+			next := generation{b.Build(), now.clone()}
+			if diff := cmp.Diff(next.want, modelOf(t, next.tree)); diff != "" {
+				t.Fatalf("the Tree differs from the model (-want +got):\n%s", diff)
 			}
 			requireShared(t, last.tree, next.tree)
 			requireDiff(t, last.tree, next.tree)
 			history = append(history, next)
 		}
 		for _, old := range history {
-			if diff := cmp.Diff(old.says, modelOf(t, old.tree)); diff != "" {
-				t.Fatalf("a Tree of generation %d changed after it was built (-want +got):\n%s", old.tree.Generation(), diff)
+			if diff := cmp.Diff(old.want, modelOf(t, old.tree)); diff != "" {
+				t.Fatalf("the Tree of generation %d changed after it was built (-want +got):\n%s",
+					old.tree.Generation(), diff)
 			}
 		}
-		// Trees far apart, and in the wrong order, have a difference too.
+		// Diff also works between distant generations and backwards.
 		requireDiff(t, history[0].tree, history[len(history)-1].tree)
 		requireDiff(t, history[len(history)-1].tree, history[len(history)/2].tree)
 	})
 }
 
-// requireShared holds that pointers are the same exactly where the words are.
+// requireShared checks that two Trees share pointers exactly where their content is
+// equal.
 func requireShared(t *rapid.T, old, next *devtree.Tree) {
 	t.Helper()
 	a, b := modelOf(t, old), modelOf(t, next)
-	same := cmp.Equal(a, b)
-	if same != (old == next) {
-		t.Fatalf("says the same: %t, is the same: %t", same, old == next)
+	equal := cmp.Equal(a, b)
+	if equal != (old == next) {
+		t.Fatalf("Trees: equal content: %t, same pointer: %t", equal, old == next)
 	}
-	if want := old.Generation() + 1; !same && next.Generation() != want {
+	if want := old.Generation() + 1; !equal && next.Generation() != want {
 		t.Fatalf("generation %d, want %d", next.Generation(), want)
 	}
 	for name, devices := range b {
-		was, there := a[name]
-		if same := there && maps.Equal(was, devices); same != (old.Resource(name) == next.Resource(name)) {
-			t.Fatalf("resource %s: says the same: %t, is the same: %t", name, same, !same)
+		before, exists := a[name]
+		equal := exists && maps.Equal(before, devices)
+		if same := old.Resource(name) == next.Resource(name); same != equal {
+			t.Fatalf("resource %s: equal content: %t, same pointer: %t", name, equal, same)
 		}
 		for id, d := range devices {
-			if same := was[id] == d; same != (old.Resource(name).Device(id) == next.Resource(name).Device(id)) {
-				t.Fatalf("device %s of %s: says the same: %t, is the same: %t", id, name, same, !same)
+			equal := before[id] == d
+			if same := old.Resource(name).Device(id) == next.Resource(name).Device(id); same != equal {
+				t.Fatalf("device %s of %s: equal content: %t, same pointer: %t", id, name, equal, same)
 			}
 		}
 	}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree
 
 import (
@@ -5,16 +7,18 @@ import (
 	"sync"
 )
 
-// Publisher holds the newest Tree and tells the subscribers of each resource that changed. The zero value is ready and holds an
-// empty Tree. All methods may be called from any goroutine; none waits for a subscriber.
+// Publisher holds the newest Tree and wakes the subscribers of each resource that
+// changes. The zero value holds an empty Tree and is ready to use. All methods may be
+// called from any goroutine, and none waits for a subscriber.
 type Publisher struct {
 	mu   sync.Mutex
 	tree *Tree
-	subs map[string]map[*Subscription]struct{}
+	subs map[string]map[*Subscription]struct{} // by resource
 }
 
-// Publish makes t the newest Tree and wakes the subscribers of the resources that differ from the Tree before it. The last call
-// wins: of two Trees that are published at the same time, one is the newest for everybody.
+// Publish makes t the newest Tree and wakes the subscribers of the resources that differ
+// from the previous Tree. The last call wins: all readers agree on which of two Trees
+// that are published at the same time is the newest.
 func (p *Publisher) Publish(t *Tree) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -25,12 +29,15 @@ func (p *Publisher) Publish(t *Tree) {
 			continue
 		}
 		for s := range subs {
-			s.signal()
+			select {
+			case s.wake <- struct{}{}:
+			default: // the pending signal covers this change
+			}
 		}
 	}
 }
 
-// Tree is the newest Tree, never nil.
+// Tree returns the newest Tree. It is never nil.
 func (p *Publisher) Tree() *Tree {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,7 +47,8 @@ func (p *Publisher) Tree() *Tree {
 	return p.tree
 }
 
-// Subscribe follows one resource, which need not exist yet. The caller ends it with [Subscription.Close].
+// Subscribe returns a Subscription to the resource, which need not exist yet. The caller
+// must call [Subscription.Close] when it is done.
 func (p *Publisher) Subscribe(resource string) *Subscription {
 	s := &Subscription{publisher: p, resource: resource, wake: make(chan struct{}, 1), first: true}
 	p.mu.Lock()
@@ -55,18 +63,19 @@ func (p *Publisher) Subscribe(resource string) *Subscription {
 	return s
 }
 
-// Subscription follows one resource. Its methods are for one goroutine.
+// Subscription follows one resource. Its methods must not be called concurrently.
 type Subscription struct {
 	publisher *Publisher
 	resource  string
-	wake      chan struct{} // holds one signal: "there may be something newer"
-	first     bool
-	last      *Resource
+	wake      chan struct{} // buffers one signal: the resource may have changed
+	first     bool          // Next has not returned a state yet
+	last      *Resource     // what Next returned last; nil if the Tree did not have it
 }
 
-// Next returns the newest state of the resource: at the first call at once, then as soon as it differs from what the call before
-// returned. States in between may be skipped, the newest never is. A resource that the Tree lacks is an empty one; the
-// result is never nil without an error. The error is ctx's.
+// Next returns the newest state of the resource. The first call returns at once; each
+// further call waits until the resource differs from what the previous call returned.
+// Intermediate states may be skipped, the newest never is. If the Tree does not have the
+// resource, Next returns an empty one, not nil. The error is that of ctx.
 func (s *Subscription) Next(ctx context.Context) (*Resource, error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -95,12 +104,5 @@ func (s *Subscription) Close() {
 	delete(p.subs[s.resource], s)
 	if len(p.subs[s.resource]) == 0 {
 		delete(p.subs, s.resource)
-	}
-}
-
-func (s *Subscription) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // a signal is waiting already, and it stands for this change too
 	}
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree_test
 
 import (
@@ -14,7 +16,8 @@ import (
 	"qatplugin/devtree"
 )
 
-// A reader calls Next until ctx ends and keeps what it got. Its fields may be read when the bubble's goroutines rest (synctest.Wait).
+// A reader calls Next until its context ends and records the results. Its fields may be
+// read after synctest.Wait.
 type reader struct {
 	sub *devtree.Subscription
 	got []*devtree.Resource
@@ -30,8 +33,8 @@ func startReader(ctx context.Context, p *devtree.Publisher, resource string) *re
 			switch {
 			case err != nil:
 				r.err = err
-			case len(r.got) == 1000:
-				r.err = errors.New("Next returned a thousand times") // no test here has as many states
+			case len(r.got) == 1000: // more than any test publishes
+				r.err = errors.New("Next returned a thousand times")
 			default:
 				r.got = append(r.got, next)
 			}
@@ -40,38 +43,39 @@ func startReader(ctx context.Context, p *devtree.Publisher, resource string) *re
 	return r
 }
 
-// requireGot waits until every goroutine rests, and holds that the reader has got so many, the last with so many devices.
+// requireGot checks how often Next has returned, and the number of devices in the last
+// state.
 func (r *reader) requireGot(t *testing.T, calls, devices int) {
 	t.Helper()
 	synctest.Wait()
-	if len(r.got) != calls || r.got[len(r.got)-1].Len() != devices {
-		t.Fatalf("Next returned %d times, at last %v; want %d times, at last %d devices", len(r.got), r.got[len(r.got)-1], calls, devices)
+	if last := r.got[len(r.got)-1]; len(r.got) != calls || last.Len() != devices {
+		t.Fatalf("Next returned %d times, last %v; want %d times, last %d devices", len(r.got), last, calls, devices)
 	}
 }
 
-func TestNextReturnsAtOnceThenWaitsForAChangeOfItsResource(t *testing.T) {
+func TestNextReturnsAtOnceAndThenWaitsForChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		p := &devtree.Publisher{}
 		r := startReader(ctx, p, "cy")
-		r.requireGot(t, 1, 0) // the Publisher has no Tree yet: an empty resource
+		r.requireGot(t, 1, 0) // nothing is published yet
 		if got := r.got[0].Name(); got != "cy" {
-			t.Errorf("the empty resource's name is %q", got)
+			t.Errorf("the empty resource has the name %q", got)
 		}
 		b := new(devtree.Tree).Edit()
 		mustPut(t, b, "dc", vf("a"))
 		p.Publish(b.Build())
-		r.requireGot(t, 1, 0) // another resource's change
+		r.requireGot(t, 1, 0) // only another resource changed
 		mustPut(t, b, "cy", vf("a"))
 		p.Publish(b.Build())
 		r.requireGot(t, 2, 1)
 		p.Publish(p.Tree())
-		r.requireGot(t, 2, 1) // the same again
+		r.requireGot(t, 2, 1) // nothing changed
 		b.Remove("cy", "a")
 		p.Publish(b.Build())
 		r.requireGot(t, 3, 0)
 		p.Publish(nil)
-		r.requireGot(t, 4, 0) // the resource itself is gone: as good as empty
+		r.requireGot(t, 4, 0) // the resource is gone
 		cancel()
 		synctest.Wait()
 		if !errors.Is(r.err, context.Canceled) {
@@ -80,7 +84,7 @@ func TestNextReturnsAtOnceThenWaitsForAChangeOfItsResource(t *testing.T) {
 	})
 }
 
-func TestNextGivesTheNewestAndSkipsWhatCameBetween(t *testing.T) {
+func TestNextSkipsIntermediateStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &devtree.Publisher{}
 		s := p.Subscribe("cy")
@@ -91,19 +95,19 @@ func TestNextGivesTheNewestAndSkipsWhatCameBetween(t *testing.T) {
 			p.Publish(b.Build())
 		}
 		if got, err := s.Next(t.Context()); err != nil || got != p.Tree().Resource("cy") {
-			t.Fatalf("the first Next: %v, %v", got, err)
+			t.Fatalf("first Next: %v, %v", got, err)
 		}
 		for n := range 5 {
 			b.Remove("cy", bdf(n))
 			p.Publish(b.Build())
 		}
 		if got, err := s.Next(t.Context()); err != nil || got != p.Tree().Resource("cy") || got.Len() != 0 {
-			t.Fatalf("the second Next: %v, %v", got, err)
+			t.Fatalf("second Next: %v, %v", got, err)
 		}
 	})
 }
 
-func TestNextWithAnEndedContextReturnsItsError(t *testing.T) {
+func TestNextReturnsContextError(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	p := &devtree.Publisher{}
@@ -113,26 +117,26 @@ func TestNextWithAnEndedContextReturnsItsError(t *testing.T) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	if got, err := s.Next(t.Context()); got == nil || err != nil {
-		t.Errorf("a later call: %v, %v; want the first state, which the call that failed did not use up", got, err)
+		t.Errorf("next call: %v, %v; want the first state, which the failed call must not consume", got, err)
 	}
 }
 
-func TestCloseEndsOneSubscriptionAndMayBeRepeated(t *testing.T) {
+func TestCloseMayBeRepeatedAndLeavesOtherSubscriptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		p := &devtree.Publisher{}
-		gone := p.Subscribe("cy")
-		stays := startReader(ctx, p, "cy")
-		stays.requireGot(t, 1, 0)
-		gone.Close()
-		gone.Close()
+		closed := p.Subscribe("cy")
+		r := startReader(ctx, p, "cy")
+		r.requireGot(t, 1, 0)
+		closed.Close()
+		closed.Close()
 		p.Publish(treeOf(t, "cy", vf("a")))
-		stays.requireGot(t, 2, 1)
+		r.requireGot(t, 2, 1)
 	})
 }
 
-func TestAClosedSubscriptionIsForgotten(t *testing.T) {
+func TestPublisherReleasesClosedSubscription(t *testing.T) {
 	p := &devtree.Publisher{}
 	closed := func() weak.Pointer[devtree.Subscription] {
 		s := p.Subscribe("cy")
@@ -141,13 +145,14 @@ func TestAClosedSubscriptionIsForgotten(t *testing.T) {
 	}()
 	runtime.GC()
 	if closed.Value() != nil {
-		t.Error("the Publisher still holds it")
+		t.Error("the Publisher still refers to it")
 	}
 	runtime.KeepAlive(p)
 }
 
-// A state that is published at any moment of Next, between its look and its wait too, wakes it. synctest ends the test when both wait.
-func TestNextIsWokenWheneverThePublishComes(t *testing.T) {
+// TestNextMissesNoWakeup publishes at every moment of Next, also between its look at the
+// Tree and its wait. synctest fails the test if publisher and reader wait for each other.
+func TestNextMissesNoWakeup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		trees := []*devtree.Tree{treeOf(t, "cy", vf("a")), treeOf(t, "cy", vf("b"))}
@@ -179,25 +184,26 @@ func TestNextIsWokenWheneverThePublishComes(t *testing.T) {
 	})
 }
 
-func TestAPublisherIsNeverWithoutATree(t *testing.T) {
+func TestPublisherTreeIsNeverNil(t *testing.T) {
 	p := &devtree.Publisher{}
 	if p.Tree() == nil {
-		t.Error("no Tree before the first Publish")
+		t.Error("Tree is nil before the first Publish")
 	}
 	tree := treeOf(t, "cy", vf("a"))
 	p.Publish(tree)
 	if p.Tree() != tree {
-		t.Error("Tree is not what was published")
+		t.Error("Tree is not the published one")
 	}
 	p.Publish(nil)
 	if p.Tree() == nil {
-		t.Error("no Tree after Publish of none")
+		t.Error("Tree is nil after a nil Tree was published")
 	}
 }
 
-// However many goroutines publish, and whatever they publish, every subscription ends at the newest state, and no call of Next returns
-// what the one before it returned. Where one goroutine publishes, no state is older than the one before it.
-func TestEverySubscriptionEndsAtTheNewest(t *testing.T) {
+// TestSubscriptionsEndAtNewestState checks that, however many goroutines publish, each
+// subscription ends at the newest state and never gets the same state twice in a row.
+// With one publishing goroutine, no subscription goes back to an older state.
+func TestSubscriptionsEndAtNewestState(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var series [][]*devtree.Tree
 		age := map[*devtree.Resource]int{nil: -1}
@@ -216,15 +222,15 @@ func TestEverySubscriptionEndsAtTheNewest(t *testing.T) {
 			}
 			series = append(series, trees)
 		}
-		rapid.SyncTest(t, func(t *rapid.T) { followConcurrently(t, series, age) })
+		rapid.SyncTest(t, func(t *rapid.T) { publishConcurrently(t, series, age) })
 	})
 }
 
-func followConcurrently(t *rapid.T, series [][]*devtree.Tree, age map[*devtree.Resource]int) {
+func publishConcurrently(t *rapid.T, series [][]*devtree.Tree, age map[*devtree.Resource]int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &devtree.Publisher{}
 	var readers []*reader
-	names := []string{"cy", "dc", "cy", "generic", "never there"}
+	names := []string{"cy", "dc", "cy", "generic", "missing"}
 	for _, name := range names {
 		readers = append(readers, startReader(ctx, p, name))
 	}
@@ -249,7 +255,7 @@ func followConcurrently(t *rapid.T, series [][]*devtree.Tree, age map[*devtree.R
 			if before == after {
 				t.Errorf("reader %d of %s got the same state twice", i, names[i])
 			}
-			// The state of a resource that is not there is made for the call: it has no age.
+			// Next creates the state of a missing resource itself: it has no age.
 			if from, ok := age[before]; len(series) == 1 && ok && age[after] < from {
 				t.Errorf("reader %d of %s went back to an older state", i, names[i])
 			}

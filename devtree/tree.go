@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devtree
 
 import (
@@ -8,20 +10,23 @@ import (
 	"strings"
 )
 
-// Tree is one immutable snapshot: resource name → device ID → [Device]. The zero value is an empty Tree of generation 0.
-// All methods may be called from any goroutine.
+// Tree is an immutable snapshot of all resources and their devices. The zero value is an
+// empty Tree of generation 0, and a nil Tree is empty too. All methods may be called from
+// any goroutine.
 type Tree struct {
 	generation uint64
 	resources  []*Resource // ascending by name
 }
 
-// Resource is one resource of a Tree: a name and its devices, which may be none.
+// Resource is a resource of a Tree: a name and any number of devices. A nil Resource has
+// no devices.
 type Resource struct {
 	name    string
 	devices []*Device // ascending by ID
 }
 
-// Generation grows by one with each Tree that differs from the one it was built from.
+// Generation returns the number of changes that led to t. It grows by one with each Tree
+// that differs from the one it was built from.
 func (t *Tree) Generation() uint64 {
 	if t == nil {
 		return 0
@@ -29,42 +34,37 @@ func (t *Tree) Generation() uint64 {
 	return t.generation
 }
 
-// Resource is the resource of that name, nil when the Tree has none. Two Trees that return the same pointer hold the same devices.
+// Resource returns the named resource, or nil if t does not have it. If two Trees return
+// the same pointer, the resource did not change between them.
 func (t *Tree) Resource(name string) *Resource {
-	if t == nil {
-		return nil
-	}
-	if i, ok := t.find(name); ok {
-		return t.resources[i]
+	resources := t.list()
+	if i, found := findResource(resources, name); found {
+		return resources[i]
 	}
 	return nil
 }
 
-// Resources yields the resources, ascending by name.
-func (t *Tree) Resources() iter.Seq[*Resource] {
-	return func(yield func(*Resource) bool) {
-		if t == nil {
-			return
-		}
-		for _, r := range t.resources {
-			if !yield(r) {
-				return
-			}
-		}
+// Resources returns an iterator over the resources, ascending by name.
+func (t *Tree) Resources() iter.Seq[*Resource] { return slices.Values(t.list()) }
+
+func (t *Tree) list() []*Resource {
+	if t == nil {
+		return nil
 	}
+	return t.resources
 }
 
-func (t *Tree) find(name string) (int, bool) {
-	return slices.BinarySearchFunc(t.resources, name, func(r *Resource, name string) int { return strings.Compare(r.name, name) })
+func findResource(resources []*Resource, name string) (int, bool) {
+	return slices.BinarySearchFunc(resources, name, func(r *Resource, name string) int {
+		return strings.Compare(r.name, name)
+	})
 }
 
-// Equal tells whether both Trees hold the same devices in the same resources. An empty resource is as good as none, and
-// generations are not compared.
-func (t *Tree) Equal(other *Tree) bool {
-	return len(Diff(t, other)) == 0
-}
+// Equal reports whether both Trees hold equal devices in the same resources. Empty
+// resources and generations are ignored.
+func (t *Tree) Equal(other *Tree) bool { return len(Diff(t, other)) == 0 }
 
-// String is the Tree for people and test failures: a line for each resource and device.
+// String formats t for humans, with one line for each resource and each device.
 func (t *Tree) String() string {
 	var b strings.Builder
 	for r := range t.Resources() {
@@ -80,59 +80,53 @@ func (t *Tree) String() string {
 	return b.String()
 }
 
-// Name is the resource's name without its namespace: "cy" of "qat.intel.com/cy".
+// Name returns the name of the resource without its namespace: "cy" of
+// "qat.intel.com/cy".
 func (r *Resource) Name() string { return r.name }
 
-// Len is the number of devices, whatever their health. A nil Resource has none.
-func (r *Resource) Len() int {
-	if r == nil {
-		return 0
-	}
-	return len(r.devices)
-}
+// Len returns the number of devices, healthy or not.
+func (r *Resource) Len() int { return len(r.list()) }
 
-// Device is the device of that ID, nil when there is none.
+// Device returns the device with that ID, or nil if r does not have it.
 func (r *Resource) Device(id string) *Device {
-	if r == nil {
-		return nil
-	}
-	if i, ok := r.find(id); ok {
-		return r.devices[i]
+	devices := r.list()
+	if i, found := findDevice(devices, id); found {
+		return devices[i]
 	}
 	return nil
 }
 
-// Devices yields the devices, ascending by ID.
-func (r *Resource) Devices() iter.Seq[*Device] {
-	return func(yield func(*Device) bool) {
-		if r == nil {
-			return
-		}
-		for _, d := range r.devices {
-			if !yield(d) {
-				return
-			}
-		}
+// Devices returns an iterator over the devices, ascending by ID.
+func (r *Resource) Devices() iter.Seq[*Device] { return slices.Values(r.list()) }
+
+func (r *Resource) list() []*Device {
+	if r == nil {
+		return nil
 	}
+	return r.devices
 }
 
-func (r *Resource) find(id string) (int, bool) {
-	return slices.BinarySearchFunc(r.devices, id, func(d *Device, id string) int { return strings.Compare(d.ID, id) })
+func findDevice(devices []*Device, id string) (int, bool) {
+	return slices.BinarySearchFunc(devices, id, func(d *Device, id string) int {
+		return strings.Compare(d.ID, id)
+	})
 }
 
-// resourceName is the part of an extended resource's name after the slash
-// (k8s.io/apimachinery/pkg/api/validate/content, IsLabelKey; kubernetes.io/docs/concepts/overview/working-with-objects/names).
+// resourceName matches the part of an extended resource's name after the slash
+// (k8s.io/apimachinery/pkg/api/validate/content, IsLabelKey).
 var resourceName = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
 
 const maxResourceName = 63 // bytes
 
-// CheckResourceName says what is wrong with a resource's name (without its namespace), nil when Kubernetes takes it.
+// CheckResourceName returns an error if Kubernetes rejects the name of a resource, which
+// is given without its namespace. The error states what is allowed.
 func CheckResourceName(name string) error {
 	if len(name) > maxResourceName {
-		return fmt.Errorf("resource name %q has %d bytes, at most %d are allowed", name, len(name), maxResourceName)
+		return fmt.Errorf("resource name %q has %d bytes: at most %d are allowed", name, len(name), maxResourceName)
 	}
 	if !resourceName.MatchString(name) {
-		return fmt.Errorf("resource name %q: letters, digits, '-', '_' and '.' are allowed, the first and the last a letter or digit", name)
+		return fmt.Errorf("invalid resource name %q: must consist of letters, digits, '-', '_' and '.', "+
+			"and begin and end with a letter or digit", name)
 	}
 	return nil
 }
