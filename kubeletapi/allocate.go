@@ -1,9 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"google.golang.org/grpc/codes"
@@ -13,32 +16,18 @@ import (
 	"qatplugin/devtree"
 )
 
-// Allocate answers for all containers or for none.
-func (s *service) Allocate(ctx context.Context, request *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
-	response, err := s.allocate(ctx, request)
-	if err != nil {
-		s.log.Error(err, "Refused to allocate", "resource", s.name)
-		return nil, err
-	}
-	if v := s.log.V(2); v.Enabled() {
-		for _, c := range request.GetContainerRequests() {
-			v.Info("Allocated", "resource", s.name, "devices", c.GetDevicesIds())
-		}
-	}
-	return response, nil
-}
-
-func (s *service) allocate(ctx context.Context, request *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
-	resource := s.publisher.Tree().Resource(s.resource) // one look: all containers see the same Tree
-	containers := make([][]*devtree.Device, 0, len(request.GetContainerRequests()))
-	for _, c := range request.GetContainerRequests() {
+// Allocate answers for all containers of the request or fails it as a whole.
+func (s *service) Allocate(ctx context.Context, req *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
+	resource := s.publisher.Tree().Resource(s.resource) // read once, so that all containers see the same Tree
+	var containers [][]*devtree.Device
+	for _, c := range req.GetContainerRequests() {
 		devices, err := s.find(resource, c.GetDevicesIds())
 		if err != nil {
 			return nil, err
 		}
 		for _, d := range devices {
 			if d.Health != devtree.Healthy {
-				return nil, status.Errorf(codes.FailedPrecondition, "device %q of %q is %s: %s", d.ID, s.name, d.Health, d.Reason)
+				return nil, status.Errorf(codes.FailedPrecondition, "device %q of %s is %s: %s", d.ID, s.name, d.Health, d.Reason)
 			}
 		}
 		containers = append(containers, devices)
@@ -47,29 +36,35 @@ func (s *service) allocate(ctx context.Context, request *pluginapi.AllocateReque
 	for _, devices := range containers {
 		edits, err := s.edits(ctx, devices)
 		if err != nil {
-			return nil, s.pluginError("allocate", err)
+			return nil, s.pluginError("Allocate", err)
 		}
 		response.ContainerResponses = append(response.ContainerResponses, convertEdits(edits))
+	}
+	for _, c := range req.GetContainerRequests() {
+		s.log.V(2).Info("Allocated", "resource", s.name, "devices", c.GetDevicesIds())
 	}
 	return response, nil
 }
 
-// edits are what one container gets; they belong to the caller.
+// edits returns what one container gets. The caller may modify it.
 func (s *service) edits(ctx context.Context, devices []*devtree.Device) (*devtree.ContainerEdits, error) {
-	edits := &devtree.ContainerEdits{Env: map[string]string{}, Annotations: map[string]string{}}
-	own, err := (*devtree.ContainerEdits)(nil), ErrUseDefault
+	var chosen *devtree.ContainerEdits
 	if a, ok := s.plugin.(Allocator); ok {
-		own, err = a.Allocate(ctx, s.resource, slices.Clone(devices))
+		var err error
+		chosen, err = a.Allocate(ctx, s.resource, slices.Clone(devices))
+		if errors.Is(err, ErrUseDefault) {
+			chosen = nil
+		} else if err != nil {
+			return nil, err
+		}
 	}
-	switch {
-	case err == nil && own != nil:
-		edits.Merge(own)
-	case err == nil || errors.Is(err, ErrUseDefault):
+	edits := &devtree.ContainerEdits{Env: map[string]string{}, Annotations: map[string]string{}}
+	if chosen != nil {
+		edits.Merge(chosen)
+	} else {
 		for _, d := range devices {
 			edits.Merge(&d.ContainerEdits)
 		}
-	default:
-		return nil, err
 	}
 	if p, ok := s.plugin.(PostAllocator); ok {
 		if err := p.PostAllocate(ctx, s.resource, slices.Clone(devices), edits); err != nil {
@@ -79,105 +74,148 @@ func (s *service) edits(ctx context.Context, devices []*devtree.Device) (*devtre
 	return edits, nil
 }
 
-// GetPreferredAllocation passes the plugin's choice on, for each container.
-func (s *service) GetPreferredAllocation(ctx context.Context, request *pluginapi.PreferredAllocationRequest) (*pluginapi.PreferredAllocationResponse, error) {
+func convertEdits(e *devtree.ContainerEdits) *pluginapi.ContainerAllocateResponse {
+	out := &pluginapi.ContainerAllocateResponse{Envs: maps.Clone(e.Env), Annotations: maps.Clone(e.Annotations)}
+	for _, n := range e.DeviceNodes {
+		out.Devices = append(out.Devices, &pluginapi.DeviceSpec{
+			HostPath:      n.HostPath,
+			ContainerPath: n.ContainerPath,
+			Permissions:   n.Permissions,
+		})
+	}
+	for _, m := range e.Mounts {
+		out.Mounts = append(out.Mounts, &pluginapi.Mount{
+			HostPath:      m.HostPath,
+			ContainerPath: m.ContainerPath,
+			ReadOnly:      m.ReadOnly,
+		})
+	}
+	for _, name := range e.CDINames {
+		out.CdiDevices = append(out.CdiDevices, &pluginapi.CDIDevice{Name: name})
+	}
+	return out
+}
+
+// GetPreferredAllocation returns the plugin's choice for each container.
+func (s *service) GetPreferredAllocation(
+	ctx context.Context, req *pluginapi.PreferredAllocationRequest,
+) (*pluginapi.PreferredAllocationResponse, error) {
 	p, ok := s.plugin.(PreferredAllocator)
 	if !ok {
-		return s.UnimplementedDevicePluginServer.GetPreferredAllocation(ctx, request)
+		return s.UnimplementedDevicePluginServer.GetPreferredAllocation(ctx, req)
 	}
 	resource := s.publisher.Tree().Resource(s.resource)
 	response := &pluginapi.PreferredAllocationResponse{}
-	for _, c := range request.GetContainerRequests() {
-		must, err := s.find(resource, c.GetMustIncludeDeviceIDs())
+	for _, c := range req.GetContainerRequests() {
+		ids, err := s.preferred(ctx, p, resource, c)
 		if err != nil {
 			return nil, err
 		}
-		var available []*devtree.Device
-		for _, id := range c.GetAvailableDeviceIDs() {
-			// One that just went, or became unhealthy, is simply not to be chosen: the kubelet's list is a moment old.
-			if d := resource.Device(id); d != nil && d.Health == devtree.Healthy {
-				available = append(available, d)
-			}
-		}
-		size := int(c.GetAllocationSize())
-		chosen, err := p.PreferredAllocation(ctx, s.resource, available, must, size)
-		if err != nil {
-			return nil, s.pluginError("choose devices", err)
-		}
-		if err := checkChoice(chosen, c); err != nil {
-			// Without advice the kubelet chooses itself; with an error the pod would fail.
-			s.log.Error(err, "The plugin's choice of devices is left out", "resource", s.name, "chosen", chosen)
-			chosen = nil
-		}
-		response.ContainerResponses = append(response.ContainerResponses, &pluginapi.ContainerPreferredAllocationResponse{DeviceIDs: chosen})
+		response.ContainerResponses = append(response.ContainerResponses,
+			&pluginapi.ContainerPreferredAllocationResponse{DeviceIDs: ids})
 	}
 	return response, nil
 }
 
-// checkChoice names the rule that the choice breaks.
-func checkChoice(chosen []string, c *pluginapi.ContainerPreferredAllocationRequest) error {
-	if len(chosen) > int(c.GetAllocationSize()) {
-		return fmt.Errorf("%d devices chosen where %d were asked for", len(chosen), c.GetAllocationSize())
+// preferred returns the plugin's choice for one container, or nothing if the plugin has
+// no preference or breaks the rules. The kubelet then chooses itself: it has already
+// allocated the devices that must be included and takes the rest from all that are
+// available. An error, in contrast, fails the pod
+// (pkg/kubelet/cm/devicemanager/manager.go of v1.36, devicesToAllocate).
+func (s *service) preferred(
+	ctx context.Context, p PreferredAllocator, resource *devtree.Resource,
+	c *pluginapi.ContainerPreferredAllocationRequest,
+) ([]string, error) {
+	mustInclude, err := s.find(resource, c.GetMustIncludeDeviceIDs())
+	if err != nil {
+		return nil, err
 	}
-	seen := map[string]bool{}
-	for _, id := range chosen {
-		if seen[id] {
-			return fmt.Errorf("device %q is chosen twice", id)
+	var available []*devtree.Device
+	for _, id := range c.GetAvailableDeviceIDs() {
+		// The kubelet may not know yet that a device has gone or is unhealthy.
+		if d := resource.Device(id); d != nil && d.Health == devtree.Healthy {
+			available = append(available, d)
 		}
-		seen[id] = true
+	}
+	ids, err := p.PreferredAllocation(ctx, s.resource, available, mustInclude, int(c.GetAllocationSize()))
+	if errors.Is(err, ErrUseDefault) || err == nil && len(ids) == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, s.pluginError("GetPreferredAllocation", err)
+	}
+	if err := checkChoice(ids, c); err != nil {
+		s.log.Error(err, "Ignoring the preferred allocation", "resource", s.name, "chosen", ids)
+		return nil, nil
+	}
+	return ids, nil
+}
+
+// checkChoice returns an error that states the rule that the choice breaks.
+func checkChoice(ids []string, c *pluginapi.ContainerPreferredAllocationRequest) error {
+	if len(ids) > int(c.GetAllocationSize()) {
+		return fmt.Errorf("%d devices chosen, %d requested", len(ids), c.GetAllocationSize())
+	}
+	for i, id := range ids {
+		if slices.Contains(ids[:i], id) {
+			return fmt.Errorf("device %q chosen twice", id)
+		}
 		if !slices.Contains(c.GetAvailableDeviceIDs(), id) && !slices.Contains(c.GetMustIncludeDeviceIDs(), id) {
-			return fmt.Errorf("device %q is chosen but not available", id)
+			return fmt.Errorf("device %q chosen but not available", id)
 		}
 	}
 	for _, id := range c.GetMustIncludeDeviceIDs() {
-		if !seen[id] {
-			return fmt.Errorf("device %q must be included and is not", id)
+		if !slices.Contains(ids, id) {
+			return fmt.Errorf("device %q must be included but is not chosen", id)
 		}
 	}
 	return nil
 }
 
-// PreStartContainer passes the call on. The health of the devices is for the plugin to judge: the container has them already.
-func (s *service) PreStartContainer(ctx context.Context, request *pluginapi.PreStartContainerRequest) (*pluginapi.PreStartContainerResponse, error) {
+// PreStartContainer passes the call to the plugin. It does not check the health of the
+// devices: the container already has them.
+func (s *service) PreStartContainer(
+	ctx context.Context, req *pluginapi.PreStartContainerRequest,
+) (*pluginapi.PreStartContainerResponse, error) {
 	p, ok := s.plugin.(ContainerPreStarter)
 	if !ok {
-		return s.UnimplementedDevicePluginServer.PreStartContainer(ctx, request)
+		return s.UnimplementedDevicePluginServer.PreStartContainer(ctx, req)
 	}
-	devices, err := s.find(s.publisher.Tree().Resource(s.resource), request.GetDevicesIds())
-	if err == nil {
-		if err = p.PreStartContainer(ctx, s.resource, devices); err == nil {
-			return &pluginapi.PreStartContainerResponse{}, nil
-		}
-		err = s.pluginError("prepare devices", err)
+	devices, err := s.find(s.publisher.Tree().Resource(s.resource), req.GetDevicesIds())
+	if err != nil {
+		return nil, err
 	}
-	s.log.Error(err, "Refused to start a container", "resource", s.name, "devices", request.GetDevicesIds())
-	return nil, err
+	if err := p.PreStartContainer(ctx, s.resource, devices); err != nil {
+		return nil, s.pluginError("PreStartContainer", err)
+	}
+	return &pluginapi.PreStartContainerResponse{}, nil
 }
 
-// find looks the devices up, in the order of the IDs.
+// find returns the devices with these IDs, in this order.
 func (s *service) find(resource *devtree.Resource, ids []string) ([]*devtree.Device, error) {
 	devices := make([]*devtree.Device, 0, len(ids))
 	for _, id := range ids {
 		d := resource.Device(id)
 		if d == nil {
-			return nil, status.Errorf(codes.NotFound, "device %q of %q is unknown", id, s.name)
+			return nil, status.Errorf(codes.NotFound, "unknown device %q of %s", id, s.name)
 		}
 		devices = append(devices, d)
 	}
 	return devices, nil
 }
 
-// pluginError gives an error of the plugin the form that gRPC sends; a plugin need not know gRPC.
-func (s *service) pluginError(operation string, err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return status.FromContextError(err).Err()
-	}
-	switch {
+// pluginError converts an error of the plugin, which may not use gRPC, to a gRPC status.
+func (s *service) pluginError(call string, err error) error {
+	code, message := codes.Unknown, err.Error()
+	switch st, ok := status.FromError(err); {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		code = status.FromContextError(err).Code()
 	case errors.Is(err, devtree.ErrGone):
-		return status.Errorf(codes.NotFound, "%s of %q: %v", operation, s.name, err)
+		code = codes.NotFound
 	case errors.Is(err, devtree.ErrUnfit):
-		return status.Errorf(codes.FailedPrecondition, "%s of %q: %v", operation, s.name, err)
+		code = codes.FailedPrecondition
+	case ok:
+		code, message = st.Code(), st.Message()
 	}
-	st, _ := status.FromError(err) // Unknown, with the error's text, when it is not a status
-	return status.Errorf(st.Code(), "%s of %q: %s", operation, s.name, st.Message())
+	return status.Errorf(code, "%s for %s: %s", call, s.name, message)
 }

@@ -57,7 +57,7 @@ type cdiSpecs struct {
 	out       *devtree.Tree           // handed on last
 	started   bool                    // what a former run left was looked at
 	retry     backOff
-	troubles  map[string]*trouble // by path, or CDI name
+	troubles  map[string]*throttledError // by path, or CDI name
 }
 
 // checkCDI finds what no Tree could make right. Without WithCDI there is nothing to check.
@@ -97,7 +97,8 @@ func newCDISpecs(config *config, vendor string, log klog.Logger, publish func(*d
 		wake:      make(chan struct{}, 1),
 		resources: map[string]*cdiResource{},
 		files:     map[string]*cdiFile{},
-		troubles:  map[string]*trouble{},
+		retry:     backOff{min: cdiRetryFirst, max: cdiRetryMax},
+		troubles:  map[string]*throttledError{},
 	}
 }
 
@@ -134,7 +135,7 @@ func (c *cdiSpecs) run(ctx context.Context) {
 			timer.Stop()
 			continue
 		}
-		timer.Reset(c.retry.next(&config{backOffFirst: cdiRetryFirst, backOffMax: cdiRetryMax}))
+		timer.Reset(c.retry.next())
 	}
 }
 
@@ -187,13 +188,13 @@ func (c *cdiSpecs) report(path string, err error) bool {
 	t := c.troubles[path]
 	if err != nil {
 		if t == nil {
-			t = &trouble{}
+			t = &throttledError{log: c.log, interval: c.repeat}
 			c.troubles[path] = t
 		}
-		t.report(c.log, c.repeat, err, "Cannot keep the CDI specs, serving what is new without and trying again", "file", path, "toDo", remedy(err))
+		t.report(err, "Cannot keep the CDI specs, serving what is new without and trying again", "file", path, "toDo", remedy(err))
 		return false
 	}
-	if t != nil && t.over() {
+	if t != nil && t.clear() {
 		c.log.Info("The CDI specs are kept again", "file", path)
 	}
 	return true

@@ -68,7 +68,7 @@ func (f *cdiFile) write(devices []*cdiDevice) error {
 		f.devices, f.id = nil, fileID{}
 		return nil
 	}
-	if f.known && !f.id.isZero() && id == f.id && slices.Equal(f.devices, devices) {
+	if f.known && f.id != (fileID{}) && id == f.id && slices.Equal(f.devices, devices) {
 		return nil
 	}
 	text := specText(f.vendor, f.class, devices)

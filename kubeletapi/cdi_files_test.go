@@ -15,9 +15,9 @@ import (
 )
 
 // startCDI is a cdiSpecs that the test drives by hand, through bring.
-func startCDI(t testing.TB, dir, class string) (*cdiSpecs, *logbook) {
+func startCDI(t testing.TB, dir, class string) (*cdiSpecs, *logRecorder) {
 	t.Helper()
-	log := &logbook{changed: make(chan struct{})}
+	log := newLogRecorder()
 	defaults := defaultConfig()
 	defaults.cdiDir, defaults.cdiClass = dir, class
 	return newCDISpecs(&defaults, namespace, log.logger().V(1), func(*devtree.Tree) {}), log
@@ -109,7 +109,7 @@ func TestClassOrVendorThatCDIRefusesIsAnErrorOfRun(t *testing.T) {
 		{namespace, "v f", `class "v f" of CDI devices`},
 		{"3color.example.com", "vf", `namespace "3color.example.com" as the vendor of CDI devices`},
 	} {
-		m := NewManager(tt.namespace, newHand(), WithKubeletDir(kubeletDir(t)), WithCDI(t.TempDir(), tt.class))
+		m := NewManager(tt.namespace, newFakePlugin(), WithKubeletDir(kubeletDir(t)), WithCDI(t.TempDir(), tt.class))
 		if err := m.Run(t.Context()); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("Run = %v, want %q", err, tt.want)
 		}

@@ -69,7 +69,7 @@ func (c *cdiSpecs) renderDevice(resource string, d *devtree.Device, before *cdiE
 	}
 	spec, err := newCDIDevice(c.classOf(resource), d)
 	if err != nil {
-		c.log.Error(err, "The device is served without a CDI spec", "resource", ResourceName(c.vendor, resource), "device", d.ID)
+		c.log.Error(err, "The device is served without a CDI spec", "resource", fullName(c.vendor, resource), "device", d.ID)
 	}
 	if spec != nil && before != nil && before.spec != nil && bytes.Equal(before.spec.text, spec.text) {
 		spec = before.spec
@@ -143,9 +143,9 @@ func (c *cdiSpecs) byClass(resources map[string]*cdiResource) map[string][]*cdiD
 			if !a.same(b) {
 				name := parser.QualifiedName(c.vendor, class, a.name)
 				if c.troubles[name] == nil {
-					c.troubles[name] = &trouble{}
+					c.troubles[name] = &throttledError{log: c.log, interval: c.repeat}
 				}
-				c.troubles[name].report(c.log, c.repeat, errOneName, "A device is served without a CDI spec", "name", name)
+				c.troubles[name].report(errOneName, "A device is served without a CDI spec", "name", name)
 			}
 			return true
 		})

@@ -56,10 +56,10 @@ func runtimeCache(t rapid.TB, dir string) *cdi.Cache {
 }
 
 func TestContainerGetsTheSameThroughCDIAsWithoutIt(t *testing.T) {
-	dir, specs, h := kubeletDir(t), filepath.Join(t.TempDir(), "run/cdi"), newHand() // which is made
+	dir, specs, h := kubeletDir(t), filepath.Join(t.TempDir(), "run/cdi"), newFakePlugin() // which is made
 	k := startKubelet(t, dir)
 	run(t, dir, h, WithCDI(specs, "vf"))
-	h.set(with(t, nil, "yellow", real("0000:6b:00.1")))
+	h.publish(with(t, nil, "yellow", real("0000:6b:00.1")))
 	waitIDs(t, k, yellow, "0000:6b:00.1")
 
 	answer, err := k.Allocate(t.Context(), yellow, []string{"0000:6b:00.1"})
@@ -98,7 +98,7 @@ func TestContainerGetsTheSameThroughCDIAsWithoutIt(t *testing.T) {
 
 // A list that names a device comes only when a runtime finds its spec, and a device that goes takes its spec along.
 func TestSpecIsThereBeforeTheKubeletHears(t *testing.T) {
-	dir, specs, h := kubeletDir(t), t.TempDir(), newHand()
+	dir, specs, h := kubeletDir(t), t.TempDir(), newFakePlugin()
 	var leaving atomic.Bool // specs may go while a list from before is looked at
 	k := startKubelet(t, dir, kubelettest.OnList(func(l kubelettest.List) {
 		sees := runtimeCache(t, specs).ListDevices() // the file may go while it is read
@@ -111,11 +111,11 @@ func TestSpecIsThereBeforeTheKubeletHears(t *testing.T) {
 	for i := range 50 {
 		id := strconv.Itoa(i)
 		now = with(t, now, "yellow", real(id))
-		h.set(now)
+		h.publish(now)
 		waitList(t, k, yellow, id, func(l kubelettest.List) bool { return healthOf(l, id) != "" })
 	}
 	leaving.Store(true)
-	h.set(tree(t, now, "yellow"))
+	h.publish(tree(t, now, "yellow"))
 	waitIDs(t, k, yellow)
 	eventually(t, "the file goes with its last device", func() bool { return len(names(t, specs)) == 0 })
 }
@@ -168,10 +168,10 @@ func TestFilesOfAFormerRunAreTakenOverOrRemovedAndNoOthers(t *testing.T) {
 }
 
 func TestManagerThatEndsLeavesItsSpecs(t *testing.T) {
-	dir, specs, h := kubeletDir(t), t.TempDir(), newHand()
+	dir, specs, h := kubeletDir(t), t.TempDir(), newFakePlugin()
 	k := startKubelet(t, dir)
 	r := run(t, dir, h, WithCDI(specs, ""))
-	h.set(with(t, nil, "yellow", real("1")))
+	h.publish(with(t, nil, "yellow", real("1")))
 	waitIDs(t, k, yellow, "1")
 	if err := r.stop(); err != nil {
 		t.Fatal(err)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
@@ -12,118 +14,135 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestDirectoryIsWaitedForAndNotMade(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		make func(dir string) error
-		dir  string // below an existing directory
+func TestManagerWaitsForDirectory(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		mkdir func(dir string) error
+		dir   string // below an existing directory
 	}{
-		{"its parent is there", func(dir string) error { return os.Mkdir(dir, 0o755) }, "plugins"},
-		{"its parents come with it", func(dir string) error { return os.MkdirAll(dir, 0o755) }, "a/b/plugins"},
+		{"parent exists", func(dir string) error { return os.Mkdir(dir, 0o755) }, "plugins"},
+		{"parents are created, too", func(dir string) error { return os.MkdirAll(dir, 0o755) }, "a/b/plugins"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			dir, h := filepath.Join(kubeletDir(t), test.dir), newHand()
-			r := run(t, dir, h)
-			h.set(tree(t, nil, "yellow", "1"))
+		t.Run(tt.name, func(t *testing.T) {
+			dir, p := filepath.Join(kubeletDir(t), tt.dir), newFakePlugin()
+			r := run(t, dir, p)
+			p.publish(tree(t, nil, "yellow", "1"))
 			r.log.await(t, "Waiting for the kubelet's directory")
 			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the directory is there: %v", err)
+				t.Errorf("the directory exists: %v", err)
 			}
-			if err := test.make(dir); err != nil {
+			if err := tt.mkdir(dir); err != nil {
 				t.Fatal(err)
 			}
 			r.log.await(t, "Waiting for the kubelet's socket")
 			waitIDs(t, startKubelet(t, dir), yellow, "1")
 			if n := r.log.count("kubelet's directory"); n != 1 {
-				t.Errorf("%d log lines of the missing directory, want 1:\n%s", n, r.log)
+				t.Errorf("%d log lines about the missing directory, want 1:\n%s", n, r.log)
 			}
 		})
 	}
 }
 
-func TestDirectoryRemovedAndMadeAnew(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		up     int // how many directories above go with it
-		remove func(dir string) error
+func TestDirectoryIsRemovedAndCreatedAgain(t *testing.T) {
+	rename := func(dir string) error { return os.Rename(dir, dir+".old") }
+	for _, tt := range []struct {
+		name      string
+		ancestors int // how many directories above disappear, too
+		remove    func(dir string) error
 	}{
 		{"removed", 0, os.RemoveAll},
-		{"renamed", 0, func(dir string) error { return os.Rename(dir, dir+".old") }},
-		{"removed with its parent", 1, os.RemoveAll},
-		{"gone with its parent's rename", 1, func(dir string) error { return os.Rename(dir, dir+".old") }},
+		{"renamed", 0, rename},
+		{"removed with parent", 1, os.RemoveAll},
+		{"parent renamed", 1, rename},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			dir, h := filepath.Join(kubeletDir(t), "a", "p"), newHand()
+		t.Run(tt.name, func(t *testing.T) {
+			dir, p := filepath.Join(kubeletDir(t), "a", "p"), newFakePlugin()
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			run(t, dir, h)
+			run(t, dir, p)
 			now := tree(t, nil, "yellow", "0")
-			h.set(now)
+			p.publish(now)
 			top := dir
-			for range test.up {
+			for range tt.ancestors {
 				top = filepath.Dir(top)
 			}
 			for i := range 10 {
 				k := startKubelet(t, dir)
 				id := strconv.Itoa(i)
 				now = tree(t, now, "yellow", id)
-				h.set(now)
+				p.publish(now)
 				waitIDs(t, k, yellow, id)
-				// Our socket may be made anew while the directory is emptied; then it is not empty, and rm fails.
-				eventually(t, "directory removed", func() bool { return test.remove(top) == nil })
+				// Our socket may be replaced between the removal of the files and that of
+				// the directory, which then fails.
+				eventually(t, "directory removed", func() bool { return tt.remove(top) == nil })
 				if err := os.RemoveAll(top + ".old"); err != nil {
 					t.Fatal(err)
 				}
 				if err := os.MkdirAll(dir, 0o755); err != nil {
 					t.Fatal(err)
 				}
-				defer k.Stop() // it lives on for now, as a kubelet whose directory somebody removed does
+				defer k.Stop() // a kubelet goes on without its directory
 			}
 		})
 	}
 }
 
-func TestWithoutAWatchTheDirectoryIsLookedAt(t *testing.T) {
-	for _, test := range []struct {
+func TestDirectoryIsPolledWithoutWatch(t *testing.T) {
+	for _, tt := range []struct {
 		name string
 		err  error
 	}{
-		{"no more inotify instances", unix.EMFILE},
-		{"no more inotify watches", unix.ENOSPC},
+		{"no inotify instances left", unix.EMFILE},
+		{"no inotify watches left", unix.ENOSPC},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			dir, h := kubeletDir(t), newHand()
+		t.Run(tt.name, func(t *testing.T) {
+			dir, p := kubeletDir(t), newFakePlugin()
 			var broken atomic.Bool
 			broken.Store(true)
 			k := startKubelet(t, dir)
-			r := run(t, dir, h, func(c *config) {
-				c.checkInterval = 5 * time.Millisecond
+			r := run(t, dir, p, func(c *config) {
+				c.pollInterval = 5 * time.Millisecond
 				c.watchDir = func(dir string) (*dirWatch, error) {
 					if broken.Load() {
-						return nil, test.err
+						return nil, tt.err
 					}
 					return watchDir(dir)
 				}
 			})
-			h.set(tree(t, nil, "yellow", "1"))
+			p.publish(tree(t, nil, "yellow", "1"))
 			waitIDs(t, k, yellow, "1")
 			for range 5 {
 				restart(t, k)
 				waitIDs(t, k, yellow, "1")
 			}
-			path := filepath.Join(dir, SocketName(namespace, "yellow"))
-			if err := os.Remove(path); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "socket made anew", func() bool { _, err := os.Stat(path); return err == nil })
+			path := socketOf(dir, "yellow")
+			remove(t, path)
+			waitReplaced(t, path, fileID{})
 			if n := r.log.count("Cannot watch"); n != 1 {
-				t.Errorf("%d log lines of the missing watch, want 1:\n%s", n, r.log)
+				t.Errorf("%d log lines about the missing watch, want 1:\n%s", n, r.log)
 			}
 			broken.Store(false)
-			r.log.await(t, "watched again")
+			r.log.await(t, "Watching the kubelet's directory again")
 			restart(t, k)
 			waitIDs(t, k, yellow, "1")
 		})
 	}
+}
+
+func TestPollEndsListenBackOff(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
+	k := startKubelet(t, dir)
+	path := socketOf(dir, "yellow")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, dir, p, withBackOff(time.Hour, time.Hour), func(c *config) {
+		c.pollInterval = 5 * time.Millisecond
+		c.watchDir = func(string) (*dirWatch, error) { return nil, unix.EMFILE }
+	})
+	p.publish(tree(t, nil, "yellow", "1"))
+	r.log.await(t, "is not a socket")
+	remove(t, path)
+	waitIDs(t, k, yellow, "1")
 }

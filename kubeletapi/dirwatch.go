@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
@@ -12,36 +14,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dirWatch watches a directory's entries, and whether the directory itself goes or comes. It is never repaired: when a
-// directory on the way comes or goes, a new one is made. All methods do with a nil dirWatch, which watches nothing.
+// dirWatch watches the entries of a directory and the directory itself. When the
+// directory or one above it appears or disappears, the dirWatch must be replaced.
 type dirWatch struct {
 	fs  *fsnotify.Watcher
 	dir string
 }
 
-// watchDir watches dir and its parent, or while dir does not exist, the nearest directory above it that does, and that one's parent.
+// watchDir watches dir and its parent. If dir does not exist, it watches the nearest
+// existing directory above it and the parent of that.
 //
-// The parent is watched because a directory that is removed while a socket of ours in it is open sends nothing itself (inotify(7)
-// sends IN_DELETE_SELF only when the last user is gone).
+// It needs the parent because IN_DELETE_SELF only comes with the last reference to the
+// directory (inotify(7)), and an open socket of ours in it holds one.
 func watchDir(dir string) (*dirWatch, error) {
 	w, err := fsnotify.NewWatcher()
 	if errors.Is(err, unix.EMFILE) {
-		err = fmt.Errorf("%w (see sysctl fs.inotify.max_user_instances, and the limit of open files)", err)
+		err = fmt.Errorf("%w (see sysctl fs.inotify.max_user_instances and the limit of open files)", err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	d := &dirWatch{fs: w, dir: dir}
 	for at := dir; ; at = filepath.Dir(at) {
-		err := w.Add(filepath.Dir(at)) // the parent first: what happens to at from here on is heard
+		err := w.Add(filepath.Dir(at)) // the parent first, so that no change of at is missed
 		if err == nil {
 			err = w.Add(at)
 		}
 		switch {
 		case err == nil:
-			return d, nil
+			return &dirWatch{fs: w, dir: dir}, nil
 		case errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at):
-			continue // and what was added stays: to hear of at is what is wanted
+			continue // a parent that was added shows when at appears
 		case errors.Is(err, unix.ENOSPC):
 			err = fmt.Errorf("%w (see sysctl fs.inotify.max_user_watches)", err)
 		}
@@ -50,25 +52,18 @@ func watchDir(dir string) (*dirWatch, error) {
 	}
 }
 
-// channels are nil for a nil dirWatch: nothing ever comes.
-func (d *dirWatch) channels() (<-chan fsnotify.Event, <-chan error) {
-	if d == nil {
-		return nil, nil
-	}
-	return d.fs.Events, d.fs.Errors
-}
-
-// moved tells whether the event says that the directory, or one above it, came or went. The watch is then of no use any more.
+// moved reports whether ev means that the directory or one above it has (dis)appeared.
 func (d *dirWatch) moved(ev fsnotify.Event) bool {
 	if !ev.Has(fsnotify.Create) && !ev.Has(fsnotify.Remove) && !ev.Has(fsnotify.Rename) {
 		return false
 	}
-	return ev.Name == d.dir || strings.HasPrefix(d.dir, strings.TrimSuffix(ev.Name, string(os.PathSeparator))+string(os.PathSeparator))
+	const separator = string(os.PathSeparator)
+	return strings.HasPrefix(d.dir+separator, strings.TrimSuffix(ev.Name, separator)+separator)
 }
 
+// close closes the watcher and waits for its goroutine. d may be nil.
 func (d *dirWatch) close() {
-	if d == nil {
-		return
+	if d != nil {
+		d.fs.Close()
 	}
-	d.fs.Close() // waits for its goroutine
 }

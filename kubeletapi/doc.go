@@ -1,53 +1,55 @@
-// Package kubeletapi tells the kubelet of a device plugin's devices, through the device plugin API v1beta1.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kubeletapi serves the devices of a device plugin to the kubelet, through the
+// device plugin API v1beta1.
 //
-// The author of a plugin writes one method, [Plugin.Watch], which publishes a new [devtree.Tree] whenever the devices changed. A
-// [Manager] does the rest: one gRPC server and socket for each resource, registration, ListAndWatch and Allocate. Where a loop that looks at
-// everything from time to time is there already, [FromScanner] makes a Plugin of it. docs/writing-a-plugin.md is the guide.
-//
-// A plugin that has more to say has one of the optional interfaces too, which are found by themselves: [Allocator], [PostAllocator],
-// [PreferredAllocator], [ContainerPreStarter]. Their errors refuse the kubelet's request. With [WithCDI] devices are also devices of the
-// Container Device Interface.
+// The author of a plugin implements [Plugin], whose one method publishes a new
+// [devtree.Tree] whenever the devices change. A [Manager] does the rest: a gRPC server
+// and a socket for each resource, registration, ListAndWatch and Allocate. [FromScanner]
+// turns a loop that polls its devices into a Plugin. A plugin may also implement
+// [Allocator], [PostAllocator], [PreferredAllocator] or [ContainerPreStarter]; the
+// Manager detects them. With [WithCDI], the devices are also devices of the Container
+// Device Interface. See docs/writing-a-plugin.md for a guide.
 //
 // # Guarantees
 //
-// The kubelet holds the newest list. A change goes out at once, with no timer in between. While a list is being sent, changes
-// that follow become one list, the newest; it is never skipped. A list that would say the same to the kubelet as the one before
-// it on the same stream is not sent. Each stream belongs to the call that opened it: several at once all get everything, and
-// one that does not read delays only itself.
+// The kubelet always has the newest list. A change is sent at once, without a timer.
+// While a stream is sending a list, further changes become one list. A stream never skips
+// the newest list, and never sends a list that equals its previous one. A slow reader
+// delays only its own stream, and publish never waits for the kubelet, a stream or the
+// CDI directory.
 //
-// A resource is served and registered from the first Tree that has it, for as long as Run runs: one that lost its devices stays
-// registered with an empty list.
+// A resource is registered from the first Tree that has it until Run ends. Without
+// devices it remains registered, with an empty list. Its socket is only created while
+// kubelet.sock exists: nobody else connects to it, and a new kubelet first deletes it.
 //
-// Its socket is there while kubelet.sock is: without a kubelet there is nobody to connect to it, and the next kubelet deletes it first.
+// Allocate answers from the newest Tree, for all containers of a request or for none. The
+// error for an unknown device is codes.NotFound and for an unhealthy one
+// codes.FailedPrecondition, with its reason. An error of the plugin that has no gRPC
+// status is codes.Unknown.
 //
-// A Tree that was published is never waited for: publish returns at once, whatever the kubelet, a stream or the CDI directory do.
+// The kubelet may start, stop, hang, refuse a registration or delete a socket, and its
+// directory may be removed and created, at any time and in any order. A new kubelet.sock
+// means that the kubelet restarted, and all resources are registered again at once. A
+// resource is also registered again when the kubelet's stream ends. Failed registrations
+// are retried with exponential back-off.
 //
-// Allocate answers from the newest Tree, all or nothing: an unknown device is codes.NotFound, an unhealthy one
-// codes.FailedPrecondition with its reason. An error of the plugin that is no gRPC status is codes.Unknown.
+// A socket that another process serves is never touched. The Manager logs an error and
+// takes over when that process stops, so two Managers do not disturb each other.
 //
-// The kubelet may come, go, hang, refuse, or delete our sockets, and its directory may be removed and made anew, at any time and in any
-// order: the Manager looks at what is there and goes on from that. A kubelet's restart is seen by kubelet.sock becoming another file;
-// every resource is then registered anew at once. A registration counts for as long as the kubelet follows the list: when its
-// stream ends, the resource is registered again. A failed registration is repeated with a growing pause.
+// # Goroutines, timers and logs
 //
-// A socket of ours that another process serves is an error that is logged and repeated rarely; the socket is left alone, and taken
-// over when that process is gone. Two Managers of one namespace never fight.
+// Run owns all goroutines and returns when they have ended. Once everything is
+// registered, no timer runs and nothing is polled: inotify watches of the directory wake
+// the Manager. Without a watch, it logs an error and polls every two seconds.
 //
-// # Goroutines and time
+// The Manager logs to the klog logger of Run's context ([klog.FromContext]):
+// registrations and restarts of the kubelet at V(0), its own life cycle at V(1), changes
+// of state at V(2) and every list that it sends at V(4). An error that persists is logged
+// when it first occurs, when it changes, and every ten minutes.
 //
-// Run owns all goroutines and returns when they have ended. With everything registered there are no timers and no polling; directory
-// watches (inotify) wake the Manager. Where they cannot be had it says so and looks every few seconds instead.
+// # Limits
 //
-// # Logs
-//
-// The package registers no flags. The program registers klog's, once (klog.InitFlags), and parses them.
-//
-// The Manager logs through the klog logger of Run's context ([klog.FromContext]): registrations and the kubelet's restarts at V(0), its
-// own life at V(1), every list that is sent at V(4). An error that repeats is logged when it first comes, when it changes, and
-// then every ten minutes. That a kubelet which just made its socket does not listen to it yet is no error the first time.
-//
-// # Left out
-//
-// The package does not know where devices come from, does not make the kubelet's directory, and does not follow a rename of that
-// directory's grandparents.
+// The package does not know where devices come from. It does not create the kubelet's
+// directory and does not notice when a directory above the parent of that is renamed.
 package kubeletapi

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
@@ -16,217 +18,221 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 )
 
-// endpoint is one resource's end of the kubelet's API: its gRPC server, which lasts, the socket, which is made anew whenever it
-// vanishes, and the registration. But for the service it belongs to the keeper's goroutine.
+// endpoint makes a service available to the kubelet: it serves a socket, which it
+// replaces whenever the file disappears, and registers the resource. Except for the
+// service, it belongs to the goroutine of the reconciler.
 //
-// The server takes connections from one socket after another and keeps those that it has: a socket that somebody deleted costs a
-// kubelet that is connected nothing.
+// The gRPC server outlives its sockets and keeps their connections, so deleting the file
+// does not disturb a connected kubelet.
 type endpoint struct {
-	k       *keeper
-	name    string // full resource name
+	*service
 	path    string // of the socket
-	service *service
+	config  config
 	server  *grpc.Server
-	serving sync.WaitGroup // one for each socket that the server takes connections from
+	running sync.WaitGroup // goroutines that serve a socket or register
 
-	socket        *socket // nil before the first
-	madeAt        time.Time
-	listenAt      time.Time // after a failure: when to try again
+	socket        *socket   // nil before the first
+	listenedAt    time.Time // when socket was created
+	inUse         bool      // another process serves the path
+	listenAt      time.Time // when to retry after a failure
 	listenBackOff backOff
-	listenTrouble trouble
-	predecessor   bool      // another process served the socket until now
-	registerAt    time.Time // not to register before; zero when there is nothing to wait for
+	listenError   throttledError
 
-	kubelet         fileID // the kubelet.sock that the newest attempt to register went to
-	phase           phase  // of the newest attempt, as last seen
-	begunAt         time.Time
-	cancel          context.CancelFunc // of the newest attempt
-	retryAt         time.Time          // when the newest attempt gives way to the next; zero for never
+	// The newest attempt to register
+	kubelet   fileID // the kubelet.sock that it goes to
+	phase     phase  // as of the last updatePhase
+	startedAt time.Time
+	cancel    context.CancelFunc // nil before the first attempt
+
+	registerAt      time.Time // not to register before; zero if nothing must be waited for
+	retryAt         time.Time // when to register again with the same kubelet; zero for never
 	registerBackOff backOff
-	registerTrouble trouble
+	registerError   throttledError
 }
 
-// errNotFollowed says that a registration that seemed to succeed led to nothing.
-var errNotFollowed = errors.New("the kubelet took the registration but does not call ListAndWatch")
-
-func newEndpoint(k *keeper, resource string) (*endpoint, error) {
-	path, err := socketPath(k.m.config.dir, k.m.namespace, resource)
-	if err != nil {
-		return nil, err
-	}
+func newEndpoint(s *service, path string, c config, calls *inflight) *endpoint {
 	e := &endpoint{
-		k:    k,
-		name: ResourceName(k.m.namespace, resource),
-		path: path,
+		service: s,
+		path:    path,
+		config:  c,
 		server: grpc.NewServer(
-			grpc.UnaryInterceptor(k.m.calls.intercept),
-			grpc.StatsHandler(&k.m.calls),
+			grpc.ChainUnaryInterceptor(calls.acquire, s.logErrors),
+			grpc.StatsHandler(calls),
 			grpc.WaitForHandlers(true),
-			// A ping every two hours is the default. The kubelet is on this machine, and its end closes the socket.
+			// No pings: a kubelet on the same host cannot vanish without closing.
 			grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}),
 		),
-		cancel: func() {},
+		listenBackOff:   backOff{min: c.backOffMin, max: c.backOffMax},
+		listenError:     throttledError{log: s.log, interval: c.repeatInterval},
+		registerBackOff: backOff{min: c.backOffMin, max: c.backOffMax},
+		registerError:   throttledError{log: s.log, interval: c.repeatInterval},
 	}
-	e.service = newService(k.m, k.log, k.streams, resource)
-	pluginapi.RegisterDevicePluginServer(e.server, e.service)
-	return e, nil
+	pluginapi.RegisterDevicePluginServer(e.server, s)
+	return e
 }
 
-// tend does what is missing between the endpoint and the kubelet. It returns when it must be called again at the latest, zero for never.
-// changed says that the directory may have changed, so that making the socket may go now.
-func (e *endpoint) tend(ctx context.Context, kubelet fileID, now time.Time, changed bool) time.Time {
-	if kubelet.isZero() {
-		// Without a kubelet there is nobody to connect to a socket, and the next one deletes it first thing.
-		e.abandon(time.Time{})
+// reconcile creates the socket if it is missing and registers the resource if the kubelet
+// does not follow its list. It returns when it must be called again at the latest, or the
+// zero time if it need not be. dirChanged ends the back-off after a failure to listen.
+func (e *endpoint) reconcile(ctx context.Context, kubelet fileID, now time.Time, dirChanged bool) time.Time {
+	if kubelet == (fileID{}) {
+		// Nobody would connect to a socket, and the next kubelet first deletes it.
+		e.abandonAttempt()
 		e.kubelet = fileID{}
 		return time.Time{}
 	}
-	if !e.socket.there() {
-		if !changed && now.Before(e.listenAt) {
+	if !e.socket.exists() {
+		if !dirChanged && now.Before(e.listenAt) {
 			return e.listenAt
 		}
 		if err := e.listen(); err != nil {
-			e.predecessor = errors.Is(err, errInUse)
-			e.listenAt = now.Add(e.listenBackOff.next(&e.k.m.config))
-			e.listenTrouble.report(e.k.log, e.k.m.config.repeatInterval, err, "Cannot serve the resource, trying again", "resource", e.name)
+			e.inUse = errors.Is(err, errInUse)
+			e.listenAt = now.Add(e.listenBackOff.next())
+			e.listenError.report(err, "Cannot serve the resource, trying again", "resource", e.name)
 			return e.listenAt
 		}
-		if e.predecessor {
-			// The kubelet cannot tell two instances apart. If it heard of the end of the old one's stream after our registration, it
-			// would take us for gone, for good (pkg/kubelet/cm/devicemanager/manager.go, PluginDisconnected).
-			e.predecessor, e.registerAt = false, now.Add(e.k.m.config.settle)
-		}
-		switch e.phase {
-		case calling:
-			// A kubelet that has not connected yet now tries to reach the socket that went, and would for long.
-			if e.service.standing.look().live == 0 {
-				e.abandon(now.Add(e.k.m.config.settle))
-			}
-		case lost: // the stream went and the socket too: this was a restart
-			e.retryAt = now
-		}
+		e.adjustToNewSocket(now)
 	}
 	if now.Before(e.registerAt) {
 		return e.registerAt
 	}
-	if e.kubelet != kubelet {
+	if e.kubelet == kubelet {
+		e.updatePhase(now)
+		if e.retryAt.IsZero() || now.Before(e.retryAt) {
+			return e.retryAt
+		}
+		if e.phase == registered {
+			e.registerError.report(errNoStream, "Registering again", "resource", e.name)
+		}
+	} else {
 		e.registerBackOff.reset()
-		e.attempt(ctx, kubelet)
-		return time.Time{}
 	}
-	e.judge(now)
-	if e.retryAt.IsZero() || now.Before(e.retryAt) {
-		return e.retryAt
-	}
-	if e.phase == answered {
-		e.registerTrouble.report(e.k.log, e.k.m.config.repeatInterval, errNotFollowed, "Registering again", "resource", e.name)
-	}
-	e.attempt(ctx, kubelet)
+	e.startAttempt(ctx, kubelet)
 	return time.Time{}
 }
 
-// judge looks at what became of the newest attempt, and when it has become something else, sets when the next is due.
-func (e *endpoint) judge(now time.Time) {
-	if e.phase == idle {
-		return
-	}
-	view, c := e.service.standing.look(), &e.k.m.config
-	before := e.phase
-	if e.phase = view.phase(); e.phase == before {
-		return
-	}
-	if before == calling && e.phase != failed {
-		e.k.log.Info("Registered with the kubelet", "resource", e.name)
-	}
-	e.retryAt = time.Time{}
-	switch e.phase {
-	case failed:
-		first := e.registerBackOff == backOff{}
-		e.retryAt = now.Add(e.registerBackOff.next(c))
-		if first && status.Code(view.err) == codes.Unavailable {
-			// Most often the kubelet made its socket and is about to listen to it. If not, the next attempt says so in a moment.
-			e.k.log.V(1).Info("The kubelet is not ready", "resource", e.name, "reason", view.err.Error())
-			break
-		}
-		e.registerTrouble.report(e.k.log, c.repeatInterval, view.err, "Cannot register with the kubelet, trying again", "resource", e.name)
-	case answered:
-		e.retryAt = view.ended.Add(c.streamDeadline)
-	case following:
-		e.registerTrouble.over()
-	case lost:
-		e.k.log.V(2).Info("The kubelet follows the list no longer", "resource", e.name)
-		if view.ended.Sub(view.opened) > c.backOffMax {
-			e.registerBackOff.reset() // it was no flapping
-		}
-		if e.madeAt.After(e.begunAt) {
-			e.retryAt = now // the socket vanished before the stream did: this was a restart
-			break
-		}
-		e.retryAt = view.ended.Add(max(c.settle, e.registerBackOff.next(c)))
-	}
-}
-
-// attempt registers with the kubelet that made kubelet.sock.
-func (e *endpoint) attempt(ctx context.Context, kubelet fileID) {
-	e.cancel()
-	c := &e.k.m.config
-	ctx, cancel := context.WithTimeout(ctx, c.registerDeadline)
-	e.cancel = cancel
-	e.kubelet, e.phase, e.begunAt, e.retryAt = kubelet, calling, time.Now(), time.Time{}
-	number := e.service.standing.begin()
-	e.k.attempts.Go(func() {
-		defer cancel()
-		err := register(ctx, filepath.Join(c.dir, kubeletSocket), &pluginapi.RegisterRequest{
-			Version:      pluginapi.Version,
-			Endpoint:     filepath.Base(e.path),
-			ResourceName: e.name,
-			Options:      e.service.options(),
-		})
-		if e.service.standing.answer(number, err) {
-			e.k.m.signal()
-		}
-	})
-}
-
-// abandon gives the newest attempt up. The next one to the same kubelet is due at retryAt.
-func (e *endpoint) abandon(retryAt time.Time) {
-	e.cancel()
-	e.service.standing.begin()
-	e.phase, e.retryAt = idle, retryAt
-}
-
-// listen makes the socket and has the server take connections from it.
+// listen creates the socket and serves it.
 func (e *endpoint) listen() error {
 	s, err := listen(e.path)
 	if err != nil {
 		return err
 	}
 	if e.socket != nil {
-		e.socket.Close() // its file is gone, nobody can connect to it any more
+		e.socket.Close() // nobody can connect to it without its file
 	}
-	e.socket, e.madeAt, e.listenAt = s, time.Now(), time.Time{}
+	e.socket, e.listenedAt, e.listenAt = s, time.Now(), time.Time{}
 	e.listenBackOff.reset()
-	e.listenTrouble.over()
-	e.k.log.V(1).Info("Serving the resource", "resource", e.name, "socket", e.path)
-	e.serving.Go(func() {
+	e.listenError.clear()
+	e.log.V(1).Info("Serving the resource", "resource", e.name, "socket", e.path)
+	e.running.Go(func() {
 		if err := e.server.Serve(s); err != nil && !errors.Is(err, net.ErrClosed) {
-			e.k.log.Error(err, "Serving the resource ended", "resource", e.name, "socket", e.path)
+			e.log.Error(err, "Stopped serving the resource", "resource", e.name, "socket", e.path)
 		}
 	})
 	return nil
 }
 
-// stop ends the server. The calls that it answered are flushed, the streams end by themselves; what is stuck is broken off.
-func (e *endpoint) stop() {
-	graceful := make(chan struct{})
-	go func() { e.server.GracefulStop(); close(graceful) }()
-	limit := time.NewTimer(e.k.m.config.flushDeadline)
-	defer limit.Stop()
-	select {
-	case <-graceful:
-	case <-limit.C:
-		e.server.Stop()
-		<-graceful
+// adjustToNewSocket changes when to register, because the socket was replaced.
+func (e *endpoint) adjustToNewSocket(now time.Time) {
+	if e.inUse {
+		// Another process has just stopped to serve it. A kubelet that notices that after
+		// our registration marks our devices unhealthy for good: it cannot tell the two
+		// apart (pkg/kubelet/cm/devicemanager/manager.go, PluginDisconnected).
+		e.inUse, e.registerAt = false, now.Add(e.config.gracePeriod)
 	}
-	e.serving.Wait()
+	switch e.phase {
+	case registering:
+		// A kubelet that is not connected yet keeps dialing the old socket.
+		if e.registration.current().streams == 0 {
+			e.abandonAttempt()
+			e.retryAt = now.Add(e.config.gracePeriod)
+		}
+	case lost: // stream and socket are gone: the kubelet restarted
+		e.retryAt = now
+	}
+}
+
+// updatePhase updates the phase of the newest attempt. If it changed, updatePhase sets
+// when the next attempt is due.
+func (e *endpoint) updatePhase(now time.Time) {
+	if e.phase == idle {
+		return
+	}
+	state, before := e.registration.current(), e.phase
+	if e.phase = state.phase(); e.phase == before {
+		return
+	}
+	if before == registering && e.phase != failed {
+		e.log.Info("Registered with the kubelet", "resource", e.name)
+	}
+	e.retryAt = time.Time{}
+	switch e.phase {
+	case failed:
+		isFirst := e.registerBackOff.last == 0
+		e.retryAt = now.Add(e.registerBackOff.next())
+		if isFirst && status.Code(state.err) == codes.Unavailable {
+			// Most likely, the kubelet is about to listen on its new socket.
+			e.log.V(1).Info("The kubelet is not ready", "resource", e.name, "reason", state.err.Error())
+		} else {
+			e.registerError.report(state.err, "Cannot register with the kubelet, trying again", "resource", e.name)
+		}
+	case registered:
+		e.retryAt = state.ended.Add(e.config.streamTimeout)
+	case watching:
+		e.registerError.clear()
+	case lost:
+		e.log.V(2).Info("The kubelet no longer follows the list", "resource", e.name)
+		if state.ended.Sub(state.opened) > e.config.backOffMax {
+			e.registerBackOff.reset() // the stream was not flapping
+		}
+		if e.listenedAt.After(e.startedAt) {
+			e.retryAt = now // the socket disappeared before the stream ended: the kubelet restarted
+		} else {
+			e.retryAt = state.ended.Add(max(e.config.gracePeriod, e.registerBackOff.next()))
+		}
+	}
+}
+
+// startAttempt starts to register with the kubelet that created kubelet.sock.
+func (e *endpoint) startAttempt(ctx context.Context, kubelet fileID) {
+	e.abandonAttempt()
+	ctx, cancel := context.WithTimeout(ctx, e.config.registerTimeout)
+	e.kubelet, e.phase, e.startedAt, e.cancel = kubelet, registering, time.Now(), cancel
+	attempt := e.registration.begin()
+	e.running.Go(func() {
+		defer cancel()
+		err := register(ctx, filepath.Join(e.config.dir, kubeletSocket), &pluginapi.RegisterRequest{
+			Version:      pluginapi.Version,
+			Endpoint:     filepath.Base(e.path),
+			ResourceName: e.name,
+			Options:      e.options(),
+		})
+		e.registration.complete(attempt, err)
+	})
+}
+
+// abandonAttempt cancels the newest attempt. Its answer and its streams no longer count.
+func (e *endpoint) abandonAttempt() {
+	if e.cancel != nil {
+		e.cancel()
+	}
+	e.registration.begin()
+	e.phase, e.retryAt = idle, time.Time{}
+}
+
+// stop stops the server and waits for all goroutines. Answers are flushed and streams end
+// by themselves; after flushTimeout, what is still open is closed.
+func (e *endpoint) stop() {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		e.server.GracefulStop()
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(e.config.flushTimeout):
+		e.server.Stop()
+		<-stopped
+	}
+	e.running.Wait()
 }

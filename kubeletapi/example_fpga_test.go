@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi_test
 
 import (
@@ -13,8 +15,9 @@ import (
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-// fpga reports regions of FPGAs. A hook of the container runtime programs a region before the container starts; it acts on containers with
-// its annotation, and reads from the environment which function is to be in which region.
+// fpga reports regions of FPGAs. A hook of the container runtime programs them before a
+// container starts. It acts on containers with its annotation and reads from the
+// environment which function belongs in which region.
 type fpga struct{}
 
 func (fpga) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
@@ -42,14 +45,13 @@ func (fpga) PostAllocate(_ context.Context, resource string, devices []*devtree.
 }
 
 func ExamplePostAllocator() {
-	// A kubelet's end that takes the place of a real one.
 	dir, err := os.MkdirTemp("", "k")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer os.RemoveAll(dir)
-	kubelet, err := kubelettest.Start(dir)
+	kubelet, err := kubelettest.Start(dir) // in place of a real one
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -64,11 +66,12 @@ func ExamplePostAllocator() {
 	defer func() { cancel(); <-done }()
 
 	const resource = "fpga.example.com/af-compress"
-	if _, err := kubelet.WaitList(ctx, resource, func(l kubelettest.List) bool { return len(l.Devices) == 2 }); err != nil {
+	both := func(l kubelettest.List) bool { return len(l.Devices) == 2 }
+	if _, err := kubelet.WaitList(ctx, resource, both); err != nil {
 		fmt.Println(err)
 		return
 	}
-	// Two containers of one pod: each has its own numbers.
+	// The regions of each container are numbered separately.
 	answer, err := kubelet.Allocate(ctx, resource, []string{"region-b"}, []string{"region-a"})
 	if err != nil {
 		fmt.Println(err)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi_test
 
 import (
@@ -9,7 +11,7 @@ import (
 	"qatplugin/kubeletapi"
 )
 
-// shelf is a plugin of the polling kind: it looks every five seconds at everything.
+// shelf is a plugin that polls: it scans all devices every five seconds.
 type shelf struct{ pots []string }
 
 func (s *shelf) Scan(notifier kubeletapi.Notifier) error {
@@ -34,7 +36,7 @@ func (s *shelf) Scan(notifier kubeletapi.Notifier) error {
 func ExampleFromScanner() {
 	plugin := kubeletapi.FromScanner(&shelf{pots: []string{"1", "2"}})
 
-	// kubeletapi.NewManager("color.example.com", plugin).Run(ctx) does what follows here by hand.
+	// A Manager calls Watch: kubeletapi.NewManager("color.example.com", plugin).Run(ctx)
 	ctx, cancel := context.WithCancel(context.Background())
 	err := plugin.Watch(ctx, func(tree *devtree.Tree) {
 		fmt.Print(tree)

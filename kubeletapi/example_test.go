@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi_test
 
 import (
@@ -14,10 +16,10 @@ import (
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-// paintShop is a device plugin: two pots of yellow paint that any container may have.
+// paintShop is a device plugin for two pots of yellow paint.
 type paintShop struct{}
 
-// Watch publishes the devices; a real plugin does so again whenever they change.
+// Watch publishes the devices. A real plugin does so again whenever they change.
 func (paintShop) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	var before *devtree.Tree
 	next := before.Edit()
@@ -33,8 +35,11 @@ func (paintShop) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	return nil
 }
 
-// PostAllocate makes the plugin a PostAllocator: it annotates what a container gets, for example for a hook of the container runtime.
-func (paintShop) PostAllocate(_ context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits) error {
+// PostAllocate makes paintShop a PostAllocator. It annotates a container, for example for
+// a hook of the container runtime.
+func (paintShop) PostAllocate(
+	_ context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits,
+) error {
 	var pots []string
 	for _, d := range devices {
 		pots = append(pots, d.ID)
@@ -50,7 +55,7 @@ func Example() {
 		return
 	}
 	defer os.RemoveAll(dir)
-	kubelet, err := kubelettest.Start(dir) // on a node, the kubelet's own
+	kubelet, err := kubelettest.Start(dir) // in place of a real one
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -63,7 +68,8 @@ func Example() {
 	done := make(chan error, 1)
 	go func() { done <- manager.Run(ctx) }()
 
-	list, err := kubelet.WaitList(ctx, "color.example.com/yellow", func(l kubelettest.List) bool { return len(l.Devices) == 2 })
+	both := func(l kubelettest.List) bool { return len(l.Devices) == 2 }
+	list, err := kubelet.WaitList(ctx, "color.example.com/yellow", both)
 	fmt.Println(list.Resource, len(list.Devices), err)
 	answer, err := kubelet.Allocate(ctx, "color.example.com/yellow", []string{"2"})
 	if err != nil {

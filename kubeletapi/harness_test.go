@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
@@ -15,6 +17,8 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
@@ -27,115 +31,189 @@ const (
 	yellow    = namespace + "/yellow"
 	blue      = namespace + "/blue"
 
-	patience = 20 * time.Second // for what must happen; only a failing test waits as long
+	testTimeout = 20 * time.Second // only a failing test waits as long
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// hand is a Plugin whose Trees come from the test's hand.
-type hand struct {
-	ready   chan struct{}
-	publish func(*devtree.Tree)
-	fail    chan error // what Watch returns, before ctx ends
+// fakePlugin is a Plugin whose Trees the test publishes.
+type fakePlugin struct {
+	watching chan struct{} // closed when Watch was called
+	sink     func(*devtree.Tree)
+	result   chan error // what Watch returns before its context ends
 }
 
-func newHand() *hand {
-	return &hand{ready: make(chan struct{}), fail: make(chan error, 1)}
+func newFakePlugin() *fakePlugin {
+	return &fakePlugin{watching: make(chan struct{}), result: make(chan error, 1)}
 }
 
-func (h *hand) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
-	h.publish = publish
-	close(h.ready)
+func (p *fakePlugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
+	p.sink = publish
+	close(p.watching)
 	select {
 	case <-ctx.Done():
-		return ctx.Err() // which Run must not take for a failure
-	case err := <-h.fail:
+		return ctx.Err() // which Run must not report as a failure
+	case err := <-p.result:
 		return err
 	}
 }
 
-func (h *hand) set(t *devtree.Tree) {
-	<-h.ready
-	h.publish(t)
+func (p *fakePlugin) publish(t *devtree.Tree) {
+	<-p.watching
+	p.sink(t)
 }
 
-// running is a Manager that runs.
-type running struct {
+// fullPlugin is a fakePlugin with all optional interfaces. The test sets the functions
+// that it expects to be called.
+type fullPlugin struct {
+	*fakePlugin
+	allocate func(resource string, devices []*devtree.Device) (*devtree.ContainerEdits, error)
+	post     func(devices []*devtree.Device, edits *devtree.ContainerEdits) error
+	prefer   func(available, mustInclude []string, size int) ([]string, error)
+	preStart func(devices []string) error
+}
+
+func (p *fullPlugin) Allocate(
+	_ context.Context, resource string, devices []*devtree.Device,
+) (*devtree.ContainerEdits, error) {
+	return p.allocate(resource, devices)
+}
+
+func (p *fullPlugin) PostAllocate(
+	_ context.Context, _ string, devices []*devtree.Device, edits *devtree.ContainerEdits,
+) error {
+	if p.post == nil {
+		return nil
+	}
+	return p.post(devices, edits)
+}
+
+func (p *fullPlugin) PreferredAllocation(
+	_ context.Context, _ string, available, mustInclude []*devtree.Device, size int,
+) ([]string, error) {
+	return p.prefer(deviceIDs(available), deviceIDs(mustInclude), size)
+}
+
+func (p *fullPlugin) PreStartContainer(_ context.Context, _ string, devices []*devtree.Device) error {
+	return p.preStart(deviceIDs(devices))
+}
+
+func deviceIDs(devices []*devtree.Device) []string {
+	var ids []string
+	for _, d := range devices {
+		ids = append(ids, d.ID)
+	}
+	return ids
+}
+
+// runningManager is a Manager whose Run is called.
+type runningManager struct {
+	*Manager
 	t      testing.TB
-	m      *Manager
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error
-	log    *logbook
+	log    *logRecorder
 }
 
-// run starts a Manager on dir; it is ended with the test at the latest, and must then return nil.
-func run(t testing.TB, dir string, plugin Plugin, opts ...Option) *running {
+// run runs a Manager for dir until the test ends. Run must return nil.
+func run(t testing.TB, dir string, plugin Plugin, opts ...Option) *runningManager {
 	t.Helper()
-	r := &running{t: t, done: make(chan struct{}), log: &logbook{changed: make(chan struct{})}}
-	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), r.log.logger()))
-	r.cancel = cancel
-	m := NewManager(namespace, plugin, slices.Concat([]Option{WithKubeletDir(dir)}, opts)...)
-	r.m = m
+	r := &runningManager{
+		Manager: NewManager(namespace, plugin, slices.Concat([]Option{WithKubeletDir(dir)}, opts)...),
+		t:       t,
+		done:    make(chan struct{}),
+		log:     newLogRecorder(),
+	}
+	var ctx context.Context
+	ctx, r.cancel = context.WithCancel(klog.NewContext(context.Background(), r.log.logger()))
 	go func() {
 		defer close(r.done)
-		r.err = m.Run(ctx)
+		r.err = r.Run(ctx)
 	}()
 	t.Cleanup(func() {
 		if err := r.stop(); err != nil {
 			t.Errorf("Run = %v, want nil", err)
 		}
 		if t.Failed() {
-			t.Logf("the Manager's log:\n%s", r.log)
+			t.Logf("log of the Manager:\n%s", r.log)
 		}
 	})
 	return r
 }
 
-// stop ends the Manager, and returns what Run returned.
-func (r *running) stop() error {
+// stop ends Run and returns its result.
+func (r *runningManager) stop() error {
 	r.t.Helper()
 	r.cancel()
 	return r.wait()
 }
 
-func (r *running) wait() error {
+func (r *runningManager) wait() error {
 	r.t.Helper()
 	select {
 	case <-r.done:
 		return r.err
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		r.t.Error("Run does not return")
-		return errors.New("stuck")
+		return errors.New("timeout")
 	}
 }
 
-// logbook keeps what the Manager logs.
-type logbook struct {
+// newTestReconciler returns a reconciler that does nothing by itself. The test calls it
+// with t.Context.
+func newTestReconciler(t *testing.T, dir string, opts ...Option) (*reconciler, *Manager, *logRecorder) {
+	t.Helper()
+	m := NewManager(namespace, newFakePlugin(), slices.Concat([]Option{WithKubeletDir(dir)}, opts)...)
+	log := newLogRecorder()
+	r := newReconciler(&m.shared, log.logger())
+	t.Cleanup(func() {
+		watched := make(chan struct{})
+		close(watched)
+		if err := r.stop(watched); err != nil {
+			t.Error(err)
+		}
+	})
+	return r, m, log
+}
+
+// withBackOff sets the first and the longest pause between attempts.
+func withBackOff(first, longest time.Duration) Option {
+	return func(c *config) { c.backOffMin, c.backOffMax = first, longest }
+}
+
+// fastRetries lets tests wait for many attempts.
+var fastRetries = withBackOff(time.Millisecond, 5*time.Millisecond)
+
+// logRecorder records log lines up to verbosity 2.
+type logRecorder struct {
 	mu      sync.Mutex
 	lines   []string
 	changed chan struct{}
 }
 
-func (b *logbook) logger() logr.Logger {
+func newLogRecorder() *logRecorder { return &logRecorder{changed: make(chan struct{})} }
+
+func (l *logRecorder) logger() logr.Logger {
 	return funcr.New(func(_, args string) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.lines = append(b.lines, time.Now().Format("05.000000 ")+args)
-		close(b.changed)
-		b.changed = make(chan struct{})
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.lines = append(l.lines, time.Now().Format("05.000000 ")+args)
+		close(l.changed)
+		l.changed = make(chan struct{})
 	}, funcr.Options{Verbosity: 2})
 }
 
-func (b *logbook) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Join(b.lines, "\n")
+func (l *logRecorder) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines, "\n")
 }
 
-func (b *logbook) count(part string) int {
+// count returns the number of lines that contain part.
+func (l *logRecorder) count(part string) int {
 	n := 0
-	for line := range strings.Lines(b.String()) {
+	for line := range strings.Lines(l.String()) {
 		if strings.Contains(line, part) {
 			n++
 		}
@@ -144,28 +222,34 @@ func (b *logbook) count(part string) int {
 }
 
 // await waits for a line that contains part.
-func (b *logbook) await(t testing.TB, part string) {
+func (l *logRecorder) await(t testing.TB, part string) {
 	t.Helper()
-	limit := time.After(patience)
+	l.awaitCount(t, part, 1)
+}
+
+func (l *logRecorder) awaitCount(t testing.TB, part string, n int) {
+	t.Helper()
+	timeout := time.After(testTimeout)
 	for {
-		b.mu.Lock()
-		changed := b.changed
-		b.mu.Unlock()
-		if b.count(part) > 0 {
+		l.mu.Lock()
+		changed := l.changed
+		l.mu.Unlock()
+		if l.count(part) >= n {
 			return
 		}
 		select {
 		case <-changed:
-		case <-limit:
-			t.Fatalf("%q never was in the log:\n%s", part, b)
+		case <-timeout:
+			t.Fatalf("%q is not in the log %d times:\n%s", part, n, l)
 		}
 	}
 }
 
-// kubeletDir is a directory whose name is short: socket paths are limited, and t.TempDir holds the test's name.
+// kubeletDir returns a new directory for sockets. Its path is short, because the paths of
+// sockets are limited and that of t.TempDir contains the name of the test.
 func kubeletDir(t testing.TB) string {
 	t.Helper()
-	parent, err := os.MkdirTemp("", "k") // of its own: nobody else's events there
+	parent, err := os.MkdirTemp("", "k") // watched, too, so no other test may use it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +260,8 @@ func kubeletDir(t testing.TB) string {
 	}
 	return dir
 }
+
+func socketOf(dir, resource string) string { return filepath.Join(dir, namespace+"-"+resource+".sock") }
 
 func startKubelet(t testing.TB, dir string, opts ...kubelettest.Option) *kubelettest.Kubelet {
 	t.Helper()
@@ -194,28 +280,30 @@ func restart(t testing.TB, k *kubelettest.Kubelet) {
 	}
 }
 
-// waitIDs waits until the kubelet holds exactly these devices, in this order, and returns the list.
+// waitIDs waits until the kubelet has exactly these devices, in this order.
 func waitIDs(t testing.TB, k *kubelettest.Kubelet, resource string, ids ...string) kubelettest.List {
 	t.Helper()
 	return waitList(t, k, resource, fmt.Sprintf("devices %q", ids), func(l kubelettest.List) bool {
-		return l.Live && slices.Equal(listIDs(l), ids)
+		return l.Live && slices.Equal(listIDs(l.Devices), ids)
 	})
 }
 
-func waitList(t testing.TB, k *kubelettest.Kubelet, resource, want string, cond func(kubelettest.List) bool) kubelettest.List {
+func waitList(
+	t testing.TB, k *kubelettest.Kubelet, resource, want string, cond func(kubelettest.List) bool,
+) kubelettest.List {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
 	l, err := k.WaitList(ctx, resource, cond)
 	if err != nil {
-		t.Fatalf("%s: waited for %s: %v", resource, want, err)
+		t.Fatalf("%s: waiting for %s: %v", resource, want, err)
 	}
 	return l
 }
 
-func listIDs(l kubelettest.List) []string {
+func listIDs(devices []*pluginapi.Device) []string {
 	ids := []string{}
-	for _, d := range l.Devices {
+	for _, d := range devices {
 		ids = append(ids, d.ID)
 	}
 	return ids
@@ -229,7 +317,48 @@ func healthOf(l kubelettest.List, id string) string {
 	return l.Devices[i].Health
 }
 
-// tree makes the Tree after before, in which the resource holds exactly these devices, healthy.
+// streamClient is a ListAndWatch stream of the test's own, beside the kubelet's.
+type streamClient struct {
+	stream grpc.ServerStreamingClient[pluginapi.ListAndWatchResponse]
+}
+
+func openStream(t testing.TB, dir, resource string) *streamClient {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+socketOf(dir, resource),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.WaitForReady(true))) // a new socket refuses until it listens
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(func() {
+		cancel()
+		conn.Close()
+	})
+	stream, err := pluginapi.NewDevicePluginClient(conn).ListAndWatch(ctx, &pluginapi.Empty{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &streamClient{stream: stream}
+}
+
+func (c *streamClient) next(t testing.TB) []*pluginapi.Device {
+	t.Helper()
+	r, err := c.stream.Recv()
+	if err != nil {
+		t.Fatalf("ListAndWatch: %v", err)
+	}
+	return r.Devices
+}
+
+// until reads lists until one has exactly these devices.
+func (c *streamClient) until(t testing.TB, ids ...string) {
+	t.Helper()
+	for !slices.Equal(listIDs(c.next(t)), ids) {
+	}
+}
+
+// tree returns a successor of before in which the resource has exactly these devices.
 func tree(t testing.TB, before *devtree.Tree, resource string, ids ...string) *devtree.Tree {
 	t.Helper()
 	b := before.Edit()
@@ -247,7 +376,7 @@ func tree(t testing.TB, before *devtree.Tree, resource string, ids ...string) *d
 	return b.Build()
 }
 
-// with makes the Tree after before in which the resource also holds the device.
+// with returns a successor of before in which the resource also has the device.
 func with(t testing.TB, before *devtree.Tree, resource string, d *devtree.Device) *devtree.Tree {
 	t.Helper()
 	b := before.Edit()
@@ -262,7 +391,7 @@ func put(t testing.TB, b *devtree.Builder, resource string, d *devtree.Device) {
 	}
 }
 
-// device is a healthy device with a node of its own and one that all share.
+// device returns a healthy device with a device node of its own and one that all share.
 func device(id string) *devtree.Device {
 	return &devtree.Device{ID: id, Health: devtree.Healthy, ContainerEdits: devtree.ContainerEdits{
 		DeviceNodes: []devtree.DeviceNode{
@@ -272,13 +401,30 @@ func device(id string) *devtree.Device {
 	}}
 }
 
-func sick(id, reason string) *devtree.Device {
+func unhealthy(id, reason string) *devtree.Device {
 	d := device(id)
 	d.Health, d.Reason = devtree.Unhealthy, reason
 	return d
 }
 
-// sockets are the names of the socket files in dir.
+// toggledTrees returns two Trees of n devices that differ in the health of the middle
+// one.
+func toggledTrees(t testing.TB, n int) [2]*devtree.Tree {
+	t.Helper()
+	b := new(devtree.Tree).Edit()
+	id := func(i int) string { return fmt.Sprintf("0000:%02x:%02x.%d", i/256, i/8%32, i%8) }
+	for i := range n {
+		d := device(id(i))
+		d.NUMANodes = []int{i % 2}
+		put(t, b, "yellow", d)
+	}
+	first := b.Build()
+	d := unhealthy(id(n/2), "on fire")
+	d.NUMANodes = []int{n / 2 % 2}
+	return [2]*devtree.Tree{first, with(t, first, "yellow", d)}
+}
+
+// sockets returns the names of the sockets in dir.
 func sockets(t testing.TB, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -294,7 +440,7 @@ func sockets(t testing.TB, dir string) []string {
 	return names
 }
 
-// openFiles is the number of descriptors that this process has open.
+// openFiles returns the number of open file descriptors of this process.
 func openFiles(t testing.TB) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -304,17 +450,43 @@ func openFiles(t testing.TB) int {
 	return len(entries)
 }
 
-// eventually waits for what has no event to wait for: another process's or the kernel's doing. It yields between the looks.
+func remove(t testing.TB, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fileIDOf returns the ID of a file that exists.
+func fileIDOf(t testing.TB, path string) fileID {
+	t.Helper()
+	id, _, err := identify(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// waitReplaced waits until a file other than old is at path.
+func waitReplaced(t testing.TB, path string, old fileID) {
+	t.Helper()
+	eventually(t, "socket replaced", func() bool {
+		id, _, err := identify(path)
+		return err == nil && id != old
+	})
+}
+
+// eventually polls a condition whose change yields no event.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(patience)
+	timeout := time.After(testTimeout)
 	for !cond() {
 		select {
 		case <-tick.C:
-		case <-limit:
-			t.Fatalf("never: %s", what)
+		case <-timeout:
+			t.Fatalf("did not happen: %s", what)
 		}
 	}
 }

@@ -1,10 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -13,136 +14,125 @@ import (
 	"qatplugin/devtree"
 )
 
-// Manager serves the devices of one Plugin to the kubelet.
+// A Manager serves the devices of a [Plugin] to the kubelet.
 type Manager struct {
-	namespace string
-	plugin    Plugin
-	config    config
-
-	started   atomic.Bool
-	publisher devtree.Publisher
-	calls     gate
-	wake      chan struct{} // holds one signal for the keeper: there may be something to do
-
-	mu     sync.Mutex
-	served map[string]*service // by resource, as the keeper knows them; nil: refused for good
+	shared
+	started atomic.Bool
 }
 
-// NewManager makes a Manager for the resources "<namespace>/<resource of the plugin's Trees>". Nothing happens before Run.
+// shared is what the goroutines of the plugin, the reconciler and the gRPC servers share.
+type shared struct {
+	namespace     string
+	plugin        Plugin
+	config        config // constant while Run runs
+	publisher     devtree.Publisher
+	registrations sync.Map // resource → *registration, nil if it cannot be served
+	wake          signal   // of the reconciler
+}
+
+// NewManager returns a Manager for the resources "<namespace>/<resource>", where resource
+// is the name that the plugin's Trees use. The Manager does nothing until Run is called.
 func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
-	m := &Manager{
+	m := &Manager{shared: shared{
 		namespace: namespace,
 		plugin:    plugin,
 		config:    defaultConfig(),
-		wake:      make(chan struct{}, 1),
-		served:    map[string]*service{},
-	}
+		wake:      make(signal, 1),
+	}}
 	for _, o := range opts {
 		o(&m.config)
 	}
 	return m
 }
 
-// Run serves until ctx ends; then it closes the streams, removes the sockets, waits for the plugin's Watch and returns nil. It can be
-// called once. Its errors: a namespace or directory that cannot be used, the plugin's own from Watch, and a plugin that does not end.
+// Run serves the plugin's devices until ctx ends. It then ends the streams, removes the
+// sockets, waits for the plugin's Watch to return, and returns nil. It returns an error
+// if the namespace or an option is invalid, if Watch fails, or if a method of the plugin
+// does not return in time. Run may be called once.
 func (m *Manager) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
-		return errors.New("a Manager runs once")
+		return errors.New("a Manager can only run once")
 	}
-	if err := m.check(); err != nil {
-		return err
-	}
-	log := klog.FromContext(ctx)
-	log.V(1).Info("Device plugin starts", "namespace", m.namespace, "directory", m.config.dir)
-
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	publish, specsWritten := m.throughCDI(ctx)
-	defer specsWritten()
-	var failure error // written before watched closes
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		err := m.plugin.Watch(ctx, publish)
-		switch {
-		case ctx.Err() != nil: // the end, whatever the plugin calls it
-		case err != nil:
-			failure = err
-			cancel()
-		default:
-			log.V(1).Info("The plugin watches no longer, its last devices stay served", "namespace", m.namespace)
-		}
-	}()
-
-	k := newKeeper(m, log)
-	k.run(ctx)
-	if err := k.stop(watched); err != nil {
-		return fmt.Errorf("stop the device plugin of %q: %w", m.namespace, err)
-	}
-	if failure != nil {
-		return fmt.Errorf("watch the devices of %q: %w", m.namespace, failure)
-	}
-	log.V(1).Info("Device plugin ended", "namespace", m.namespace)
-	return nil
-}
-
-// check finds what no Tree and no kubelet could make right.
-func (m *Manager) check() error {
-	if err := CheckNamespace(m.namespace); err != nil {
+	if err := checkNamespace(m.namespace); err != nil {
 		return err
 	}
 	if err := m.checkCDI(); err != nil {
 		return err
 	}
-	dir, err := filepath.Abs(m.config.dir)
-	if err != nil {
-		return fmt.Errorf("find the kubelet's directory %q: %w", m.config.dir, err)
-	}
-	m.config.dir = dir
-	if err := checkSocketPath(filepath.Join(dir, kubeletSocket)); err != nil {
+	if err := m.config.resolveDir(m.namespace); err != nil {
 		return err
 	}
-	_, err = socketPath(dir, m.namespace, "x") // the shortest resource name there can be
-	return err
+	log := klog.FromContext(ctx)
+	log.V(1).Info("Starting the device plugin", "namespace", m.namespace, "directory", m.config.dir)
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	publish, specsWritten := m.throughCDI(ctx)
+	defer specsWritten()
+	watched := make(chan struct{})
+	var watchErr error // may be read once watched is closed
+	go func() {
+		defer close(watched)
+		err := m.plugin.Watch(ctx, publish)
+		switch {
+		case ctx.Err() != nil: // Watch returns because Run ends
+		case err != nil:
+			watchErr = err
+			cancel()
+		default:
+			log.V(1).Info("Watch returned, continuing to serve the last devices", "namespace", m.namespace)
+		}
+	}()
+
+	r := newReconciler(&m.shared, log)
+	r.run(ctx)
+	if err := r.stop(watched); err != nil {
+		return fmt.Errorf("stop device plugin %s: %w", m.namespace, err)
+	}
+	if watchErr != nil {
+		return fmt.Errorf("watch devices of %s: %w", m.namespace, watchErr)
+	}
+	log.V(1).Info("Stopped the device plugin", "namespace", m.namespace)
+	return nil
 }
 
-// publish is what the plugin calls. The streams wake by themselves; the keeper is needed only for a new resource.
+// publish makes t the newest Tree. That wakes the ListAndWatch streams of the resources
+// that changed; the reconciler is only needed if there is a new resource.
 func (m *Manager) publish(t *devtree.Tree) {
 	m.publisher.Publish(t)
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for r := range t.Resources() {
-		if _, known := m.served[r.Name()]; !known {
-			m.signal()
+		if _, known := m.registrations.Load(r.Name()); !known {
+			m.wake.send()
 			return
 		}
 	}
 }
 
-// CheckRegistered is an error that names a resource of the newest Tree whose list the kubelet does not follow now, and how far it has come. It is
-// nil while there are no resources. It may be called from any goroutine at any time.
+// CheckRegistered returns nil if the kubelet follows the lists of all resources of the
+// newest Tree, or else an error that names a resource and tells how far its registration
+// has come. It may be called from any goroutine at any time.
 func (m *Manager) CheckRegistered(context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for r := range m.publisher.Tree().Resources() {
-		name := ResourceName(m.namespace, r.Name())
-		s, known := m.served[r.Name()]
-		switch {
-		case !known:
-			return fmt.Errorf("%s is not served yet", name)
-		case s == nil:
-			return fmt.Errorf("%s cannot be served; the log says why", name)
+	for resource := range m.publisher.Tree().Resources() {
+		name := fullName(m.namespace, resource.Name())
+		value, _ := m.registrations.Load(resource.Name())
+		r, _ := value.(*registration)
+		if r == nil {
+			return fmt.Errorf("%s is not served; if this persists, see the log", name)
 		}
-		if err := s.standing.look().check(); err != nil {
+		if err := r.current().check(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (m *Manager) signal() {
+// signal wakes a goroutine that receives from it. It has a buffer of one: a signal that
+// is pending covers all that are sent meanwhile.
+type signal chan struct{}
+
+func (s signal) send() {
 	select {
-	case m.wake <- struct{}{}:
-	default: // a signal is waiting already, and the keeper looks at everything
+	case s <- struct{}{}:
+	default:
 	}
 }

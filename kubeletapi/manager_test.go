@@ -1,12 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,17 +18,18 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"qatplugin/devtree"
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-func TestRunEndsCleanly(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
+func TestRunStopsCleanly(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
 	files, goroutines := openFiles(t), runtime.NumGoroutine()
-	r := run(t, dir, h, func(c *config) { c.flushDeadline = time.Hour }) // nothing needs to be broken off
-	h.set(tree(t, tree(t, nil, "yellow", "1"), "blue", "x"))
+	r := run(t, dir, p, func(c *config) { c.flushTimeout = time.Hour }) // nothing needs to be broken off
+	p.publish(tree(t, tree(t, nil, "yellow", "1"), "blue", "x"))
 	waitIDs(t, k, yellow, "1")
 	waitIDs(t, k, blue, "x")
 	start := time.Now()
@@ -32,26 +37,26 @@ func TestRunEndsCleanly(t *testing.T) {
 		t.Errorf("Run = %v, want nil", err)
 	}
 	if took := time.Since(start); took > time.Second {
-		t.Errorf("Run took %v to end", took)
+		t.Errorf("Run took %v to return", took)
 	}
 	if got, want := sockets(t, dir), []string{"kubelet.sock"}; !slices.Equal(got, want) {
 		t.Errorf("sockets = %q, want %q", got, want)
 	}
-	eventually(t, "descriptors and goroutines as before", func() bool {
+	eventually(t, "as few descriptors and goroutines as before", func() bool {
 		return openFiles(t) <= files && runtime.NumGoroutine() <= goroutines
 	})
 }
 
-func TestRunEndsThoughAStreamIsStuck(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
+func TestRunStopsDespiteBlockedStream(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
-	r := run(t, dir, h)
-	trees := alternating(t, 1024)
-	h.set(trees[0])
-	waitList(t, k, yellow, "a list", func(l kubelettest.List) bool { return len(l.Devices) == 1024 })
-	stuck := watch(t, dir, "yellow")
+	r := run(t, dir, p)
+	trees := toggledTrees(t, 1024)
+	p.publish(trees[0])
+	waitList(t, k, yellow, "1024 devices", func(l kubelettest.List) bool { return len(l.Devices) == 1024 })
+	blocked := openStream(t, dir, "yellow")
 	for i := range 50 {
-		h.set(trees[i%2])
+		p.publish(trees[i%2])
 		want := [2]string{"Healthy", "Unhealthy"}[i%2]
 		waitList(t, k, yellow, want, func(l kubelettest.List) bool { return l.Devices[512].Health == want })
 	}
@@ -60,47 +65,52 @@ func TestRunEndsThoughAStreamIsStuck(t *testing.T) {
 		t.Errorf("Run = %v, want nil", err)
 	}
 	if took := time.Since(start); took > time.Second {
-		t.Errorf("Run took %v to end", took)
+		t.Errorf("Run took %v to return", took)
 	}
 	for {
-		if _, err := stuck.stream.Recv(); err != nil {
+		if _, err := blocked.stream.Recv(); err != nil {
 			break
 		}
 	}
 }
 
-func TestErrorOfWatchEndsRun(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
+func TestWatchErrorEndsRun(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
 	fire := errors.New("on fire")
-	m := NewManager(namespace, h, WithKubeletDir(dir))
+	m := NewManager(namespace, p, WithKubeletDir(dir))
 	done := make(chan error, 1)
 	go func() { done <- m.Run(klog.NewContext(t.Context(), logr.Discard())) }()
-	h.set(tree(t, nil, "yellow", "1"))
+	p.publish(tree(t, nil, "yellow", "1"))
 	waitIDs(t, k, yellow, "1")
-	h.fail <- fire
-	if err := <-done; !errors.Is(err, fire) || !strings.Contains(err.Error(), namespace) {
-		t.Errorf("Run = %v, want one that wraps %q and names %q", err, fire, namespace)
+	p.result <- fire
+	select {
+	case err := <-done:
+		if !errors.Is(err, fire) || !strings.Contains(err.Error(), namespace) {
+			t.Errorf("Run = %v, want an error that wraps %q and contains %q", err, fire, namespace)
+		}
+	case <-time.After(testTimeout):
+		t.Fatal("Run does not return")
 	}
 	if got, want := sockets(t, dir), []string{"kubelet.sock"}; !slices.Equal(got, want) {
 		t.Errorf("sockets = %q, want %q", got, want)
 	}
 }
 
-func TestEndOfWatchLeavesTheLastTreeServed(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
+func TestLastTreeIsServedAfterWatchReturns(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
-	r := run(t, dir, h)
-	h.set(tree(t, nil, "yellow", "1"))
-	h.fail <- nil
-	r.log.await(t, "watches no longer")
+	r := run(t, dir, p)
+	p.publish(tree(t, nil, "yellow", "1"))
+	p.result <- nil
+	r.log.await(t, "Watch returned")
 	waitIDs(t, k, yellow, "1")
 	restart(t, k)
 	waitIDs(t, k, yellow, "1")
 }
 
-func TestManagerRunsOnce(t *testing.T) {
-	m := NewManager(namespace, newHand(), WithKubeletDir(kubeletDir(t)))
+func TestRunMayBeCalledOnce(t *testing.T) {
+	m := NewManager(namespace, newFakePlugin(), WithKubeletDir(kubeletDir(t)))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := m.Run(ctx); err != nil {
@@ -111,30 +121,68 @@ func TestManagerRunsOnce(t *testing.T) {
 	}
 }
 
-// An Allocate that is under way when the end comes is answered.
-func TestAllocateUnderWayIsAnsweredAtTheEnd(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
+func TestRunRejectsInvalidSettings(t *testing.T) {
+	for name, tt := range map[string]struct {
+		namespace, dir, want string
+	}{
+		"namespace":       {"Color.example.com", kubeletDir(t), "must be a DNS name"},
+		"empty directory": {namespace, "", `invalid kubelet directory "": must be a path, such as /var/lib/kubelet`},
+		"long directory":  {"a.io", "/" + strings.Repeat("d", 95), `kubelet.sock" has 109 bytes: at most 107 are allowed`},
+		"long socket":     {namespace, "/" + strings.Repeat("d", 90), `com-x.sock" has 116 bytes: at most 107 are allowed`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // a Run that accepts the settings returns nil
+			err := NewManager(tt.namespace, newFakePlugin(), WithKubeletDir(tt.dir)).Run(ctx)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Run = %v, want an error with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestRelativeKubeletDir(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
+	t.Chdir(filepath.Dir(dir))
+	k := startKubelet(t, dir)
+	run(t, filepath.Base(dir), p)
+	p.publish(tree(t, nil, "yellow", "1"))
+	waitIDs(t, k, yellow, "1")
+	t.Chdir("/") // the directory of Run counts
+	restart(t, k)
+	waitIDs(t, k, yellow, "1")
+}
+
+// TestAllocateIsAnsweredWhileRunStops checks that a call that is in progress when Run
+// stops is answered, and that no further call is accepted.
+func TestAllocateIsAnsweredWhileRunStops(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
 	entered, leave := make(chan struct{}), make(chan struct{})
-	hold := sync.OnceFunc(func() { close(entered); <-leave })
-	r := run(t, dir, &palette{
-		hand: h,
-		allocate: func(_ string, devices []string) (*devtree.ContainerEdits, error) {
-			if devices[0] == "1" {
-				hold()
+	wait := sync.OnceFunc(func() {
+		close(entered)
+		<-leave
+	})
+	r := run(t, dir, &fullPlugin{
+		fakePlugin: p,
+		allocate: func(_ string, devices []*devtree.Device) (*devtree.ContainerEdits, error) {
+			if devices[0].ID == "1" {
+				wait()
 			}
 			return nil, nil
 		},
-		post: func([]string, *devtree.ContainerEdits) error { return nil },
 	})
-	h.set(tree(t, nil, "yellow", "1", "2"))
+	p.publish(tree(t, nil, "yellow", "1", "2"))
 	waitIDs(t, k, yellow, "1", "2")
 	answer := make(chan error, 1)
-	go func() { _, err := k.Allocate(t.Context(), yellow, []string{"1"}); answer <- err }()
+	go func() {
+		_, err := k.Allocate(t.Context(), yellow, []string{"1"})
+		answer <- err
+	}()
 	<-entered
 	r.cancel()
 	eventually(t, "our socket removed", func() bool { return len(sockets(t, dir)) == 1 })
-	eventually(t, "no new Allocate is taken", func() bool {
+	eventually(t, "further calls rejected", func() bool {
 		_, err := k.Allocate(t.Context(), yellow, []string{"2"})
 		return status.Code(err) == codes.Unavailable
 	})
@@ -147,41 +195,104 @@ func TestAllocateUnderWayIsAnsweredAtTheEnd(t *testing.T) {
 	}
 }
 
-func TestPluginThatDoesNotEndIsAnError(t *testing.T) {
-	stuckWatch := &stubborn{leave: make(chan struct{})}
-	m := NewManager(namespace, stuckWatch, WithKubeletDir(kubeletDir(t)), func(c *config) { c.stopDeadline = 10 * time.Millisecond })
+func TestPluginMethodThatDoesNotReturnIsAnError(t *testing.T) {
+	shortStop := func(c *config) { c.stopTimeout = 10 * time.Millisecond }
+	watch := stuckWatch(make(chan struct{}))
+	m := NewManager(namespace, watch, WithKubeletDir(kubeletDir(t)), shortStop)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := m.Run(ctx); err == nil || !strings.Contains(err.Error(), "Watch does not end") {
+	if err := m.Run(ctx); err == nil || !strings.Contains(err.Error(), "Watch does not return") {
 		t.Errorf("Run with a Watch that ignores its context = %v", err)
 	}
-	close(stuckWatch.leave)
+	close(watch)
 
-	dir, h := kubeletDir(t), newHand()
+	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
 	entered, leave := make(chan struct{}), make(chan struct{})
-	m = NewManager(namespace, &palette{hand: h, allocate: func(string, []string) (*devtree.ContainerEdits, error) {
+	plugin := &fullPlugin{fakePlugin: p}
+	plugin.allocate = func(string, []*devtree.Device) (*devtree.ContainerEdits, error) {
 		close(entered)
 		<-leave
 		return nil, errors.New("too late")
-	}}, WithKubeletDir(dir), func(c *config) { c.stopDeadline = 10 * time.Millisecond })
+	}
+	m = NewManager(namespace, plugin, WithKubeletDir(dir), shortStop)
 	ctx, cancel = context.WithCancel(klog.NewContext(t.Context(), logr.Discard()))
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()
-	h.set(tree(t, nil, "yellow", "1"))
+	p.publish(tree(t, nil, "yellow", "1"))
 	waitIDs(t, k, yellow, "1")
 	go func() { _, _ = k.Allocate(context.Background(), yellow, []string{"1"}) }()
 	<-entered
 	cancel()
-	if err := <-done; err == nil || !strings.Contains(err.Error(), "does not end") {
-		t.Errorf("Run with an Allocate that does not end = %v", err)
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "PreStartContainer does not return") {
+		t.Errorf("Run with an Allocate that does not return = %v", err)
 	}
 	close(leave)
 }
 
-type stubborn struct{ leave chan struct{} }
+type stuckWatch chan struct{}
 
-func (s *stubborn) Watch(context.Context, func(*devtree.Tree)) error {
-	<-s.leave
+func (s stuckWatch) Watch(context.Context, func(*devtree.Tree)) error {
+	<-s
 	return nil
+}
+
+// awaitRegistered waits until CheckRegistered returns an error that contains want, or nil
+// if want is empty.
+func (r *runningManager) awaitRegistered(want string) {
+	r.t.Helper()
+	eventually(r.t, "CheckRegistered returns "+want, func() bool {
+		err := r.CheckRegistered(context.Background())
+		return want == "" && err == nil || want != "" && err != nil && strings.Contains(err.Error(), want)
+	})
+}
+
+func TestCheckRegisteredNamesResourceAndReason(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
+	var refuse atomic.Bool
+	r := run(t, dir, p, fastRetries)
+	if err := r.CheckRegistered(t.Context()); err != nil {
+		t.Errorf("without a resource: %v, want nil", err)
+	}
+	yellowOnly := tree(t, nil, "yellow", "1")
+	p.publish(yellowOnly)
+	r.awaitRegistered(yellow + ": the kubelet has not answered the registration, or there is no kubelet")
+
+	k := startKubelet(t, dir, kubelettest.OnRegister(func(_ context.Context, request *pluginapi.RegisterRequest) error {
+		if refuse.Load() && request.ResourceName == blue {
+			return errors.New("not blue")
+		}
+		return nil
+	}))
+	r.awaitRegistered("")
+
+	refuse.Store(true)
+	p.publish(tree(t, yellowOnly, "blue", "1"))
+	r.awaitRegistered("not blue")
+	if err := r.CheckRegistered(t.Context()); err != nil && strings.Contains(err.Error(), yellow) {
+		t.Errorf("yellow, which is registered, is named: %v", err)
+	}
+	refuse.Store(false)
+	r.awaitRegistered("")
+
+	k.Stop()
+	r.awaitRegistered("or there is no kubelet")
+	restart(t, k)
+	r.awaitRegistered("")
+}
+
+func TestCheckRegisteredForResourceThatIsNotServed(t *testing.T) {
+	m := NewManager(namespace, newFakePlugin())
+	m.publish(tree(t, nil, "yellow", "1"))
+	const want = yellow + " is not served; if this persists, see the log"
+	if err := m.CheckRegistered(t.Context()); err == nil || err.Error() != want {
+		t.Errorf("before the reconciler has seen it: %v, want %s", err, want)
+	}
+
+	dir, p := kubeletDir(t), newFakePlugin()
+	startKubelet(t, dir)
+	r := run(t, dir, p)
+	p.publish(tree(t, nil, strings.Repeat("x", 63), "1")) // its socket path is too long
+	r.log.await(t, "Cannot serve the resource")
+	r.awaitRegistered("is not served")
 }

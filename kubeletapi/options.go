@@ -1,30 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
-	"math/rand/v2"
+	"errors"
+	"fmt"
+	"path/filepath"
 	"time"
 
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 )
 
-// Option changes what a Manager is built with.
+// An Option changes a setting of a [Manager]. Run reports an invalid one.
 type Option func(*config)
 
-// config is the Manager's world. Options for tests stand in the tests.
+// WithKubeletDir sets the directory of kubelet.sock and of the plugins' sockets. The
+// default is /var/lib/kubelet/device-plugins. The Manager waits for the directory if it
+// does not exist and never creates it.
+func WithKubeletDir(dir string) Option { return func(c *config) { c.dir = dir } }
+
+// config holds the settings of a Manager. Only tests change those without an Option.
 type config struct {
-	dir string // of kubelet.sock and the plugins' sockets
+	dir              string
+	cdiDir, cdiClass string // see WithCDI; CDI is off without a directory
 
-	cdiDir, cdiClass string // see WithCDI; no directory, no CDI
-
-	backOffFirst, backOffMax time.Duration // pauses between attempts to register, or to listen
-
-	registerDeadline time.Duration // for one Register call, connecting included
-	streamDeadline   time.Duration // from the end of a Register call to the kubelet's ListAndWatch
-	settle           time.Duration // from the end of the kubelet's stream to a new registration with the same kubelet
-	checkInterval    time.Duration // between looks when there is no directory watch
-	stopDeadline     time.Duration // for what the plugin has to end when Run ends
-	flushDeadline    time.Duration // for the kubelet to read its last answers then
-	repeatInterval   time.Duration // between log lines of an error that stays the same
+	backOffMin, backOffMax time.Duration // between attempts to register or to listen
+	registerTimeout        time.Duration // for one Register call, including the connection
+	streamTimeout          time.Duration // between Register and the kubelet's ListAndWatch
+	gracePeriod            time.Duration // between the end of a stream and a new registration
+	pollInterval           time.Duration // without a watch of the directory
+	stopTimeout            time.Duration // for the plugin's methods to return when Run ends
+	flushTimeout           time.Duration // for the kubelet to read its last answers then
+	repeatInterval         time.Duration // between log messages of an error that persists
 
 	watchDir func(dir string) (*dirWatch, error)
 }
@@ -32,44 +39,40 @@ type config struct {
 func defaultConfig() config {
 	return config{
 		dir: pluginapi.DevicePluginPath,
-		// A kubelet.sock that was just bound may refuse for the moment until the kubelet listens: the first pause must be short.
-		backOffFirst: 2 * time.Millisecond,
-		backOffMax:   10 * time.Second,
-		// The kubelet takes up to 10 s to connect to us before it answers (plugin/v1beta1/client.go, dial).
-		registerDeadline: 10 * time.Second,
-		streamDeadline:   10 * time.Second,
-		// When a stream ends the kubelet drops the client that the resource has a moment later, even a new one, and marks its
-		// devices unhealthy for good (plugin/v1beta1/handler.go, runClient). It must be done with that before we come again.
-		settle:         100 * time.Millisecond,
-		checkInterval:  2 * time.Second,
-		stopDeadline:   5 * time.Second,
-		flushDeadline:  200 * time.Millisecond,
+		// The kubelet's socket exists and refuses connections for a moment before the
+		// kubelet listens on it, so the first pause is short.
+		backOffMin: 2 * time.Millisecond,
+		backOffMax: 10 * time.Second,
+		// The kubelet takes up to 10 s to connect to the plugin before it answers
+		// (pkg/kubelet/cm/devicemanager/plugin/v1beta1/client.go, dial).
+		registerTimeout: 10 * time.Second,
+		streamTimeout:   10 * time.Second,
+		// Shortly after a stream ends, the kubelet removes whatever client the resource
+		// then has, even a new one, and marks its devices unhealthy for good
+		// (pkg/kubelet/cm/devicemanager/plugin/v1beta1/handler.go, runClient).
+		gracePeriod:    100 * time.Millisecond,
+		pollInterval:   2 * time.Second,
+		stopTimeout:    5 * time.Second,
+		flushTimeout:   200 * time.Millisecond,
 		repeatInterval: 10 * time.Minute,
 		watchDir:       watchDir,
 	}
 }
 
-// WithKubeletDir sets the directory of kubelet.sock and of the plugins' sockets (default /var/lib/kubelet/device-plugins). It need
-// not exist yet: it is waited for, and not made.
-func WithKubeletDir(dir string) Option { return func(c *config) { c.dir = dir } }
-
-// WithBackOff sets the pauses after failed attempts to register (default 2 ms and 10 s): first, then twice the one before, at
-// most max. Up to half of each pause is taken off at random.
-func WithBackOff(first, max time.Duration) Option {
-	return func(c *config) { c.backOffFirst, c.backOffMax = first, max }
+// resolveDir checks the kubelet's directory and makes it absolute. kubelet.sock and the
+// socket of the resource with the shortest name must fit into it.
+func (c *config) resolveDir(namespace string) error {
+	if c.dir == "" {
+		return errors.New("invalid kubelet directory \"\": must be a path, such as " + pluginapi.DevicePluginPath)
+	}
+	dir, err := filepath.Abs(c.dir)
+	if err != nil {
+		return fmt.Errorf("resolve kubelet directory %q: %w", c.dir, err)
+	}
+	c.dir = dir
+	if err := checkSocketPath(filepath.Join(dir, kubeletSocket)); err != nil {
+		return err
+	}
+	_, err = socketPath(dir, namespace, "x")
+	return err
 }
-
-// WithRegisterDeadline sets how long one call of Register may take (default 10 s, as long as the kubelet takes to connect to a plugin).
-func WithRegisterDeadline(d time.Duration) Option {
-	return func(c *config) { c.registerDeadline = d }
-}
-
-// backOff says how long to wait after each failure.
-type backOff struct{ last time.Duration }
-
-func (b *backOff) next(c *config) time.Duration {
-	b.last = min(max(c.backOffFirst, 2*b.last), c.backOffMax)
-	return b.last - rand.N(b.last/2+1)
-}
-
-func (b *backOff) reset() { b.last = 0 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
@@ -17,22 +19,23 @@ import (
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-// The plugin that polls loses its resource at the first change after a restart. Here changes come before, during and after each.
-func TestKubeletRestartsUnderChanges(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
+// TestKubeletRestartsDuringChanges publishes changes before, during and after restarts of
+// the kubelet.
+func TestKubeletRestartsDuringChanges(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
-	run(t, dir, h)
+	run(t, dir, p)
 	now := tree(t, tree(t, nil, "yellow", "0"), "blue", "x")
-	h.set(now)
+	p.publish(now)
 	waitIDs(t, k, yellow, "0")
 	waitIDs(t, k, blue, "x")
 	change := func(i int) string {
 		id := strconv.Itoa(i)
 		now = tree(t, now, "yellow", id)
-		h.set(now)
+		p.publish(now)
 		return id
 	}
-	restart(t, k) // so that what the first restart allocates for good is there before counting
+	restart(t, k) // the first restart allocates some things for good
 	waitIDs(t, k, yellow, "0")
 	waitIDs(t, k, blue, "x")
 	files, goroutines := openFiles(t), runtime.NumGoroutine()
@@ -44,7 +47,10 @@ func TestKubeletRestartsUnderChanges(t *testing.T) {
 			restart(t, k)
 		case 1:
 			done := make(chan struct{})
-			go func() { defer close(done); restart(t, k) }()
+			go func() {
+				defer close(done)
+				restart(t, k)
+			}()
 			for j := range 20 {
 				want = change(i + 1000*j)
 			}
@@ -62,128 +68,131 @@ func TestKubeletRestartsUnderChanges(t *testing.T) {
 		want = change(i + 100_000) // the first change after the restart
 		waitIDs(t, k, yellow, want)
 	}
-	eventually(t, "descriptors and goroutines as before the restarts", func() bool {
+	eventually(t, "as few descriptors and goroutines as before", func() bool {
 		return openFiles(t) <= files && runtime.NumGoroutine() <= goroutines
 	})
-	if got, want := sockets(t, dir), []string{"color.example.com-blue.sock", "color.example.com-yellow.sock", "kubelet.sock"}; !slices.Equal(got, want) {
+	want := []string{"color.example.com-blue.sock", "color.example.com-yellow.sock", "kubelet.sock"}
+	if got := sockets(t, dir); !slices.Equal(got, want) {
 		t.Errorf("sockets = %q, want %q", got, want)
 	}
 }
 
-// The kubelet deletes what it listed, also when that was deleted and made anew in between.
-func TestSocketMadeAnewTooEarlyIsMadeAgain(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
-	var early atomic.Int32
-	own := filepath.Join(dir, SocketName(namespace, "yellow"))
+// TestSocketReplacedBeforeKubeletCleansUp checks the case in which the kubelet deletes a
+// socket that we created after it had listed the directory.
+func TestSocketReplacedBeforeKubeletCleansUp(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
+	var replaced atomic.Int32
+	own := socketOf(dir, "yellow")
 	k := startKubelet(t, dir, kubelettest.OnClean(func(names []string) {
 		if !slices.Contains(names, filepath.Base(own)) {
-			return // the first life
+			return // the first start
 		}
-		before, _, err := identify(own)
+		// The killed kubelet left its socket, so ours is replaced at once.
+		old, _, err := identify(own)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		// While the kubelet cleans, its old socket is still there (it was killed), so ours is made anew at once.
 		os.Remove(own)
-		eventually(t, "socket made anew while the kubelet cleans", func() bool {
-			id, _, err := identify(own)
-			return err == nil && id != before
-		})
-		early.Add(1)
+		waitReplaced(t, own, old)
+		replaced.Add(1)
 	}))
-	run(t, dir, h)
+	run(t, dir, p)
 	now := tree(t, nil, "yellow", "0")
-	h.set(now)
+	p.publish(now)
 	waitIDs(t, k, yellow, "0")
 	for i := range 20 {
 		k.Kill()
 		restart(t, k)
 		id := strconv.Itoa(i)
 		now = tree(t, now, "yellow", id)
-		h.set(now)
+		p.publish(now)
 		waitIDs(t, k, yellow, id)
 	}
-	if got := early.Load(); got != 20 {
-		t.Errorf("the socket was made anew too early %d times, want 20", got)
+	if got := replaced.Load(); got != 20 {
+		t.Errorf("the socket was replaced %d times before the kubelet deleted it, want 20", got)
 	}
 }
 
-// When the stream alone ends, the kubelet lives on and must be told of the resource again; but not before it is done with the end of
-// the stream, because it drops whatever client the resource has by then.
-func TestStreamThatTheKubeletEndsIsRegisteredAgain(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
+// TestResourceIsRegisteredAgainAfterStreamEnds checks that a kubelet that goes on without
+// the stream is registered with again, once.
+func TestResourceIsRegisteredAgainAfterStreamEnds(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
 	registrations := make(chan *pluginapi.RegisterRequest, 16)
 	k := startKubelet(t, dir, kubelettest.OnRegister(func(_ context.Context, r *pluginapi.RegisterRequest) error {
 		registrations <- r
 		return nil
 	}))
-	r := run(t, dir, h)
-	now := tree(t, nil, "yellow", "1")
-	h.set(now)
+	r := run(t, dir, p)
+	p.publish(tree(t, nil, "yellow", "1"))
 	waitIDs(t, k, yellow, "1")
 	for i := range 3 {
 		<-registrations
 		k.Disconnect(yellow)
-		waitList(t, k, yellow, "stream ended", func(l kubelettest.List) bool { return !l.Live || l.Seq > i+1 })
+		waitList(t, k, yellow, "end of the stream", func(l kubelettest.List) bool { return !l.Live || l.Seq > i+1 })
 		waitIDs(t, k, yellow, "1")
 	}
 	<-registrations
 	if n := len(registrations); n != 0 {
-		t.Errorf("%d registrations more than needed", n)
+		t.Errorf("%d registrations more than necessary", n)
 	}
 	if n := r.log.count("restarted"); n != 0 {
-		t.Errorf("the log says %d times that the kubelet restarted, it did not", n)
+		t.Errorf("the log says %d times that the kubelet restarted, but it did not", n)
 	}
 }
 
-// A kubelet whose old streams never end, as one that hangs, must not keep the next one from being served.
-func TestOldStreamDoesNotStandInForTheNewKubelet(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
+// TestOldStreamDoesNotCountForNewKubelet checks that a new kubelet is registered with
+// although a stream of the previous one, which may hang, is still open.
+func TestOldStreamDoesNotCountForNewKubelet(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
-	run(t, dir, h)
+	run(t, dir, p)
 	now := tree(t, nil, "yellow", "1")
-	h.set(now)
+	p.publish(now)
 	waitIDs(t, k, yellow, "1")
-	old := watch(t, dir, "yellow")
+	old := openStream(t, dir, "yellow")
 	old.until(t, "1")
 	restart(t, k)
 	waitIDs(t, k, yellow, "1")
-	h.set(tree(t, now, "yellow", "1", "2"))
+	p.publish(tree(t, now, "yellow", "1", "2"))
 	waitIDs(t, k, yellow, "1", "2")
-	old.until(t, "1", "2") // its connection lived on, and so does the stream
+	old.until(t, "1", "2") // its connection is still open, and so is the stream
 }
 
-func TestKilledKubeletLeavesADeadSocket(t *testing.T) {
-	dir, h := kubeletDir(t), newHand()
+func TestKilledKubeletLeavesStaleSocket(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
-	r := run(t, dir, h, WithBackOff(fast, slow))
-	h.set(tree(t, nil, "yellow", "1"))
+	r := run(t, dir, p, fastRetries)
+	p.publish(tree(t, nil, "yellow", "1"))
 	waitIDs(t, k, yellow, "1")
 	k.Kill()
 	r.log.await(t, "Cannot register")
 	restart(t, k)
 	waitIDs(t, k, yellow, "1")
 	if n := r.log.count("Cannot register"); n != 1 {
-		t.Errorf("%d log lines of the dead socket, want 1", n)
+		t.Errorf("%d log lines about the stale socket, want 1", n)
 	}
 }
 
-// Whatever the kubelet, people and the plugin do, in any order: in the end the kubelet's lists are the newest Tree's.
-func TestAnyHistoryEndsInTheNewestLists(t *testing.T) {
+// TestAnyHistoryEndsAtNewestLists checks that, whatever the kubelet, users and the plugin
+// do in any order, the kubelet ends up with the lists of the newest Tree.
+func TestAnyHistoryEndsAtNewestLists(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, h := kubeletDir(t), newHand()
+		dir, p := kubeletDir(t), newFakePlugin()
 		defer os.RemoveAll(filepath.Dir(dir))
 		k := startKubelet(t, dir)
 		defer k.Stop()
-		r := run(t, dir, h, WithBackOff(fast, slow), func(c *config) { c.settle = 10 * time.Millisecond })
+		r := run(t, dir, p, fastRetries, func(c *config) { c.gracePeriod = 10 * time.Millisecond })
 		now := tree(t, tree(t, nil, "yellow"), "blue")
 		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
 			resource := rapid.SampledFrom([]string{"yellow", "blue"}).Draw(rt, "resource")
-			switch rapid.SampledFrom([]string{"change", "change", "restart", "kill", "stop", "unlink", "disconnect", "wait"}).Draw(rt, "step") {
+			switch rapid.SampledFrom([]string{
+				"change", "change", "restart", "kill", "stop", "unlink", "disconnect", "wait",
+			}).Draw(rt, "step") {
 			case "change":
-				now = tree(t, now, resource, rapid.SliceOfNDistinct(rapid.StringMatching("[a-c]"), 0, 3, rapid.ID).Draw(rt, "devices")...)
-				h.set(now)
+				ids := rapid.SliceOfNDistinct(rapid.StringMatching("[a-c]"), 0, 3, rapid.ID).Draw(rt, "devices")
+				now = tree(t, now, resource, ids...)
+				p.publish(now)
 			case "restart":
 				restart(t, k)
 			case "kill":
@@ -191,24 +200,24 @@ func TestAnyHistoryEndsInTheNewestLists(t *testing.T) {
 			case "stop":
 				k.Stop()
 			case "unlink":
-				_ = os.Remove(filepath.Join(dir, SocketName(namespace, resource)))
+				_ = os.Remove(socketOf(dir, resource))
 			case "disconnect":
-				k.Disconnect(namespace + "/" + resource)
-			case "wait": // a moment of no certain length
+				k.Disconnect(fullName(namespace, resource))
+			case "wait": // for a moment of no particular length
 				runtime.Gosched()
-				_ = len(sockets(t, dir))
+				_ = sockets(t, dir)
 			}
 		}
 		if !k.Alive() {
 			restart(t, k)
 		}
-		h.set(now)
+		p.publish(now)
 		for _, resource := range []string{"yellow", "blue"} {
 			var want []string
 			for d := range now.Resource(resource).Devices() {
 				want = append(want, d.ID)
 			}
-			waitIDs(t, k, namespace+"/"+resource, want...)
+			waitIDs(t, k, fullName(namespace, resource), want...)
 		}
 		if err := r.stop(); err != nil {
 			rt.Fatalf("Run = %v", err)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
@@ -11,70 +13,75 @@ import (
 	"qatplugin/devtree"
 )
 
-// Scanner is a plugin of the polling kind: it looks at all of its devices, tells what it found, waits, and looks again.
-// [FromScanner] makes a Plugin of it.
+// A Scanner is a plugin that polls: it scans all of its devices, reports what it found,
+// and scans again after a while. [FromScanner] makes it a [Plugin].
 type Scanner interface {
-	// Scan calls notifier.Notify after each look, and returns when notifier.Done is closed. An error ends the Manager. A return without an
-	// error before that says that nothing will change any more.
+	// Scan calls Notify after each scan and returns when Done is closed. An error ends
+	// the Manager. If Scan returns nil before that, the devices no longer change.
 	Scan(notifier Notifier) error
 }
 
-// Notifier takes what a Scanner found.
+// A Notifier receives what a [Scanner] found.
 type Notifier interface {
-	// Notify takes everything that was found, built from an empty Tree: new(devtree.Tree).Edit(). What is the same as the last time
-	// costs nothing downstream. A resource that the Tree lacks has no devices any more, and stays registered.
+	// Notify reports all devices in a Tree that is built from nothing, starting with
+	// new(devtree.Tree).Edit(). Devices that did not change cost nothing downstream. A
+	// resource that the Tree does not have remains registered, without devices.
 	Notify(found *devtree.Tree)
 
-	// Done is closed when the Manager ends.
+	// Done returns a channel that is closed when the Manager stops.
 	Done() <-chan struct{}
 }
 
-// FromScanner makes a Plugin of a Scanner. The optional interfaces ([Allocator] and so on) are the Scanner's own.
+// FromScanner returns a Plugin that runs the Scanner. It has the optional interfaces,
+// such as [Allocator], that the Scanner implements.
 //
-// When the Manager ends, a Scan that does not heed Done has a second to return; one that sleeps longer is left to the end of the
-// process, which is said in the log. What it notifies of then is dropped.
-func FromScanner(scanner Scanner) Plugin { return scanning{scanner} }
+// When the Manager stops, Scan has one second to return. If it does not, it is left
+// running, which is logged, and its notifications are dropped.
+func FromScanner(scanner Scanner) Plugin { return scannerPlugin{scanner} }
 
-const scanGrace = time.Second
+const scanGracePeriod = time.Second
 
-type scanning struct{ scanner Scanner }
+type scannerPlugin struct{ scanner Scanner }
 
-// unwrap shows whose optional interfaces count.
-func (s scanning) unwrap() any { return s.scanner }
+// optionalInterfaces returns the value that implements the plugin's optional interfaces.
+func optionalInterfaces(plugin Plugin) any {
+	if p, ok := plugin.(scannerPlugin); ok {
+		return p.scanner
+	}
+	return plugin
+}
 
-// Watch runs the one Scan.
-func (s scanning) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
-	ended := make(chan error, 1) // holds the answer of a Scan that nobody waits for any more
-	go func() { ended <- s.scanner.Scan(&notifier{ctx: ctx, publish: publish}) }()
+// Watch implements [Plugin].
+func (p scannerPlugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
+	ended := make(chan error, 1) // has a buffer because nobody may receive
+	go func() {
+		err := p.scanner.Scan(&notifier{ctx: ctx, publish: publish})
+		if err != nil {
+			err = fmt.Errorf("scan: %w", err)
+		}
+		ended <- err
+	}()
 	select {
 	case err := <-ended:
-		return scanError(err)
+		return err
 	case <-ctx.Done():
 	}
-	grace := time.NewTimer(scanGrace)
-	defer grace.Stop()
 	select {
 	case err := <-ended:
-		return scanError(err)
-	case <-grace.C:
-		klog.FromContext(ctx).Info("Scan heeds no Notifier.Done, and is left to the end of the process", "plugin", fmt.Sprintf("%T", s.scanner), "waited", scanGrace)
+		return err
+	case <-time.After(scanGracePeriod):
+		klog.FromContext(ctx).Info("Scan did not return after Done was closed, leaving it running",
+			"plugin", fmt.Sprintf("%T", p.scanner), "waited", scanGracePeriod)
 		return nil
 	}
 }
 
-func scanError(err error) error {
-	if err != nil {
-		return fmt.Errorf("scan: %w", err)
-	}
-	return nil
-}
-
-// notifier is the Notifier of one Scan.
+// notifier implements [Notifier].
 type notifier struct {
 	ctx     context.Context
 	publish func(*devtree.Tree)
 
-	mu   sync.Mutex // held until what is last is published
+	mu   sync.Mutex // held during publish, so that Trees are published in order
 	last *devtree.Tree
 }
 
@@ -89,15 +96,4 @@ func (n *notifier) Notify(found *devtree.Tree) {
 	}
 	n.last = next
 	n.publish(next)
-}
-
-// unwrapper is a Plugin that stands before what the author wrote.
-type unwrapper interface{ unwrap() any }
-
-// offers is the value whose methods say which optional interfaces the plugin has.
-func offers(plugin Plugin) any {
-	if w, ok := plugin.(unwrapper); ok {
-		return w.unwrap()
-	}
-	return plugin
 }

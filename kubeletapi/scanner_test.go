@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
@@ -13,64 +15,66 @@ import (
 	"qatplugin/devtree"
 )
 
-// looks is a Scanner whose looks come from the test's hand.
-type looks struct {
-	found chan []string // IDs of yellow; nil: yellow is not there at all
-	deaf  bool          // to Done
-	fail  error
+// fakeScanner is a Scanner that scans when the test says what it finds.
+type fakeScanner struct {
+	found      chan []string // IDs of yellow devices; nil: no such resource
+	ignoreDone bool
+	err        error // what Scan returns when found is closed
 }
 
-func (l *looks) Scan(notifier Notifier) error {
+func newFakeScanner() *fakeScanner { return &fakeScanner{found: make(chan []string)} }
+
+func (s *fakeScanner) Scan(notifier Notifier) error {
 	done := notifier.Done()
-	if l.deaf {
+	if s.ignoreDone {
 		done = nil
 	}
 	for {
 		select {
-		case ids, ok := <-l.found:
+		case ids, ok := <-s.found:
 			if !ok {
-				return l.fail
+				return s.err
 			}
-			found := new(devtree.Tree).Edit()
+			b := new(devtree.Tree).Edit()
 			for _, id := range ids {
-				if err := found.Put("yellow", device(id)); err != nil {
+				if err := b.Put("yellow", device(id)); err != nil {
 					return err
 				}
 			}
-			notifier.Notify(found.Build())
+			notifier.Notify(b.Build())
 		case <-done:
 			return nil
 		}
 	}
 }
 
-func TestScannerServesWhatItFound(t *testing.T) {
-	dir, l := kubeletDir(t), &looks{found: make(chan []string)}
+func TestScannerDevicesReachKubelet(t *testing.T) {
+	dir, s := kubeletDir(t), newFakeScanner()
 	k := startKubelet(t, dir)
-	run(t, dir, FromScanner(l))
-	l.found <- []string{"1", "2"}
+	run(t, dir, FromScanner(s))
+	s.found <- []string{"1", "2"}
 	first := waitIDs(t, k, yellow, "1", "2")
-	l.found <- []string{"1", "2"}
-	l.found <- []string{"1"}
+	s.found <- []string{"1", "2"}
+	s.found <- []string{"1"}
 	if got, want := waitIDs(t, k, yellow, "1").Seq, first.Seq+1; got != want {
-		t.Errorf("the list is number %d, want %d: the look that found the same made one too", got, want)
+		t.Errorf("list number %d, want %d: an equal scan must not send a list", got, want)
 	}
-	l.found <- nil
+	s.found <- nil
 	waitIDs(t, k, yellow)
-	l.found <- []string{"3"}
+	s.found <- []string{"3"}
 	waitIDs(t, k, yellow, "3")
 }
 
-func TestLookThatFindsTheSamePublishesNothing(t *testing.T) {
+func TestEqualScanPublishesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		l, ended := &looks{found: make(chan []string)}, make(chan error)
+		s, ended := newFakeScanner(), make(chan error)
 		var published []*devtree.Tree
 		go func() {
-			ended <- FromScanner(l).Watch(ctx, func(tree *devtree.Tree) { published = append(published, tree) })
+			ended <- FromScanner(s).Watch(ctx, func(tree *devtree.Tree) { published = append(published, tree) })
 		}()
 		for _, ids := range [][]string{{"1", "2"}, {"1", "2"}, {"2", "1"}, {"1", "2", "3"}, nil, nil} {
-			l.found <- ids
+			s.found <- ids
 			synctest.Wait()
 		}
 		cancel()
@@ -81,69 +85,101 @@ func TestLookThatFindsTheSamePublishesNothing(t *testing.T) {
 		for _, tree := range published {
 			got = append(got, tree.String())
 		}
-		want := []string{"yellow: 2\n  1 Healthy\n  2 Healthy\n", "yellow: 3\n  1 Healthy\n  2 Healthy\n  3 Healthy\n", "yellow: 0\n"}
+		want := []string{
+			"yellow: 2\n  1 Healthy\n  2 Healthy\n",
+			"yellow: 3\n  1 Healthy\n  2 Healthy\n  3 Healthy\n",
+			"yellow: 0\n",
+		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatalf("published (-want +got):\n%s", diff)
 		}
 		if published[0].Resource("yellow").Device("1") != published[1].Resource("yellow").Device("1") {
-			t.Error("a device that did not change is another one")
+			t.Error("an unchanged device is not shared")
 		}
 	})
 }
 
-func TestErrorOfScanIsThatOfWatch(t *testing.T) {
-	l := &looks{found: make(chan []string), fail: errors.New("no such bus")}
-	close(l.found)
-	if err := FromScanner(l).Watch(t.Context(), nil); !errors.Is(err, l.fail) || err.Error() != "scan: no such bus" {
+func TestWatchReturnsScanError(t *testing.T) {
+	s := newFakeScanner()
+	s.err = errors.New("no such bus")
+	close(s.found)
+	if err := FromScanner(s).Watch(t.Context(), nil); !errors.Is(err, s.err) || err.Error() != "scan: no such bus" {
 		t.Errorf("Watch = %v", err)
 	}
-	l.fail = nil
-	if err := FromScanner(l).Watch(t.Context(), nil); err != nil {
+	s.err = nil
+	if err := FromScanner(s).Watch(t.Context(), nil); err != nil {
 		t.Errorf("Watch = %v, want nil", err)
 	}
 }
 
-func TestScanThatHeedsNoEndIsLeftBehind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		log := &logbook{changed: make(chan struct{})}
-		ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), log.logger()))
-		l, ended := &looks{found: make(chan []string), deaf: true}, make(chan error)
-		go func() {
-			ended <- FromScanner(l).Watch(ctx, func(*devtree.Tree) { t.Error("published after the end") })
-		}()
-		synctest.Wait()
-		cancel()
-		began := time.Now()
-		if err := <-ended; err != nil {
-			t.Errorf("Watch = %v", err)
-		}
-		if took := time.Since(began); took != scanGrace {
-			t.Errorf("Watch ended after %v, want %v", took, scanGrace)
-		}
-		l.found <- []string{"1"} // its next look, if the process lives so long, ends in nothing
-		close(l.found)
-		if log.count("heeds no Notifier.Done") != 1 {
-			t.Errorf("the log does not say so:\n%s", log)
-		}
-	})
+func TestWatchWaitsForScanWithinGracePeriod(t *testing.T) {
+	scanErr := errors.New("no such bus")
+	for _, tt := range []struct {
+		name     string
+		scanEnds time.Duration // after the context; zero for never
+		want     error
+		took     time.Duration
+		logged   int
+	}{
+		{"in time", scanGracePeriod / 2, scanErr, scanGracePeriod / 2, 0},
+		{"never", 0, nil, scanGracePeriod, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := newLogRecorder()
+				ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), log.logger()))
+				s, ended := newFakeScanner(), make(chan error, 1)
+				s.ignoreDone, s.err = true, scanErr
+				go func() {
+					ended <- FromScanner(s).Watch(ctx, func(*devtree.Tree) { t.Error("published after the end") })
+				}()
+				synctest.Wait()
+				cancel()
+				start := time.Now()
+				if tt.scanEnds > 0 {
+					time.AfterFunc(tt.scanEnds, func() { close(s.found) })
+				}
+				select {
+				case err := <-ended:
+					if !errors.Is(err, tt.want) {
+						t.Errorf("Watch = %v, want %v", err, tt.want)
+					}
+				case <-time.After(10 * scanGracePeriod):
+					t.Error("Watch does not return")
+				}
+				if took := time.Since(start); took != tt.took {
+					t.Errorf("Watch returned after %v, want %v", took, tt.took)
+				}
+				if n := log.count("Scan did not return"); n != tt.logged {
+					t.Errorf("%d log lines about it, want %d:\n%s", n, tt.logged, log)
+				}
+				if tt.scanEnds == 0 {
+					s.found <- []string{"1"} // must not be published
+					close(s.found)
+				}
+			})
+		})
+	}
 }
 
-// preparing is a Scanner with one of the optional interfaces.
-type preparing struct{ looks }
+// preStartScanner is a Scanner with one of the optional interfaces.
+type preStartScanner struct{ *fakeScanner }
 
-func (*preparing) PreStartContainer(context.Context, string, []*devtree.Device) error { return nil }
+func (preStartScanner) PreStartContainer(context.Context, string, []*devtree.Device) error {
+	return nil
+}
 
-func TestOptionalInterfacesAreTheScanners(t *testing.T) {
+func TestFromScannerHasOptionalInterfacesOfScanner(t *testing.T) {
 	for _, tt := range []struct {
-		plugin Plugin
-		want   bool
+		scanner Scanner
+		want    bool
 	}{
-		{FromScanner(&looks{}), false},
-		{FromScanner(&preparing{}), true},
+		{newFakeScanner(), false},
+		{preStartScanner{newFakeScanner()}, true},
 	} {
-		s := newService(NewManager(namespace, tt.plugin), klog.Background(), t.Context(), "yellow")
+		s := &service{plugin: optionalInterfaces(FromScanner(tt.scanner))}
 		if got := s.options().PreStartRequired; got != tt.want {
-			t.Errorf("PreStartRequired of %T is %t, want %t", tt.plugin.(scanning).scanner, got, tt.want)
+			t.Errorf("PreStartRequired of %T is %t, want %t", tt.scanner, got, tt.want)
 		}
 	}
 }

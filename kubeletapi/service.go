@@ -1,90 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
 	"context"
+	"slices"
+	"sync"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"qatplugin/devtree"
 )
 
-// service answers the kubelet for one resource. Its methods run on the gRPC server's goroutines.
+// service implements the device plugin API for one resource. Its methods run on the
+// goroutines of the gRPC server.
 type service struct {
 	pluginapi.UnimplementedDevicePluginServer
 
-	resource  string // as the plugin calls it
-	name      string // as the kubelet calls it
-	plugin    any    // whose methods say which optional calls it answers
-	publisher *devtree.Publisher
-	log       klog.Logger
-	signal    func()          // wakes the keeper
-	ending    context.Context // ends when all streams are to end
-	standing  standing
-	converter converter
+	resource     string // the plugin's name for it
+	name         string // with the namespace, as pods and the kubelet name it
+	plugin       any    // its methods decide which optional calls the service answers
+	publisher    *devtree.Publisher
+	registration *registration
+	stopping     context.Context // done when all streams must end
+	log          klog.Logger
+	lists        converter
 }
 
-func newService(m *Manager, log klog.Logger, ending context.Context, resource string) *service {
-	return &service{
-		resource:  resource,
-		name:      ResourceName(m.namespace, resource),
-		plugin:    offers(m.plugin),
-		publisher: &m.publisher,
-		log:       log,
-		signal:    m.signal,
-		ending:    ending,
-	}
-}
-
-// GetDevicePluginOptions tells which of the optional calls the plugin answers.
+// GetDevicePluginOptions returns which of the optional calls the plugin answers.
 func (s *service) GetDevicePluginOptions(context.Context, *pluginapi.Empty) (*pluginapi.DevicePluginOptions, error) {
 	return s.options(), nil
 }
 
 func (s *service) options() *pluginapi.DevicePluginOptions {
-	_, starts := s.plugin.(ContainerPreStarter)
+	_, preStarts := s.plugin.(ContainerPreStarter)
 	_, prefers := s.plugin.(PreferredAllocator)
-	if p, ok := s.plugin.(preferenceAvailable); ok {
-		prefers = prefers && p.PreferenceAvailable()
-	}
-	return &pluginapi.DevicePluginOptions{PreStartRequired: starts, GetPreferredAllocationAvailable: prefers}
+	return &pluginapi.DevicePluginOptions{PreStartRequired: preStarts, GetPreferredAllocationAvailable: prefers}
 }
 
-// ListAndWatch sends the newest list at once, and then each time that it is another.
-func (s *service) ListAndWatch(_ *pluginapi.Empty, stream grpc.ServerStreamingServer[pluginapi.ListAndWatchResponse]) error {
-	end := s.standing.open()
-	defer func() {
-		if end() {
-			s.signal()
-		}
-	}()
+// logErrors is a [grpc.UnaryServerInterceptor] that logs the calls that fail.
+func (s *service) logErrors(
+	ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
+	response, err := handler(ctx, req)
+	if err != nil {
+		s.log.Error(err, "Call failed", "resource", s.name, "method", info.FullMethod, "request", req)
+	}
+	return response, err
+}
+
+// ListAndWatch sends the newest list at once, and again whenever it changes.
+func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin_ListAndWatchServer) error {
+	defer s.registration.openStream()()
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	defer context.AfterFunc(s.ending, cancel)()
+	defer context.AfterFunc(s.stopping, cancel)()
 	subscription := s.publisher.Subscribe(s.resource)
 	defer subscription.Close()
-	var sent *listing
+	var sent *pluginapi.ListAndWatchResponse
 	for {
-		r, err := subscription.Next(ctx)
-		switch {
-		case s.ending.Err() != nil:
+		resource, err := subscription.Next(ctx)
+		if s.stopping.Err() != nil {
 			return nil
-		case err != nil:
-			return status.FromContextError(err).Err()
 		}
-		l := s.converter.convert(r)
-		if l == sent {
-			continue // what changed is nothing to the kubelet, which would write its checkpoint for it
-		}
-		// Send waits only while this stream's reader leaves the window full; what is published meanwhile is one list afterwards.
-		if err := stream.Send(l.response); err != nil {
+		if err != nil {
 			return err
 		}
-		sent = l
+		list := s.lists.convert(resource)
+		if list == sent {
+			continue // the kubelet would write its checkpoint for nothing
+		}
+		// Send blocks only while the reader of this stream leaves its window full. What
+		// is published meanwhile becomes one list.
+		if err := stream.Send(list); err != nil {
+			return err
+		}
+		sent = list
 		if v := s.log.V(4); v.Enabled() {
-			v.Info("Sent the list", "resource", s.name, "generation", s.publisher.Tree().Generation(), "devices", len(l.response.Devices), "healthy", l.healthy)
+			healthy := 0
+			for _, d := range list.Devices {
+				if d.Health == pluginapi.Healthy {
+					healthy++
+				}
+			}
+			v.Info("Sent the list", "resource", s.name, "generation", s.publisher.Tree().Generation(),
+				"devices", len(list.Devices), "healthy", healthy)
 		}
 	}
+}
+
+// converter converts the states of one resource to lists for all of its streams. It
+// reuses the previous list for devices that did not change: these are the same pointers,
+// so one change among a thousand devices converts one device.
+type converter struct {
+	mu       sync.Mutex
+	resource *devtree.Resource
+	devices  []*devtree.Device // of resource, in the order of list.Devices
+	list     *pluginapi.ListAndWatchResponse
+}
+
+// convert returns the same pointer as the previous call if the kubelet would see no
+// difference. The list must not be modified.
+func (c *converter) convert(r *devtree.Resource) *pluginapi.ListAndWatchResponse {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.list != nil && c.resource == r {
+		return c.list
+	}
+	old := c.list.GetDevices()
+	devices := make([]*devtree.Device, 0, r.Len())
+	converted := make([]*pluginapi.Device, 0, r.Len())
+	i := 0 // index into old, which is ascending by ID like r
+	for d := range r.Devices() {
+		for i < len(old) && old[i].ID < d.ID {
+			i++
+		}
+		var out *pluginapi.Device
+		if i < len(old) && c.devices[i] == d {
+			out = old[i]
+		} else {
+			out = convertDevice(d)
+			if i < len(old) && proto.Equal(out, old[i]) {
+				out = old[i] // the kubelet does not see the change: a reason, an environment variable
+			}
+		}
+		devices, converted = append(devices, d), append(converted, out)
+	}
+	c.resource, c.devices = r, devices
+	if c.list == nil || !slices.Equal(converted, old) {
+		c.list = &pluginapi.ListAndWatchResponse{Devices: converted}
+	}
+	return c.list
+}
+
+func convertDevice(d *devtree.Device) *pluginapi.Device {
+	out := &pluginapi.Device{ID: d.ID, Health: string(d.Health)}
+	if len(d.NUMANodes) > 0 {
+		out.Topology = &pluginapi.TopologyInfo{}
+		for _, n := range d.NUMANodes {
+			out.Topology.Nodes = append(out.Topology.Nodes, &pluginapi.NUMANode{ID: int64(n)})
+		}
+	}
+	return out
 }

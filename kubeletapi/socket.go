@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
@@ -6,131 +8,100 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// errInUse says that another live process serves the socket.
+// errInUse is returned for a socket that another live process serves.
 var errInUse = errors.New("another process serves it")
 
-const probeTimeout = time.Second // a unix socket answers or refuses at once; this only guards against the unknown
-
-// fileID is what makes a socket file the same file at two looks. The zero value stands for no file.
+// fileID identifies a file across lookups of its path. The zero value means no file.
 type fileID struct {
 	dev, ino uint64
-	ctime    int64 // status change, ns: file systems give an inode number to the next file, at once
+	ctime    int64 // time of the last status change in ns: a new file may reuse an inode number at once
 }
 
-func (id fileID) isZero() bool { return id == fileID{} }
-
-// sameFile leaves the ctime out. It is enough for a file that we hold open, whose inode cannot be given away; chmod changes only the ctime.
-func (id fileID) sameFile(other fileID) bool { return id.dev == other.dev && id.ino == other.ino }
-
-// identify looks at the path itself, not at what a link points to.
-func identify(path string) (fileID, fs.FileMode, error) {
+// identify returns the ID of the file at path, without following a symbolic link, and
+// reports whether it is a socket.
+func identify(path string) (id fileID, isSocket bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
-		return fileID{}, 0, &fs.PathError{Op: "lstat", Path: path, Err: err}
+		return fileID{}, false, &fs.PathError{Op: "lstat", Path: path, Err: err}
 	}
-	id := fileID{dev: uint64(st.Dev), ino: st.Ino, ctime: st.Ctim.Nano()}
-	var mode fs.FileMode
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFSOCK:
-		mode = fs.ModeSocket
-	case unix.S_IFDIR:
-		mode = fs.ModeDir
-	}
-	return id, mode, nil
+	id = fileID{dev: uint64(st.Dev), ino: st.Ino, ctime: st.Ctim.Nano()}
+	return id, st.Mode&unix.S_IFMT == unix.S_IFSOCK, nil
 }
 
-// socket is a listening socket of ours and its file.
+// socket is a listening socket and its file.
 type socket struct {
 	*net.UnixListener
 	path string
 	id   fileID
 }
 
-// listen makes the socket. A file that a dead process left there is removed; a live process's is not, which is errInUse.
+// listen creates a socket at path. It replaces a socket of a dead process. If a live
+// process serves the socket, the error is errInUse.
 func listen(path string) (*socket, error) {
-	l, err := bind(path)
+	address := &net.UnixAddr{Net: "unix", Name: path}
+	l, err := net.ListenUnix("unix", address)
 	if errors.Is(err, unix.EADDRINUSE) {
-		if err := removeStale(path); err != nil {
-			return nil, fmt.Errorf("listen on %q: %w", path, err)
+		if err := removeStale(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("listen on %s: %w", path, err)
 		}
-		l, err = bind(path)
+		l, err = net.ListenUnix("unix", address)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listen on %q: %w", path, err)
+		return nil, err
 	}
+	l.SetUnlinkOnClose(false) // it would delete any file that has the path by then
 	id, _, err := identify(path)
-	if err != nil {
-		l.Close() // deleted already
-		return nil, fmt.Errorf("listen on %q: %w", path, err)
+	if err != nil { // somebody has deleted it already
+		l.Close()
+		return nil, err
 	}
 	return &socket{UnixListener: l, path: path, id: id}, nil
 }
 
-func bind(path string) (*net.UnixListener, error) {
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
-	if err != nil {
-		var errno unix.Errno
-		if errors.As(err, &errno) {
-			return nil, errno // net's words repeat the path
-		}
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false) // it would delete whatever file has the name by then
-	return l, nil
-}
-
-// removeStale removes the socket file that nobody serves.
+// removeStale removes the socket at path if no process serves it.
 func removeStale(path string) error {
-	before, mode, err := identify(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
+	before, isSocket, err := identify(path)
+	if err != nil {
 		return err
-	case mode != fs.ModeSocket:
-		return errors.New("there is a file that is not a socket")
 	}
-	conn, err := net.DialTimeout("unix", path, probeTimeout)
+	if !isSocket {
+		return errors.New("the file exists and is not a socket")
+	}
+	conn, err := net.Dial("unix", path) // does not wait: a full backlog is EAGAIN
 	if err == nil {
 		conn.Close()
 		return errInUse
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return fmt.Errorf("%w (its answer: %w)", errInUse, err) // e.g. EAGAIN: alive, but its queue is full
+		return fmt.Errorf("%w (connecting to it: %w)", errInUse, err)
 	}
-	// Another instance may have done the same and listen by now: then the file is no longer the one that was stale.
+	// Another instance may have replaced the stale socket with its own meanwhile.
 	if now, _, err := identify(path); err != nil || now != before {
-		return nil
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return nil
+	return os.Remove(path)
 }
 
-// there tells whether the path still leads to this socket.
-func (s *socket) there() bool {
+// exists reports whether the path still leads to s. A nil socket does not exist.
+func (s *socket) exists() bool {
 	if s == nil {
 		return false
 	}
 	id, _, err := identify(s.path)
-	return err == nil && id.sameFile(s.id)
+	// chmod changes ctime, and an inode that we hold open is not reused.
+	return err == nil && id.dev == s.id.dev && id.ino == s.id.ino
 }
 
-// remove removes the socket's file, if it is still ours, and stops listening.
+// remove removes the file of s, unless another file has replaced it, and closes s.
 func (s *socket) remove() {
 	if s == nil {
 		return
 	}
-	if s.there() {
+	if s.exists() {
 		_ = os.Remove(s.path)
 	}
 	s.Close()

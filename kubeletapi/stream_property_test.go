@@ -1,15 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi
 
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 
+	"github.com/go-logr/logr/funcr"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -20,77 +23,78 @@ import (
 	"qatplugin/devtree"
 )
 
-// pipe is a stream of ListAndWatch without a network. While it is stuck, Send waits, as gRPC's does when nobody reads.
-type pipe struct {
+// fakeStream is a ListAndWatch stream without a network. While it is blocked, Send waits,
+// as gRPC's does when nobody reads.
+type fakeStream struct {
 	grpc.ServerStream
-	ctx  context.Context
-	end  context.CancelFunc
-	done chan struct{} // ListAndWatch has returned
-	err  error
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{} // closed when ListAndWatch has returned
+	err    error         // of ListAndWatch
 
-	mu     sync.Mutex
-	stuck  chan struct{} // nil: it reads; closed when it does again
-	last   []string
-	lists  int
-	broken bool // the next Send is an error
+	mu      sync.Mutex
+	blocked chan struct{} // nil unless blocked; closed by unblock
+	broken  bool          // the next Send fails
+	last    []string      // the list that was sent last, as "ID health"
+	lists   int
 }
 
-func open(ctx context.Context, s *service) *pipe {
-	p := &pipe{done: make(chan struct{})}
-	p.ctx, p.end = context.WithCancel(ctx)
+func openFakeStream(ctx context.Context, s *service) *fakeStream {
+	f := &fakeStream{done: make(chan struct{})}
+	f.ctx, f.cancel = context.WithCancel(ctx)
 	go func() {
-		defer close(p.done)
-		p.err = s.ListAndWatch(&pluginapi.Empty{}, p)
+		defer close(f.done)
+		f.err = s.ListAndWatch(&pluginapi.Empty{}, f)
 	}()
-	return p
+	return f
 }
 
-func (p *pipe) Context() context.Context { return p.ctx }
+func (f *fakeStream) Context() context.Context { return f.ctx }
 
-func (p *pipe) Send(r *pluginapi.ListAndWatchResponse) error {
-	p.mu.Lock()
-	stuck := p.stuck
-	p.mu.Unlock()
-	if stuck != nil {
+func (f *fakeStream) Send(r *pluginapi.ListAndWatchResponse) error {
+	f.mu.Lock()
+	blocked := f.blocked
+	f.mu.Unlock()
+	if blocked != nil {
 		select {
-		case <-stuck:
-		case <-p.ctx.Done():
-			return status.FromContextError(p.ctx.Err()).Err()
+		case <-blocked:
+		case <-f.ctx.Done():
+			return status.FromContextError(f.ctx.Err()).Err()
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.broken {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken {
 		return status.Error(codes.Unavailable, "broken pipe")
 	}
-	p.last, p.lists = said(r.Devices), p.lists+1
+	f.last, f.lists = summary(r.Devices), f.lists+1
 	return nil
 }
 
-func (p *pipe) stick() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stuck == nil {
-		p.stuck = make(chan struct{})
+func (f *fakeStream) block() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.blocked == nil {
+		f.blocked = make(chan struct{})
 	}
 }
 
-func (p *pipe) read() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stuck != nil {
-		close(p.stuck)
-		p.stuck = nil
+func (f *fakeStream) unblock() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.blocked != nil {
+		close(f.blocked)
+		f.blocked = nil
 	}
 }
 
-func (p *pipe) look() (last []string, lists int, stuck bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.last, p.lists, p.stuck != nil
+func (f *fakeStream) state() (last []string, lists int, blocked bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last, f.lists, f.blocked != nil
 }
 
-func said(devices []*pluginapi.Device) []string {
+func summary(devices []*pluginapi.Device) []string {
 	list := []string{}
 	for _, d := range devices {
 		list = append(list, d.ID+" "+d.Health)
@@ -98,39 +102,62 @@ func said(devices []*pluginapi.Device) []string {
 	return list
 }
 
-// Whatever the order of changes, stream ends and new streams: when all is quiet, each stream that reads has the newest Tree's list, the stuck ones
-// of its own resource and of others notwithstanding, and a stuck one has it as soon as it reads.
-func TestAnyInterleavingOfTreesAndStreamsEndsInTheNewestList(t *testing.T) {
+// newTestServices returns a Manager that does not run, and services whose streams end
+// with ctx.
+func newTestServices(ctx context.Context, log klog.Logger, resources ...string) (*Manager, map[string]*service) {
+	m, services := NewManager(namespace, newFakePlugin()), map[string]*service{}
+	for _, resource := range resources {
+		services[resource] = &service{
+			resource:     resource,
+			name:         fullName(namespace, resource),
+			publisher:    &m.publisher,
+			registration: &registration{wake: m.wake},
+			stopping:     ctx,
+			log:          log,
+		}
+	}
+	return m, services
+}
+
+// TestStreamsEndAtNewestList checks that, whatever the order of Trees, new streams and
+// ends of streams, each stream that is read has the newest list once all is quiet, and a
+// blocked one has it once it is read again.
+func TestStreamsEndAtNewestList(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		rapid.SyncTest(rt, func(rt *rapid.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
-			m := NewManager(namespace, newHand())
 			resources := []string{"yellow", "blue"}
-			services, streams := map[string]*service{}, map[string][]*pipe{}
-			for _, r := range resources {
-				services[r] = newService(m, klog.Logger{}, ctx, r)
-			}
+			m, services := newTestServices(ctx, klog.Logger{}, resources...)
+			streams := map[string][]*fakeStream{}
 			now := &devtree.Tree{}
 			check := func() {
 				for _, r := range resources {
-					want := said(convertAll(now.Resource(r)))
-					for i, p := range streams[r] {
-						if got, _, stuck := p.look(); !stuck && !slices.Equal(got, want) {
-							rt.Fatalf("stream %d of %s has %q, want %q", i, r, got, want)
+					var devices []*pluginapi.Device
+					for d := range now.Resource(r).Devices() {
+						devices = append(devices, convertDevice(d))
+					}
+					for i, f := range streams[r] {
+						if got, _, blocked := f.state(); !blocked && !slices.Equal(got, summary(devices)) {
+							rt.Fatalf("stream %d of %s has %q, want %q", i, r, got, summary(devices))
 						}
 					}
 				}
 			}
 			for range rapid.IntRange(1, 40).Draw(rt, "events") {
 				r := rapid.SampledFrom(resources).Draw(rt, "resource")
-				one := func() *pipe {
+				event := rapid.SampledFrom([]string{
+					"tree", "tree", "tree", "open", "cancel", "break", "block", "unblock", "wait",
+				}).Draw(rt, "event")
+				var f *fakeStream
+				switch event {
+				case "cancel", "break", "block", "unblock":
 					if len(streams[r]) == 0 {
-						return nil
+						continue
 					}
-					return streams[r][rapid.IntRange(0, len(streams[r])-1).Draw(rt, "stream")]
+					f = streams[r][rapid.IntRange(0, len(streams[r])-1).Draw(rt, "stream")]
 				}
-				switch rapid.SampledFrom([]string{"tree", "tree", "tree", "open", "end", "break", "stick", "read", "quiet"}).Draw(rt, "event") {
+				switch event {
 				case "tree":
 					id := strconv.Itoa(rapid.IntRange(0, 4).Draw(rt, "id"))
 					b := now.Edit()
@@ -138,120 +165,130 @@ func TestAnyInterleavingOfTreesAndStreamsEndsInTheNewestList(t *testing.T) {
 					case 0:
 						b.Remove(r, id)
 					case 1:
-						put(t, b, r, sick(id, "on fire"))
+						put(t, b, r, unhealthy(id, "on fire"))
 					default:
 						put(t, b, r, device(id))
 					}
 					now = b.Build()
 					m.publish(now)
 				case "open":
-					streams[r] = append(streams[r], open(ctx, services[r]))
-				case "end", "break":
-					if p := one(); p != nil {
-						if rapid.Bool().Draw(rt, "by itself") {
-							p.end()
-						} else {
-							p.mu.Lock()
-							p.broken = true
-							p.mu.Unlock()
-							p.read()
-							p.end() // as gRPC's stream context does when the connection breaks
-						}
-						streams[r] = slices.DeleteFunc(streams[r], func(q *pipe) bool { return q == p })
-						<-p.done // it ends, stuck or not
+					streams[r] = append(streams[r], openFakeStream(ctx, services[r]))
+				case "cancel", "break":
+					if event == "break" {
+						f.mu.Lock()
+						f.broken = true
+						f.mu.Unlock()
+						f.unblock()
 					}
-				case "stick":
-					if p := one(); p != nil {
-						p.stick()
-					}
-				case "read":
-					if p := one(); p != nil {
-						p.read()
-					}
-				case "quiet":
+					f.cancel() // gRPC also cancels the context of a broken stream
+					streams[r] = slices.DeleteFunc(streams[r], func(other *fakeStream) bool { return other == f })
+					<-f.done
+				case "block":
+					f.block()
+				case "unblock":
+					f.unblock()
+				case "wait":
 					synctest.Wait()
 					check()
 				}
 			}
-			for _, r := range resources {
-				for _, p := range streams[r] {
-					p.read()
-				}
+			for _, f := range slices.Concat(streams["yellow"], streams["blue"]) {
+				f.unblock()
 			}
 			synctest.Wait()
 			check()
 			cancel()
-			for _, r := range resources {
-				for _, p := range streams[r] {
-					<-p.done
-				}
+			for _, f := range slices.Concat(streams["yellow"], streams["blue"]) {
+				<-f.done
 			}
 		})
 	})
 }
 
-func convertAll(r *devtree.Resource) []*pluginapi.Device {
-	var list []*pluginapi.Device
-	for d := range r.Devices() {
-		list = append(list, convertDevice(d))
-	}
-	return list
-}
-
-// A hundred thousand different Trees, of which a stuck stream takes none: what is kept is the newest alone. Its neighbour, of another resource, gets
-// each change at once. (TestNobodyReadsAHundredThousandChanges does it with two Trees in turns, over a socket.)
-func TestTreesThatNobodyReadsAreForgotten(t *testing.T) {
+// TestBlockedStreamKeepsOnlyNewestTree publishes 100000 different Trees while one stream
+// is blocked. TestMemoryIsBoundedWhileStreamIsBlocked does so over a socket.
+func TestBlockedStreamKeepsOnlyNewestTree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		m := NewManager(namespace, newHand())
-		stuck := open(ctx, newService(m, klog.Logger{}, ctx, "yellow"))
-		stuck.stick()
-		reads := open(ctx, newService(m, klog.Logger{}, ctx, "blue"))
+		m, services := newTestServices(ctx, klog.Logger{}, "yellow", "blue")
+		blocked := openFakeStream(ctx, services["yellow"])
+		blocked.block()
+		other := openFakeStream(ctx, services["blue"])
 		b := new(devtree.Tree).Edit()
 		for i := range 64 {
 			put(t, b, "yellow", device(fmt.Sprintf("%02d", i)))
 		}
 		change := func(i int) {
-			put(t, b, "yellow", sick("00", strconv.Itoa(i)))
+			put(t, b, "yellow", unhealthy("00", strconv.Itoa(i)))
 			if i%1000 == 0 {
-				put(t, b, "blue", sick("pace", strconv.Itoa(i)))
+				put(t, b, "blue", unhealthy("pace", strconv.Itoa(i)))
 				b.Remove("blue", strconv.Itoa(i-1000))
 				put(t, b, "blue", device(strconv.Itoa(i)))
 			}
 			m.publish(b.Build())
 			if i%1000 == 0 {
 				synctest.Wait()
-				if got, want := reads.last, []string{strconv.Itoa(i) + " Healthy", "pace Unhealthy"}; !slices.Equal(got, want) {
-					t.Fatalf("the other resource's list is %q, want %q", got, want)
+				if got, want := other.last, []string{strconv.Itoa(i) + " Healthy", "pace Unhealthy"}; !slices.Equal(got, want) {
+					t.Fatalf("the other stream has %q, want %q", got, want)
 				}
 			}
 		}
 		change(0)
 		synctest.Wait()
-		before := heap()
+		before := heapSize()
 		for i := range 100_000 {
 			change(i + 1)
 		}
-		if grown := heap() - before; grown > 1<<20 {
+		if grown := heapSize() - before; grown > 1<<20 {
 			t.Errorf("the heap grew by %d KiB", grown>>10)
 		}
-		if _, lists, _ := stuck.look(); lists > 1 {
-			t.Errorf("the stuck stream took %d lists", lists)
+		if _, lists, _ := blocked.state(); lists > 1 {
+			t.Errorf("the blocked stream got %d lists, want at most 1", lists)
 		}
-		stuck.read()
+		blocked.unblock()
 		synctest.Wait()
-		if last, lists, _ := stuck.look(); lists > 2 || last[0] != "00 Unhealthy" || len(last) != 64 {
-			t.Errorf("after it reads again, list %d is %q", lists, last)
+		if last, lists, _ := blocked.state(); lists > 2 || last[0] != "00 Unhealthy" || len(last) != 64 {
+			t.Errorf("after the stream is read again, list %d is %q", lists, last)
 		}
 		cancel()
-		<-stuck.done
-		<-reads.done
+		<-blocked.done
+		<-other.done
 	})
 }
 
-func heap() int64 {
-	var stats runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&stats)
-	return int64(stats.HeapAlloc)
+func TestSentListIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lines []string
+		log := funcr.New(func(_, line string) { lines = append(lines, line) }, funcr.Options{Verbosity: 4})
+		ctx, cancel := context.WithCancel(t.Context())
+		m, services := newTestServices(ctx, log, "yellow")
+		m.publish(with(t, tree(t, nil, "yellow", "1", "2"), "yellow", unhealthy("3", "on fire")))
+		stream := openFakeStream(ctx, services["yellow"])
+		synctest.Wait()
+		cancel()
+		<-stream.done
+		want := `"Sent the list" "resource"="color.example.com/yellow" "generation"=2 "devices"=3 "healthy"=2`
+		if len(lines) != 1 || !strings.Contains(lines[0], want) {
+			t.Errorf("log %q, want %s", lines, want)
+		}
+	})
+}
+
+func TestStreamErrorTellsWhoEndedIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		_, services := newTestServices(ctx, klog.Logger{}, "yellow")
+		canceled := openFakeStream(context.Background(), services["yellow"])
+		stopped := openFakeStream(context.Background(), services["yellow"])
+		synctest.Wait()
+		canceled.cancel()
+		<-canceled.done
+		stop()
+		<-stopped.done
+		stopped.cancel()
+		if canceled.err == nil || stopped.err != nil {
+			t.Errorf("ListAndWatch = %v if the kubelet canceled it and %v if the Manager stops, want an error and nil",
+				canceled.err, stopped.err)
+		}
+	})
 }

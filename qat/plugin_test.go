@@ -372,9 +372,6 @@ func TestALimitWithBalancedIsSpreadOverPFs(t *testing.T) {
 	r := start(t, h, Config{MaxNumDevices: 6, Policy: Balanced})
 	r.becomes(map[string][]string{"cy": slices.Concat(a[:3], b[:3])})
 	p := r.plugin
-	if !p.PreferenceAvailable() {
-		t.Fatalf("the kubelet is not told of the preference")
-	}
 	var available []*devtree.Device
 	for d := range r.publisher.Tree().Resource("cy").Devices() {
 		available = append(available, d)

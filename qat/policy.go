@@ -20,7 +20,7 @@ import (
 type Policy string
 
 const (
-	// NoPolicy leaves the choice to the kubelet, which is then told that there is no preference call.
+	// NoPolicy leaves the choice to the kubelet.
 	NoPolicy Policy = ""
 	// Balanced spreads over PFs: each VF comes from the PF that has the most free ones at that moment. Of two NUMA nodes that would
 	// each do, the one is taken that leaves the free VFs most even over the PFs.
@@ -74,9 +74,6 @@ type preference struct {
 	policy Policy
 	homes  atomic.Pointer[homes]
 }
-
-// PreferenceAvailable tells whether the kubelet should ask at all.
-func (p *preference) PreferenceAvailable() bool { return p.policy != NoPolicy }
 
 // PreferredAllocation chooses size of the available devices by the policy, all of mustInclude among them, ascending by address. It is an
 // error when that cannot be; without a policy it has no advice.

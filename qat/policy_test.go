@@ -251,10 +251,12 @@ func TestPolicyGoesByThePFWhereverItsVFsAre(t *testing.T) {
 	}
 }
 
-func TestPolicyIsOfferedWhenThereIsOne(t *testing.T) {
-	for policy, want := range map[Policy]bool{NoPolicy: false, Balanced: true, Packed: true} {
-		if got := (&preference{policy: policy}).PreferenceAvailable(); got != want {
-			t.Errorf("policy %q: available %t, want %t", policy, got, want)
+func TestNoPolicyIsNoPreference(t *testing.T) {
+	devices := []*devtree.Device{{ID: "0000:6b:00.1"}, {ID: "0000:6b:00.2"}}
+	for policy, want := range map[Policy]int{NoPolicy: 0, Balanced: 1, Packed: 1} {
+		got, err := (&preference{policy: policy}).PreferredAllocation(t.Context(), "cy", devices, devices[:1], 1)
+		if err != nil || len(got) != want {
+			t.Errorf("policy %q: %q, %v, want %d devices", policy, got, err, want)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"qatplugin/devtree"
+	"qatplugin/kubeletapi"
 	"qatplugin/test/kubelet/devicemanager"
 )
 
@@ -48,10 +49,17 @@ func (p *choosyPlugin) asked() []preference {
 	return slices.Clone(p.calls)
 }
 
-// undecidedPlugin could prefer devices but says that it has nothing to prefer by.
+// undecidedPlugin has no preference.
 type undecidedPlugin struct{ choosyPlugin }
 
-func (*undecidedPlugin) PreferenceAvailable() bool { return false }
+func (p *undecidedPlugin) PreferredAllocation(
+	ctx context.Context, resource string, available, mustInclude []*devtree.Device, size int,
+) ([]string, error) {
+	if _, err := p.choosyPlugin.PreferredAllocation(ctx, resource, available, mustInclude, size); err != nil {
+		return nil, err
+	}
+	return nil, kubeletapi.ErrUseDefault
+}
 
 // ids of the devices, ascending.
 func ids(devices []*devtree.Device) []string {
@@ -104,14 +112,22 @@ func TestDevicesOfAnInitContainerMustBeIncluded(t *testing.T) {
 	}
 }
 
-func TestPluginWithoutAPreferenceIsNotAsked(t *testing.T) {
+// The kubelet chooses itself if the plugin has no preference, even where devices must be included.
+func TestKubeletChoosesIfThePluginHasNoPreference(t *testing.T) {
 	n, p := startNode(t), &undecidedPlugin{}
 	p.edit(t, healthyDevices("generic", 6))
 	n.startPlugin(p)
 	n.wantCount(generic, 6, 6)
-	n.mustRun(devicemanager.Pod("pod", devicemanager.Container("c", generic, 2)), "c")
-	if calls := p.asked(); len(calls) > 0 {
-		t.Errorf("the plugin was asked: %v", calls)
+	pod := devicemanager.Pod("pod", devicemanager.Container("c", generic, 3))
+	pod.Spec.InitContainers = []v1.Container{devicemanager.Container("init", generic, 1)}
+	if err := n.Admit(pod); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.Assigned(pod, "c", generic); len(got) != 3 {
+		t.Errorf("the container has %q, want 3 devices", got)
+	}
+	if calls := p.asked(); len(calls) == 0 || len(calls[len(calls)-1].MustInclude) != 1 {
+		t.Errorf("questions to the plugin: %v, want the last one to include a device", calls)
 	}
 }
 

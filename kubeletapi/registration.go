@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubeletapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+)
+
+// register calls Register on the kubelet's socket. The kubelet connects to the socket of
+// the resource before it answers.
+func register(ctx context.Context, socket string, request *pluginapi.RegisterRequest) error {
+	conn, err := grpc.NewClient("passthrough:///kubelet", // only the dialer knows the path: it may be no valid URL
+		grpc.WithAuthority("localhost"),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = pluginapi.NewRegistrationClient(conn).Register(ctx, request)
+	return err
+}
+
+// registration tracks the newest attempt to register one resource, and the ListAndWatch
+// streams that opened since it began. An older stream does not count: its kubelet has
+// died or has forgotten the resource. All methods may be called from any goroutine.
+type registration struct {
+	wake signal // of the reconciler: the Register call returned or the last stream ended
+
+	mu      sync.Mutex
+	attempt int
+	state   registrationState
+}
+
+type registrationState struct {
+	answered bool // the Register call returned err
+	err      error
+	streams  int       // open now
+	opened   time.Time // when the first stream opened; zero if none did
+	ended    time.Time // when the Register call returned or, later, the last stream ended
+}
+
+// phase is how far a registration has come.
+type phase int
+
+const (
+	idle        phase = iota // no attempt: the kubelet or our socket is missing
+	registering              // the Register call is in progress
+	failed                   // the Register call failed
+	registered               // the Register call succeeded, and ListAndWatch must follow
+	watching                 // a ListAndWatch stream is open
+	lost                     // the last ListAndWatch stream ended
+)
+
+func (s registrationState) phase() phase {
+	switch {
+	case !s.answered:
+		return registering
+	case s.streams > 0 && (s.err == nil || status.Code(s.err) == codes.DeadlineExceeded):
+		return watching // even if the kubelet answered too late
+	case s.err != nil:
+		return failed
+	case s.opened.IsZero():
+		return registered
+	}
+	return lost
+}
+
+var errNoStream = errors.New("the kubelet accepted the registration but does not call ListAndWatch")
+
+// check returns nil if the kubelet follows the list of devices, or else an error that
+// tells how far the registration has come.
+func (s registrationState) check() error {
+	switch s.phase() {
+	case watching:
+		return nil
+	case failed:
+		return fmt.Errorf("the kubelet refuses the registration: %w", s.err)
+	case registered:
+		return errNoStream
+	case lost:
+		return errors.New("the kubelet no longer follows the list")
+	}
+	return errors.New("the kubelet has not answered the registration, or there is no kubelet")
+}
+
+// begin starts a new attempt and returns its number.
+func (r *registration) begin() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.attempt++
+	r.state = registrationState{}
+	return r.attempt
+}
+
+// complete records the result of the attempt's Register call.
+func (r *registration) complete(attempt int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if attempt == r.attempt {
+		r.state.answered, r.state.err, r.state.ended = true, err, time.Now()
+		r.wake.send()
+	}
+}
+
+// openStream counts a stream until closeStream is called.
+func (r *registration) openStream() (closeStream func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	attempt := r.attempt
+	r.state.streams++
+	if r.state.opened.IsZero() {
+		r.state.opened = time.Now()
+	}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if attempt != r.attempt {
+			return
+		}
+		r.state.streams--
+		if r.state.streams == 0 {
+			r.state.ended = time.Now()
+			r.wake.send()
+		}
+	}
+}
+
+func (r *registration) current() registrationState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state
+}
