@@ -186,12 +186,12 @@ func TestAllocatorAndPostAllocator(t *testing.T) {
 		{
 			name: "modified arguments are not seen elsewhere",
 			allocate: func(_ string, devices []*devtree.Device) (*devtree.ContainerEdits, error) {
-				clear(devices)
+				slices.Reverse(devices)
 				return nil, ErrUseDefault
 			},
 			post: func(devices []*devtree.Device, edits *devtree.ContainerEdits) error {
 				edits.Annotations["order"] = strings.Join(deviceIDs(devices), ",")
-				clear(devices)
+				slices.Reverse(devices)
 				return nil
 			},
 			want: &pluginapi.ContainerAllocateResponse{
