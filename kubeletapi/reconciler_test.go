@@ -47,16 +47,16 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 	short := c
 	short.backOffMin, short.backOffMax = time.Millisecond, time.Millisecond
 	for _, tt := range []struct {
-		name          string
-		config        config
-		state         registrationState
-		lastPause     time.Duration
-		replacedAgain bool // the socket was replaced after the attempt started
-		want          phase
-		never         bool          // no further attempt is due
-		from          time.Time     // what pause is measured from
-		pause         time.Duration // shortened by up to one half
-		exact         bool          // pause is not shortened
+		name           string
+		config         config
+		state          registrationState
+		lastPause      time.Duration
+		socketReplaced bool // after the attempt started
+		want           phase
+		never          bool          // no further attempt is due
+		from           time.Time     // what pause is measured from
+		pause          time.Duration // shortened by up to one half
+		exact          bool          // pause is not shortened
 	}{
 		{name: "registering", config: c, want: registering, never: true},
 		{
@@ -121,13 +121,13 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			exact:  true,
 		},
 		{
-			name:          "stream ended after the socket disappeared",
-			config:        c,
-			state:         registrationState{answered: true, opened: now.Add(-time.Minute), ended: now.Add(-time.Second)},
-			replacedAgain: true,
-			want:          lost,
-			from:          now,
-			exact:         true,
+			name:           "stream ended after the socket disappeared",
+			config:         c,
+			state:          registrationState{answered: true, opened: now.Add(-time.Minute), ended: now.Add(-time.Second)},
+			socketReplaced: true,
+			want:           lost,
+			from:           now,
+			exact:          true,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			e := newEndpoint(s, "", tt.config, &inflight{})
 			e.phase, e.startedAt, e.listenedAt = registering, now.Add(-time.Hour), now.Add(-2*time.Hour)
 			e.registerBackOff.last = tt.lastPause
-			if tt.replacedAgain {
+			if tt.socketReplaced {
 				e.listenedAt = now
 			}
 			e.updatePhase(now)
