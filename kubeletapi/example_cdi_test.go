@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubeletapi_test
 
 import (
@@ -35,7 +37,7 @@ func ExampleWithCDI() {
 	go func() { done <- manager.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 
-	if _, err := kubelet.WaitList(ctx, "color.example.com/yellow", func(l kubelettest.List) bool { return len(l.Devices) == 2 }); err != nil {
+	if _, err := kubelet.WaitDevices(ctx, "color.example.com/yellow", "1", "2"); err != nil {
 		fmt.Println(err)
 		return
 	}

@@ -56,9 +56,6 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := checkNamespace(m.namespace); err != nil {
 		return err
 	}
-	if err := m.checkCDI(); err != nil {
-		return err
-	}
 	if err := m.config.resolveDir(m.namespace); err != nil {
 		return err
 	}
@@ -67,8 +64,11 @@ func (m *Manager) Run(ctx context.Context) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	publish, specsWritten := m.throughCDI(ctx)
-	defer specsWritten()
+	publish, waitForCDI, err := m.startCDI(ctx)
+	if err != nil {
+		return err
+	}
+	defer waitForCDI()
 	watched := make(chan struct{})
 	var watchErr error // may be read once watched is closed
 	go func() {

@@ -1,5 +1,8 @@
-// Command colors is a device plugin in few lines. Its devices are files: /tmp/colors/yellow/1 is device 1 of color.example.com/yellow from
-// the moment it is made until it is removed. docs/writing-a-plugin.md explains it.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command colors is a small device plugin. Its devices are files: as long as the file
+// /tmp/colors/yellow/1 exists, it is device 1 of color.example.com/yellow.
+// docs/writing-a-plugin.md explains the program.
 package main
 
 import (
@@ -17,10 +20,12 @@ import (
 	"qatplugin/kubeletapi"
 )
 
-// colors is the plugin, and the directory that it watches: each directory in it is a resource, each file in that a device.
+// colors is the directory that the plugin watches. Each directory in it is a resource,
+// and each file in that is a device.
 type colors string
 
-// Watch looks, publishes what it found, and waits for the next event. It makes colors a kubeletapi.Plugin.
+// Watch publishes the devices at the start and after each event. It makes colors a
+// kubeletapi.Plugin.
 func (dir colors) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -28,7 +33,7 @@ func (dir colors) Watch(ctx context.Context, publish func(*devtree.Tree)) error 
 	}
 	defer watcher.Close()
 	for tree := new(devtree.Tree); ; {
-		found, err := dir.look(watcher)
+		found, err := dir.scan(watcher)
 		if err != nil {
 			return err
 		}
@@ -37,14 +42,15 @@ func (dir colors) Watch(ctx context.Context, publish func(*devtree.Tree)) error 
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-watcher.Events: // whatever it says: the directory says what is true
-		case <-watcher.Errors: // events were lost: the same
+		case <-watcher.Events: // only says that something has changed: scan
+		case <-watcher.Errors: // events may have been lost: scan, too
 		}
 	}
 }
 
-// look first subscribes to each directory and then reads it: what comes in between is seen twice, and never missed.
-func (dir colors) look(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
+// scan watches each directory before it reads it. A change in between is seen twice, and
+// never missed.
+func (dir colors) scan(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
 	if err := watcher.Add(string(dir)); err != nil {
 		return nil, err
 	}
@@ -53,7 +59,7 @@ func (dir colors) look(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
 	for _, color := range entries {
 		path := filepath.Join(string(dir), color.Name())
 		if !color.IsDir() || watcher.Add(path) != nil {
-			continue // the directory has gone meanwhile: there will be an event of that
+			continue // not a directory, or removed meanwhile, which is an event
 		}
 		files, _ := os.ReadDir(path)
 		for _, file := range files {
@@ -61,7 +67,7 @@ func (dir colors) look(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
 			file := filepath.Join(path, file.Name())
 			device.Mounts = []devtree.Mount{{HostPath: file, ContainerPath: file, ReadOnly: true}}
 			if err := found.Put(color.Name(), device); err != nil {
-				klog.ErrorS(err, "Left a device out", "color", color.Name()) // and only this one
+				klog.ErrorS(err, "Skipping a device", "color", color.Name()) // and no other
 			}
 		}
 	}
@@ -69,7 +75,7 @@ func (dir colors) look(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
 }
 
 func main() {
-	dir := flag.String("dir", "/tmp/colors", "`directory` of the colors: it exists, and the path is absolute")
+	dir := flag.String("dir", "/tmp/colors", "`directory` of the colors: an absolute path that exists")
 	kubelet := flag.String("kubelet-dir", "/var/lib/kubelet/device-plugins", "`directory` of kubelet.sock")
 	klog.InitFlags(nil)
 	flag.Parse()

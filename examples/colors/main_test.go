@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
@@ -6,8 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,22 +24,22 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	yellow   = "color.example.com/yellow"
-	patience = 20 * time.Second // only a failing test waits as long
+	yellow  = "color.example.com/yellow"
+	timeout = 20 * time.Second // only a failing test waits as long
 )
 
-// A fake kubelet and a temporary directory are all that a plugin's test needs.
+// A temporary directory and a Kubelet are all that a plugin's test needs.
 func TestEachFileIsADevice(t *testing.T) {
-	dir, kubelet := t.TempDir(), startKubelet(t)
+	dir, kubelet := t.TempDir(), kubelettest.New(t)
 	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), klog.Logger{}))
-	manager := kubeletapi.NewManager("color.example.com", colors(dir), kubeletapi.WithKubeletDir(filepath.Dir(kubelet.Socket())))
+	manager := kubeletapi.NewManager("color.example.com", colors(dir), kubeletapi.WithKubeletDir(kubelet.Dir()))
 	done := make(chan error, 1)
 	go func() { done <- manager.Run(ctx) }()
 
 	touch(t, filepath.Join(dir, "yellow/1"))
-	waitIDs(t, kubelet, "1")
+	waitDevices(t, kubelet, "1")
 	touch(t, filepath.Join(dir, "yellow/2"))
-	waitIDs(t, kubelet, "1", "2")
+	waitDevices(t, kubelet, "1", "2")
 
 	answer, err := kubelet.Allocate(ctx, yellow, []string{"2"})
 	if err != nil {
@@ -50,54 +52,55 @@ func TestEachFileIsADevice(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "yellow/1")); err != nil {
 		t.Fatal(err)
 	}
-	waitIDs(t, kubelet, "2")
+	waitDevices(t, kubelet, "2")
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run = %v, want nil", err)
 	}
 }
 
-func TestADirectoryThatGoesLeavesAnEmptyResourceUntilItIsBack(t *testing.T) {
-	dir, kubelet := t.TempDir(), startKubelet(t)
+func TestRemovedDirectoryLeavesAnEmptyResourceUntilItReturns(t *testing.T) {
+	dir, kubelet := t.TempDir(), kubelettest.New(t)
 	touch(t, filepath.Join(dir, "yellow/1"))
 	startProgram(t, dir, kubelet)
 	for range 20 {
-		waitIDs(t, kubelet, "1")
+		waitDevices(t, kubelet, "1")
 		if err := os.RemoveAll(filepath.Join(dir, "yellow")); err != nil {
 			t.Fatal(err)
 		}
-		waitIDs(t, kubelet)
+		waitDevices(t, kubelet)
 		touch(t, filepath.Join(dir, "yellow/1"))
 	}
 }
 
-func TestTheProgramServesUntilItIsToldToEnd(t *testing.T) {
-	dir, kubelet := t.TempDir(), startKubelet(t)
+func TestProgramRegistersAgainAndStopsOnSIGTERM(t *testing.T) {
+	dir, kubelet := t.TempDir(), kubelettest.New(t)
 	stop := startProgram(t, dir, kubelet)
 	touch(t, filepath.Join(dir, "yellow/1"))
-	waitIDs(t, kubelet, "1")
+	waitDevices(t, kubelet, "1")
 	if err := kubelet.Restart(); err != nil {
 		t.Fatal(err)
 	}
 	touch(t, filepath.Join(dir, "yellow/2"))
-	waitIDs(t, kubelet, "1", "2")
+	waitDevices(t, kubelet, "1", "2")
 	if log := stop(); !strings.Contains(log, `"Registered with the kubelet"`) {
-		t.Errorf("the log does not tell of the registration:\n%s", log)
+		t.Errorf("the log does not mention the registration:\n%s", log)
 	}
-	left, err := filepath.Glob(filepath.Join(filepath.Dir(kubelet.Socket()), "color*"))
+	left, err := filepath.Glob(filepath.Join(kubelet.Dir(), "color*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q (%v)", left, err)
 	}
 }
 
-func TestADirectoryThatIsNotThereIsSaid(t *testing.T) {
+func TestMissingDirectoryIsAnErrorOfWatch(t *testing.T) {
 	err := colors(filepath.Join(t.TempDir(), "none")).Watch(t.Context(), nil)
 	if err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("Watch = %v", err)
 	}
 }
 
-// startProgram runs the program as a person would. The returned stop ends it, once, and returns its log.
+// startProgram runs the program as a user does. stop terminates it and returns its log;
+// it may be called more than once.
 func startProgram(t *testing.T, dir string, kubelet *kubelettest.Kubelet) (stop func() string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "colors")
@@ -105,44 +108,24 @@ func startProgram(t *testing.T, dir string, kubelet *kubelettest.Kubelet) (stop 
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	var log bytes.Buffer
-	cmd := exec.Command(path, "-dir", dir, "-kubelet-dir", filepath.Dir(kubelet.Socket()), "-v=1")
+	cmd := exec.Command(path, "-dir", dir, "-kubelet-dir", kubelet.Dir(), "-v=1")
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	stopped := false
-	stop = func() string {
-		if stopped {
-			return log.String()
-		}
-		stopped = true
+	stop = sync.OnceValue(func() string {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Error(err)
 		}
-		limit := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+		limit := time.AfterFunc(timeout, func() { _ = cmd.Process.Kill() })
 		defer limit.Stop()
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("ended with %v on SIGTERM:\n%s", err, &log)
 		}
 		return log.String()
-	}
+	})
 	t.Cleanup(func() { stop() })
 	return stop
-}
-
-func startKubelet(t *testing.T) *kubelettest.Kubelet {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "k") // short: a socket's path has at most 107 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	kubelet, err := kubelettest.Start(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(kubelet.Stop)
-	return kubelet
 }
 
 func touch(t *testing.T, path string) {
@@ -155,18 +138,12 @@ func touch(t *testing.T, path string) {
 	}
 }
 
-// waitIDs waits until the kubelet's list of yellow is these devices.
-func waitIDs(t *testing.T, kubelet *kubelettest.Kubelet, ids ...string) {
+// waitDevices waits until the kubelet's list of yellow has exactly these devices.
+func waitDevices(t *testing.T, kubelet *kubelettest.Kubelet, ids ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	if _, err := kubelet.WaitList(ctx, yellow, func(l kubelettest.List) bool {
-		var got []string
-		for _, d := range l.Devices {
-			got = append(got, d.ID)
-		}
-		return l.Live && slices.Equal(got, ids)
-	}); err != nil {
-		t.Fatalf("waited for %q: %v", ids, err)
+	if _, err := kubelet.WaitDevices(ctx, yellow, ids...); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -73,7 +73,7 @@ func TestABrokenArrowIsNamed(t *testing.T) {
 	}{
 		{"what may be", listing{ImportPath: "qatplugin/qat", Imports: []string{"os", "qatplugin/events", "k8s.io/klog/v2"}}, ""},
 		{"upstream", listing{ImportPath: "qatplugin/events", Imports: []string{"qatplugin/qat"}}, "events ─► qat must not be: of ours it may import nothing (events knows"},
-		{"sideways", listing{ImportPath: "qatplugin/kubeletapi", Imports: []string{"qatplugin/qat"}}, "kubeletapi ─► qat must not be: of ours it may import only devtree ("},
+		{"sideways", listing{ImportPath: "qatplugin/kubeletapi", Imports: []string{"qatplugin/qat"}}, "kubeletapi ─► qat must not be: of ours it may import only cdi, devtree ("},
 		{"a library", listing{ImportPath: "qatplugin/qat", Imports: []string{"google.golang.org/grpc/codes"}}, "qat ─► google.golang.org/grpc/codes must not be: of others"},
 		{"a library behind another", listing{ImportPath: "qatplugin/qat", Deps: []string{"google.golang.org/grpc"}}, "qat ─► google.golang.org/grpc must not be: it must not be reached"},
 		{"a library with a name alike", listing{ImportPath: "qatplugin/events", Imports: []string{"github.com/fsnotify/fsnotify2"}}, "events ─► github.com/fsnotify/fsnotify2 must not be: of others"},

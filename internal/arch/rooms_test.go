@@ -17,8 +17,14 @@ type room struct {
 }
 
 var rooms = map[string]room{
+	"cdi": {
+		ours:   []string{"devtree"},
+		theirs: []string{"k8s.io/klog/v2", cdiModule + "/pkg/parser", cdiModule + "/specs-go"},
+		never:  []string{udev, "google.golang.org/grpc", "k8s.io/kubelet", cdiModule + "/pkg/cdi"}, // for container runtimes, with a YAML parser and a cache
+		why:    "cdi writes specs for the devices of a Tree, whoever offers them to containers",
+	},
 	"devtree": {
-		never: []string{"google.golang.org/grpc", "k8s.io", cdi},
+		never: []string{"google.golang.org/grpc", "k8s.io", cdiModule},
 		why:   "devtree holds snapshots and knows neither where devices come from nor who is told",
 	},
 	"events": {
@@ -27,12 +33,12 @@ var rooms = map[string]room{
 		why:    "events knows netlink, inotify and time, and nothing of PCI, QAT or Kubernetes",
 	},
 	"kubeletapi": {
-		ours: []string{"devtree"},
+		ours: []string{"cdi", "devtree"},
 		theirs: []string{
 			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc", "google.golang.org/protobuf/proto",
-			"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", cdi + "/pkg/parser", cdi + "/specs-go",
+			"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1",
 		},
-		never: []string{udev, cdi + "/pkg/cdi"}, // a runtime's half of CDI, with a YAML parser and a cache of its own
+		never: []string{udev, cdiModule + "/pkg/cdi"},
 		why:   "kubeletapi knows the device plugin API and Trees, and nothing of QAT, sysfs or netlink",
 	},
 	"qat": {
@@ -69,13 +75,13 @@ var rooms = map[string]room{
 // udev is the one library under the GPL: a single file of events stands between it and the project (NOTICE).
 const udev = "github.com/pilebones/go-udev"
 
-// cdi is the Container Device Interface.
-const cdi = "tags.cncf.io/container-device-interface"
+// cdiModule is the library of the Container Device Interface.
+const cdiModule = "tags.cncf.io/container-device-interface"
 
 // forTests is what tests and what serves them may import besides what their package may.
 var forTests = []string{
 	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp", "github.com/opencontainers/runtime-spec", "go.uber.org/goleak", "go.yaml.in/yaml/v3",
-	"golang.org/x/sys/unix", cdi, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
+	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
 }
 
 // A listing is what `go list -json` says of one package.

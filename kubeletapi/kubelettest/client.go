@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubelettest
 
 import (
@@ -6,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,9 +16,9 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 )
 
-const dialTimeout = 10 * time.Second // the real kubelet's (plugin/v1beta1/client.go)
+const dialTimeout = 10 * time.Second // of the real kubelet (plugin/v1beta1/client.go, dial)
 
-// client is the kubelet's connection to one registered endpoint.
+// client is the connection to a plugin that has registered a resource.
 type client struct {
 	resource string
 	conn     *grpc.ClientConn
@@ -25,16 +26,21 @@ type client struct {
 	options  *pluginapi.DevicePluginOptions
 }
 
-// registration is the service behind kubelet.sock.
-type registration struct {
+// registrationServer is the service behind kubelet.sock.
+type registrationServer struct {
 	pluginapi.UnimplementedRegistrationServer
 	kubelet *Kubelet
-	life    *life
+	process *process
 }
 
-// Register connects to the endpoint, asks for its options, and only then answers.
-func (s *registration) Register(ctx context.Context, r *pluginapi.RegisterRequest) (*pluginapi.Empty, error) {
+// Register connects to the plugin and gets its options before it answers.
+func (s *registrationServer) Register(
+	ctx context.Context, r *pluginapi.RegisterRequest,
+) (*pluginapi.Empty, error) {
 	k := s.kubelet
+	k.mu.Lock()
+	k.registrations = append(k.registrations, r)
+	k.mu.Unlock()
 	if k.onRegister != nil {
 		err := k.onRegister(ctx, r)
 		if errors.Is(err, ErrIgnore) {
@@ -45,7 +51,7 @@ func (s *registration) Register(ctx context.Context, r *pluginapi.RegisterReques
 		}
 	}
 	if r.Version != pluginapi.Version {
-		return nil, fmt.Errorf("requested API version %q is not supported by kubelet, only %q", r.Version, pluginapi.Version)
+		return nil, fmt.Errorf("API version %q is not supported, only %q", r.Version, pluginapi.Version)
 	}
 	if namespace, name, ok := strings.Cut(r.ResourceName, "/"); !ok || namespace == "" || name == "" {
 		return nil, fmt.Errorf("the ResourceName %q is invalid", r.ResourceName)
@@ -57,7 +63,8 @@ func (s *registration) Register(ctx context.Context, r *pluginapi.RegisterReques
 	k.mu.Lock()
 	k.clients[r.ResourceName] = c
 	k.mu.Unlock()
-	s.life.wg.Go(func() { k.follow(s.life, c) }) // the server waits for its handlers, so the count is above zero here
+	// The server, which waits for its handlers, is still in running.
+	s.process.running.Go(func() { k.follow(s.process, c) })
 	return &pluginapi.Empty{}, nil
 }
 
@@ -82,23 +89,23 @@ func connect(ctx context.Context, resource, socket string) (*client, error) {
 	return c, nil
 }
 
-// follow takes the lists of one stream until it ends, then drops the client that the resource has by then (client.go and handler.go
-// of the real kubelet's plugin/v1beta1: runClient).
-func (k *Kubelet) follow(l *life, c *client) {
+// follow receives the lists of one stream until it ends, and then drops the client that
+// the resource has by then, like runClient of plugin/v1beta1/handler.go.
+func (k *Kubelet) follow(p *process, c *client) {
 	defer c.conn.Close()
-	if stream, err := c.api.ListAndWatch(l.ctx, &pluginapi.Empty{}); err == nil {
+	if stream, err := c.api.ListAndWatch(p.ctx, &pluginapi.Empty{}); err == nil {
 		for {
 			r, err := stream.Recv()
 			if err != nil {
 				break
 			}
-			k.receive(l, c.resource, r.Devices, time.Now())
+			k.receive(p, c.resource, r.Devices, time.Now())
 		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if l.ctx.Err() != nil {
-		return // the process is gone, and all it knew with it; a next life may have begun
+	if p.ctx.Err() != nil {
+		return // the clients may be those of the next process
 	}
 	if current := k.clients[c.resource]; current != nil {
 		delete(k.clients, c.resource)
@@ -107,44 +114,46 @@ func (k *Kubelet) follow(l *life, c *client) {
 			list.Live = false
 			k.lists[c.resource] = list
 		}
-		k.touch()
+		k.notify()
 	}
 }
 
-func (k *Kubelet) receive(l *life, resource string, devices []*pluginapi.Device, at time.Time) {
+func (k *Kubelet) receive(p *process, resource string, devices []*pluginapi.Device, at time.Time) {
 	k.mu.Lock()
-	if l.ctx.Err() != nil {
+	if p.ctx.Err() != nil {
 		k.mu.Unlock()
 		return
 	}
-	_, live := k.clients[resource] // not when the end of another stream took the client while this list was on its way
-	list := List{Resource: resource, Devices: devices, Time: at, Life: l.number, Seq: k.lists[resource].Seq + 1, Live: live}
+	_, live := k.clients[resource] // not if the end of another stream has dropped the client
+	list := List{Resource: resource, Devices: devices, Time: at, Seq: k.lists[resource].Seq + 1, Live: live}
 	k.lists[resource] = list
-	k.touch()
+	k.notify()
 	k.mu.Unlock()
 	if k.onList != nil {
 		k.onList(list)
 	}
 }
 
-// Disconnect closes the connection to the endpoint of the resource, if there is one, as the kubelet does when a stream breaks off.
-func (k *Kubelet) Disconnect(resource string) {
-	if c, err := k.client(resource); err == nil {
-		c.conn.Close()
-	}
-}
-
-// client is the connection to the endpoint of the resource.
+// client returns the client of the resource.
 func (k *Kubelet) client(resource string) (*client, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if c := k.clients[resource]; c != nil {
 		return c, nil
 	}
-	return nil, fmt.Errorf("no endpoint of %q is registered", resource)
+	return nil, fmt.Errorf("no plugin is registered for %q", resource)
 }
 
-// Options are those that the plugin gave for the resource when it was connected, nil when it is not.
+// Disconnect closes the connection to the plugin of the resource if there is one. The
+// plugin sees its stream end, as if the connection had broken.
+func (k *Kubelet) Disconnect(resource string) {
+	if c, err := k.client(resource); err == nil {
+		c.conn.Close()
+	}
+}
+
+// Options returns the options of the plugin that has registered the resource, nil if
+// there is none.
 func (k *Kubelet) Options(resource string) *pluginapi.DevicePluginOptions {
 	c, err := k.client(resource)
 	if err != nil {
@@ -153,8 +162,11 @@ func (k *Kubelet) Options(resource string) *pluginapi.DevicePluginOptions {
 	return c.options
 }
 
-// Allocate asks for devices, one list of IDs for each container.
-func (k *Kubelet) Allocate(ctx context.Context, resource string, containers ...[]string) (*pluginapi.AllocateResponse, error) {
+// Allocate asks the plugin for devices, one list of IDs per container. The real kubelet
+// sends one request per container.
+func (k *Kubelet) Allocate(
+	ctx context.Context, resource string, containers ...[]string,
+) (*pluginapi.AllocateResponse, error) {
 	c, err := k.client(resource)
 	if err != nil {
 		return nil, err
@@ -166,48 +178,40 @@ func (k *Kubelet) Allocate(ctx context.Context, resource string, containers ...[
 	return c.api.Allocate(ctx, r)
 }
 
-// GetPreferredAllocation asks which devices one container should get.
-func (k *Kubelet) GetPreferredAllocation(ctx context.Context, resource string, available, mustInclude []string, size int) ([]string, error) {
+// GetPreferredAllocation asks the plugin to choose size of the available devices for one
+// container, all of mustInclude among them.
+func (k *Kubelet) GetPreferredAllocation(
+	ctx context.Context, resource string, available, mustInclude []string, size int,
+) ([]string, error) {
 	c, err := k.client(resource)
 	if err != nil {
 		return nil, err
 	}
 	r, err := c.api.GetPreferredAllocation(ctx, &pluginapi.PreferredAllocationRequest{
 		ContainerRequests: []*pluginapi.ContainerPreferredAllocationRequest{{
-			AvailableDeviceIDs: available, MustIncludeDeviceIDs: mustInclude, AllocationSize: int32(size),
+			AvailableDeviceIDs:   available,
+			MustIncludeDeviceIDs: mustInclude,
+			AllocationSize:       int32(size),
 		}},
 	})
 	if err != nil {
 		return nil, err
 	}
 	if n := len(r.ContainerResponses); n != 1 {
-		return nil, fmt.Errorf("%d answers for one container", n)
+		return nil, fmt.Errorf("%d responses for one container", n)
 	}
 	return r.ContainerResponses[0].DeviceIDs, nil
 }
 
-// PreStartContainer tells that a container with these devices is about to start.
+// PreStartContainer tells the plugin that a container with these devices is about to
+// start.
 func (k *Kubelet) PreStartContainer(ctx context.Context, resource string, devices []string) error {
 	c, err := k.client(resource)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, pluginapi.KubeletPreStartContainerRPCTimeoutInSecs*time.Second)
+	defer cancel()
 	_, err = c.api.PreStartContainer(ctx, &pluginapi.PreStartContainerRequest{DevicesIds: devices})
 	return err
-}
-
-// describe says for a test's failure what the lists are.
-func describe(lists map[string]List) string {
-	var parts []string
-	for name, l := range lists {
-		healthy := 0
-		for _, d := range l.Devices {
-			if d.Health == pluginapi.Healthy {
-				healthy++
-			}
-		}
-		parts = append(parts, fmt.Sprintf("%s: %d devices, %d healthy, life %d, list %d, live %t", name, len(l.Devices), healthy, l.Life, l.Seq, l.Live))
-	}
-	slices.Sort(parts)
-	return strings.Join(parts, "; ")
 }

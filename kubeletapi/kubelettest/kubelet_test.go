@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubelettest_test
 
 import (
@@ -23,25 +25,30 @@ const resource = "color.example.com/yellow"
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// stub is an endpoint whose streams send what they are told.
+// stub is a plugin that sends the lists of devices that the test gives it.
 type stub struct {
 	pluginapi.UnimplementedDevicePluginServer
-	lists chan []string
+	lists   chan []string
+	started chan []string // devices of PreStartContainer
 }
 
-func (s *stub) GetDevicePluginOptions(context.Context, *pluginapi.Empty) (*pluginapi.DevicePluginOptions, error) {
+func (s *stub) GetDevicePluginOptions(
+	context.Context, *pluginapi.Empty,
+) (*pluginapi.DevicePluginOptions, error) {
 	return &pluginapi.DevicePluginOptions{PreStartRequired: true}, nil
 }
 
-// ListAndWatch ends the stream when it is told to send nil.
-func (s *stub) ListAndWatch(_ *pluginapi.Empty, stream grpc.ServerStreamingServer[pluginapi.ListAndWatchResponse]) error {
+// ListAndWatch ends the stream at a nil list.
+func (s *stub) ListAndWatch(
+	_ *pluginapi.Empty, stream grpc.ServerStreamingServer[pluginapi.ListAndWatchResponse],
+) error {
 	for {
 		select {
 		case <-stream.Context().Done():
 			return nil
 		case ids := <-s.lists:
 			if ids == nil {
-				return errors.New("told to end")
+				return errors.New("ended by the test")
 			}
 			r := &pluginapi.ListAndWatchResponse{}
 			for _, id := range ids {
@@ -57,18 +64,46 @@ func (s *stub) ListAndWatch(_ *pluginapi.Empty, stream grpc.ServerStreamingServe
 func (s *stub) Allocate(_ context.Context, r *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
 	out := &pluginapi.AllocateResponse{}
 	for _, c := range r.ContainerRequests {
-		out.ContainerResponses = append(out.ContainerResponses, &pluginapi.ContainerAllocateResponse{Envs: map[string]string{"IDS": strings.Join(c.DevicesIds, ",")}})
+		ids := map[string]string{"IDS": strings.Join(c.DevicesIds, ",")}
+		answer := &pluginapi.ContainerAllocateResponse{Envs: ids}
+		out.ContainerResponses = append(out.ContainerResponses, answer)
 	}
 	return out, nil
 }
 
-func serve(t *testing.T, dir string) *stub {
+// GetPreferredAllocation chooses the devices that must be included, and the first of the
+// available ones. It answers for no container if there are none.
+func (s *stub) GetPreferredAllocation(
+	_ context.Context, r *pluginapi.PreferredAllocationRequest,
+) (*pluginapi.PreferredAllocationResponse, error) {
+	c := r.ContainerRequests[0]
+	if len(c.AvailableDeviceIDs) == 0 {
+		return &pluginapi.PreferredAllocationResponse{}, nil
+	}
+	ids := slices.Concat(c.MustIncludeDeviceIDs, c.AvailableDeviceIDs)[:c.AllocationSize]
+	return &pluginapi.PreferredAllocationResponse{
+		ContainerResponses: []*pluginapi.ContainerPreferredAllocationResponse{{DeviceIDs: ids}},
+	}, nil
+}
+
+func (s *stub) PreStartContainer(
+	ctx context.Context, r *pluginapi.PreStartContainerRequest,
+) (*pluginapi.PreStartContainerResponse, error) {
+	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > 30*time.Second {
+		return nil, errors.New("no deadline as that of the kubelet")
+	}
+	s.started <- r.DevicesIds
+	return &pluginapi.PreStartContainerResponse{}, nil
+}
+
+// serve serves a stub in the directory of the Kubelet until the test ends.
+func serve(t *testing.T, k *kubelettest.Kubelet) *stub {
 	t.Helper()
-	l, err := net.Listen("unix", filepath.Join(dir, "stub.sock"))
+	l, err := net.Listen("unix", filepath.Join(k.Dir(), "stub.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, server := &stub{lists: make(chan []string)}, grpc.NewServer()
+	s, server := &stub{lists: make(chan []string), started: make(chan []string, 1)}, grpc.NewServer()
 	pluginapi.RegisterDevicePluginServer(server, s)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
@@ -76,123 +111,144 @@ func serve(t *testing.T, dir string) *stub {
 	return s
 }
 
-func start(t *testing.T, dir string, opts ...kubelettest.Option) *kubelettest.Kubelet {
-	t.Helper()
-	k, err := kubelettest.Start(dir, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(k.Stop)
-	return k
+// request returns the registration of the stub.
+func request() *pluginapi.RegisterRequest {
+	return &pluginapi.RegisterRequest{Version: pluginapi.Version, Endpoint: "stub.sock", ResourceName: resource}
 }
 
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "k")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
-func register(t *testing.T, k *kubelettest.Kubelet, change func(*pluginapi.RegisterRequest)) error {
+func register(t *testing.T, k *kubelettest.Kubelet, r *pluginapi.RegisterRequest) error {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+k.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	r := &pluginapi.RegisterRequest{Version: pluginapi.Version, Endpoint: "stub.sock", ResourceName: resource}
-	if change != nil {
-		change(r)
-	}
-	_, err = pluginapi.NewRegistrationClient(conn).Register(limited(t), r)
+	_, err = pluginapi.NewRegistrationClient(conn).Register(timeout(t), r)
 	return err
 }
 
-func limited(t *testing.T) context.Context {
+func mustRegister(t *testing.T, k *kubelettest.Kubelet) {
+	t.Helper()
+	if err := register(t, k, request()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func timeout(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func ids(l kubelettest.List) []string {
-	var out []string
-	for _, d := range l.Devices {
-		out = append(out, d.ID)
-	}
-	return out
-}
-
-func await(t *testing.T, k *kubelettest.Kubelet, cond func(kubelettest.List) bool) kubelettest.List {
+func waitList(t *testing.T, k *kubelettest.Kubelet, cond func(kubelettest.List) bool) kubelettest.List {
 	t.Helper()
-	l, err := k.WaitList(limited(t), resource, cond)
+	l, err := k.WaitList(timeout(t), resource, cond)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
 }
 
-func TestFollowsTheListOfARegisteredEndpoint(t *testing.T) {
-	dir := shortDir(t)
+func isLive(l kubelettest.List) bool { return l.Live }
+func isDead(l kubelettest.List) bool { return !l.Live }
+
+func TestKubeletFollowsTheListsOfARegisteredPlugin(t *testing.T) {
 	var seen []int
-	k := start(t, dir, kubelettest.OnList(func(l kubelettest.List) { seen = append(seen, l.Seq) }))
-	s := serve(t, dir)
-	if err := register(t, k, nil); err != nil {
-		t.Fatal(err)
-	}
+	k := kubelettest.New(t, kubelettest.OnList(func(l kubelettest.List) { seen = append(seen, l.Seq) }))
+	s := serve(t, k)
+	mustRegister(t, k)
 	before := time.Now()
 	s.lists <- []string{"1"}
 	s.lists <- []string{"1", "2"}
-	l := await(t, k, func(l kubelettest.List) bool { return len(l.Devices) == 2 })
-	if !slices.Equal(ids(l), []string{"1", "2"}) || l.Seq != 2 || l.Life != 1 || !l.Live || l.Time.Before(before) {
-		t.Errorf("list = %+v", l)
+	l, err := k.WaitDevices(timeout(t), resource, "1", "2")
+	if err != nil || l.Resource != resource || l.Seq != 2 || !l.Live || l.Time.Before(before) {
+		t.Errorf("WaitDevices = %+v, %v", l, err)
+	}
+	if got := l.IDs(); !slices.Equal(got, []string{"1", "2"}) {
+		t.Errorf("IDs %q", got)
+	}
+	if l.Health("2") != pluginapi.Healthy || l.Health("3") != "" {
+		t.Errorf("health of 2 %q, and of 3 %q", l.Health("2"), l.Health("3"))
 	}
 	if got := k.Options(resource); !got.GetPreStartRequired() {
-		t.Errorf("options = %v", got)
+		t.Errorf("options %v", got)
 	}
-	r, err := k.Allocate(limited(t), resource, []string{"2", "1"}, []string{"3"})
+	s.lists <- nil
+	waitList(t, k, isDead)
+	k.Stop()
+	if !slices.Equal(seen, []int{1, 2}) {
+		t.Errorf("OnList saw the lists %v, want 1 and 2", seen)
+	}
+}
+
+func TestCallsReachTheRegisteredPlugin(t *testing.T) {
+	k := kubelettest.New(t)
+	s := serve(t, k)
+	mustRegister(t, k)
+	ctx := timeout(t)
+	r, err := k.Allocate(ctx, resource, []string{"2", "1"}, []string{"3"})
 	if err != nil || len(r.ContainerResponses) != 2 || r.ContainerResponses[0].Envs["IDS"] != "2,1" {
 		t.Errorf("Allocate = %v, %v", r, err)
 	}
-	s.lists <- nil
-	await(t, k, func(l kubelettest.List) bool { return !l.Live })
-	if _, err := k.Allocate(limited(t), resource, []string{"1"}); err == nil {
-		t.Error("Allocate after the stream ended = nil, want an error")
+	ids, err := k.GetPreferredAllocation(ctx, resource, []string{"1", "2"}, []string{"2"}, 2)
+	if err != nil || !slices.Equal(ids, []string{"2", "1"}) {
+		t.Errorf("GetPreferredAllocation = %q, %v", ids, err)
 	}
-	k.Stop()
-	if !slices.Equal(seen, []int{1, 2}) {
-		t.Errorf("OnList saw lists %v, want 1 and 2", seen)
+	if _, err := k.GetPreferredAllocation(ctx, resource, nil, nil, 0); err == nil {
+		t.Error("GetPreferredAllocation accepts a response without containers")
+	}
+	if err := k.PreStartContainer(ctx, resource, []string{"1"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-s.started; !slices.Equal(got, []string{"1"}) {
+		t.Errorf("PreStartContainer with %q", got)
 	}
 }
 
-// What the real kubelet does (runClient): the end of the old stream takes the new client with it.
-func TestEndOfAnOldStreamDropsTheNewClient(t *testing.T) {
-	dir := shortDir(t)
-	k, s := start(t, dir), serve(t, dir)
-	for range 2 {
-		if err := register(t, k, nil); err != nil {
-			t.Fatal(err)
-		}
-		s.lists <- []string{"1"} // any of the streams takes it
-	}
-	s.lists <- nil
-	await(t, k, func(l kubelettest.List) bool { return !l.Live })
-}
-
-func TestNewLifeCleansTheDirectoryAndKnowsNothing(t *testing.T) {
-	dir := shortDir(t)
-	var cleaned []string
-	k, s := start(t, dir, kubelettest.OnClean(func(names []string) { cleaned = names })), serve(t, dir)
-	if err := os.WriteFile(filepath.Join(dir, "kubelet_internal_checkpoint"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := register(t, k, nil); err != nil {
-		t.Fatal(err)
-	}
+func TestCallsWithoutARegisteredPluginFail(t *testing.T) {
+	k := kubelettest.New(t)
+	s := serve(t, k)
+	mustRegister(t, k)
 	s.lists <- []string{"1"}
-	await(t, k, func(kubelettest.List) bool { return true })
+	waitList(t, k, isLive)
+	k.Disconnect(resource)
+	waitList(t, k, isDead)
+	k.Disconnect(resource) // there is nothing to disconnect any more
+	_, allocate := k.Allocate(t.Context(), resource, []string{"1"})
+	_, prefer := k.GetPreferredAllocation(t.Context(), resource, []string{"1"}, nil, 1)
+	start := k.PreStartContainer(t.Context(), resource, []string{"1"})
+	for _, err := range []error{allocate, prefer, start} {
+		if err == nil || !strings.Contains(err.Error(), "no plugin is registered") {
+			t.Errorf("call without a plugin: %v", err)
+		}
+	}
+	if got := k.Options(resource); got != nil {
+		t.Errorf("options %v", got)
+	}
+}
+
+// Like runClient of the real kubelet: the end of the old stream drops the new client.
+func TestEndOfAnOldStreamDropsTheNewClient(t *testing.T) {
+	k := kubelettest.New(t)
+	s := serve(t, k)
+	for range 2 {
+		mustRegister(t, k)
+		s.lists <- []string{"1"} // one of the streams sends it
+	}
+	s.lists <- nil
+	waitList(t, k, isDead)
+}
+
+func TestStartDeletesSocketsAndForgetsEverything(t *testing.T) {
+	var cleaned []string
+	k := kubelettest.New(t, kubelettest.OnClean(func(names []string) { cleaned = names }))
+	s := serve(t, k)
+	if err := os.WriteFile(filepath.Join(k.Dir(), "kubelet_internal_checkpoint"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustRegister(t, k)
+	s.lists <- []string{"1"}
+	waitList(t, k, isLive)
 	k.Kill()
 	if k.Alive() {
 		t.Error("alive after Kill")
@@ -203,16 +259,20 @@ func TestNewLifeCleansTheDirectoryAndKnowsNothing(t *testing.T) {
 	if err := k.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	slices.Sort(cleaned)
-	if want := []string{"kubelet.sock", "kubelet_internal_checkpoint", "stub.sock"}; !slices.Equal(cleaned, want) {
-		t.Errorf("found at the start %q, want %q", cleaned, want)
+	if !k.Alive() {
+		t.Error("not alive after Restart")
 	}
-	entries, err := os.ReadDir(dir)
+	slices.Sort(cleaned)
+	want := []string{"kubelet.sock", "kubelet_internal_checkpoint", "stub.sock"}
+	if !slices.Equal(cleaned, want) {
+		t.Errorf("found at the start: %q, want %q", cleaned, want)
+	}
+	entries, err := os.ReadDir(k.Dir())
 	if err != nil || len(entries) != 2 || entries[0].Name() != "kubelet.sock" {
 		t.Errorf("left in the directory: %v, %v, want kubelet.sock and the checkpoint", entries, err)
 	}
-	if lists := k.Lists(); len(lists) != 0 {
-		t.Errorf("lists in the new life = %v", lists)
+	if lists, registrations := k.Lists(), k.Registrations(); len(lists)+len(registrations) != 0 {
+		t.Errorf("after Restart, lists %v and registrations %v", lists, registrations)
 	}
 	k.Stop()
 	if _, err := os.Stat(k.Socket()); !errors.Is(err, os.ErrNotExist) {
@@ -220,50 +280,61 @@ func TestNewLifeCleansTheDirectoryAndKnowsNothing(t *testing.T) {
 	}
 }
 
-func TestRegistrationsThatAreRefused(t *testing.T) {
-	dir := shortDir(t)
-	refuse := error(nil)
-	k := start(t, dir, kubelettest.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error { return refuse }))
-	serve(t, dir)
-	for _, test := range []struct {
-		name   string
-		change func(*pluginapi.RegisterRequest)
-		refuse error
-		says   string
+func TestRegisterRefusesWhatTheKubeletRefuses(t *testing.T) {
+	var refuse error
+	k := kubelettest.New(t, kubelettest.OnRegister(func(context.Context, *pluginapi.RegisterRequest) error {
+		return refuse
+	}))
+	serve(t, k)
+	version, name := request(), request()
+	version.Version, name.ResourceName = "v1alpha", "yellow"
+	for _, tt := range []struct {
+		name    string
+		request *pluginapi.RegisterRequest
+		refuse  error
+		want    string
 	}{
-		{"other version", func(r *pluginapi.RegisterRequest) { r.Version = "v1alpha" }, nil, "not supported"},
-		{"no namespace", func(r *pluginapi.RegisterRequest) { r.ResourceName = "yellow" }, nil, "invalid"},
-		{"by the test", nil, errors.New("not you"), "not you"},
+		{"other version", version, nil, "not supported"},
+		{"no namespace", name, nil, "invalid"},
+		{"refused by the test", request(), errors.New("not you"), "not you"},
 	} {
-		refuse = test.refuse
-		if err := register(t, k, test.change); err == nil || !strings.Contains(err.Error(), test.says) {
-			t.Errorf("%s: Register = %v, want one that says %q", test.name, err, test.says)
+		refuse = tt.refuse
+		if err := register(t, k, tt.request); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: Register = %v, want %q", tt.name, err, tt.want)
 		}
 	}
 	refuse = kubelettest.ErrIgnore
-	if err := register(t, k, nil); err != nil || k.Options(resource) != nil {
+	if err := register(t, k, request()); err != nil || k.Options(resource) != nil {
 		t.Errorf("ignored: Register = %v, options %v, want nil and none", err, k.Options(resource))
 	}
+	got := k.Registrations()
+	if len(got) != 4 || got[0].Version != "v1alpha" || got[3].ResourceName != resource {
+		t.Errorf("registrations %v", got)
+	}
 }
 
-func TestWaitSaysWhatTheListsWere(t *testing.T) {
-	dir := shortDir(t)
-	k, s := start(t, dir), serve(t, dir)
-	if err := register(t, k, nil); err != nil {
-		t.Fatal(err)
-	}
-	s.lists <- []string{"1"}
-	await(t, k, func(kubelettest.List) bool { return true })
-	ctx, cancel := context.WithCancel(t.Context())
+func TestFailedWaitDescribesTheLists(t *testing.T) {
+	k := kubelettest.New(t)
+	s := serve(t, k)
+	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := k.Wait(ctx, func(map[string]kubelettest.List) bool { return false })
-	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), resource+": 1 devices, 1 healthy") {
-		t.Errorf("Wait = %v", err)
+	_, err := k.WaitDevices(ended, resource, "1")
+	if err == nil || !strings.Contains(err.Error(), "there is none") {
+		t.Errorf("WaitDevices without a list: %v", err)
+	}
+	mustRegister(t, k)
+	s.lists <- []string{"1"}
+	waitList(t, k, isLive)
+	for _, ids := range [][]string{{}, {"2"}, {"1", "2"}} {
+		_, err := k.WaitDevices(ended, resource, ids...)
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), ": 1 devices, 1 healthy") {
+			t.Errorf("WaitDevices(%q): %v", ids, err)
+		}
 	}
 }
 
-func TestDirectoryMustExist(t *testing.T) {
-	if _, err := kubelettest.Start(filepath.Join(shortDir(t), "missing")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("Start in a missing directory = %v, want ErrNotExist", err)
+func TestStartNeedsADirectory(t *testing.T) {
+	if _, err := kubelettest.Start(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Start in a missing directory: %v, want ErrNotExist", err)
 	}
 }

@@ -1,5 +1,10 @@
-// Command kubelet is a kubelet's end of the device plugin API for trying a plugin out: it prints each list of devices that plugins send. It
-// does what package kubelettest does, and like a kubelet it deletes every socket in its directory when it starts.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command kubelet plays the kubelet for a device plugin that is being tried out without a
+// cluster. It prints each list of devices that it receives. Like a real kubelet, it
+// deletes every socket in its directory when it starts.
+//
+// It is kept beside package kubelettest because it only prints what that package does.
 package main
 
 import (
@@ -15,7 +20,7 @@ import (
 )
 
 func main() {
-	dir := flag.String("dir", "/tmp/kubelet", "`directory` for kubelet.sock and the plugins' sockets; it is made when it is not there")
+	dir := flag.String("dir", "/tmp/kubelet", "`directory` of kubelet.sock and of plugins; created if missing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -29,7 +34,7 @@ func run(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	k, err := kubelettest.Start(dir, kubelettest.OnList(func(l kubelettest.List) { fmt.Println(line(l)) }))
+	k, err := kubelettest.Start(dir, kubelettest.OnList(printList))
 	if err != nil {
 		return err
 	}
@@ -39,11 +44,11 @@ func run(ctx context.Context, dir string) error {
 	return nil
 }
 
-// line is a list for people.
-func line(l kubelettest.List) string {
-	devices := make([]string, 0, len(l.Devices))
+func printList(l kubelettest.List) {
+	var devices []string
 	for _, d := range l.Devices {
 		devices = append(devices, d.ID+" "+d.Health)
 	}
-	return fmt.Sprintf("%s  %s: %d  %s", l.Time.Format("15:04:05.000000"), l.Resource, len(devices), strings.Join(devices, ", "))
+	fmt.Printf("%s  %s: %d  %s\n",
+		l.Time.Format("15:04:05.000000"), l.Resource, len(devices), strings.Join(devices, ", "))
 }

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cdi
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"tags.cncf.io/container-device-interface/pkg/parser"
+	"tags.cncf.io/container-device-interface/specs-go"
+
+	"qatplugin/devtree"
+)
+
+// spec describes one device in a spec file. It is immutable.
+type spec struct {
+	name string // of the device, without vendor and class
+	json []byte
+}
+
+// newSpec returns the spec of the device. It returns nil if the device has no edits
+// that CDI supports, because CDI does not allow a device without edits.
+func newSpec(class string, d *devtree.Device) (*spec, error) {
+	if len(d.DeviceNodes)+len(d.Mounts)+len(d.Env) == 0 {
+		return nil, nil
+	}
+	if err := parser.ValidateClassName(class); err != nil {
+		return nil, fmt.Errorf("CDI class %q: %w", class, err)
+	}
+	if err := parser.ValidateDeviceName(d.ID); err != nil {
+		return nil, fmt.Errorf("CDI device name %q: %w", d.ID, err)
+	}
+	text, err := json.Marshal(specs.Device{Name: d.ID, ContainerEdits: containerEdits(&d.ContainerEdits)})
+	if err != nil {
+		return nil, err
+	}
+	return &spec{name: d.ID, json: text}, nil
+}
+
+// containerEdits translates the edits of a device, except annotations, which CDI
+// does not support.
+func containerEdits(e *devtree.ContainerEdits) (out specs.ContainerEdits) {
+	for _, n := range e.DeviceNodes {
+		node := &specs.DeviceNode{Path: n.ContainerPath, Permissions: n.Permissions}
+		if n.HostPath != n.ContainerPath {
+			node.HostPath = n.HostPath
+		}
+		out.DeviceNodes = append(out.DeviceNodes, node)
+	}
+	for _, m := range e.Mounts {
+		mode := "rw"
+		if m.ReadOnly {
+			mode = "ro"
+		}
+		out.Mounts = append(out.Mounts, &specs.Mount{
+			HostPath:      m.HostPath,
+			ContainerPath: m.ContainerPath,
+			Options:       []string{"rbind", "rprivate", mode}, // as runtimes mount what the kubelet asks for
+		})
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.Env)) {
+		out.Env = append(out.Env, name+"="+e.Env[name])
+	}
+	return out
+}
+
+// equal reports whether both specs are the same. Either may be nil.
+func (s *spec) equal(other *spec) bool {
+	if s == nil || other == nil {
+		return s == other
+	}
+	return s == other || s.name == other.name && bytes.Equal(s.json, other.json)
+}
+
+func compareNames(a, b *spec) int { return strings.Compare(a.name, b.name) }
+
+// union returns the wanted specs, and the current ones whose names are not wanted.
+// All three lists are ascending by name.
+func union(current, wanted []*spec) []*spec {
+	var all []*spec
+	for _, w := range wanted {
+		for len(current) > 0 && current[0].name < w.name {
+			all, current = append(all, current[0]), current[1:]
+		}
+		if len(current) > 0 && current[0].name == w.name {
+			current = current[1:]
+		}
+		all = append(all, w)
+	}
+	return append(all, current...)
+}
+
+// specText returns the text of a spec file, with one line per device.
+func specText(kind string, list []*spec) []byte {
+	// More runtimes read a lower version. 0.5.0 is the first that allows a name to
+	// begin with a digit and a node to have another path on the host, 0.6.0 the first
+	// that allows a dot in a class (specs-go, version.go).
+	version := "0.5.0"
+	if _, class, _ := strings.Cut(kind, "/"); strings.Contains(class, ".") {
+		version = "0.6.0"
+	}
+	size := 128
+	for _, s := range list {
+		size += len(s.json) + 2
+	}
+	out := bytes.NewBuffer(make([]byte, 0, size))
+	fmt.Fprintf(out, `{"cdiVersion":%q,"kind":%q,"devices":[`, version, kind)
+	for i, s := range list {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		out.WriteByte('\n')
+		out.Write(s.json)
+	}
+	out.WriteString("\n],\"containerEdits\":{}}\n")
+	return out.Bytes()
+}
