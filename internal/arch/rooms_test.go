@@ -53,6 +53,14 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/follow is what both modes share of listening to a host and of writing to its sysfs",
 	},
+	"qat/internal/pci": {
+		why: "qat/internal/pci parses, formats and orders PCI addresses",
+	},
+	"qat/internal/sysfs": {
+		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/sysfs reads and writes files, and knows nothing of PCI or QAT",
+	},
 	"qat/kernelmode": {
 		ours:   []string{"devtree", "events", "qat", "qat/internal/follow"},
 		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
