@@ -61,6 +61,12 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/sysfs reads and writes files, and knows nothing of PCI or QAT",
 	},
+	"qat/internal/hostwatch": {
+		ours:   []string{"devtree", "events", "qat/internal/sysfs"},
+		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/hostwatch is the event loop of both modes and knows nothing of PCI or QAT",
+	},
 	"qat/kernelmode": {
 		ours:   []string{"devtree", "events", "qat", "qat/internal/follow"},
 		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},

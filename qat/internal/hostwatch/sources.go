@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostwatch
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/events"
+)
+
+// A source that broke or could not be opened is opened again after
+// reopenFirst, then after twice as long each time up to reopenMax.
+const (
+	reopenFirst = time.Second
+	reopenMax   = time.Minute
+)
+
+// sources keeps event sources open and delivers their events to a sink.
+type sources struct {
+	closed  atomic.Int32 // sources that are not open
+	readers sync.WaitGroup
+}
+
+// start opens a source and delivers its events until ctx ends. From its return
+// on the kernel queues events for the source, if it could be opened.
+func (s *sources) start(ctx context.Context, open func() (events.Source, error), sink events.Sink) {
+	source, err := open()
+	if err != nil {
+		s.closed.Add(1)
+		klog.ErrorS(err, "Cannot open an event source, retrying and auditing the host more often meanwhile")
+	}
+	s.readers.Go(func() { s.deliver(ctx, source, open, sink) })
+}
+
+// deliver runs the source, which is nil if it could not be opened, and opens
+// it again whenever it breaks.
+func (s *sources) deliver(ctx context.Context, source events.Source, open func() (events.Source, error), sink events.Sink) {
+	for wait := reopenFirst; ; wait = min(2*wait, reopenMax) {
+		if source != nil { // Run also closes it if ctx has ended
+			started := time.Now()
+			err := source.Run(ctx, sink)
+			if ctx.Err() != nil {
+				return
+			}
+			klog.ErrorS(err, "An event source failed, opening it again")
+			s.closed.Add(1)
+			sink.Resync("an event source failed")
+			if time.Since(started) > reopenMax {
+				wait = reopenFirst
+			}
+		}
+		if source = s.reopen(ctx, wait, open, sink); source == nil && ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// reopen tries once, after a pause. It returns nil if that failed or ctx ended.
+func (s *sources) reopen(ctx context.Context, wait time.Duration, open func() (events.Source, error), sink events.Sink) events.Source {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(wait):
+	}
+	source, err := open()
+	if err != nil {
+		klog.V(2).InfoS("Cannot open an event source yet", "err", err)
+		return nil
+	}
+	s.closed.Add(-1)
+	klog.InfoS("The event source is open again")
+	sink.Resync("an event source was opened again")
+	return source
+}
+
+// wait returns when all sources have ended.
+func (s *sources) wait() { s.readers.Wait() }

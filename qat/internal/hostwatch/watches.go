@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostwatch
+
+import (
+	"sync/atomic"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/events"
+)
+
+// A Watcher is an event source that reports changes of directory entries.
+// [events.Watcher] implements it.
+type Watcher interface {
+	events.Source
+	Watch(dir string) error
+	Unwatch(dir string)
+	Rewatch(dir string) error
+}
+
+// Watches are the directories that a mode wants inotify to watch. On sysfs
+// inotify reports only what user space writes to attributes; devices and
+// drivers that come and go are reported by uevents. On an ordinary directory
+// tree (a look-alike host) it reports everything.
+//
+// Watches belong to the goroutine of the loop.
+type Watches struct {
+	opened  atomic.Pointer[Watcher] // opened by the source's goroutine, not adopted yet
+	watcher Watcher                 // nil: no inotify
+	wanted  map[string]uint64       // directory → incarnation that is watched
+	failed  map[string]bool         // wanted directories that could not be watched
+}
+
+func newWatches() *Watches {
+	return &Watches{wanted: map[string]uint64{}, failed: map[string]bool{}}
+}
+
+// opener turns the function that opens a Watcher into one that opens a source
+// and keeps the Watcher for the next adopt. The result may be called from any
+// goroutine.
+func (w *Watches) opener(open func() (Watcher, error)) func() (events.Source, error) {
+	return func() (events.Source, error) {
+		watcher, err := open()
+		if err != nil {
+			return nil, err
+		}
+		w.opened.Store(&watcher)
+		return watcher, nil
+	}
+}
+
+// adopt switches to the most recently opened Watcher, if there is a new one.
+// It watches nothing until directories are wanted again.
+func (w *Watches) adopt() {
+	if watcher := w.opened.Swap(nil); watcher != nil {
+		w.watcher = *watcher
+		clear(w.wanted)
+		clear(w.failed)
+	}
+}
+
+// Want watches a directory, which need not exist yet. A different incarnation
+// than before means that the directory was removed and made again, which
+// leaves a watch on sysfs dead without notice, so the watch is renewed. Pass 0
+// for directories that do not need this.
+func (w *Watches) Want(dir string, incarnation uint64) {
+	if w.watcher == nil {
+		return
+	}
+	old, known := w.wanted[dir]
+	if known && old == incarnation {
+		return
+	}
+	w.wanted[dir] = incarnation
+	watch := w.watcher.Watch
+	if known {
+		watch = w.watcher.Rewatch
+	}
+	if err := watch(dir); err != nil {
+		if len(w.failed) == 0 {
+			klog.ErrorS(err, "Cannot watch a directory, auditing the host more often instead", "directory", dir)
+		}
+		w.failed[dir] = true
+		return
+	}
+	delete(w.failed, dir)
+}
+
+// Drop stops watching a directory.
+func (w *Watches) Drop(dir string) {
+	if _, known := w.wanted[dir]; known {
+		delete(w.wanted, dir)
+		delete(w.failed, dir)
+		w.watcher.Unwatch(dir)
+	}
+}
+
+// Set watches exactly these directories: directory → incarnation, as for Want.
+func (w *Watches) Set(dirs map[string]uint64) {
+	for dir, incarnation := range dirs {
+		w.Want(dir, incarnation)
+	}
+	for dir := range w.wanted {
+		if _, wanted := dirs[dir]; !wanted {
+			w.Drop(dir)
+		}
+	}
+}
+
+// limited reports whether a wanted directory is not watched.
+func (w *Watches) limited() bool { return len(w.failed) > 0 }
+
+// retry tries again to watch the directories that could not be watched.
+func (w *Watches) retry() {
+	for dir := range w.failed {
+		if w.watcher.Rewatch(dir) == nil {
+			delete(w.failed, dir)
+		}
+	}
+}
