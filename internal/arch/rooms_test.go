@@ -53,6 +53,12 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/follow is what both modes share of listening to a host and of writing to its sysfs",
 	},
+	"qat/internal/device": {
+		ours:   []string{"qat/internal/pci", "qat/internal/sysfs"},
+		theirs: []string{"gopkg.in/ini.v1"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/device reads facts about QAT devices and never acts on them",
+	},
 	"qat/internal/pci": {
 		why: "qat/internal/pci parses, formats and orders PCI addresses",
 	},

@@ -40,8 +40,9 @@ func OpenDir(name string) (Dir, error) {
 // Close closes the handle. It must be called once.
 func (d Dir) Close() { _ = unix.Close(d.fd) }
 
-// Inode returns the inode number of the directory itself (".") or of an entry. It identifies an
-// incarnation: kernfs never gives a number to a second object (fs/kernfs/dir.c, __kernfs_new_node).
+// Inode returns the inode number of the directory itself (".") or of an entry. The number
+// identifies an incarnation, because kernfs numbers its objects in ascending order
+// (fs/kernfs/dir.c, __kernfs_new_node).
 func (d Dir) Inode(name string) (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(d.fd, name, &st, 0); err != nil {

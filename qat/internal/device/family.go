@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package device
+
+import "slices"
+
+// Family is a kind of QAT device: a physical function (PF), its virtual functions (VFs) and their
+// drivers.
+type Family struct {
+	Name     string
+	PF, VF   uint16 // PCI device IDs; the vendor is Intel
+	PFDriver string
+	VFDriver string // the VFs' kernel driver, whether or not the mainline kernel has it
+
+	// Denylisted reports that vfio-pci refuses the VFs unless it is loaded with disable_denylist=1
+	// (drivers/vfio/pci/vfio_pci.c, vfio_pci_dev_in_denylist).
+	Denylisted bool
+
+	// Services reports that the PF has qat/state and qat/cfg_services
+	// (Documentation/ABI/testing/sysfs-driver-qat).
+	Services bool
+}
+
+const vendorIntel = 0x8086
+
+// families lists the devices of drivers/crypto/intel/qat (qat_common/adf_accel_devices.h) and of
+// Intel's out-of-tree driver.
+var families = [...]Family{
+	{Name: "DH895xCC", PF: 0x0435, VF: 0x0443, PFDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
+	{Name: "DH895xCC", PF: 0x0434, VF: 0x0442, PFDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
+	{Name: "C62x", PF: 0x37c8, VF: 0x37c9, PFDriver: "c6xx", VFDriver: "c6xxvf", Denylisted: true},
+	{Name: "C3xxx", PF: 0x19e2, VF: 0x19e3, PFDriver: "c3xxx", VFDriver: "c3xxxvf", Denylisted: true},
+	{Name: "200xx", PF: 0x18ee, VF: 0x18ef, PFDriver: "200xx", VFDriver: "200xxvf"},
+	{Name: "D15xx", PF: 0x6f54, VF: 0x6f55, PFDriver: "d15xx", VFDriver: "d15xxvf"},
+	{Name: "C4xxx", PF: 0x18a0, VF: 0x18a1, PFDriver: "c4xxx", VFDriver: "c4xxxvf"},
+	{Name: "4xxx", PF: 0x4940, VF: 0x4941, PFDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
+	{Name: "401xx", PF: 0x4942, VF: 0x4943, PFDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
+	{Name: "402xx", PF: 0x4944, VF: 0x4945, PFDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
+	{Name: "420xx", PF: 0x4946, VF: 0x4947, PFDriver: "420xx", VFDriver: "420xxvf", Services: true},
+	{Name: "6xxx", PF: 0x4948, VF: 0x4949, PFDriver: "6xxx", VFDriver: "6xxxvf", Services: true},
+}
+
+// KernelVFDrivers returns the names of the VFs' kernel drivers, each once, in the order of the
+// families.
+func KernelVFDrivers() []string {
+	var names []string
+	for _, f := range families {
+		if !slices.Contains(names, f.VFDriver) {
+			names = append(names, f.VFDriver)
+		}
+	}
+	return names
+}
+
+// FamilyOf returns the family with a PCI ID, and whether the ID is that of its VFs. It returns nil
+// if the ID is not that of a QAT device.
+func FamilyOf(vendor, device uint16) (family *Family, isVF bool) {
+	if vendor != vendorIntel {
+		return nil, false
+	}
+	for i := range families {
+		switch f := &families[i]; device {
+		case f.PF:
+			return f, false
+		case f.VF:
+			return f, true
+		}
+	}
+	return nil, false
+}
+
+// IsQATID reports whether the value of a uevent's PCI_ID, such as "8086:4941", is that of a QAT
+// device. The kernel prints upper-case digits (drivers/pci/pci-driver.c, pci_uevent). IsQATID does
+// not allocate.
+func IsQATID(id []byte) bool {
+	if len(id) != len("8086:4941") || string(id[:5]) != "8086:" {
+		return false
+	}
+	var device uint16
+	for _, c := range id[5:] {
+		switch {
+		case c >= '0' && c <= '9':
+			c -= '0'
+		case c >= 'A' && c <= 'F':
+			c -= 'A' - 10
+		case c >= 'a' && c <= 'f':
+			c -= 'a' - 10
+		default:
+			return false
+		}
+		device = device<<4 | uint16(c)
+	}
+	family, _ := FamilyOf(vendorIntel, device)
+	return family != nil
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package device reads facts about QAT devices from sysfs, debugfs and /dev.
+//
+// A [Reader] turns a PCI address into a [Function] and the directories that show changes of it.
+// Reading has no side effect: it installs no watch, binds no driver and remembers nothing.
+package device
+
+import (
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/sysfs"
+)
+
+// The drivers through which DPDK applications use VFs.
+const (
+	DriverVFIO   = "vfio-pci"
+	DriverIGBUIO = "igb_uio"
+
+	// driverQATVFIO is the kernel's variant of vfio-pci for QAT VFs, which adds live migration
+	// (drivers/vfio/pci/qat).
+	driverQATVFIO = "qat_vfio_pci"
+)
+
+// Drivers returns the valid values of [Config.Driver].
+func Drivers() []string { return []string{DriverVFIO, DriverIGBUIO} }
+
+// The interfaces through which VFIO gives a device to user space. A kernel has one of them or both.
+const (
+	InterfaceAuto  = "auto"  // the group if its node exists, else the character device
+	InterfaceGroup = "group" // the node of the IOMMU group (drivers/vfio/group.c)
+	InterfaceCdev  = "cdev"  // the node of the device itself (drivers/vfio/device_cdev.c)
+)
+
+// Interfaces returns the valid values of [Config.Interface].
+func Interfaces() []string { return []string{InterfaceAuto, InterfaceGroup, InterfaceCdev} }
+
+// Config configures a Reader. All fields are required.
+type Config struct {
+	Sysfs     string // where the host's sysfs is mounted
+	Dev       string // where the host's /dev is mounted
+	Driver    string // the DPDK driver: one of [Drivers]
+	Interface string // the VFIO interface: one of [Interfaces]
+}
+
+// Reader reads the QAT functions of one host. It has no state, so any number of goroutines may use
+// it.
+type Reader struct {
+	cfg Config
+}
+
+// NewReader returns a Reader.
+func NewReader(cfg Config) *Reader { return &Reader{cfg: cfg} }
+
+// Addresses returns the addresses of all PCI functions of the host in ascending order.
+func (r *Reader) Addresses() ([]pci.Address, error) {
+	dir, err := sysfs.OpenDir(filepath.Join(r.cfg.Sysfs, "bus/pci/devices"))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Names(".")
+	if err != nil {
+		return nil, err
+	}
+	addresses := make([]pci.Address, 0, len(names))
+	for _, name := range names {
+		if a, ok := pci.Parse(name); ok {
+			addresses = append(addresses, a)
+		}
+	}
+	slices.SortFunc(addresses, pci.Address.Compare)
+	return addresses, nil
+}
+
+// Exists reports whether the host has a PCI function with this address.
+func (r *Reader) Exists(a pci.Address) bool { return sysfs.Exists(r.entry(a)) }
+
+// entry returns the path of a function's entry in bus/pci/devices, a link to its directory.
+func (r *Reader) entry(a pci.Address) string {
+	return filepath.Join(r.cfg.Sysfs, "bus/pci/devices", a.String())
+}
+
+// DriverLoaded reports whether a PCI driver of this name is loaded.
+func (r *Reader) DriverLoaded(name string) bool {
+	return sysfs.Exists(filepath.Join(r.cfg.Sysfs, "bus/pci/drivers", name))
+}
+
+// IsBound reports whether a VF with this driver is bound as it should be: the driver is the
+// configured one, or qat_vfio_pci in place of vfio-pci.
+func (r *Reader) IsBound(driver string) bool {
+	return driver == r.cfg.Driver || r.cfg.Driver == DriverVFIO && driver == driverQATVFIO
+}
+
+// HostWatches returns the directories worth watching no matter what devices the host has.
+func (r *Reader) HostWatches() []string {
+	dirs := []string{
+		filepath.Join(r.cfg.Sysfs, "bus/pci/devices"),
+		filepath.Join(r.cfg.Sysfs, "bus/pci/drivers"),
+		filepath.Join(r.cfg.Sysfs, "kernel/debug"),
+	}
+	if r.cfg.Driver == DriverIGBUIO {
+		return append(dirs, r.cfg.Dev)
+	}
+	dirs = append(dirs, filepath.Join(r.cfg.Dev, "vfio"))
+	if r.cfg.Interface != InterfaceGroup {
+		dirs = append(dirs, filepath.Join(r.cfg.Dev, "vfio/devices"))
+	}
+	return dirs
+}
+
+// Function holds what the host showed of one QAT function, a PF or a VF, when it was read. The
+// comments name the sources, relative to bus/pci/devices/<address>.
+type Function struct {
+	Address     pci.Address
+	Dir         string  // the directory that bus/pci/devices/<address> points to
+	Family      *Family // by vendor and device
+	IsVF        bool
+	Incarnation uint64 // inode of the directory; changes when another device gets the address
+	Driver      string // driver; "" when unbound
+	NUMANode    int    // numa_node; -1 when unknown
+
+	// Of a VF.
+	PF    *pci.Address // physfn; nil in a guest, and while the kernel adds or removes the VF
+	Group *int         // iommu_group; nil without an IOMMU
+	Node  Node
+
+	// Of a PF.
+	VFs      []pci.Address // virtfn*, in ascending order
+	State    string        // qat/state; "" when the driver has no such attribute
+	Resource string        // the resource that its services make of its VFs; Generic when unknown
+	Debugfs  string        // its driver's directory in debugfs, whether or not it exists
+}
+
+// Equal reports whether two readings say the same. Either may be nil.
+func (f *Function) Equal(other *Function) bool { return reflect.DeepEqual(f, other) }
+
+// Watch is a directory in which inotify shows changes of a function.
+type Watch struct {
+	Dir string
+	// Incarnation changes when another directory has taken the name. inotify then needs a new
+	// watch. It is 0 when the watch need not be renewed.
+	Incarnation uint64
+}
+
+// Handle is a QAT function that is open for reading. One goroutine may use it at a time.
+//
+// Everything that a Handle reads from the function's directory belongs to one incarnation, even if
+// another device takes the address meanwhile.
+type Handle struct {
+	reader   *Reader
+	dir      sysfs.Dir
+	identity Function // what Open has read
+	watches  []Watch
+	watchErr error // why qat/ may be missing in watches
+}
+
+// Open opens the function at an address. It returns nil and no error if there is no function or if
+// it is not a QAT device. The caller closes the Handle.
+//
+// A caller that installs the watches of the Handle before it calls [Handle.Read] misses no change.
+//
+// The kernel removes the entry in bus/pci/devices before it sends the remove event
+// (drivers/base/core.c, device_del). Open after such an event finds nothing, although the
+// directory behind the entry may still exist.
+func (r *Reader) Open(a pci.Address) (*Handle, error) {
+	dir, err := sysfs.OpenDir(r.entry(a))
+	if err != nil {
+		return nil, r.unlessGone(a, err)
+	}
+	h := &Handle{reader: r, dir: dir, identity: Function{Address: a, NUMANode: -1}}
+	if err = h.identify(); err != nil || h.identity.Family == nil {
+		h.Close()
+		return nil, r.unlessGone(a, err)
+	}
+	return h, nil
+}
+
+// unlessGone returns err, or nil if the function does not exist any more.
+func (r *Reader) unlessGone(a pci.Address, err error) error {
+	if err != nil && !r.Exists(a) {
+		return nil
+	}
+	return err
+}
+
+// identify reads what the function is and determines what to watch. It leaves Family nil when the
+// function is not a QAT device.
+func (h *Handle) identify() (err error) {
+	f := &h.identity
+	vendor, err := h.readID("vendor")
+	if err != nil || vendor != vendorIntel {
+		return err
+	}
+	device, err := h.readID("device")
+	if err != nil {
+		return err
+	}
+	family, isVF := FamilyOf(vendor, device)
+	if family == nil {
+		return nil
+	}
+	if f.Dir, err = sysfs.RealDir(h.reader.entry(f.Address)); err != nil {
+		return err
+	}
+	if f.Incarnation, err = h.dir.Inode("."); err != nil {
+		return err
+	}
+	f.Family, f.IsVF = family, isVF
+	h.watches = []Watch{{Dir: f.Dir, Incarnation: f.Incarnation}}
+	if !isVF {
+		h.identifyPF()
+	}
+	return nil
+}
+
+func (h *Handle) readID(name string) (uint16, error) {
+	text, err := h.dir.Read(name)
+	if err != nil {
+		return 0, err
+	}
+	id, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 16)
+	if err != nil {
+		file := filepath.Join(h.reader.entry(h.identity.Address), name)
+		return 0, fmt.Errorf("read %s: %q is not a PCI ID such as 0x8086", file, text)
+	}
+	return uint16(id), nil
+}
+
+// Watches returns the directories in which changes of the function show.
+func (h *Handle) Watches() []Watch { return h.watches }
+
+// Close closes the Handle. It must be called once.
+func (h *Handle) Close() { h.dir.Close() }
+
+// Read reads the function. It returns nil and no error if the function went away. If something else
+// cannot be read, Read returns the error and a Function that holds the rest.
+//
+// Read reads the driver before physfn. The kernel makes physfn before it lets a driver take a VF
+// (drivers/pci/iov.c, pci_iov_add_virtfn), so a VF that is read as bound is read with its PF.
+func (h *Handle) Read() (*Function, error) {
+	f := h.identity
+	err := h.read(&f)
+	if err != nil && !h.reader.Exists(f.Address) {
+		return nil, nil
+	}
+	return &f, err
+}
+
+func (h *Handle) read(f *Function) (err error) {
+	if f.Driver, err = h.dir.Link("driver"); err != nil {
+		return err
+	}
+	if text, err := h.dir.Read("numa_node"); err == nil {
+		if n, err := strconv.Atoi(text); err == nil && n >= 0 {
+			f.NUMANode = n
+		}
+	}
+	if f.IsVF {
+		return h.readVF(f)
+	}
+	return h.readPF(f)
+}
+
+// Read opens, reads and closes the function at an address. Its results are those of [Handle.Read];
+// the Function is also nil when there is no QAT device, or an error hides whether there is one.
+func (r *Reader) Read(a pci.Address) (*Function, error) {
+	h, err := r.Open(a)
+	if h == nil {
+		return nil, err
+	}
+	defer h.Close()
+	return h.Read()
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package device
+
+import (
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/sysfs"
+)
+
+// Node is the device node through which user space drives a VF. It is the zero Node when the VF is
+// not bound to the DPDK driver.
+type Node struct {
+	Name    string // below /dev, such as "vfio/12", "vfio/noiommu-0", "vfio/devices/vfio3" or "uio3"
+	Missing string // why the node cannot be used; "" when it can
+
+	// Releasing reports that the node exists without a VFIO device behind it: the VF is being
+	// removed or unbound and a workload still holds it open, or it is being bound.
+	Releasing bool
+}
+
+// IsCdev reports whether the node is a VFIO character device, which is used with /dev/iommu.
+func (n Node) IsCdev() bool { return strings.HasPrefix(n.Name, cdevPrefix) }
+
+const cdevPrefix = "vfio/devices/"
+
+// readVF reads what is specific to a VF.
+func (h *Handle) readVF(f *Function) error {
+	physfn, err := h.dir.Link("physfn")
+	if err != nil {
+		return err
+	}
+	if pf, ok := pci.Parse(physfn); ok {
+		f.PF = &pf
+	}
+	group, err := h.dir.Link("iommu_group")
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.Atoi(group); err == nil {
+		f.Group = &n
+	}
+	f.Node, err = h.readNode(f)
+	return err
+}
+
+// readNode finds the node of a VF. That a driver is bound does not mean that the node exists: the
+// driver link also exists while a probe runs that then fails.
+func (h *Handle) readNode(f *Function) (Node, error) {
+	vfio, bound := h.reader.cfg.Driver == DriverVFIO, h.reader.IsBound(f.Driver)
+	switch {
+	case bound && !vfio:
+		return h.readUIONode()
+	case bound && f.Group == nil:
+		return Node{Missing: "it has no IOMMU group: " +
+			"boot with intel_iommu=on, or load vfio with enable_unsafe_noiommu_mode=1"}, nil
+	case bound:
+		return h.readVFIONode(h.groupNode(*f.Group))
+	case vfio && f.Driver == "" && f.Group != nil:
+		return h.readReleasingNode(h.groupNode(*f.Group)), nil
+	}
+	return Node{}, nil
+}
+
+func (h *Handle) nodeExists(name string) bool {
+	return sysfs.Exists(filepath.Join(h.reader.cfg.Dev, name))
+}
+
+// groupNode returns the name of the node that an IOMMU group has while a VFIO driver holds a device
+// of it (drivers/vfio/group.c, vfio_group_alloc).
+func (h *Handle) groupNode(group int) string {
+	if name, err := h.dir.Read("iommu_group/name"); err == nil && name == "vfio-noiommu" {
+		return "vfio/noiommu-" + strconv.Itoa(group)
+	}
+	return "vfio/" + strconv.Itoa(group)
+}
+
+// readReleasingNode finds the node of a VF without a driver. When a VF that a workload holds open
+// is removed or unbound, its driver link and vfio-dev disappear at once. The node of its group
+// stays until the workload closes it, which may take seconds (drivers/base/dd.c,
+// __device_release_driver; drivers/vfio/vfio_main.c, vfio_unregister_group_dev).
+func (h *Handle) readReleasingNode(group string) Node {
+	if !h.nodeExists(group) || !h.isAloneInGroup() {
+		return Node{}
+	}
+	// If a driver is bound by now, the node may be that driver's.
+	if driver, err := h.dir.Link("driver"); err == nil && driver != "" {
+		return Node{}
+	}
+	return Node{
+		Name:      group,
+		Missing:   "it is being removed or unbound while a workload holds it",
+		Releasing: true,
+	}
+}
+
+// isAloneInGroup reports whether no other function shares the IOMMU group, so that the node of the
+// group belongs to this function.
+func (h *Handle) isAloneInGroup() bool {
+	names, err := h.dir.Names("iommu_group/devices")
+	return err == nil && len(names) <= 1
+}
+
+// readVFIONode finds the node of a VF that is bound to a VFIO driver.
+func (h *Handle) readVFIONode(group string) (Node, error) {
+	hasGroup := h.nodeExists(group)
+	if i := h.reader.cfg.Interface; i == InterfaceCdev || i == InterfaceAuto && !hasGroup {
+		cdev, err := h.readCdevNode()
+		if err != nil || cdev.Missing == "" || i == InterfaceCdev {
+			return cdev, err
+		}
+	}
+	if !hasGroup {
+		return Node{Name: group, Missing: doesNotExist(group)}, nil
+	}
+	// Since Linux 6.1, each device that a VFIO driver holds has an entry in vfio-dev.
+	if !sysfs.Exists(filepath.Join(h.reader.cfg.Sysfs, "class/vfio-dev")) {
+		return Node{Name: group}, nil
+	}
+	registered, err := h.dir.Exists("vfio-dev")
+	switch {
+	case err != nil:
+		return Node{}, err
+	case registered:
+		return Node{Name: group}, nil
+	}
+	return Node{Name: group, Missing: noVFIODevice + ": it is being bound or unbound", Releasing: true}, nil
+}
+
+// readCdevNode finds the node of the VF itself.
+func (h *Handle) readCdevNode() (Node, error) {
+	names, err := h.dir.Names("vfio-dev")
+	if err != nil && !sysfs.IsAbsent(err) {
+		return Node{}, err
+	}
+	if len(names) == 0 {
+		return Node{Missing: noVFIODevice}, nil
+	}
+	node := Node{Name: cdevPrefix + slices.Min(names)}
+	for _, name := range []string{node.Name, "iommu"} {
+		if !h.nodeExists(name) {
+			node.Missing = doesNotExist(name) +
+				": the kernel needs CONFIG_VFIO_DEVICE_CDEV and CONFIG_IOMMUFD"
+			break
+		}
+	}
+	return node, nil
+}
+
+// readUIONode finds the node of a VF that is bound to igb_uio.
+func (h *Handle) readUIONode() (Node, error) {
+	names, err := h.dir.Names("uio")
+	if err != nil && !sysfs.IsAbsent(err) {
+		return Node{}, err
+	}
+	if len(names) == 0 {
+		return Node{Missing: "its driver has not registered a UIO device"}, nil
+	}
+	node := Node{Name: slices.Min(names)}
+	if !h.nodeExists(node.Name) {
+		node.Missing = doesNotExist(node.Name)
+	}
+	return node, nil
+}
+
+const noVFIODevice = "its driver has not registered a VFIO device"
+
+func doesNotExist(node string) string { return "/dev/" + node + " does not exist" }
