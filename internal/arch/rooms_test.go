@@ -73,6 +73,22 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/hostwatch is the event loop of both modes and knows nothing of PCI or QAT",
 	},
+	"qat/internal/health": {
+		ours:  []string{"events", "qat/internal/pci", "qat/internal/sysfs"},
+		never: []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:   "qat/internal/health reports which functions are unhealthy and decides nothing",
+	},
+	"qat/internal/bind": {
+		ours:   []string{"qat/internal/pci", "qat/internal/sysfs"},
+		theirs: []string{"k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/bind binds the VFs that it is given and does not decide which",
+	},
+	"qat/internal/policy": {
+		ours:  []string{"devtree", "qat/internal/pci"},
+		never: []string{"google.golang.org/grpc", "k8s.io"},
+		why:   "qat/internal/policy chooses among VFs and reads nothing of the host",
+	},
 	"qat/kernelmode": {
 		ours:   []string{"devtree", "events", "qat", "qat/internal/follow"},
 		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},

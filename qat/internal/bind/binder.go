@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bind binds VFs to their DPDK driver.
+//
+// A [Binder] only asks the kernel to bind a VF. Whether that worked shows when the VF is read
+// again, so its caller drives the procedure: it calls [Binder.Bind] each time it finds the VF
+// not bound, and [Binder.Forget] once it is. A VF that does not come to be bound is given
+// back to the driver that had it, with driver_override as it was, and tried again later.
+package bind
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/sysfs"
+)
+
+// workers limits how many VFs are written to at the same time. A write may take long, because
+// it resets the function (100 ms, PCI Express Base Specification 6.6.2) or waits for the
+// device lock, and must not delay others.
+const workers = 8
+
+// A Writer writes attributes of sysfs. [sysfs.Writer] is one.
+type Writer interface {
+	// Write writes value to the attribute with this path below the root of sysfs.
+	Write(name, value string) error
+	// DryRun reports whether Write only logs what it would write.
+	DryRun() bool
+}
+
+// Config configures a [Binder].
+type Config struct {
+	Sysfs  string            // root of sysfs
+	Driver string            // the DPDK driver
+	Writer Writer            // does all writes
+	Wake   func(pci.Address) // called from any goroutine when the VF should be read again
+}
+
+// VF is a VF as it was last read.
+type VF struct {
+	Address     pci.Address
+	Incarnation uint64 // differs when the VF was removed and one made anew at the same address
+	Driver      string // the driver that has it, not the DPDK driver; "" if none
+	Family      string // name of the QAT family, for messages
+	Denylisted  bool   // vfio-pci refuses the family by default
+}
+
+// Binder binds VFs in the background. All methods may be called from any goroutine.
+type Binder struct {
+	cfg     Config
+	ctx     context.Context // ends the workers
+	slots   chan struct{}   // holds a token for each write in progress
+	running sync.WaitGroup
+
+	mu       sync.Mutex // guards attempts, and each attempt that no worker uses
+	attempts map[pci.Address]*attempt
+}
+
+// New returns a Binder that starts no more writes once ctx ends.
+func New(ctx context.Context, cfg Config) *Binder {
+	return &Binder{
+		cfg:      cfg,
+		ctx:      ctx,
+		slots:    make(chan struct{}, workers),
+		attempts: map[pci.Address]*attempt{},
+	}
+}
+
+// Bind starts the next step for a VF that is not bound yet, if a step is due. It returns why
+// the VF is not bound.
+func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.attempts[vf.Address]
+	if t == nil || t.vf.Incarnation != vf.Incarnation {
+		t = &attempt{}
+		b.attempts[vf.Address] = t
+	}
+	switch {
+	case now.Before(t.next):
+	case t.phase == phaseNew, t.phase == phaseFailed:
+		t.probes = 0
+		b.start(t, vf, b.configure)
+	case t.phase == phaseProbing && t.probes < maxProbes:
+		b.start(t, vf, b.probe)
+	case t.phase == phaseProbing:
+		b.start(t, vf, b.giveUp)
+	}
+	return t.reason(b.cfg.Driver)
+}
+
+// AwaitNode reports that the DPDK driver has the VF but its device node has not appeared. The
+// VF stays pending until driverTimeout after the last request to the kernel, and is then
+// forgotten.
+func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.attempts[a]
+	if t == nil || t.phase == phaseWriting {
+		return
+	}
+	if end := t.probedAt.Add(driverTimeout); now.Before(end) {
+		t.next = end // there is nothing left to ask the kernel for
+		return
+	}
+	delete(b.attempts, a)
+}
+
+// Forget drops a VF that is bound, gone or no longer to be bound. It undoes nothing.
+func (b *Binder) Forget(a pci.Address) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.attempts, a)
+}
+
+// Due returns the VFs that must be read again, and when the next one must be, which may be in
+// the past. The zero time means never.
+func (b *Binder) Due(now time.Time) (list []pci.Address, next time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for a, t := range b.attempts {
+		if t.phase == phaseWriting || t.phase == phaseDryRun {
+			continue
+		}
+		if next.IsZero() || t.next.Before(next) {
+			next = t.next
+		}
+		if !now.Before(t.next) {
+			list = append(list, a)
+		}
+	}
+	return list, next
+}
+
+// RetryFailed makes all VFs that failed to bind due, because the cause may be gone.
+func (b *Binder) RetryFailed(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range b.attempts {
+		if t.phase == phaseFailed {
+			t.next = now
+		}
+	}
+}
+
+// Pending returns the VFs that are being bound for the first time. VFs that have failed before
+// are not among them.
+func (b *Binder) Pending() []pci.Address {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var list []pci.Address
+	for a, t := range b.attempts {
+		if (t.phase == phaseWriting || t.phase == phaseProbing) && t.failures == 0 {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// Wait waits for the writes in progress. A device that is held open can block it.
+func (b *Binder) Wait() { b.running.Wait() }
+
+// start runs a step of the procedure in a worker. The caller holds b.mu.
+func (b *Binder) start(t *attempt, vf VF, step func(*attempt) error) {
+	t.phase, t.vf = phaseWriting, vf
+	if vf.Driver != "" {
+		t.formerDriver = vf.Driver
+	}
+	b.running.Go(func() {
+		select {
+		case b.slots <- struct{}{}:
+		case <-b.ctx.Done():
+			return
+		}
+		err := step(t)
+		<-b.slots
+		if b.finish(t, err, time.Now()) {
+			b.cfg.Wake(vf.Address)
+		}
+	})
+}
+
+// finish records the result of a step. It reports false if the VF was forgotten or made anew
+// in the meantime.
+func (b *Binder) finish(t *attempt, err error, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.attempts[t.vf.Address] != t {
+		return false
+	}
+	switch {
+	case b.cfg.Writer.DryRun():
+		t.phase = phaseDryRun
+	case err == nil:
+		t.probed(now)
+	default:
+		t.fail(err, now)
+		if t.failures == 1 && !sysfs.IsAbsent(err) {
+			klog.ErrorS(err, "Cannot bind a VF, will try again",
+				"device", t.vf.Address, "driver", b.cfg.Driver, "after", t.next.Sub(now))
+		} else {
+			klog.V(2).InfoS("Cannot bind a VF, will try again", "err", err, "failures", t.failures,
+				"device", t.vf.Address, "driver", b.cfg.Driver, "after", t.next.Sub(now))
+		}
+	}
+	return true
+}
+
+// isCurrent reports whether an attempt is still that of its VF. It is not once the VF has been
+// forgotten or made anew.
+func (b *Binder) isCurrent(t *attempt) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.attempts[t.vf.Address] == t
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package health monitors the health of QAT functions. Heartbeats and RAS counters of PFs are
+// polled, PCI errors of PFs and VFs are taken from uevents.
+//
+// Reading heartbeat/status in debugfs performs the check, and the driver refuses to do that
+// often. A [Monitor] therefore polls each PF on a timer, and no more than one reader uses a PF
+// at a time. A PF that does not answer blocks only its own reader.
+//
+// The poll also notices what the driver changes without an event: the state, the services
+// and the error counters.
+package health
+
+import (
+	"sync"
+	"time"
+
+	"qatplugin/qat/internal/pci"
+)
+
+// Config configures a [Monitor].
+type Config struct {
+	Interval time.Duration     // time between two polls; PFs are not polled unless it is positive
+	Wake     func(pci.Address) // called from any goroutine when a poll found a PF changed
+	Now      func() time.Time  // the time at which a heartbeat was read
+}
+
+// Monitor keeps the health of the functions of a host. All methods may be called from any
+// goroutine.
+type Monitor struct {
+	cfg     Config
+	readers sync.WaitGroup
+
+	mu        sync.Mutex // guards all following fields
+	next      time.Time  // when the PFs are polled next; zero: not scheduled
+	pfs       map[pci.Address]*pfHealth
+	aerErrors map[pci.Address]string // functions with a PCI error and no recovery yet → reason
+}
+
+// PF is a PF as it was last read.
+type PF struct {
+	Address     pci.Address
+	Dir         string // directory of the PF in sysfs
+	Debugfs     string // directory that the PF's driver has in debugfs
+	Incarnation uint64 // differs when the PF went away and one came back at the same address
+	Down        bool   // it has no driver, or the driver says that it is not up
+}
+
+// NewMonitor returns a Monitor that knows no PFs yet.
+func NewMonitor(cfg Config) *Monitor {
+	return &Monitor{cfg: cfg, pfs: map[pci.Address]*pfHealth{}, aerErrors: map[pci.Address]string{}}
+}
+
+// Track starts to monitor a PF, or updates what is known of it. A PF that is down or was made
+// anew starts over as healthy.
+func (m *Monitor) Track(pf PF) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.pfs[pf.Address]
+	if p == nil || p.pf.Incarnation != pf.Incarnation {
+		p = newPFHealth()
+		m.pfs[pf.Address] = p
+	}
+	p.pf = pf
+	if pf.Down {
+		p.restart()
+	}
+}
+
+// Forget stops monitoring a PF. Its PCI errors, like those of a VF, end with an event.
+func (m *Monitor) Forget(a pci.Address) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.pfs, a)
+}
+
+// Reason returns why a function must not be used, or "" if it is healthy. The reason of a PF
+// applies to its VFs as well.
+func (m *Monitor) Reason(a pci.Address) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if reason := m.aerErrors[a]; reason != "" {
+		return reason
+	}
+	if p := m.pfs[a]; p != nil {
+		return p.reason()
+	}
+	return ""
+}
+
+// Next returns when [Monitor.Poll] must be called, and schedules the next poll if none is
+// scheduled. It returns the zero time if there is nothing to poll.
+func (m *Monitor) Next(now time.Time) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.cfg.Interval <= 0 || len(m.pfs) == 0:
+		m.next = time.Time{}
+	case m.next.IsZero():
+		m.next = now.Add(m.cfg.Interval)
+	}
+	return m.next
+}
+
+// Poll starts a reader for each PF if a poll is due. It skips PFs whose last reader has not
+// returned. It does not wait for the readers.
+func (m *Monitor) Poll(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.next.IsZero() || now.Before(m.next) {
+		return
+	}
+	m.next = time.Time{}
+	for _, p := range m.pfs {
+		if p.reading {
+			continue
+		}
+		p.reading = true
+		pf := p.pf // a copy: Track may change p.pf while the reader runs
+		m.readers.Go(func() {
+			if m.update(p, read(pf)) {
+				m.cfg.Wake(pf.Address)
+			}
+		})
+	}
+}
+
+// Wait waits for all readers. A PF that does not answer can block it.
+func (m *Monitor) Wait() { m.readers.Wait() }
+
+// update applies what a reader found and reports whether the PF changed.
+func (m *Monitor) update(p *pfHealth, s sample) (changed bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p.reading = false
+	a := p.pf.Address
+	if m.pfs[a] != p {
+		return false // the PF was forgotten or made anew in the meantime
+	}
+	changed = p.update(s, m.cfg.Now())
+	if _, hasError := m.aerErrors[a]; hasError && s.heartbeat == heartbeatGood {
+		delete(m.aerErrors, a)
+		changed = true
+	}
+	return changed
+}

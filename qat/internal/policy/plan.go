@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"qatplugin/qat/internal/pci"
+)
+
+// pool holds the available devices of one PF on one NUMA node. All VFs of a PF are on the
+// PF's node, so on a host there is one pool per PF.
+type pool struct {
+	pf   pci.Address
+	node int
+	free []candidate // devices to choose from, ascending, without those that must be included
+	must int         // number of devices that must be included
+	used bool        // devices of the PF are allocated or must be included: the PF is in use anyway
+	take int         // number of devices chosen from the front of free
+}
+
+func (p *pool) left() int { return len(p.free) - p.take }
+
+// newPools groups the available devices into pools, ordered by PF and node, so that the first
+// of several equal pools is the one with the lowest address.
+func newPools(available []candidate, included map[string]bool, listed map[pci.Address]int) []pool {
+	sorted := slices.SortedFunc(slices.Values(available), func(a, b candidate) int {
+		return cmp.Or(a.pf.Compare(b.pf), compareNodes(a.node, b.node), a.compare(b))
+	})
+	var pools []pool
+	free := map[pci.Address]int{} // PF → available devices that need not be included
+	for _, c := range sorted {
+		last := len(pools) - 1
+		if last < 0 || pools[last].pf != c.pf || pools[last].node != c.node {
+			pools = append(pools, pool{pf: c.pf, node: c.node})
+			last++
+		}
+		if included[c.id] {
+			pools[last].must++
+			continue
+		}
+		pools[last].free = append(pools[last].free, c)
+		free[c.pf]++
+	}
+	for i := range pools {
+		pools[i].used = listed[pools[i].pf] > free[pools[i].pf]
+	}
+	return pools
+}
+
+// compareNodes orders NUMA nodes, with the unknown node, -1, last.
+func compareNodes(a, b int) int { return cmp.Compare(uint(a), uint(b)) }
+
+// plan chooses need devices from the pools and returns the pools of the NUMA nodes that it
+// uses, with take set in each. It uses as few nodes as possible, and always those with devices
+// that must be included. The pools must hold at least need devices.
+func (p Policy) plan(pools []pool, need int) []pool {
+	free := map[int]int{} // NUMA node → devices to choose from
+	used := map[int]bool{}
+	for _, pool := range pools {
+		free[pool.node] += len(pool.free)
+		if pool.must > 0 {
+			used[pool.node] = true
+		}
+	}
+	missing := need
+	for node := range used {
+		missing -= free[node]
+	}
+	nodes := slices.SortedFunc(maps.Keys(free), compareNodes)
+	for missing > 0 {
+		nodes = slices.DeleteFunc(nodes, func(node int) bool { return used[node] })
+		if best := p.planWithOneMore(pools, used, nodes, free, missing, need); best != nil {
+			return best
+		}
+		if len(nodes) == 0 {
+			break
+		}
+		// No node has all of the missing devices. Using the one with the most leaves the
+		// fewest further nodes to add.
+		largest := slices.MaxFunc(nodes, func(a, b int) int { return cmp.Compare(free[a], free[b]) })
+		used[largest] = true
+		missing -= free[largest]
+	}
+	chosen := poolsOf(pools, used)
+	p.take(chosen, need)
+	return chosen
+}
+
+// planWithOneMore plans with the used nodes and one more that has all of the missing devices.
+// It returns the cheapest of these plans, the first of equally cheap ones, or nil if no node
+// has enough devices.
+func (p Policy) planWithOneMore(pools []pool, used map[int]bool, nodes []int, free map[int]int,
+	missing, need int) (best []pool) {
+	var lowest cost
+	for _, node := range nodes {
+		if free[node] < missing {
+			continue
+		}
+		with := maps.Clone(used)
+		with[node] = true
+		plan := poolsOf(pools, with)
+		p.take(plan, need)
+		if c := p.cost(plan); best == nil || slices.Compare(c[:], lowest[:]) < 0 {
+			best, lowest = plan, c
+		}
+	}
+	return best
+}
+
+func poolsOf(pools []pool, nodes map[int]bool) (chosen []pool) {
+	for _, pool := range pools {
+		if nodes[pool.node] {
+			chosen = append(chosen, pool)
+		}
+	}
+	return chosen
+}
+
+func (p Policy) take(pools []pool, need int) {
+	if p == Balanced {
+		takeBalanced(pools, need)
+	} else {
+		takePacked(pools, need)
+	}
+}
+
+// takeBalanced takes one device at a time from the pool with the most devices left.
+func takeBalanced(pools []pool, need int) {
+	for ; need > 0; need-- {
+		var largest *pool
+		for i := range pools {
+			if p := &pools[i]; largest == nil || p.left() > largest.left() {
+				largest = p
+			}
+		}
+		if largest == nil || largest.left() == 0 {
+			return
+		}
+		largest.take++
+	}
+}
+
+// takePacked first takes from PFs with devices that must be included, then from other PFs in
+// use, and from unused PFs only what is still missing.
+func takePacked(pools []pool, need int) {
+	need = takeFewest(pools, need, func(p *pool) bool { return p.must > 0 })
+	need = takeFewest(pools, need, func(p *pool) bool { return p.used })
+	takeFewest(pools, need, func(*pool) bool { return true })
+}
+
+// takeFewest takes devices from as few of the matching pools as possible and returns how many
+// are still missing. It empties the largest pool until one pool has all of the rest, then
+// takes that from the smallest such pool, so that large pools stay whole.
+func takeFewest(pools []pool, need int, match func(*pool) bool) (missing int) {
+	for need > 0 {
+		var best *pool
+		for i := range pools {
+			p := &pools[i]
+			if p.left() > 0 && match(p) && (best == nil || fitsBetter(p.left(), best.left(), need)) {
+				best = p
+			}
+		}
+		if best == nil {
+			return need
+		}
+		n := min(need, best.left())
+		best.take += n
+		need -= n
+	}
+	return 0
+}
+
+// fitsBetter reports whether a pool with a devices is better than one with b devices for
+// taking need devices.
+func fitsBetter(a, b, need int) bool {
+	if a >= need && b >= need {
+		return a < b
+	}
+	return a > b
+}
+
+// cost compares plans for the same request: the first number that differs decides, and the
+// lower one is better.
+type cost [3]int
+
+func (p Policy) cost(pools []pool) (c cost) {
+	for _, pool := range pools {
+		if p == Balanced {
+			// The free devices are spread most evenly when the sum of the squares of what
+			// is left is lowest. This is the part of the sum that the plan changes.
+			c[0] += pool.left()*pool.left() - len(pool.free)*len(pool.free)
+			continue
+		}
+		if pool.take == 0 {
+			continue
+		}
+		if !pool.used {
+			c[0]++ // unused PFs that are opened
+		}
+		if pool.must == 0 {
+			c[1]++ // PFs that the container would not be on otherwise
+		}
+		c[2] += pool.left() // devices left in the PFs that are taken from
+	}
+	return c
+}

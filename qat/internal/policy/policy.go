@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package policy decides which of the free VFs a container should get, and in which order
+// VFs are listed when their number is limited.
+//
+// A decision depends only on the VFs that are free and listed, never on the order in which
+// the kubelet or the host names them.
+//
+// Policies work on PFs. A VF whose PF is unknown, as in a guest, is grouped by its bus
+// instead, with the address of device 0 in place of the PF's: the bus is all that a guest
+// shows, and on a host it is the best guess while the physfn link is missing.
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"qatplugin/qat/internal/pci"
+)
+
+// Policy is a rule for choosing among the free VFs.
+//
+// Both policies first use as few NUMA nodes as possible. The nodes of the VFs that must be
+// included are always among them, and VFs without a NUMA node count as one more node, which
+// is used last. Only then do they look at PFs. Ties go to the lowest address.
+type Policy string
+
+const (
+	// None leaves the choice to the kubelet.
+	None Policy = ""
+	// Balanced spreads VFs over PFs: each VF comes from the PF with the most free VFs at that
+	// moment. Among equally good NUMA nodes it uses the one that leaves the free VFs spread
+	// most evenly.
+	Balanced Policy = "balanced"
+	// Packed fills one PF before it uses the next: it takes no VF of an unused PF while one
+	// in use has free VFs. Within that rule it takes VFs from as few PFs as possible and
+	// prefers a PF with just enough free VFs. Among equally good NUMA nodes it uses the one
+	// where fewer unused PFs have to be opened.
+	Packed Policy = "packed"
+)
+
+// Names returns the names of the policies other than [None].
+func Names() []string { return []string{string(Balanced), string(Packed)} }
+
+// Check returns an error if p is not the name of a policy.
+func (p Policy) Check() error {
+	if p == None || slices.Contains(Names(), string(p)) {
+		return nil
+	}
+	return fmt.Errorf("invalid allocation policy %q: must be %s", string(p), strings.Join(Names(), " or "))
+}
+
+// PFOf returns the PF of a VF. ok is false if the PF is unknown.
+type PFOf func(vf pci.Address) (pf pci.Address, ok bool)
+
+// pfOrBus returns the VF's PF, or the address that stands for its bus if the PF is unknown.
+func pfOrBus(vf pci.Address, pfOf PFOf) pci.Address {
+	if pf, ok := pfOf(vf); ok {
+		return pf
+	}
+	return bus(vf)
+}
+
+func bus(a pci.Address) pci.Address { return pci.Address{Domain: a.Domain, Bus: a.Bus} }
