@@ -10,18 +10,8 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// ListedPerPF counts the listed VFs of each PF.
-func ListedPerPF(listed iter.Seq[pci.Address], pfOf PFOf) map[pci.Address]int {
-	counts := map[pci.Address]int{}
-	for vf := range listed {
-		counts[pfOrBus(vf, pfOf)]++
-	}
-	return counts
-}
-
 // Order returns the waiting VFs in the order in which they are listed when only some of them
-// fit under the device limit. listed holds the number of VFs that each PF has in the list
-// already, see [ListedPerPF].
+// fit under the device limit. VFs that are listed already keep their slots.
 //
 // The order is by address, except with [Balanced], which takes one VF of each PF in turn and
 // starts with the PFs that have the fewest VFs listed. Otherwise the limit could leave only
@@ -30,20 +20,23 @@ func ListedPerPF(listed iter.Seq[pci.Address], pfOf PFOf) map[pci.Address]int {
 // The waiting VFs should include those that are still being bound, so that they keep a slot.
 // VFs become ready one at a time, and the PF that is bound first would otherwise fill the
 // list before the VFs of the others are ready.
-func Order(p Policy, waiting []pci.Address, pfOf PFOf, listed map[pci.Address]int) []pci.Address {
+func Order(p Policy, waiting []pci.Address, pfOf PFOf, listed iter.Seq[pci.Address]) []pci.Address {
 	order := slices.SortedFunc(slices.Values(waiting), pci.Address.Compare)
 	if p != Balanced {
 		return order
 	}
+	ahead := map[pci.Address]int{} // PF → its VFs that are listed or have been given a turn
+	for vf := range listed {
+		ahead[pfOrBus(vf, pfOf)]++
+	}
 	type turn struct {
-		round  int // number of VFs of the same PF before this one, listed or waiting
+		round  int // number of VFs of the same PF that come first
 		pf, vf pci.Address
 	}
 	turns := make([]turn, 0, len(order))
-	ahead := make(map[pci.Address]int, len(listed)) // PF → waiting VFs seen so far
 	for _, vf := range order {
 		pf := pfOrBus(vf, pfOf)
-		turns = append(turns, turn{round: listed[pf] + ahead[pf], pf: pf, vf: vf})
+		turns = append(turns, turn{round: ahead[pf], pf: pf, vf: vf})
 		ahead[pf]++
 	}
 	slices.SortFunc(turns, func(a, b turn) int {
