@@ -155,10 +155,20 @@ type Watch struct {
 // another device takes the address meanwhile.
 type Handle struct {
 	reader   *Reader
-	dir      sysfs.Dir
+	dir      directory
 	identity Function // what Open has read
 	watches  []Watch
 	watchErr error // why qat/ may be missing in watches
+}
+
+// directory is implemented by [sysfs.Dir].
+type directory interface {
+	Inode(name string) (uint64, error)
+	Read(name string) (string, error)
+	Link(name string) (string, error)
+	Exists(name string) (bool, error)
+	Names(sub string) ([]string, error)
+	Close()
 }
 
 // Open opens the function at an address. It returns nil and no error if there is no function or if
@@ -171,23 +181,27 @@ type Handle struct {
 // directory behind the entry may still exist.
 func (r *Reader) Open(a pci.Address) (*Handle, error) {
 	dir, err := sysfs.OpenDir(r.entry(a))
-	if err != nil {
-		return nil, r.unlessGone(a, err)
+	if err == nil {
+		return r.open(a, dir)
 	}
-	h := &Handle{reader: r, dir: dir, identity: Function{Address: a, NUMANode: -1}}
-	if err = h.identify(); err != nil || h.identity.Family == nil {
-		h.Close()
-		return nil, r.unlessGone(a, err)
+	if !r.Exists(a) {
+		return nil, nil
 	}
-	return h, nil
+	return nil, err
 }
 
-// unlessGone returns err, or nil if the function does not exist any more.
-func (r *Reader) unlessGone(a pci.Address, err error) error {
-	if err != nil && !r.Exists(a) {
-		return nil
+// open makes a Handle of the function's directory, or closes it.
+func (r *Reader) open(a pci.Address, dir directory) (*Handle, error) {
+	h := &Handle{reader: r, dir: dir, identity: Function{Address: a, NUMANode: -1}}
+	err := h.identify()
+	if err == nil && h.identity.Family != nil {
+		return h, nil
 	}
-	return err
+	h.Close()
+	if !r.Exists(a) {
+		return nil, nil
+	}
+	return nil, err
 }
 
 // identify reads what the function is and determines what to watch. It leaves Family nil when the
@@ -239,18 +253,26 @@ func (h *Handle) Watches() []Watch { return h.watches }
 // Close closes the Handle. It must be called once.
 func (h *Handle) Close() { h.dir.Close() }
 
-// Read reads the function. It returns nil and no error if the function went away. If something else
-// cannot be read, Read returns the error and a Function that holds the rest.
+// Read reads the function. It returns nil and no error if the function went away, even if another
+// one has its address now. If something cannot be read for another reason, Read returns the error
+// and a Function that holds the rest.
 //
 // Read reads the driver before physfn. The kernel makes physfn before it lets a driver take a VF
 // (drivers/pci/iov.c, pci_iov_add_virtfn), so a VF that is read as bound is read with its PF.
 func (h *Handle) Read() (*Function, error) {
 	f := h.identity
 	err := h.read(&f)
-	if err != nil && !h.reader.Exists(f.Address) {
+	if h.isGone() {
 		return nil, nil
 	}
 	return &f, err
+}
+
+// isGone reports whether the entry in bus/pci/devices no longer leads to the open directory. What
+// is read from a directory that was removed looks like a function without links.
+func (h *Handle) isGone() bool {
+	inode, err := sysfs.Inode(h.reader.entry(h.identity.Address))
+	return sysfs.IsAbsent(err) || err == nil && inode != h.identity.Incarnation
 }
 
 func (h *Handle) read(f *Function) (err error) {
