@@ -211,7 +211,7 @@ func (r *run[K]) limited() bool {
 
 // turn handles what is marked and due. all asks for a full read.
 func (r *run[K]) turn(now time.Time, all bool) {
-	since := r.take(now, all)
+	r.take(now, all)
 	if r.batch.All {
 		r.watches.adopt()
 		r.probe.send(now)
@@ -224,41 +224,41 @@ func (r *run[K]) turn(now time.Time, all bool) {
 		r.read.Store(true)
 	}
 	r.probe.turn(now)
-	r.publishTree(since)
+	r.publishTree()
 	r.skips.log(r.state.Skipped, now)
 	r.trace()
 }
 
-// take fills the batch from the mailbox and the audit clock. It returns when
-// the first cause of it was noticed.
-func (r *run[K]) take(now time.Time, all bool) (since time.Time) {
+// take fills the batch from the mailbox and the audit clock.
+func (r *run[K]) take(now time.Time, all bool) {
 	r.mailbox.Take(&r.marks)
 	b := &r.batch
 	b.Keys = b.Keys[:0]
+	b.Since = time.Time{}
 	b.Audit = r.audits.take(now)
 	b.Limited = r.audits.limited
 	b.All = all || len(r.marks.Resync) > 0 || b.Audit && !r.state.Complete
 	if len(r.marks.Resync) > 0 {
 		klog.InfoS("Reading the whole host again", "reasons", r.marks.Resync)
-		since = r.marks.ResyncSince
+		b.Since = r.marks.ResyncSince
 	}
 	for _, d := range r.marks.Dirty {
 		if !d.Key.answer {
 			b.Keys = append(b.Keys, d.Key.key)
-			since = Earlier(since, d.Since)
+			b.Since = Earlier(b.Since, d.Since)
 		}
 	}
-	return Earlier(since, now)
+	b.Since = Earlier(b.Since, now)
 }
 
 // publishTree publishes the Tree if it changed, and logs the difference.
-func (r *run[K]) publishTree(since time.Time) {
+func (r *run[K]) publishTree() {
 	old, tree := r.published, r.state.Tree
 	if tree == nil || tree == old {
 		return
 	}
 	r.publish(tree)
-	took := time.Since(since)
+	took := time.Since(r.batch.Since)
 	r.published = tree
 	logChanges(old, tree, took)
 }

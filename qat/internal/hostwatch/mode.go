@@ -50,6 +50,11 @@ type Batch[K comparable] struct {
 	// They are set even if All is.
 	Keys []K
 
+	// Since is when the first cause of the batch was noticed. It is never
+	// zero. A mode that starts work of its own for the batch passes it on to
+	// Mark, so that the log says how long the whole took.
+	Since time.Time
+
 	// Audit says that it is time to compare the host with what is known.
 	Audit bool
 
