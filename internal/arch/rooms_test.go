@@ -89,6 +89,15 @@ var rooms = map[string]room{
 		never: []string{"google.golang.org/grpc", "k8s.io"},
 		why:   "qat/internal/policy chooses among VFs and reads nothing of the host",
 	},
+	"qat/internal/dpdk": {
+		ours: []string{
+			"devtree", "events", "qat/internal/bind", "qat/internal/device", "qat/internal/health", "qat/internal/hostwatch",
+			"qat/internal/pci", "qat/internal/policy", "qat/internal/sysfs",
+		},
+		theirs: []string{"k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/dpdk reads, decides and acts in mode dpdk and never knows the other mode",
+	},
 	"qat/kernelmode": {
 		ours:   []string{"devtree", "events", "qat", "qat/internal/follow"},
 		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpdk
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/devtree"
+	"qatplugin/events"
+	"qatplugin/qat/internal/bind"
+	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/health"
+	"qatplugin/qat/internal/hostwatch"
+	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/policy"
+	"qatplugin/qat/internal/sysfs"
+)
+
+// closeTimeout is how long Close waits for reads and writes in progress. The
+// kernel can block a reader or writer for as long as a workload holds a device,
+// and nothing can call it back.
+const closeTimeout = time.Second
+
+// Config configures a Controller.
+type Config struct {
+	Sysfs, Dev     string // roots, without symbolic links
+	Driver         string // the DPDK driver: one of [device.Drivers]
+	Reader         *device.Reader
+	Writer         bind.Writer   // does all writes to sysfs
+	Serves         []string      // kernel VF drivers whose families are served
+	Limit          int           // number of VFs listed at most; 0: no limit
+	Bind           bool          // bind VFs to the DPDK driver
+	Steal          bool          // also those that a driver other than their kernel driver holds
+	HealthInterval time.Duration // time between heartbeats; not positive: never
+	Policy         policy.Policy
+	Preference     *policy.Preference // kept up to date with the lists
+}
+
+// A Controller lists and binds the VFs of one host. It is a [hostwatch.Mode].
+type Controller struct {
+	classifier classifier
+	reader     *device.Reader
+	watches    *hostwatch.Watches
+	health     *health.Monitor
+	binder     *bind.Binder
+	preference *policy.Preference
+	rules      rules
+
+	// Of the loop's goroutine:
+	functions  *functions
+	assignment *assignment
+	audit      audit
+	readErr    error // why the list of functions could not be read the last time
+}
+
+// New returns a Controller that has read nothing yet. It starts no more reads
+// and writes in the background once ctx ends.
+func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) *Controller {
+	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
+	monitor := health.NewMonitor(health.Config{Interval: cfg.HealthInterval, Wake: wake, Now: time.Now})
+	serves := make(map[string]bool, len(cfg.Serves))
+	for _, driver := range cfg.Serves {
+		serves[driver] = true
+	}
+	return &Controller{
+		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver},
+		reader:     cfg.Reader,
+		watches:    host.Watches,
+		health:     monitor,
+		binder:     bind.New(ctx, bind.Config{Sysfs: cfg.Sysfs, Driver: cfg.Driver, Writer: cfg.Writer, Wake: wake}),
+		preference: cfg.Preference,
+		rules:      rules{driver: cfg.Driver, serves: serves, bind: cfg.Bind, steal: cfg.Steal},
+		functions:  newFunctions(cfg.Reader, monitor, host.Watches),
+		assignment: newAssignment(cfg.Limit, cfg.Policy),
+		audit:      audit{suspects: map[pci.Address]time.Time{}},
+	}
+}
+
+// Classify returns the key that an event concerns. PCI errors, which only the
+// event itself shows, go to the health monitor at once.
+func (c *Controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
+	key, verdict := c.classifier.classify(e)
+	if verdict == hostwatch.Relevant && key.kind == keyFunction && e.Origin == events.Uevent {
+		if a, ok := pci.Parse(sysfs.Base(e.Path)); ok && a == key.address {
+			c.health.Observe(a, e)
+		}
+	}
+	return key, verdict
+}
+
+// Reconcile reads what the batch names and what is due, and returns the Tree
+// that follows.
+func (c *Controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
+	addresses := c.addresses(b.Keys, now)
+	c.audit.eventSeen(addresses)
+	if b.All {
+		clear(c.audit.suspects)
+		addresses = append(addresses, c.all()...)
+	}
+	due, _ := c.binder.Due(now)
+	if addresses = append(addresses, due...); len(addresses) > 0 {
+		c.update(addresses, now)
+	}
+	c.health.Poll(now)
+	c.runAudit(b, now)
+	return hostwatch.State{
+		Tree:     c.assignment.tree,
+		Skipped:  c.assignment.skipped,
+		Next:     c.next(now),
+		Complete: c.readErr == nil,
+	}
+}
+
+// addresses lists the functions that the keys stand for.
+func (c *Controller) addresses(keys []Key, now time.Time) []pci.Address {
+	var list []pci.Address
+	for _, key := range keys {
+		switch key.kind {
+		case keyFunction:
+			list = append(list, key.address)
+		case keyGroup:
+			list = append(list, c.functions.vfs(func(vf *function) bool {
+				return vf.Group != nil && *vf.Group == key.group
+			})...)
+		case keyDriver:
+			c.binder.RetryFailed(now)
+			list = append(list, c.unusable()...)
+		case keyNodes:
+			list = append(list, c.unusable()...)
+		}
+	}
+	return list
+}
+
+// unusable lists the VFs that are not listed, and those whose node is missing.
+func (c *Controller) unusable() []pci.Address {
+	return c.functions.vfs(func(vf *function) bool {
+		_, listed := c.assignment.listed[vf.Address]
+		return !listed || vf.Node.Missing != ""
+	})
+}
+
+// all lists every function that exists or is known, after the directories that
+// show new ones are watched.
+func (c *Controller) all() []pci.Address {
+	for _, dir := range c.reader.HostWatches() {
+		c.watches.Want(dir, 0)
+	}
+	addresses, err := c.functions.all()
+	if err != nil && c.readErr == nil {
+		klog.ErrorS(err, "Cannot list the host's PCI functions, retrying", "sysfs", c.classifier.sysfs)
+	}
+	c.readErr = err
+	return addresses
+}
+
+// update reads these functions again, decides about the VFs that this affects,
+// and acts on the decisions.
+func (c *Controller) update(addresses []pci.Address, now time.Time) {
+	affected := c.functions.refresh(addresses)
+	driverLoaded := c.reader.DriverLoaded(c.rules.driver)
+	decisions := make(map[pci.Address]decision, len(affected))
+	for a := range affected {
+		f := c.facts(a, driverLoaded)
+		d := decide(&f, &c.rules)
+		switch d.action {
+		case actionBind:
+			d.reason = c.binder.Bind(bindVF(f.vf), now)
+		case actionAwaitNode:
+			c.binder.AwaitNode(a, now)
+		default:
+			c.binder.Forget(a)
+		}
+		decisions[a] = d
+	}
+	before := c.assignment.tree
+	c.assignment.apply(decisions, c.binder.Pending(), c.functions.pfOfAddress)
+	if c.assignment.tree != before {
+		c.preference.Update(maps.Keys(c.assignment.listed), c.functions.pfOfAddress)
+	}
+}
+
+// facts collects what decide goes by.
+func (c *Controller) facts(a pci.Address, driverLoaded bool) facts {
+	f := facts{vf: c.functions.known[a], unreadable: c.functions.unreadable[a], driverLoaded: driverLoaded}
+	if f.vf == nil {
+		return f
+	}
+	_, f.listed = c.assignment.listed[a]
+	f.driverBound = c.reader.IsBound(f.vf.Driver)
+	if pf, ok := c.functions.pfOf(f.vf); ok {
+		f.pfAddress = &pf
+		f.pf, f.pfReadErr = c.functions.known[pf], c.functions.unreadable[pf]
+		if f.pf != nil {
+			f.pfReadErr = f.pf.readErr
+		}
+		f.pfExists = f.pf != nil || c.reader.Exists(pf)
+	}
+	return f
+}
+
+func bindVF(vf *function) bind.VF {
+	return bind.VF{
+		Address:     vf.Address,
+		Incarnation: vf.Incarnation,
+		Driver:      vf.Driver,
+		Family:      vf.Family.Name,
+		Denylisted:  vf.Family.Denylisted,
+	}
+}
+
+// next is when Reconcile has something to do though nothing is marked.
+func (c *Controller) next(now time.Time) time.Time {
+	_, bind := c.binder.Due(now)
+	return hostwatch.Earlier(bind, hostwatch.Earlier(c.health.Next(now), c.audit.next()))
+}
+
+// Outcome says what became of the functions that a key stands for.
+func (c *Controller) Outcome(key Key) string {
+	if key.kind != keyFunction {
+		return "read " + key.String()
+	}
+	return c.outcome(key.address)
+}
+
+// outcome says what became of a function.
+func (c *Controller) outcome(a pci.Address) string {
+	f := c.functions.known[a]
+	skipped, id := c.assignment.skipped[a.String()], a.String()
+	switch {
+	case c.functions.unreadable[a] != "":
+		return "cannot be read: " + c.functions.unreadable[a]
+	case f == nil:
+		return "no QAT function there"
+	case !f.IsVF && f.readErr != "":
+		return "PF that cannot be read: " + f.readErr
+	case !f.IsVF:
+		return fmt.Sprintf("PF with %d VFs, resource %s", len(f.VFs), f.Resource)
+	case skipped != "":
+		return "not listed: " + skipped
+	}
+	resource := c.assignment.listed[a]
+	d := c.assignment.tree.Resource(resource).Device(id)
+	switch {
+	case d == nil:
+		return "not listed"
+	case d.Health == devtree.Unhealthy:
+		return fmt.Sprintf("in %s, unhealthy: %s", resource, d.Reason)
+	}
+	return "in " + resource
+}
+
+// Close waits for reads and writes in progress, but not for long: what the
+// kernel blocks ends with the process.
+func (c *Controller) Close() {
+	var waiting sync.WaitGroup
+	waiting.Go(c.binder.Wait)
+	waiting.Go(c.health.Wait)
+	done := make(chan struct{})
+	go func() { waiting.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(closeTimeout):
+		klog.InfoS("Ending while the kernel blocks a read or write of sysfs")
+	}
+}

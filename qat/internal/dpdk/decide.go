@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpdk
+
+import (
+	"fmt"
+
+	"qatplugin/devtree"
+	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/pci"
+)
+
+// stateUp is the qat/state of a PF that works
+// (Documentation/ABI/testing/sysfs-driver-qat).
+const stateUp = "up"
+
+// facts are all that decide goes by for one VF.
+type facts struct {
+	vf         *function    // nil: there is none, or not even its kind could be read
+	unreadable string       // why it could not be read
+	pf         *function    // nil: it has none, or none that is known
+	pfAddress  *pci.Address // nil: it has none
+	pfReadErr  string       // what could not be read of the PF
+	pfExists   bool         // there is a PCI function at pfAddress
+	listed     bool         // the VF is listed now
+
+	driverBound  bool // the VF is bound to the DPDK driver, or to one that does its work
+	driverLoaded bool // the DPDK driver is loaded
+}
+
+// rules are the part of the configuration that decide goes by.
+type rules struct {
+	driver string          // the DPDK driver
+	serves map[string]bool // kernel VF drivers whose families are served
+	bind   bool            // VFs are bound
+	steal  bool            // also VFs that a driver other than their kernel driver holds
+}
+
+// An action is what to do about a VF.
+type action uint8
+
+const (
+	actionSkip      action = iota // do not list it, for the reason; without a reason there is no such VF
+	actionList                    // list it in the resource, as the device
+	actionBind                    // bind it to the DPDK driver
+	actionAwaitNode               // it is bound; wait for its device node
+)
+
+// A decision is what follows from the facts about one VF.
+type decision struct {
+	action   action
+	reason   string          // why the VF is not listed; "" when it is, or does not exist
+	resource string          // of actionList
+	device   *devtree.Device // of actionList
+}
+
+func skip(reason string) decision { return decision{action: actionSkip, reason: reason} }
+
+// decide says what to do about a VF. It has no side effects.
+func decide(f *facts, r *rules) decision {
+	vf := f.vf
+	switch {
+	case vf == nil:
+		return skip(f.unreadable)
+	case vf.readErr != "":
+		return skip(vf.readErr)
+	case !r.serves[vf.Family.VFDriver]:
+		return skip(fmt.Sprintf("its family's driver %s is not one of -kernel-vf-drivers", vf.Family.VFDriver))
+	case vf.Node.Releasing && f.listed:
+		return decideResource(f, r) // listed, but unhealthy, until it is gone or back
+	case vf.Node.Releasing && vf.Driver == "":
+		return skip(vf.Node.Missing) // binding it would wait for the workload that holds it
+	case vf.removing && !f.driverBound:
+		return skip("it is being removed") // binding it would only delay that
+	case !f.driverBound:
+		return decideBind(f, r)
+	case vf.Node.Missing != "":
+		return decision{action: actionAwaitNode, reason: vf.Node.Missing}
+	}
+	return decideResource(f, r)
+}
+
+// decideBind decides about a VF that is not bound to the DPDK driver.
+func decideBind(f *facts, r *rules) decision {
+	vf := f.vf
+	switch {
+	case !r.bind:
+		return skip(fmt.Sprintf("it is not bound to %s, and -bind=false leaves binding to others", r.driver))
+	case vf.Driver != "" && vf.Driver != vf.Family.VFDriver && !r.steal:
+		return skip(fmt.Sprintf("it is bound to %s, which is left alone without -steal", vf.Driver))
+	case !f.driverLoaded:
+		return skip(fmt.Sprintf("driver %s is not loaded: modprobe %[1]s", r.driver))
+	}
+	return decision{action: actionBind}
+}
+
+// decideResource decides in which resource a usable VF is listed: in that of
+// its PF's services.
+func decideResource(f *facts, r *rules) decision {
+	resource := device.Generic
+	if f.pfAddress != nil && f.vf.Family.Services {
+		switch {
+		case f.pfReadErr != "":
+			return skip(fmt.Sprintf("its PF %s cannot be read: %s", f.pfAddress, f.pfReadErr))
+		case f.pf != nil:
+			resource = f.pf.Resource
+		case !f.pfExists:
+			return skip(fmt.Sprintf("its PF %s is gone", f.pfAddress))
+		}
+	}
+	return decision{action: actionList, resource: resource, device: newDevice(f, r)}
+}
+
+// newDevice is the VF as the kubelet sees it.
+func newDevice(f *facts, r *rules) *devtree.Device {
+	vf := f.vf
+	d := &devtree.Device{
+		ID:             vf.Address.String(),
+		Health:         devtree.Healthy,
+		ContainerEdits: containerEdits(vf.Node, r.driver),
+	}
+	if vf.NUMANode >= 0 {
+		d.NUMANodes = []int{vf.NUMANode}
+	}
+	if reason := unhealthyReason(f); reason != "" {
+		d.Health, d.Reason = devtree.Unhealthy, reason
+	}
+	return d
+}
+
+// unhealthyReason says why a listed VF must not be handed out; "" when it may.
+func unhealthyReason(f *facts) string {
+	if f.vf.Node.Releasing {
+		return f.vf.Node.Missing
+	}
+	if pf := f.pf; pf != nil {
+		if pf.State != "" && pf.State != stateUp {
+			return fmt.Sprintf("its PF %s is %s", pf.Address, pf.State)
+		}
+		if pf.unhealthy != "" {
+			return fmt.Sprintf("its PF %s %s", pf.Address, pf.unhealthy)
+		}
+	}
+	if f.vf.unhealthy != "" {
+		return "it " + f.vf.unhealthy
+	}
+	return ""
+}
+
+// containerEdits is what a container needs to drive a VF through its node. The
+// paths are those of the host, wherever its /dev is mounted here.
+func containerEdits(node device.Node, driver string) devtree.ContainerEdits {
+	nodes := []devtree.DeviceNode{deviceNode(node.Name)}
+	if driver == device.DriverIGBUIO {
+		attributes := "/sys/class/uio/" + node.Name + "/device"
+		return devtree.ContainerEdits{
+			DeviceNodes: nodes,
+			Mounts:      []devtree.Mount{{HostPath: attributes, ContainerPath: attributes}},
+		}
+	}
+	common := "vfio/vfio" // the VFIO container, one for all groups (Documentation/driver-api/vfio.rst)
+	if node.IsCdev() {
+		common = "iommu" // its successor (Documentation/userspace-api/iommufd.rst)
+	}
+	return devtree.ContainerEdits{DeviceNodes: append(nodes, deviceNode(common))}
+}
+
+func deviceNode(name string) devtree.DeviceNode {
+	path := "/dev/" + name
+	return devtree.DeviceNode{HostPath: path, ContainerPath: path, Permissions: "rw"}
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpdk
+
+import (
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/health"
+	"qatplugin/qat/internal/hostwatch"
+	"qatplugin/qat/internal/pci"
+)
+
+// A function is one QAT function, PF or VF, as it was read last. It is not
+// changed afterwards.
+type function struct {
+	*device.Function
+
+	// readErr says what could not be read; "" when everything could.
+	readErr string
+
+	// unhealthy says why the function, or the VFs of a PF, must not be used,
+	// as far as sysfs does not show it: PCI errors, heartbeats, RAS counters.
+	unhealthy string
+
+	// pf is the VF's PF by its physfn link, or by the link that it had.
+	pf *pci.Address
+
+	// removing says that the VF had a physfn link and has none any more. The
+	// kernel removes the link before it unbinds and removes the VF
+	// (drivers/pci/iov.c, pci_iov_remove_virtfn).
+	removing bool
+}
+
+func (f *function) equal(other *function) bool {
+	if f == nil || other == nil {
+		return f == other
+	}
+	return f.readErr == other.readErr && f.unhealthy == other.unhealthy && f.removing == other.removing &&
+		equalPointers(f.pf, other.pf) && f.Function.Equal(other.Function)
+}
+
+func equalPointers[T comparable](a, b *T) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
+
+// functions are the QAT functions of the host as they were read last.
+type functions struct {
+	reader  *device.Reader
+	health  *health.Monitor
+	watches *hostwatch.Watches
+
+	known      map[pci.Address]*function
+	unreadable map[pci.Address]string      // functions of which not even the kind could be read → why
+	owner      map[pci.Address]pci.Address // VF → PF, by the PFs' virtfn links
+}
+
+func newFunctions(reader *device.Reader, monitor *health.Monitor, watches *hostwatch.Watches) *functions {
+	return &functions{
+		reader:     reader,
+		health:     monitor,
+		watches:    watches,
+		known:      map[pci.Address]*function{},
+		unreadable: map[pci.Address]string{},
+		owner:      map[pci.Address]pci.Address{},
+	}
+}
+
+// all lists every PCI function of the host and every function that is known,
+// including those that no longer exist, each once.
+func (fs *functions) all() ([]pci.Address, error) {
+	addresses, err := fs.reader.Addresses()
+	if err != nil {
+		return nil, err
+	}
+	addresses = slices.AppendSeq(addresses, maps.Keys(fs.known))
+	addresses = slices.AppendSeq(addresses, maps.Keys(fs.unreadable))
+	slices.SortFunc(addresses, pci.Address.Compare)
+	return slices.Compact(addresses), nil
+}
+
+// refresh reads these functions again. It returns the addresses that must be
+// decided on again: those of VFs that were read, and those at which there is
+// no QAT function.
+//
+// The VFs of a PF that changed are read after the PF, and only once. Cached VF
+// state must never be combined with fresh PF state: the kernel may have removed
+// the VFs before it changed the PF, and the events of that may still be under
+// way.
+func (fs *functions) refresh(addresses []pci.Address) map[pci.Address]bool {
+	r := refreshing{functions: fs, affected: map[pci.Address]bool{}, pending: map[pci.Address]bool{}}
+	slices.SortFunc(addresses, pci.Address.Compare) // a PF mostly comes before its VFs
+	for _, a := range slices.Compact(addresses) {
+		if f := fs.known[a]; f != nil && f.IsVF {
+			r.pending[a] = true
+		} else {
+			r.read(a)
+		}
+	}
+	for len(r.pending) > 0 {
+		for _, a := range slices.SortedFunc(maps.Keys(r.pending), pci.Address.Compare) {
+			if r.pending[a] {
+				r.read(a)
+			}
+		}
+	}
+	return r.affected
+}
+
+// refreshing is one call of refresh.
+type refreshing struct {
+	*functions
+	affected map[pci.Address]bool
+	pending  map[pci.Address]bool // VFs that are to be read, after the PFs
+}
+
+// read reads one function and updates what is known.
+func (r *refreshing) read(a pci.Address) {
+	delete(r.pending, a)
+	old := r.known[a]
+	f, why := r.readWatched(a)
+	delete(r.unreadable, a)
+	if f == nil {
+		if why != "" {
+			r.unreadable[a] = why
+		}
+		r.affected[a] = true
+	}
+	if old != nil && (f == nil || f.IsVF != old.IsVF) {
+		r.remove(old)
+		old = nil
+	}
+	switch {
+	case f == nil:
+	case f.IsVF:
+		r.known[a] = f
+		r.affected[a] = true
+		if f.pf != nil && r.known[*f.pf] == nil {
+			r.read(*f.pf)
+		}
+	case !f.equal(old):
+		r.known[a] = f
+		r.setVFs(a, old, f)
+	}
+}
+
+// remove forgets a function that no longer exists.
+func (r *refreshing) remove(f *function) {
+	delete(r.known, f.Address)
+	for _, dir := range []string{f.Dir, filepath.Join(f.Dir, "qat"), f.Debugfs} {
+		r.watches.Drop(dir)
+	}
+	if f.IsVF {
+		r.affected[f.Address] = true
+		return
+	}
+	r.health.Forget(f.Address)
+	r.setVFs(f.Address, f, nil)
+}
+
+// setVFs replaces the virtfn links of a PF that changed (nil: of none), and has
+// the VFs read that belong to the PF, by either link, before or after.
+func (r *refreshing) setVFs(pf pci.Address, old, now *function) {
+	r.markVFs(pf)
+	if old != nil {
+		for _, vf := range old.VFs {
+			delete(r.owner, vf)
+		}
+	}
+	if now != nil {
+		for _, vf := range now.VFs {
+			r.owner[vf] = pf
+		}
+	}
+	r.markVFs(pf)
+}
+
+func (r *refreshing) markVFs(pf pci.Address) {
+	for a, f := range r.known {
+		if owner, ok := r.pfOf(f); ok && f.IsVF && owner == pf {
+			r.pending[a] = true
+		}
+	}
+}
+
+// readWatched reads a function and has its directories watched. The watches are
+// installed before the directories are read, so that no change is missed. The
+// result is nil if there is no QAT function, or if not even its kind could be
+// read; why says what could not be read.
+func (fs *functions) readWatched(a pci.Address) (f *function, why string) {
+	h, err := fs.reader.Open(a)
+	if h == nil {
+		return fs.complete(a, nil, err)
+	}
+	defer h.Close()
+	for _, w := range h.Watches() {
+		fs.watches.Want(w.Dir, w.Incarnation)
+	}
+	facts, err := h.Read()
+	if facts != nil && !facts.IsVF {
+		fs.health.Track(health.PF{
+			Address:     a,
+			Dir:         facts.Dir,
+			Debugfs:     facts.Debugfs,
+			Incarnation: facts.Incarnation,
+			Down:        facts.Driver == "" || facts.State != "" && facts.State != stateUp,
+		})
+	}
+	return fs.complete(a, facts, err)
+}
+
+// complete adds what sysfs does not show to the facts about a function.
+func (fs *functions) complete(a pci.Address, facts *device.Function, err error) (f *function, why string) {
+	if err != nil {
+		klog.V(2).InfoS("Cannot read a PCI function", "device", a, "err", err)
+		why = err.Error()
+	}
+	if facts == nil {
+		return nil, why
+	}
+	f = &function{Function: facts, readErr: why, unhealthy: fs.health.Reason(a), pf: facts.PF}
+	if old := fs.known[a]; f.IsVF && f.pf == nil && old != nil && old.Incarnation == f.Incarnation {
+		f.pf, f.removing = old.pf, old.pf != nil
+	}
+	return f, ""
+}
+
+// differs reports whether the host shows a function differently from what is
+// known. It changes nothing.
+func (fs *functions) differs(a pci.Address) bool {
+	facts, err := fs.reader.Read(a)
+	f, _ := fs.complete(a, facts, err)
+	return !f.equal(fs.known[a])
+}
+
+// pfOf returns the PF of a VF by either link. A VF in a guest has none.
+func (fs *functions) pfOf(vf *function) (pci.Address, bool) {
+	if vf.pf != nil {
+		return *vf.pf, true
+	}
+	pf, ok := fs.owner[vf.Address]
+	return pf, ok
+}
+
+// pfOfAddress is pfOf for a VF that need not be known.
+func (fs *functions) pfOfAddress(vf pci.Address) (pci.Address, bool) {
+	if f := fs.known[vf]; f != nil {
+		return fs.pfOf(f)
+	}
+	return pci.Address{}, false
+}
+
+// vfs lists the VFs that match.
+func (fs *functions) vfs(match func(*function) bool) []pci.Address {
+	var list []pci.Address
+	for a, f := range fs.known {
+		if f.IsVF && match(f) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
