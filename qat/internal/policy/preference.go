@@ -93,7 +93,8 @@ func (vfs *listedVFs) candidates(devices []*devtree.Device) []candidate {
 // or not: a PF with more listed than available VFs is in use. Unhealthy VFs count as
 // allocated, because mostly a workload still holds them. A PF that listed does not name
 // counts as unused.
-func (p Policy) choose(available, mustInclude []candidate, size int, listed map[pci.Address]int) ([]string, error) {
+func (p Policy) choose(available, mustInclude []candidate, size int,
+	listed map[pci.Address]int) ([]string, error) {
 	included, err := checkRequest(available, mustInclude, size)
 	if err != nil {
 		return nil, err
