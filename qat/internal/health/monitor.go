@@ -29,6 +29,7 @@ type Config struct {
 // goroutine.
 type Monitor struct {
 	cfg     Config
+	read    func(PF) sample
 	readers sync.WaitGroup
 
 	mu        sync.Mutex // guards all following fields
@@ -47,8 +48,15 @@ type PF struct {
 }
 
 // NewMonitor returns a Monitor that knows no PFs yet.
-func NewMonitor(cfg Config) *Monitor {
-	return &Monitor{cfg: cfg, pfs: map[pci.Address]*pfHealth{}, aerErrors: map[pci.Address]string{}}
+func NewMonitor(cfg Config) *Monitor { return newMonitor(cfg, read) }
+
+func newMonitor(cfg Config, read func(PF) sample) *Monitor {
+	return &Monitor{
+		cfg:       cfg,
+		read:      read,
+		pfs:       map[pci.Address]*pfHealth{},
+		aerErrors: map[pci.Address]string{},
+	}
 }
 
 // Track starts to monitor a PF, or updates what is known of it. A PF that is down or was made
@@ -118,7 +126,7 @@ func (m *Monitor) Poll(now time.Time) {
 		p.reading = true
 		pf := p.pf // a copy: Track may change p.pf while the reader runs
 		m.readers.Go(func() {
-			if m.update(p, read(pf)) {
+			if m.update(p, m.read(pf)) {
 				m.cfg.Wake(pf.Address)
 			}
 		})

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package health
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"qatplugin/events"
+	"qatplugin/qat/internal/pci"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const interval = 5 * time.Second
+
+var (
+	pfAddress = pci.Address{Bus: 0x6b}
+	vfAddress = pci.Address{Bus: 0x6b, Function: 1}
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// testPF is a PF made of ordinary files.
+type testPF struct {
+	PF
+	t     testing.TB
+	downs int
+}
+
+// newTestPF makes a PF of a family with services that is up and healthy.
+func newTestPF(t testing.TB, address pci.Address) *testPF {
+	t.Helper()
+	dir := t.TempDir()
+	pf := &testPF{t: t, PF: PF{
+		Address:     address,
+		Dir:         filepath.Join(dir, "pf"),
+		Debugfs:     filepath.Join(dir, "debugfs"),
+		Incarnation: 1,
+	}}
+	must(t, os.MkdirAll(filepath.Join(pf.Dir, "qat"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(pf.Dir, "qat_ras"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(pf.Debugfs, "heartbeat"), 0o755))
+	pf.set("qat/state", "up")
+	pf.set("qat/cfg_services", "sym;asym")
+	pf.set("qat_ras/errors_fatal", "0")
+	pf.heartbeat("0")
+	return pf
+}
+
+func (pf *testPF) set(attribute, value string) {
+	pf.t.Helper()
+	must(pf.t, os.WriteFile(filepath.Join(pf.Dir, attribute), []byte(value+"\n"), 0o644))
+}
+
+func (pf *testPF) heartbeat(status string) {
+	pf.t.Helper()
+	must(pf.t, os.WriteFile(filepath.Join(pf.Debugfs, "heartbeat/status"), []byte(status+"\n"), 0o644))
+}
+
+// goDown takes the PF down. The old directory heartbeat stays under another name, so that its
+// inode number is not used again.
+func (pf *testPF) goDown() {
+	pf.t.Helper()
+	pf.downs++
+	pf.set("qat/state", "down")
+	heartbeat := filepath.Join(pf.Debugfs, "heartbeat")
+	must(pf.t, os.Rename(heartbeat, heartbeat+strconv.Itoa(pf.downs)))
+}
+
+func (pf *testPF) comeUp() {
+	pf.t.Helper()
+	must(pf.t, os.Mkdir(filepath.Join(pf.Debugfs, "heartbeat"), 0o755))
+	pf.heartbeat("0")
+	pf.set("qat/state", "up")
+}
+
+// testMonitor is a Monitor with a clock of its own, which only moves with its polls.
+type testMonitor struct {
+	*Monitor
+	t   testing.TB
+	now time.Time
+
+	mu    sync.Mutex
+	wakes []pci.Address
+}
+
+func newTestMonitor(t testing.TB, pfs ...*testPF) *testMonitor {
+	m := &testMonitor{t: t, now: time.Unix(1e9, 0)}
+	m.Monitor = NewMonitor(Config{
+		Interval: interval,
+		Now:      func() time.Time { return m.now },
+		Wake: func(a pci.Address) {
+			m.Reason(a) // blocks if the Monitor is locked
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.wakes = append(m.wakes, a)
+		},
+	})
+	for _, pf := range pfs {
+		m.Track(pf.PF)
+	}
+	return m
+}
+
+// poll polls all PFs at the time scheduled for that and returns the addresses passed to Wake.
+func (m *testMonitor) poll() (woken []pci.Address) {
+	m.t.Helper()
+	next := m.Next(m.now)
+	if next.IsZero() {
+		m.t.Fatal("no poll is scheduled")
+	}
+	m.now = next
+	m.Poll(m.now)
+	m.Wait()
+	woken, m.wakes = m.wakes, nil
+	return woken
+}
+
+// wantReason fails the test unless the reason of a function contains this, or is empty with "".
+func (m *testMonitor) wantReason(a pci.Address, want string) {
+	m.t.Helper()
+	got := m.Reason(a)
+	if want == "" && got != "" || !strings.Contains(got, want) {
+		m.t.Fatalf("reason %q, want %q", got, want)
+	}
+}
+
+// uevent returns an event of the kernel: "change@/devices/...", then variables.
+func uevent(t testing.TB, header string, variables ...string) *events.Event {
+	t.Helper()
+	var e events.Event
+	message := strings.Join(append([]string{header, "SUBSYSTEM=pci"}, variables...), "\x00") + "\x00"
+	must(t, events.ParseUevent(&e, []byte(message)))
+	return &e
+}
