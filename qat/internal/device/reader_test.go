@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package device
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"qatplugin/internal/lookalike"
+	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/sysfs"
+)
+
+func TestAddressesAreInOrder(t *testing.T) {
+	h := newHost(t)
+	must(t, h.AddPF(lookalike.PF{Address: "0001:00:00.0"}))
+	must(t, h.AddVF(lookalike.VF{Address: guestVF}))
+	must(t, os.WriteFile(filepath.Join(h.Sysfs(), "bus/pci/devices/not-an-address"), nil, 0o644))
+	got, err := vfioReader(h).Addresses()
+	must(t, err)
+	want := []pci.Address{address(t, guestVF), address(t, pfA), address(t, "0001:00:00.0")}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Addresses (-want +got):\n%s", diff)
+	}
+	must(t, os.RemoveAll(filepath.Join(h.Sysfs(), "bus/pci/devices")))
+	if got, err := vfioReader(h).Addresses(); !sysfs.IsAbsent(err) {
+		t.Errorf("Addresses = %v, %v without bus/pci/devices; want an error", got, err)
+	}
+}
+
+func TestExists(t *testing.T) {
+	r := vfioReader(newHost(t))
+	if !r.Exists(address(t, pfA)) || r.Exists(address(t, pfB)) {
+		t.Errorf("Exists = %v, %v; want true, false", r.Exists(address(t, pfA)), r.Exists(address(t, pfB)))
+	}
+}
+
+func TestDrivers(t *testing.T) {
+	h := newHost(t)
+	if r := vfioReader(h); !r.DriverLoaded(DriverVFIO) || r.DriverLoaded(DriverIGBUIO) {
+		t.Error("DriverLoaded is wrong for vfio-pci, which is loaded, or for igb_uio, which is not")
+	}
+	for driver, bound := range map[string][]string{
+		DriverVFIO:   {"vfio-pci", "qat_vfio_pci"},
+		DriverIGBUIO: {"igb_uio"},
+	} {
+		r := newReader(h, driver, InterfaceAuto)
+		for _, name := range []string{"vfio-pci", "qat_vfio_pci", "igb_uio", "4xxxvf", ""} {
+			if got, want := r.IsBound(name), slices.Contains(bound, name); got != want {
+				t.Errorf("IsBound(%q) = %v where the driver is %s, want %v", name, got, driver, want)
+			}
+		}
+	}
+}
+
+func TestHostWatches(t *testing.T) {
+	pciWatches := []string{"/s/bus/pci/devices", "/s/bus/pci/drivers", "/s/kernel/debug"}
+	tests := map[string]struct {
+		driver, vfioInterface string
+		want                  []string
+	}{
+		"vfio-pci, auto":  {DriverVFIO, InterfaceAuto, []string{"/d/vfio", "/d/vfio/devices"}},
+		"vfio-pci, cdev":  {DriverVFIO, InterfaceCdev, []string{"/d/vfio", "/d/vfio/devices"}},
+		"vfio-pci, group": {DriverVFIO, InterfaceGroup, []string{"/d/vfio"}},
+		"igb_uio":         {DriverIGBUIO, InterfaceAuto, []string{"/d"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := NewReader(Config{Sysfs: "/s", Dev: "/d", Driver: test.driver, Interface: test.vfioInterface})
+			if diff := cmp.Diff(slices.Concat(pciWatches, test.want), r.HostWatches()); diff != "" {
+				t.Errorf("HostWatches (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestOpenFindsQATFunctionsOnly(t *testing.T) {
+	h := newHost(t)
+	must(t, h.AddPF(lookalike.PF{Address: pfB, DeviceID: "1572", VFDeviceID: "154c", Driver: lookalike.NoDriver}))
+	r := vfioReader(h)
+	check := func(a, what string) {
+		t.Helper()
+		if handle, err := r.Open(address(t, a)); handle != nil || err != nil {
+			t.Errorf("Open of %s = %v, %v; want nil, nil", what, handle, err)
+		}
+		if f, err := r.Read(address(t, a)); f != nil || err != nil {
+			t.Errorf("Read of %s = %v, %v; want nil, nil", what, f, err)
+		}
+	}
+	check("0000:ff:00.0", "an address without a function")
+	check(pfB, "another device of Intel's")
+	must(t, h.SetAttr(pfA, "vendor", "0x1af4"))
+	must(t, h.RemoveAttr(pfA, "device")) // need not be read
+	check(pfA, "a device of another vendor")
+}
+
+func TestOpenReportsWhatItCannotRead(t *testing.T) {
+	tests := map[string]struct {
+		do   func(t *testing.T, h *lookalike.Host)
+		want string // part of the error
+	}{
+		"vendor that is not hexadecimal": {
+			func(t *testing.T, h *lookalike.Host) { must(t, h.SetAttr(pfA, "vendor", "garbage")) },
+			pfA + `/vendor: "garbage" is not a PCI ID`,
+		},
+		"device of more than 16 bits": {
+			func(t *testing.T, h *lookalike.Host) { must(t, h.SetAttr(pfA, "device", "0x14940")) },
+			pfA + `/device: "0x14940" is not a PCI ID`,
+		},
+		"unreadable vendor": {
+			func(t *testing.T, h *lookalike.Host) { replaceByDir(t, filepath.Join(h.Path(pfA), "vendor")) },
+			pfA + "/vendor: is a directory",
+		},
+		"missing device": {
+			func(t *testing.T, h *lookalike.Host) { must(t, h.RemoveAttr(pfA, "device")) },
+			pfA + "/device: no such file",
+		},
+		"entry that is a file": {
+			func(t *testing.T, h *lookalike.Host) { replaceByFile(t, h.Path(pfA)) },
+			pfA + ": not a directory",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			test.do(t, h)
+			r := vfioReader(h)
+			if handle, err := r.Open(address(t, pfA)); handle != nil || err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("Open = %v, %v; want nil, and an error with %q", handle, err, test.want)
+			}
+			if f, err := r.Read(address(t, pfA)); f != nil || err == nil {
+				t.Errorf("Read = %v, %v; want nil and an error", f, err)
+			}
+		})
+	}
+}
+
+func TestReadReturnsWhatItCouldReadWithTheError(t *testing.T) {
+	pf := func(want Function) Function { // what is read of a PF in any case
+		want.Family, _ = FamilyOf(0x8086, 0x4940)
+		return want
+	}
+	vf := func(want Function) Function {
+		want.Family, want.IsVF = FamilyOf(0x8086, 0x4941)
+		return want
+	}
+	a, one := address(t, pfA), 1
+	vfs := []pci.Address{address(t, vfA1)}
+	tests := map[string]struct {
+		function, entry string
+		replace         func(t testing.TB, path string)
+		want            Function // Address, Dir, Debugfs and Incarnation are those of the host
+		err             error
+	}{
+		"driver link": {
+			pfA, "driver", replaceByFile,
+			pf(Function{NUMANode: -1}), unix.EINVAL,
+		},
+		"virtfn link": {
+			pfA, "virtfn0", replaceByFile,
+			pf(Function{NUMANode: 1, Driver: "4xxx", Resource: Generic}), unix.EINVAL,
+		},
+		"state": {
+			pfA, "qat/state", replaceByDir,
+			pf(Function{NUMANode: 1, Driver: "4xxx", Resource: Generic, VFs: vfs}), unix.EISDIR,
+		},
+		"services": {
+			pfA, "qat/cfg_services", replaceByDir,
+			pf(Function{NUMANode: 1, Driver: "4xxx", Resource: Generic, VFs: vfs, State: "up"}), unix.EISDIR,
+		},
+		"qat directory that cannot be watched": {
+			pfA, "qat", func(t testing.TB, path string) { must(t, os.RemoveAll(path)); must(t, os.Symlink("qat", path)) },
+			pf(Function{NUMANode: 1, Driver: "4xxx", Resource: Generic, VFs: vfs}), unix.ELOOP,
+		},
+		"physfn link": {
+			vfA1, "physfn", replaceByFile,
+			vf(Function{NUMANode: 1, Driver: DriverVFIO}), unix.EINVAL,
+		},
+		"iommu_group link": {
+			vfA1, "iommu_group", replaceByFile,
+			vf(Function{NUMANode: 1, Driver: DriverVFIO, PF: &a}), unix.EINVAL,
+		},
+		"vfio-dev": {
+			vfA1, "vfio-dev", func(t testing.TB, path string) { must(t, os.RemoveAll(path)); must(t, os.Symlink("vfio-dev", path)) },
+			vf(Function{NUMANode: 1, Driver: DriverVFIO, PF: &a, Group: &one}), unix.ELOOP,
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := newHostWithVF(t, DriverVFIO)
+			want := &test.want
+			whole := read(t, vfioReader(h), test.function)
+			want.Address, want.Dir, want.Debugfs, want.Incarnation = whole.Address, whole.Dir, whole.Debugfs, whole.Incarnation
+			test.replace(t, filepath.Join(h.Path(test.function), test.entry))
+			f, err := vfioReader(h).Read(address(t, test.function))
+			if !errors.Is(err, test.err) || !strings.Contains(err.Error(), test.function+"/"+test.entry) {
+				t.Errorf("Read: %v, want %v, and the name of the file", err, test.err)
+			}
+			if diff := cmp.Diff(want, f); diff != "" {
+				t.Errorf("Function (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The kernel sends the remove event after the entry in bus/pci/devices is gone. The directory may
+// still be there.
+func TestFunctionWithoutEntryIsGone(t *testing.T) {
+	h := newHostWithVF(t, DriverVFIO)
+	r := vfioReader(h)
+	handle, err := r.Open(address(t, vfA1))
+	must(t, err)
+	defer handle.Close()
+	must(t, os.Remove(h.Path(vfA1)))
+	if f, err := handle.Read(); f != nil || err != nil {
+		t.Errorf("Read = %v, %v without an entry in bus/pci/devices; want nil, nil", f, err)
+	}
+	if f, err := r.Read(address(t, vfA1)); f != nil || err != nil {
+		t.Errorf("a new Read = %v, %v; want nil, nil", f, err)
+	}
+}
+
+func TestFunctionCanGoWhileItIsRead(t *testing.T) {
+	for name, test := range map[string]struct{ function, entry string }{
+		"VF after its vendor":    {vfA1, "vendor"},
+		"VF after its device ID": {vfA1, "device"},
+		"VF after its driver":    {vfA1, "driver"},
+		"VF after its PF":        {vfA1, "physfn"},
+		"PF after its driver":    {pfA, "driver"},
+		"PF after its state":     {pfA, "qat/state"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHostWithVF(t, DriverVFIO)
+			removed := false
+			handle, err := openHooked(t, h, test.function, func() {
+				removed = true
+				if test.function == pfA {
+					must(t, h.RemovePF(pfA))
+				} else {
+					must(t, h.RemoveVF(vfA1))
+				}
+			}, test.entry)
+			var f *Function
+			if handle != nil {
+				defer handle.Close()
+				f, err = handle.Read()
+			}
+			if f != nil || err != nil || !removed {
+				t.Errorf("Function %+v, error %v, removed %v; want nil, nil, true", f, err, removed)
+			}
+		})
+	}
+}
+
+func TestFunctionReplacedWhileItIsReadIsGone(t *testing.T) {
+	h := newHostWithVF(t, DriverVFIO)
+	handle, err := vfioReader(h).Open(address(t, vfA1))
+	must(t, err)
+	defer handle.Close()
+	real, err := filepath.EvalSymlinks(h.Path(vfA1))
+	must(t, err)
+	must(t, os.Rename(real, real+".gone")) // keeps its inode from being used again
+	must(t, h.RemoveVF(vfA1))
+	must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+	if f, err := handle.Read(); f != nil || err != nil {
+		t.Errorf("Read = %+v, %v of a VF that another one replaced; want nil, nil", f, err)
+	}
+	if f := read(t, vfioReader(h), vfA1); f.Driver != "" || f.Incarnation != inode(t, h, vfA1, ".") {
+		t.Errorf("a new Read = %+v, want the new VF", f)
+	}
+}
+
+func TestReadSeesChangesAfterOpen(t *testing.T) {
+	h := newHostWithVF(t, "")
+	r := vfioReader(h)
+	pf, err := r.Open(address(t, pfA))
+	must(t, err)
+	defer pf.Close()
+	vf, err := r.Open(address(t, vfA1))
+	must(t, err)
+	defer vf.Close()
+	must(t, h.SetAttr(pfA, "qat/cfg_services", "dc"))
+	must(t, h.Bind(vfA1, DriverVFIO))
+	if f, err := pf.Read(); err != nil || f.Resource != "dc" {
+		t.Errorf("PF: %+v, %v; want resource dc", f, err)
+	}
+	if f, err := vf.Read(); err != nil || f.Driver != DriverVFIO || f.Node.Name == "" {
+		t.Errorf("VF: %+v, %v; want that it is bound", f, err)
+	}
+}
+
+func TestWatches(t *testing.T) {
+	const debugA, debugB = "kernel/debug/qat_4xxx_" + pfA, "kernel/debug/qat_c6xx_" + pfB
+	tests := map[string]struct {
+		do       func(t *testing.T, h *lookalike.Host)
+		function string
+		want     []string // below its directory, or the root of debugfs
+	}{
+		"VF":                  {func(*testing.T, *lookalike.Host) {}, vfA1, []string{"."}},
+		"PF with services":    {func(*testing.T, *lookalike.Host) {}, pfA, []string{".", debugA, "qat"}},
+		"PF without a driver": {func(t *testing.T, h *lookalike.Host) { must(t, h.Unbind(pfA)) }, pfA, []string{".", debugA}},
+		"PF of Gen2": {func(t *testing.T, h *lookalike.Host) {
+			must(t, h.AddPF(lookalike.PF{Address: pfB, DeviceID: "37c8"}))
+		}, pfB, []string{"."}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := newHostWithVF(t, "")
+			test.do(t, h)
+			handle, err := vfioReader(h).Open(address(t, test.function))
+			must(t, err)
+			defer handle.Close()
+			real, err := filepath.EvalSymlinks(h.Path(test.function))
+			must(t, err)
+			var want []Watch
+			for _, name := range test.want {
+				if strings.HasPrefix(name, "kernel/") {
+					want = append(want, Watch{Dir: filepath.Join(h.Sysfs(), name)})
+				} else {
+					want = append(want, Watch{Dir: filepath.Join(real, name), Incarnation: inode(t, h, test.function, name)})
+				}
+			}
+			if diff := cmp.Diff(want, handle.Watches()); diff != "" {
+				t.Errorf("Watches (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEqual(t *testing.T) {
+	h := newHostWithVF(t, DriverVFIO)
+	a, b := read(t, vfioReader(h), vfA1), read(t, vfioReader(h), vfA1)
+	if !a.Equal(b) || a == b || a.PF == b.PF {
+		t.Error("two readings of an unchanged VF are not equal, or are not two")
+	}
+	must(t, h.Unbind(vfA1))
+	if c := read(t, vfioReader(h), vfA1); a.Equal(c) {
+		t.Error("readings of a VF before and after it is unbound are equal")
+	}
+	var none *Function
+	if a.Equal(none) || none.Equal(a) || !none.Equal(nil) {
+		t.Error("only nil equals nil")
+	}
+}
+
+func TestReadClosesWhatItOpens(t *testing.T) {
+	h := newHostWithVF(t, DriverVFIO)
+	must(t, h.AddPF(lookalike.PF{Address: pfB}))
+	must(t, h.SetAttr(pfB, "vendor", "garbage"))
+	r := vfioReader(h)
+	readAll := func() (descriptors int) {
+		_, err := r.Addresses()
+		must(t, err)
+		read(t, r, pfA)
+		read(t, r, vfA1)
+		if _, err := r.Read(address(t, pfB)); err == nil {
+			t.Error("no error for a vendor that is not hexadecimal")
+		}
+		names, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		return len(names)
+	}
+	before := readAll()
+	if after := readAll(); before != after {
+		t.Errorf("%d open files, then %d; want the same", before, after)
+	}
+}
