@@ -1,0 +1,448 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostwatch
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/klog/v2"
+
+	"qatplugin/devtree"
+	"qatplugin/events"
+)
+
+// fakeMode is a mode whose keys are the last components of paths. It records
+// what it is asked.
+type fakeMode struct {
+	host  Host[string]
+	calls []string // what Reconcile was asked to do
+	state State
+	// during is called by Reconcile; nil: nothing.
+	during func()
+	closed bool
+}
+
+func (m *fakeMode) Classify(e *events.Event) (string, Verdict) {
+	name := string(e.Path[strings.LastIndexByte(string(e.Path), '/')+1:])
+	switch name {
+	case "other":
+		return "", Irrelevant
+	case "devices":
+		return "", RelevantToAll
+	}
+	return name, Relevant
+}
+
+func (m *fakeMode) Reconcile(_ time.Time, b *Batch[string]) State {
+	var parts []string
+	if b.All {
+		parts = append(parts, "all")
+	}
+	parts = append(parts, b.Keys...)
+	if b.Audit {
+		parts = append(parts, fmt.Sprintf("audit limited=%v", b.Limited))
+	}
+	if len(parts) > 0 {
+		m.calls = append(m.calls, strings.Join(parts, " "))
+	}
+	if m.during != nil {
+		m.during()
+	}
+	return m.state
+}
+
+func (m *fakeMode) Outcome(key string) string { return "handled " + key }
+func (m *fakeMode) Close()                    { m.closed = true }
+
+// take returns the calls since the last take.
+func (m *fakeMode) take() []string {
+	calls := m.calls
+	m.calls = nil
+	return calls
+}
+
+// loopTest is a running loop with one source, whose kernel is the test's.
+type loopTest struct {
+	*Loop
+	t         *testing.T
+	mode      *fakeMode
+	kernel    *fakeWriter
+	sink      events.Sink
+	published []*devtree.Tree
+}
+
+// runLoop runs a test on a loop with injected time.
+func runLoop(t *testing.T, env fakeEnvironment, config Config, mode *fakeMode, test func(t *testing.T, l *loopTest)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := &loopTest{t: t, mode: mode, kernel: &fakeWriter{}}
+		config.Writer = l.kernel
+		if config.Sources == nil {
+			config.Sources = []func() (events.Source, error){func() (events.Source, error) {
+				return sourceFunc(func(ctx context.Context, sink events.Sink) error {
+					l.sink = sink
+					<-ctx.Done()
+					return nil
+				}), nil
+			}}
+		}
+		l.Loop = newLoop(config, env)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		newMode := func(_ context.Context, host Host[string]) Mode[string] {
+			mode.host = host
+			return mode
+		}
+		go func() {
+			defer close(done)
+			Run(ctx, l.Loop, newMode, func(tree *devtree.Tree) { l.published = append(l.published, tree) })
+		}()
+		synctest.Wait()
+		test(t, l)
+		cancel()
+		<-done
+		if !mode.closed {
+			t.Error("the mode was not closed")
+		}
+	})
+}
+
+func (l *loopTest) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func (l *loopTest) event(path string) {
+	l.t.Helper()
+	e := uevent(l.t, path)
+	e.Time = time.Now()
+	l.sink.Event(e)
+}
+
+func (l *loopTest) answer() {
+	l.t.Helper()
+	e := uevent(l.t, busPath, "SYNTH_UUID="+l.kernel.uuids[busFile])
+	e.Time = time.Now()
+	l.sink.Event(e)
+	synctest.Wait()
+}
+
+func (l *loopTest) wantCalls(want ...string) {
+	l.t.Helper()
+	if diff := cmp.Diff(want, l.mode.take()); diff != "" {
+		l.t.Errorf("Reconcile was asked for (-want +got):\n%s", diff)
+	}
+}
+
+func completeMode() *fakeMode { return &fakeMode{state: State{Tree: &devtree.Tree{}, Complete: true}} }
+
+func TestLoopReconcilesWhatEventsName(t *testing.T) {
+	mode := completeMode()
+	runLoop(t, fakeEnvironment{}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
+		l.answer()
+		l.wantCalls("all")
+		l.event("/devices/a")
+		l.event("/devices/other")
+		l.event("/devices/b")
+		l.event("/devices/a")
+		synctest.Wait()
+		l.wantCalls("a b")
+		mode.host.Mark("c", time.Now())
+		synctest.Wait()
+		l.wantCalls("c")
+		l.event("/bus/pci/devices")
+		synctest.Wait()
+		l.wantCalls("all")
+		l.sink.Resync("overflow")
+		l.event("/devices/a")
+		synctest.Wait()
+		l.wantCalls("all a")
+	})
+}
+
+// A mark made while Reconcile runs must not be lost.
+func TestMarkDuringReconcileIsHandled(t *testing.T) {
+	mode := completeMode()
+	runLoop(t, fakeEnvironment{}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
+		l.answer()
+		l.mode.take()
+		mode.during = func() { mode.during = nil; mode.host.Mark("b", time.Now()) }
+		l.event("/devices/a")
+		synctest.Wait()
+		l.wantCalls("a", "b")
+	})
+}
+
+func TestLoopTurnsWhenTheModeAsksFor(t *testing.T) {
+	mode, turns := completeMode(), 0
+	mode.during = func() {
+		turns++
+		mode.state.Next = time.Time{}
+		if turns < 3 {
+			mode.state.Next = time.Now().Add(time.Minute)
+		}
+	}
+	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
+		l.pass(time.Minute - time.Nanosecond)
+		if turns != 1 {
+			t.Errorf("%d turns before it is due, want 1", turns)
+		}
+		l.pass(24 * time.Hour)
+		if turns != 3 {
+			t.Errorf("%d turns, want 3 and no more", turns)
+		}
+	})
+}
+
+func TestOnlyChangedTreesArePublished(t *testing.T) {
+	mode := &fakeMode{} // nothing to publish yet
+	one := tree(t, "1")
+	logged := captureLog(t)
+	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
+		if len(l.published) != 0 {
+			t.Fatalf("published %v although there is no Tree yet", l.published)
+		}
+		mode.state.Tree = one
+		for range 2 {
+			mode.host.Mark("a", time.Now().Add(-time.Second))
+			synctest.Wait()
+		}
+		if !slices.Equal(l.published, []*devtree.Tree{one}) {
+			t.Errorf("published %v, want the one Tree once", l.published)
+		}
+	})
+	want := []string{`"List changed" resource="cy" devices=1 healthy=1 after="1s" added=["1"]`}
+	if diff := cmp.Diff(want, logged("List changed")); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+func tree(t *testing.T, ids ...string) *devtree.Tree {
+	t.Helper()
+	b := new(devtree.Tree).Edit()
+	for _, id := range ids {
+		if err := b.Put("cy", &devtree.Device{ID: id, Health: devtree.Healthy}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Build()
+}
+
+func TestLogNamesEachKindOfChange(t *testing.T) {
+	device := func(id string, reason string, node int) *devtree.Device {
+		d := &devtree.Device{ID: id, Health: devtree.Healthy, Reason: reason, NUMANodes: []int{node}}
+		if reason != "" {
+			d.Health = devtree.Unhealthy
+		}
+		return d
+	}
+	build := func(from *devtree.Tree, devices ...*devtree.Device) *devtree.Tree {
+		b := from.Edit()
+		b.Remove("cy", "gone")
+		for _, d := range devices {
+			if err := b.Put("cy", d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return b.Build()
+	}
+	old := build(nil, device("gone", "", 0), device("fails", "", 0), device("heals", "x", 0), device("moves", "", 0))
+	logged := captureLog(t)
+	logChanges(old, build(old, device("new", "bad", 0), device("fails", "worse", 0), device("heals", "", 0),
+		device("moves", "", 1)), time.Millisecond)
+	want := []string{
+		`"List changed" resource="cy" devices=4 healthy=2 after="1ms" added=["new"] removed=["gone"]` +
+			` unhealthyNow=["fails","new"] healthyAgain=["heals"] changed=["moves"]`,
+		`"Device is unhealthy" resource="cy" device="fails" reason="worse"`,
+		`"Device is unhealthy" resource="cy" device="new" reason="bad"`,
+	}
+	if diff := cmp.Diff(want, logged("")); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+func TestAuditsAreMoreFrequentWhileUeventsDoNotArrive(t *testing.T) {
+	runLoop(t, fakeEnvironment{}, Config{AuditInterval: time.Hour}, completeMode(), func(t *testing.T, l *loopTest) {
+		ctx := t.Context()
+		if l.CheckKernelHeard(ctx) == nil || l.CheckFirstLook(ctx) != nil || l.CheckEventLoop(ctx) != nil {
+			t.Errorf("checks before the answer: kernel-heard %v, first-look %v, event-loop %v; want an error of the first only",
+				l.CheckKernelHeard(ctx), l.CheckFirstLook(ctx), l.CheckEventLoop(ctx))
+		}
+		l.wantCalls("all")
+		l.pass(probeTimeout)
+		if err := l.CheckKernelHeard(ctx); err == nil || err.Error() != reasonNoAnswer {
+			t.Errorf("check = %v, want %q", err, reasonNoAnswer)
+		}
+		first := l.kernel.uuids[busFile]
+		l.pass(limitedAuditInterval)
+		l.wantCalls("audit limited=true")
+		if l.kernel.uuids[busFile] == first {
+			t.Error("the probe was not sent again")
+		}
+		l.answer()
+		if err := l.CheckKernelHeard(ctx); err != nil {
+			t.Error(err)
+		}
+		l.pass(time.Hour - time.Nanosecond)
+		l.wantCalls()
+		l.pass(time.Nanosecond)
+		l.wantCalls("audit limited=false")
+	})
+}
+
+func TestLossSendsTheProbeAgain(t *testing.T) {
+	runLoop(t, fakeEnvironment{}, Config{AuditInterval: -1}, completeMode(), func(t *testing.T, l *loopTest) {
+		first := l.kernel.uuids[busFile]
+		l.sink.Resync("overflow")
+		synctest.Wait()
+		if l.kernel.uuids[busFile] == first {
+			t.Fatal("the probe was not sent again")
+		}
+		l.answer()
+		l.pass(time.Hour)
+		if err := l.CheckKernelHeard(t.Context()); err != nil {
+			t.Errorf("after the answer to the second request: %v", err)
+		}
+	})
+}
+
+func TestHostThatCannotBeReadIsReadAgain(t *testing.T) {
+	mode := &fakeMode{}
+	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
+		l.wantCalls("all")
+		if l.CheckFirstLook(t.Context()) == nil {
+			t.Error("the first look is done although the host could not be read")
+		}
+		mode.during = func() { mode.state.Complete = true }
+		l.pass(limitedAuditInterval)
+		l.wantCalls("all audit limited=true")
+		if err := l.CheckFirstLook(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.pass(time.Hour)
+		l.wantCalls()
+	})
+}
+
+func TestClosedSourceLimitsTheLoop(t *testing.T) {
+	closed := func() (events.Source, error) { return nil, errors.New("no") }
+	config := Config{AuditInterval: -1, Sources: []func() (events.Source, error){closed}}
+	runLoop(t, fakeEnvironment{ordinary: true}, config, completeMode(), func(t *testing.T, l *loopTest) {
+		l.wantCalls("all")
+		if err := l.CheckKernelHeard(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot be opened") {
+			t.Errorf("check = %v, want that a source cannot be opened", err)
+		}
+		l.pass(limitedAuditInterval)
+		l.wantCalls("audit limited=true")
+	})
+}
+
+func TestDirectoryThatCannotBeWatchedLimitsTheLoop(t *testing.T) {
+	watcher := &blockingWatcher{fakeWatcher: fakeWatcher{err: errors.New("no more watches")}}
+	config := Config{AuditInterval: -1, OpenWatcher: func() (Watcher, error) { return watcher, nil }}
+	mode := completeMode()
+	mode.during = func() { mode.host.Watches.Want("/a", 1) }
+	runLoop(t, fakeEnvironment{ordinary: true}, config, mode, func(t *testing.T, l *loopTest) {
+		l.wantCalls("all")
+		l.pass(limitedAuditInterval)
+		l.wantCalls("audit limited=true")
+		watcher.err = nil
+		l.pass(limitedAuditInterval)
+		l.wantCalls("audit limited=true")
+		l.pass(time.Hour)
+		l.wantCalls()
+	})
+}
+
+// blockingWatcher is a fakeWatcher that runs until its context ends.
+type blockingWatcher struct{ fakeWatcher }
+
+func (*blockingWatcher) Run(ctx context.Context, _ events.Sink) error { <-ctx.Done(); return nil }
+
+func TestCheckEventLoopWaitsForABusyLoop(t *testing.T) {
+	mode := completeMode()
+	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
+		busy := make(chan struct{})
+		mode.during = func() { <-busy }
+		l.event("/devices/a")
+		time.AfterFunc(2*time.Second, func() { mode.during = nil; close(busy) })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if l.CheckEventLoop(ctx) == nil {
+			t.Error("the check of a loop that is busy passes")
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		if err := l.CheckEventLoop(ctx); err != nil {
+			t.Errorf("the check of a loop that was busy for a second: %v", err)
+		}
+	})
+}
+
+func TestSkippedDevicesAreLogged(t *testing.T) {
+	mode := completeMode()
+	mode.state.Skipped = map[string]string{"b": "no driver", "a": "no driver"}
+	logged := captureLog(t)
+	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
+		l.pass(time.Hour)
+	})
+	want := []string{`"Not listed" reason="no driver" devices=["a","b"]`}
+	if diff := cmp.Diff(want, logged("Not listed")); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+func TestEventsAreLoggedWithTheirOutcome(t *testing.T) {
+	logged := captureLog(t)
+	flags := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	if err := flags.Set("v", "4"); err != nil {
+		t.Fatal(err)
+	}
+	runLoop(t, fakeEnvironment{}, Config{AuditInterval: -1}, completeMode(), func(t *testing.T, l *loopTest) {
+		l.answer()
+		l.event("/devices/a")
+		l.event("/devices/other")
+		synctest.Wait()
+	})
+	want := []string{
+		`"Event" source="uevent" action="change" device="uevent probe" path="/bus/pci" ledTo="proof that uevents arrive"`,
+		`"Event" source="uevent" action="change" device="a" path="/devices/a" ledTo="handled a"`,
+		`"Event" source="uevent" action="change" device="" path="/devices/other" ledTo="not a QAT device"`,
+	}
+	if diff := cmp.Diff(want, logged(`"Event"`)); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+// intMode classifies without allocating, as a mode must.
+type intMode struct{ fakeMode }
+
+func (*intMode) Classify(*events.Event) (int, Verdict)      { return 1, Relevant }
+func (*intMode) Reconcile(time.Time, *Batch[int]) (s State) { return s }
+func (*intMode) Outcome(int) string                         { return "" }
+
+// Event runs in the goroutine that reads a socket.
+func TestMarkingAnEventDoesNotAllocate(t *testing.T) {
+	r := &run[int]{
+		Loop:    newLoop(Config{Writer: &fakeWriter{}}, fakeEnvironment{}),
+		mode:    &intMode{},
+		mailbox: events.NewMailbox[mark[int]](mailboxLimit),
+	}
+	r.probe.send(time.Now())
+	for _, path := range []string{"/devices/a", busPath, loPath} {
+		e := uevent(t, path)
+		if n := testing.AllocsPerRun(100, func() { r.Event(e); r.mailbox.Take(&r.marks) }); n > 0 {
+			t.Errorf("an event of %s allocates %v times, want 0", path, n)
+		}
+	}
+}
