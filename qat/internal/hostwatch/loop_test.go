@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,12 +25,20 @@ import (
 // fakeMode is a mode whose keys are the last components of paths. It records
 // what it is asked.
 type fakeMode struct {
-	host  Host[string]
-	calls []string // what Reconcile was asked to do
-	state State
-	// during is called by Reconcile; nil: nothing.
-	during func()
+	host   Host[string]
 	closed bool
+
+	mu     sync.Mutex // guards all following fields
+	calls  []string   // what Reconcile was asked to do
+	state  State
+	during func() // called by Reconcile without mu; nil: nothing
+}
+
+// set changes what the next Reconcile does.
+func (m *fakeMode) set(change func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change()
 }
 
 func (m *fakeMode) Classify(e *events.Event) (string, Verdict) {
@@ -51,12 +61,17 @@ func (m *fakeMode) Reconcile(_ time.Time, b *Batch[string]) State {
 	if b.Audit {
 		parts = append(parts, fmt.Sprintf("audit limited=%v", b.Limited))
 	}
+	m.mu.Lock()
 	if len(parts) > 0 {
 		m.calls = append(m.calls, strings.Join(parts, " "))
 	}
-	if m.during != nil {
-		m.during()
+	during := m.during
+	m.mu.Unlock()
+	if during != nil {
+		during()
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return m.state
 }
 
@@ -65,6 +80,8 @@ func (m *fakeMode) Close()                    { m.closed = true }
 
 // take returns the calls since the last take.
 func (m *fakeMode) take() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	calls := m.calls
 	m.calls = nil
 	return calls
@@ -130,7 +147,7 @@ func (l *loopTest) event(path string) {
 
 func (l *loopTest) answer() {
 	l.t.Helper()
-	e := uevent(l.t, busPath, "SYNTH_UUID="+l.kernel.uuids[busFile])
+	e := uevent(l.t, busPath, "SYNTH_UUID="+l.kernel.uuid(busFile))
 	e.Time = time.Now()
 	l.sink.Event(e)
 	synctest.Wait()
@@ -175,7 +192,8 @@ func TestMarkDuringReconcileIsHandled(t *testing.T) {
 	runLoop(t, fakeEnvironment{}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
 		l.answer()
 		l.mode.take()
-		mode.during = func() { mode.during = nil; mode.host.Mark("b", time.Now()) }
+		once := sync.OnceFunc(func() { mode.host.Mark("b", time.Now()) })
+		mode.set(func() { mode.during = once })
 		l.event("/devices/a")
 		synctest.Wait()
 		l.wantCalls("a", "b")
@@ -183,22 +201,23 @@ func TestMarkDuringReconcileIsHandled(t *testing.T) {
 }
 
 func TestLoopTurnsWhenTheModeAsksFor(t *testing.T) {
-	mode, turns := completeMode(), 0
+	mode := completeMode()
+	var turns atomic.Int32
 	mode.during = func() {
-		turns++
-		mode.state.Next = time.Time{}
-		if turns < 3 {
-			mode.state.Next = time.Now().Add(time.Minute)
+		next := time.Time{}
+		if turns.Add(1) < 3 {
+			next = time.Now().Add(time.Minute)
 		}
+		mode.set(func() { mode.state.Next = next })
 	}
 	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
 		l.pass(time.Minute - time.Nanosecond)
-		if turns != 1 {
-			t.Errorf("%d turns before it is due, want 1", turns)
+		if n := turns.Load(); n != 1 {
+			t.Errorf("%d turns before it is due, want 1", n)
 		}
 		l.pass(24 * time.Hour)
-		if turns != 3 {
-			t.Errorf("%d turns, want 3 and no more", turns)
+		if n := turns.Load(); n != 3 {
+			t.Errorf("%d turns, want 3 and no more", n)
 		}
 	})
 }
@@ -211,7 +230,7 @@ func TestOnlyChangedTreesArePublished(t *testing.T) {
 		if len(l.published) != 0 {
 			t.Fatalf("published %v although there is no Tree yet", l.published)
 		}
-		mode.state.Tree = one
+		mode.set(func() { mode.state.Tree = one })
 		for range 2 {
 			mode.host.Mark("a", time.Now().Add(-time.Second))
 			synctest.Wait()
@@ -282,10 +301,10 @@ func TestAuditsAreMoreFrequentWhileUeventsDoNotArrive(t *testing.T) {
 		if err := l.CheckKernelHeard(ctx); err == nil || err.Error() != reasonNoAnswer {
 			t.Errorf("check = %v, want %q", err, reasonNoAnswer)
 		}
-		first := l.kernel.uuids[busFile]
+		first := l.kernel.uuid(busFile)
 		l.pass(limitedAuditInterval)
 		l.wantCalls("audit limited=true")
-		if l.kernel.uuids[busFile] == first {
+		if l.kernel.uuid(busFile) == first {
 			t.Error("the probe was not sent again")
 		}
 		l.answer()
@@ -301,10 +320,10 @@ func TestAuditsAreMoreFrequentWhileUeventsDoNotArrive(t *testing.T) {
 
 func TestLossSendsTheProbeAgain(t *testing.T) {
 	runLoop(t, fakeEnvironment{}, Config{AuditInterval: -1}, completeMode(), func(t *testing.T, l *loopTest) {
-		first := l.kernel.uuids[busFile]
+		first := l.kernel.uuid(busFile)
 		l.sink.Resync("overflow")
 		synctest.Wait()
-		if l.kernel.uuids[busFile] == first {
+		if l.kernel.uuid(busFile) == first {
 			t.Fatal("the probe was not sent again")
 		}
 		l.answer()
@@ -322,7 +341,7 @@ func TestHostThatCannotBeReadIsReadAgain(t *testing.T) {
 		if l.CheckFirstLook(t.Context()) == nil {
 			t.Error("the first look is done although the host could not be read")
 		}
-		mode.during = func() { mode.state.Complete = true }
+		mode.set(func() { mode.state.Complete = true })
 		l.pass(limitedAuditInterval)
 		l.wantCalls("all audit limited=true")
 		if err := l.CheckFirstLook(t.Context()); err != nil {
@@ -347,7 +366,7 @@ func TestClosedSourceLimitsTheLoop(t *testing.T) {
 }
 
 func TestDirectoryThatCannotBeWatchedLimitsTheLoop(t *testing.T) {
-	watcher := &blockingWatcher{fakeWatcher: fakeWatcher{err: errors.New("no more watches")}}
+	watcher := &scarceWatcher{}
 	config := Config{AuditInterval: -1, OpenWatcher: func() (Watcher, error) { return watcher, nil }}
 	mode := completeMode()
 	mode.during = func() { mode.host.Watches.Want("/a", 1) }
@@ -355,7 +374,7 @@ func TestDirectoryThatCannotBeWatchedLimitsTheLoop(t *testing.T) {
 		l.wantCalls("all")
 		l.pass(limitedAuditInterval)
 		l.wantCalls("audit limited=true")
-		watcher.err = nil
+		watcher.available.Store(true) // the next audit tries again
 		l.pass(limitedAuditInterval)
 		l.wantCalls("audit limited=true")
 		l.pass(time.Hour)
@@ -363,18 +382,27 @@ func TestDirectoryThatCannotBeWatchedLimitsTheLoop(t *testing.T) {
 	})
 }
 
-// blockingWatcher is a fakeWatcher that runs until its context ends.
-type blockingWatcher struct{ fakeWatcher }
+// scarceWatcher runs until its context ends, and cannot watch a directory until
+// watches are available.
+type scarceWatcher struct{ available atomic.Bool }
 
-func (*blockingWatcher) Run(ctx context.Context, _ events.Sink) error { <-ctx.Done(); return nil }
+func (*scarceWatcher) Run(ctx context.Context, _ events.Sink) error { <-ctx.Done(); return nil }
+func (*scarceWatcher) Unwatch(string)                               {}
+func (w *scarceWatcher) Rewatch(dir string) error                   { return w.Watch(dir) }
+func (w *scarceWatcher) Watch(string) error {
+	if w.available.Load() {
+		return nil
+	}
+	return errors.New("no more watches")
+}
 
 func TestCheckEventLoopWaitsForABusyLoop(t *testing.T) {
 	mode := completeMode()
 	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
 		busy := make(chan struct{})
-		mode.during = func() { <-busy }
+		mode.set(func() { mode.during = func() { <-busy } })
 		l.event("/devices/a")
-		time.AfterFunc(2*time.Second, func() { mode.during = nil; close(busy) })
+		time.AfterFunc(2*time.Second, func() { close(busy) })
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if l.CheckEventLoop(ctx) == nil {

@@ -5,6 +5,7 @@ package hostwatch
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,14 +16,25 @@ import (
 
 // fakeWriter records the probe's requests.
 type fakeWriter struct {
-	dry   bool
-	err   error
+	dry bool
+	err error
+
+	mu    sync.Mutex // guards all following fields
 	files []string
 	uuids map[string]string // file → UUID of the last request
 }
 
+// uuid returns the UUID that was last written to a file.
+func (w *fakeWriter) uuid(file string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.uuids[file]
+}
+
 func (w *fakeWriter) DryRun() bool { return w.dry }
 func (w *fakeWriter) Write(name, value string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.files = append(w.files, name)
 	uuid, ok := strings.CutPrefix(value, "change ")
 	if !ok {
@@ -64,8 +76,8 @@ func (p *probeTest) answer(path, uuid string) bool {
 	return p.isAnswer(e)
 }
 
-func (p *probeTest) answerBus() bool { return p.answer(busPath, p.kernel.uuids[busFile]) }
-func (p *probeTest) answerLo() bool  { return p.answer(loPath, p.kernel.uuids[loFile]) }
+func (p *probeTest) answerBus() bool { return p.answer(busPath, p.kernel.uuid(busFile)) }
+func (p *probeTest) answerLo() bool  { return p.answer(loPath, p.kernel.uuid(loFile)) }
 
 func TestProbeResult(t *testing.T) {
 	both := func(p *probeTest) { p.answerLo(); p.answerBus() }
@@ -172,7 +184,7 @@ func TestProbeResultIsLoggedOnce(t *testing.T) {
 func TestLateAnswerCountsUntilTheNextRequest(t *testing.T) {
 	p := newProbeTest(t, fakeEnvironment{})
 	p.start()
-	first := p.kernel.uuids[busFile]
+	first := p.kernel.uuid(busFile)
 	p.pass(probeTimeout)
 	if !p.answer(busPath, first) || p.result.status != receiving {
 		t.Errorf("late answer: result %+v, want receiving", p.result)
@@ -182,9 +194,9 @@ func TestLateAnswerCountsUntilTheNextRequest(t *testing.T) {
 	if p.answer(busPath, first) {
 		t.Error("the answer to an old request counts")
 	}
-	before := p.kernel.uuids[busFile]
+	before := p.kernel.uuid(busFile)
 	p.pass(probeRetry)
-	if p.kernel.uuids[busFile] == before {
+	if p.kernel.uuid(busFile) == before {
 		t.Error("no retry while uevents do not arrive")
 	}
 	p.answerBus()
@@ -199,10 +211,10 @@ func TestLateAnswerCountsUntilTheNextRequest(t *testing.T) {
 func TestNewRequestReplacesALostAnswer(t *testing.T) {
 	p := newProbeTest(t, fakeEnvironment{})
 	p.start()
-	lost := p.kernel.uuids[busFile]
+	lost := p.kernel.uuid(busFile)
 	p.pass(probeTimeout - time.Second)
 	p.start()
-	if bus, lo := p.kernel.uuids[busFile], p.kernel.uuids[loFile]; bus == lost || lo != bus {
+	if bus, lo := p.kernel.uuid(busFile), p.kernel.uuid(loFile); bus == lost || lo != bus {
 		t.Errorf("requests %s (lo) and %s (bus); want one new UUID other than %s", lo, bus, lost)
 	}
 	p.pass(2 * time.Second) // the first request would have timed out
@@ -247,7 +259,7 @@ func TestOnlyTheRequestedUeventIsAnAnswer(t *testing.T) {
 		t.Error("an event before the first request is an answer")
 	}
 	p.start()
-	variable := "SYNTH_UUID=" + p.kernel.uuids[busFile]
+	variable := "SYNTH_UUID=" + p.kernel.uuid(busFile)
 	inotify := uevent(t, busPath, variable)
 	inotify.Origin = events.Inotify
 	for name, e := range map[string]*events.Event{
@@ -265,7 +277,7 @@ func TestIsAnswerDoesNotAllocate(t *testing.T) {
 	p := newProbeTest(t, fakeEnvironment{})
 	p.start()
 	for _, path := range []string{"/devices/pci0000:6b/0000:6b:00.1", busPath, loPath} {
-		e := uevent(t, path, "SYNTH_UUID="+p.kernel.uuids[busFile])
+		e := uevent(t, path, "SYNTH_UUID="+p.kernel.uuid(busFile))
 		if n := testing.AllocsPerRun(100, func() { p.isAnswer(e) }); n > 0 {
 			t.Errorf("an event of %s allocates %v times, want 0", path, n)
 		}
