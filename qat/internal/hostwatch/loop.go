@@ -121,7 +121,7 @@ func Run[K comparable](ctx context.Context, l *Loop, newMode func(context.Contex
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run[K]{
 		Loop:    l,
-		watches: newWatches(),
+		watches: NewWatches(nil),
 		publish: publish,
 		mailbox: events.NewMailbox[mark[K]](mailboxLimit),
 		audits:  auditClock{interval: l.config.AuditInterval},

@@ -32,8 +32,10 @@ type Watches struct {
 	failed  map[string]bool         // wanted directories that could not be watched
 }
 
-func newWatches() *Watches {
-	return &Watches{wanted: map[string]uint64{}, failed: map[string]bool{}}
+// NewWatches returns Watches that use a Watcher (nil: none yet) and watch
+// nothing so far.
+func NewWatches(watcher Watcher) *Watches {
+	return &Watches{watcher: watcher, wanted: map[string]uint64{}, failed: map[string]bool{}}
 }
 
 // opener turns the function that opens a Watcher into one that opens a source

@@ -66,7 +66,7 @@ func TestWatches(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, watcher := newWatches(), &fakeWatcher{}
+			w, watcher := NewWatches(nil), &fakeWatcher{}
 			w.Want("/before", 1) // ignored: there is no watcher yet
 			use(t, w, watcher)
 			tt.do(w)
@@ -78,7 +78,7 @@ func TestWatches(t *testing.T) {
 }
 
 func TestNewWatcherWatchesEverythingAgain(t *testing.T) {
-	w, second := newWatches(), &fakeWatcher{}
+	w, second := NewWatches(nil), &fakeWatcher{}
 	use(t, w, &fakeWatcher{})
 	w.Want("/a", 1)
 	use(t, w, second)
@@ -100,7 +100,7 @@ func TestWatchesAreLimitedWhileADirectoryCannotBeWatched(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, watcher := newWatches(), &fakeWatcher{err: errors.New("no more watches")}
+			w, watcher := NewWatches(nil), &fakeWatcher{err: errors.New("no more watches")}
 			use(t, w, watcher)
 			w.Want("/a", 1)
 			if w.retry(); !w.limited() {
