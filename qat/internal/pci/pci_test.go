@@ -109,11 +109,18 @@ func TestCompareOrdersByDomainBusDeviceFunction(t *testing.T) {
 	})
 }
 
-// The difference of these keys is zero in its lower 32 bits.
-func TestCompareDoesNotTruncate(t *testing.T) {
-	low, high := Address{Domain: 0}, Address{Domain: 0x10000}
-	if low.Compare(high) != -1 || high.Compare(low) != 1 {
-		t.Errorf("Compare = %d and %d, want -1 and 1", low.Compare(high), high.Compare(low))
+func TestCompareOfNeighbours(t *testing.T) {
+	ascending := []Address{
+		{}, {Function: 7}, {Device: 1}, {Device: 31, Function: 7}, {Bus: 1}, {Bus: 0xff, Device: 31, Function: 7},
+		{Domain: 1}, {Domain: 0x10000}, // differs from the first in bits that an int of 32 bits does not have
+		{Domain: 0xffffffff},
+	}
+	for i, a := range ascending {
+		for j, b := range ascending {
+			if got, want := a.Compare(b), cmp.Compare(i, j); got != want {
+				t.Errorf("%v.Compare(%v) = %d, want %d", a, b, got, want)
+			}
+		}
 	}
 }
 

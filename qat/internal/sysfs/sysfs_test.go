@@ -101,6 +101,25 @@ func TestCloseClosesTheDescriptor(t *testing.T) {
 	}
 }
 
+func TestReadingLeavesNoFileOpen(t *testing.T) {
+	d, path := open(t)
+	write(t, filepath.Join(path, "file"), "text")
+	readAll := func() int {
+		t.Helper()
+		_, err1 := d.Read("file")
+		_, err2 := ReadFile(filepath.Join(path, "file"))
+		_, err3 := d.Names(".")
+		err4 := NewWriter(path, false).Write("file", "text")
+		names, err5 := os.ReadDir("/proc/self/fd")
+		must(t, errors.Join(err1, err2, err3, err4, err5))
+		return len(names)
+	}
+	before := readAll()
+	if after := readAll(); before != after {
+		t.Errorf("%d open files, then %d; want the same", before, after)
+	}
+}
+
 func TestRead(t *testing.T) {
 	d, path := open(t)
 	whole := strings.Repeat("x", maxAttribute)
