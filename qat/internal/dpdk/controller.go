@@ -35,7 +35,7 @@ type Config struct {
 	Writer         bind.Writer   // does all writes to sysfs
 	Serves         []string      // kernel VF drivers whose families are served
 	Limit          int           // number of VFs listed at most; 0: no limit
-	Bind           bool          // bind VFs to the DPDK driver
+	NoBind         bool          // bind no VFs
 	Steal          bool          // also those that a driver other than their kernel driver holds
 	HealthInterval time.Duration // time between heartbeats; not positive: never
 	Policy         policy.Policy
@@ -75,7 +75,7 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) *Controller 
 		health:     monitor,
 		binder:     bind.New(ctx, bind.Config{Sysfs: cfg.Sysfs, Driver: cfg.Driver, Writer: cfg.Writer, Wake: wake}),
 		preference: cfg.Preference,
-		rules:      rules{driver: cfg.Driver, serves: serves, bind: cfg.Bind, steal: cfg.Steal},
+		rules:      rules{driver: cfg.Driver, serves: serves, bind: !cfg.NoBind, steal: cfg.Steal},
 		functions:  newFunctions(cfg.Reader, monitor, host.Watches),
 		assignment: newAssignment(cfg.Limit, cfg.Policy),
 		audit:      audit{suspects: map[pci.Address]time.Time{}},

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpdk
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"qatplugin/events"
+	"qatplugin/internal/lookalike"
+)
+
+func overrideFile(address string) string {
+	return "bus/pci/devices/" + address + "/driver_override"
+}
+
+// newHostWithVF has one VF, which no driver is bound to.
+func newHostWithVF(t *testing.T) *lookalike.Host {
+	t.Helper()
+	h := newHost4xxx(t)
+	must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+	return h
+}
+
+func TestBackOffStaysAtItsMaximum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, newHostWithVF(t), Config{})
+		r.refuse(probeFile)
+		r.rescan()
+		var before time.Duration
+		for failures := 1; failures <= 70; failures++ {
+			wait := r.wake()
+			if want := max(firstBackOff, min(2*before, longestBackOff)); wait != want {
+				t.Fatalf("after %d failures the plugin waits %v, want %v", failures, wait, want)
+			}
+			before = wait
+		}
+		if n := r.probes(vfA1); before != longestBackOff || n != 71 {
+			t.Errorf("the kernel was asked %d times, at last after %v, want 71 and %v", n, before, longestBackOff)
+		}
+	})
+}
+
+// oneTry is what the plugin writes to bind a VF that no driver takes.
+func oneTry(vf string) []string {
+	probes := slices.Repeat([]string{vf + " > " + probeFile}, 4)
+	return slices.Concat([]string{"vfio-pci > " + overrideFile(vf)}, probes, []string{" > " + overrideFile(vf)})
+}
+
+func TestEachBindTryAsksTheKernelEquallyOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, newHostWithVF(t), Config{})
+		r.rescan()
+		r.pass(time.Minute)
+		want, got := slices.Repeat(oneTry(vfA1), 3), r.writes()
+		if diff := cmp.Diff(want, got[:min(len(want), len(got))]); diff != "" {
+			t.Errorf("the first three tries (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestFailedBindRestoresDriverOverride(t *testing.T) {
+	for before, after := range map[string]string{
+		"(null)":          "", // as the kernel shows that there is none
+		"vfio-pci":        "", // left by a plugin that was killed
+		"uio_pci_generic": "uio_pci_generic",
+	} {
+		inBubble(t, before, func(t *testing.T) {
+			h := newHostWithVF(t)
+			must(t, h.SetAttr(vfA1, "driver_override", before))
+			r := newRig(t, h, Config{})
+			r.rescan()
+			r.pass(nodeTimeout + time.Second/2)
+			text, err := os.ReadFile(filepath.Join(h.Path(vfA1), "driver_override"))
+			must(t, err)
+			if got := strings.TrimSpace(string(text)); got != after || r.probes(vfA1) == 0 {
+				t.Errorf("driver_override is %q after %q, want %q", got, r.writes(), after)
+			}
+		})
+	}
+}
+
+func TestBoundVFWithoutNodeIsWaitedForOnlyAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostWithVF(t)
+		addVFs(t, h, pfA, vfA2)
+		r := newRig(t, h, Config{Limit: 1})
+		r.rescan()
+		must(t, h.Bind(vfA1, "vfio-pci")) // as the plugin asked
+		must(t, os.Remove(vfioNode(t, h, vfA1)))
+		r.read(vfA1)
+		r.wantList(map[string][]string{})
+		r.wantSkipped(vfA1, vfA2)
+		if wait := r.wake(); wait != nodeTimeout {
+			t.Errorf("the plugin waits %v for the node, want %v", wait, nodeTimeout)
+		}
+		r.wantList(map[string][]string{"cy": {vfA2}}) // it got the place
+		if next := r.nextWake(); !next.IsZero() {
+			t.Errorf("after that the plugin wakes in %v, want never", time.Until(next))
+		}
+		r.pass(time.Hour)
+		r.wantSkipped(vfA1)
+	})
+}
+
+// The driver link goes at once, and the node when the workload closes it. To bind the VF before that
+// waits for the workload.
+func TestVFHeldOnItsWayOutIsNotBound(t *testing.T) {
+	for name, takeAway := range map[string]func(h *lookalike.Host) error{
+		"unbound": func(h *lookalike.Host) error { return h.Unbind(vfA1) },
+		"removed": func(h *lookalike.Host) error { return h.RemoveVF(vfA1) },
+	} {
+		for when, known := range map[string]bool{"listed before": true, "never listed": false} {
+			inBubble(t, name+", "+when, func(t *testing.T) {
+				h := newHost4xxx(t)
+				addVFs(t, h, pfA, vfA1)
+				r := newRig(t, h, Config{})
+				if known {
+					r.rescan()
+				}
+				release := h.Hold(vfA1)
+				taken := make(chan error, 1)
+				go func() { taken <- takeAway(h) }()
+				synctest.Wait()
+				r.rescan()
+				r.pass(time.Hour)
+				if listed := r.resource(vfA1) != ""; listed != known || r.reason(vfA1) == "" || len(r.writes()) > 0 {
+					t.Errorf("listed %v (%q), written %q; want %v, a reason, and nothing", listed, r.reason(vfA1), r.writes(), known)
+				}
+				release()
+				must(t, <-taken)
+				r.read(vfA1)
+				if again, want := r.probes(vfA1) > 0, name == "unbound"; again != want {
+					t.Errorf("bound after the workload released it: %v, want %v", again, want)
+				}
+			})
+		}
+	}
+}
+
+// The VF goes and comes back while the plugin waits for the kernel. The new one is bound by a job of its own.
+func TestFailedBindLeavesNewIncarnationAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostWithVF(t)
+		r := newRig(t, h, Config{})
+		release := r.hold(probeFile)
+		r.rescan()
+		keepInode(t, h.Path(vfA1))
+		must(t, h.RemoveVF(vfA1))
+		must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+		r.read(vfA1)
+		once := oneTry(vfA1)[:2]
+		want := slices.Concat(once, once)
+		if diff := cmp.Diff(want, r.writes()); diff != "" {
+			t.Fatalf("written for both incarnations (-want +got):\n%s", diff)
+		}
+		r.refuse(probeFile)
+		release()
+		if diff := cmp.Diff(want, r.writes()); diff != "" {
+			t.Errorf("written after the bind of the first failed (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestDriverEventRetriesFailedBindsAtOnce(t *testing.T) {
+	for name, test := range map[string]struct {
+		event func(h *lookalike.Host) *events.Event
+		want  int // requests
+	}{
+		"uevent": {func(*lookalike.Host) *events.Event {
+			return uevent(t, "add@/bus/pci/drivers/vfio-pci", "SUBSYSTEM=drivers")
+		}, 1},
+		"inotify": {func(h *lookalike.Host) *events.Event {
+			return inotify(filepath.Join(h.Sysfs(), "bus/pci/drivers/vfio-pci"))
+		}, 1},
+		"another driver": {func(*lookalike.Host) *events.Event {
+			return uevent(t, "add@/bus/pci/drivers/ixgbe", "SUBSYSTEM=drivers")
+		}, 0},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHostWithVF(t)
+			r := newRig(t, h, Config{})
+			r.refuse(probeFile)
+			r.rescan()
+			r.pass(time.Minute)
+			r.accept(probeFile)
+			before := r.probes(vfA1)
+			r.event(test.event(h))
+			if got := r.probes(vfA1) - before; got != test.want {
+				t.Errorf("the kernel was asked %d times at once, want %d", got, test.want)
+			}
+		})
+	}
+}
+
+// The kernel takes physfn away before it removes a VF, and adds it after it made one.
+func TestNewIncarnationWithoutPhysfnIsNotBeingRemoved(t *testing.T) {
+	for name, anew := range map[string]bool{"same incarnation": false, "new incarnation": true} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost4xxx(t)
+			addVFs(t, h, pfA, vfA1)
+			r := newRig(t, h, Config{})
+			r.rescan()
+			if anew {
+				keepInode(t, h.Path(vfA1))
+				must(t, h.RemoveVF(vfA1))
+				must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+			} else {
+				must(t, h.Unbind(vfA1))
+			}
+			must(t, h.RemoveAttr(vfA1, "physfn"))
+			r.read(vfA1)
+			if bound := r.probes(vfA1) > 0; bound != anew {
+				t.Errorf("the plugin binds it: %v (%q), want %v", bound, r.reason(vfA1), anew)
+			}
+		})
+	}
+}
