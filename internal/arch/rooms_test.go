@@ -98,6 +98,12 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/dpdk reads, decides and acts in mode dpdk and never knows the other mode",
 	},
+	"qat/internal/kernelmode": {
+		ours:   []string{"devtree", "events", "qat/internal/hostwatch", "qat/internal/pci", "qat/internal/sysfs"},
+		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/kernelmode is the mode kernel and knows nothing of mode dpdk or the kubelet's API",
+	},
 	"qat/kernelmode": {
 		ours:   []string{"devtree", "events", "qat", "qat/internal/follow"},
 		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},

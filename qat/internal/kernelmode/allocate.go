@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernelmode
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/devtree"
+	"qatplugin/qat/internal/sysfs"
+)
+
+// PostAllocate completes what a container gets. QAT_SECTION_NAME_<resource>_0
+// and so on name the sections of its units, in the order in which the kubelet
+// named the units. QAT_SECTION_NAME names that of the first. PostAllocate
+// returns an error that names a node if it no longer exists below dev, the root
+// of the host's /dev. It may be called from any goroutine.
+func PostAllocate(dev, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits) error {
+	if edits.Env == nil {
+		edits.Env = make(map[string]string, len(devices)+1)
+	}
+	checked := map[string]bool{} // units share their nodes
+	for i, d := range devices {
+		section := d.Env[sectionVariable]
+		if section == "" {
+			return fmt.Errorf("allocate %q: the unit names no section", d.ID)
+		}
+		for _, n := range d.DeviceNodes {
+			if checked[n.HostPath] {
+				continue
+			}
+			checked[n.HostPath] = true
+			if !sysfs.Exists(filepath.Join(dev, strings.TrimPrefix(n.HostPath, "/dev/"))) {
+				return fmt.Errorf("allocate %q: %w: the node %s is missing", d.ID, devtree.ErrUnfit, n.HostPath)
+			}
+		}
+		edits.Env[sectionVariable+"_"+resource+"_"+strconv.Itoa(i)] = section
+		if i == 0 {
+			edits.Env[sectionVariable] = section
+		}
+	}
+	klog.V(3).InfoS("Allocated", "resource", resource, "units", len(devices))
+	return nil
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernelmode
+
+import (
+	"bytes"
+
+	"qatplugin/events"
+	"qatplugin/qat/internal/hostwatch"
+	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/sysfs"
+)
+
+// A Key says what an event concerns.
+type Key struct {
+	kind    keyKind
+	address pci.Address // of keyFunction
+	removed bool        // of keyFunction: it, or its UIO device, is being removed
+}
+
+type keyKind uint8
+
+const (
+	keyFunction keyKind = iota // a PCI function: run adf_ctl if it may be a QAT device
+	keyStack                   // a configuration file, a control node, a binding to a QAT driver: run adf_ctl
+	keyFiles                   // a link or node: read the host; run adf_ctl only if that contradicts it
+	keyAnswer                  // adf_ctl answered
+)
+
+// String returns what the key stands for.
+func (k Key) String() string {
+	switch k.kind {
+	case keyStack:
+		return "QAT driver stack"
+	case keyFiles:
+		return "drivers and nodes"
+	case keyAnswer:
+		return "adf_ctl"
+	}
+	return k.address.String()
+}
+
+// Classify implements [hostwatch.Mode].
+func (m *mode) Classify(e *events.Event) (Key, hostwatch.Verdict) {
+	if e.Origin == events.Uevent {
+		return classifyUevent(e)
+	}
+	return m.reader.classifyPath(e.Path)
+}
+
+// classifyUevent knows the events of PCI functions and of their UIO devices,
+// both of which have the function's address in their DEVPATH, and of the
+// control nodes.
+func classifyUevent(e *events.Event) (Key, hostwatch.Verdict) {
+	switch string(e.Get("SUBSYSTEM")) {
+	case "pci":
+		if class := e.Get("PCI_CLASS"); class != nil && !isCoprocessorClass(class) {
+			return Key{}, hostwatch.Irrelevant
+		}
+		return functionKey(e.Path, e.Action == events.Remove)
+	case "uio":
+		return functionKey(e.Path, e.Action == events.Remove)
+	case "iommu":
+		return Key{kind: keyFiles}, hostwatch.Relevant
+	}
+	return stackKey(isControlNode(e.Get("DEVNAME")))
+}
+
+// classifyPath knows the directories that watchDirs returns.
+func (r *reader) classifyPath(path []byte) (Key, hostwatch.Verdict) {
+	if name, ok := sysfs.Below(path, r.etc); ok {
+		// ..data is the link by which a mounted ConfigMap replaces all its files at once.
+		return stackKey(len(name) == 0 || string(name) == "..data" || configName.Match(name))
+	}
+	if name, ok := sysfs.Below(path, r.dev); ok {
+		if bytes.HasPrefix(name, []byte("uio")) {
+			return Key{kind: keyFiles}, hostwatch.Relevant
+		}
+		return stackKey(len(name) == 0 || isControlNode(name))
+	}
+	rest, ok := sysfs.Below(path, r.sysfs)
+	if !ok {
+		return Key{}, hostwatch.Irrelevant
+	}
+	if name, ok := bytes.CutPrefix(rest, []byte("bus/pci/drivers/")); ok && bytes.IndexByte(name, '/') >= 0 {
+		_, isFunction := pci.Parse(sysfs.Base(name)) // and not bind, unbind or new_id
+		return stackKey(isFunction)
+	}
+	if bytes.HasPrefix(rest, []byte("bus/pci/drivers")) || bytes.HasPrefix(rest, []byte("class/iommu")) {
+		return Key{kind: keyFiles}, hostwatch.Relevant
+	}
+	_, isFunction := pci.LastInPath(rest) // a QAT driver is bound to it: no other function is watched
+	return stackKey(isFunction)
+}
+
+func functionKey(path []byte, removed bool) (Key, hostwatch.Verdict) {
+	a, ok := pci.LastInPath(path)
+	if !ok {
+		return Key{}, hostwatch.Irrelevant
+	}
+	return Key{kind: keyFunction, address: a, removed: removed}, hostwatch.Relevant
+}
+
+func stackKey(relevant bool) (Key, hostwatch.Verdict) {
+	if !relevant {
+		return Key{}, hostwatch.Irrelevant
+	}
+	return Key{kind: keyStack}, hostwatch.Relevant
+}
+
+// isCoprocessorClass parses a value such as B4000 (drivers/pci/pci-driver.c,
+// pci_uevent: hexadecimal without leading zeros).
+func isCoprocessorClass(class []byte) bool {
+	return len(class) == len("B4000") && (string(class[:3]) == "B40" || string(class[:3]) == "b40")
+}
+
+// isControlNode reports whether name is one of controlNodes. The switch
+// compares without a copy: each write to /dev/null passes here.
+func isControlNode(name []byte) bool {
+	switch string(name) {
+	case "qat_adf_ctl", "qat_dev_processes", "usdm_drv":
+		return true
+	}
+	return false
+}

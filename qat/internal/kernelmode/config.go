@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernelmode
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+	"gopkg.in/ini.v1"
+)
+
+const (
+	maxConfig = 1 << 20 // bytes; real files have a few thousand
+
+	// maxCount is more processes or instances than any device has rings for. A
+	// typing error must not become a million units.
+	maxCount = 4096
+)
+
+// A section is one section of a device's configuration file. It says what each
+// of a group of processes gets.
+type section struct {
+	Name      string
+	Processes int    // NumProcesses
+	Cy, Dc    int    // NumberCyInstances, NumberDcInstances: crypto and compression instances of a process
+	Pinned    bool   // LimitDevAccess: a process uses instances of one device only
+	Invalid   string // why the section cannot be used; "" if it can
+}
+
+// readConfig reads a device's configuration file.
+func readConfig(name string) ([]section, error) {
+	text, err := readFile(name)
+	if err != nil {
+		return nil, err
+	}
+	sections, err := parseConfig(text)
+	if err != nil {
+		return nil, fmt.Errorf("parse %q: %w", name, err)
+	}
+	return sections, nil
+}
+
+// readFile reads a regular file of at most maxConfig bytes. It does not wait
+// for the writer of a FIFO.
+func readFile(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read %q: not a regular file", name)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxConfig {
+		return nil, fmt.Errorf("read %q: more than %d bytes", name, maxConfig)
+	}
+	return text, nil
+}
+
+// isForProcesses reports whether a section of that name is for processes. The
+// others are for the kernel itself.
+func isForProcesses(name string) bool {
+	switch name {
+	case ini.DefaultSection, "GENERAL", "KERNEL", "KERNEL_QAT":
+		return false
+	}
+	return true
+}
+
+// parseConfig returns the sections for processes in the order of the file,
+// invalid ones included. It returns an error if the file is not INI, because
+// the INI library gives up at the first line that it does not understand.
+func parseConfig(text []byte) ([]section, error) {
+	if len(strings.TrimSpace(string(text))) == 0 {
+		return nil, errors.New("the file is empty")
+	}
+	file, err := ini.LoadSources(ini.LoadOptions{
+		KeyValueDelimiters:     "=",
+		ChildSectionDelimiter:  "\n", // no section is a child of another: [SSL.1] must not inherit from [SSL]
+		AllowNonUniqueSections: true, // to detect them; otherwise the second silently changes the first
+		AllowShadows:           true, // the same for keys
+		IgnoreContinuation:     true,
+	}, text)
+	if err != nil {
+		return nil, errors.New(strings.TrimSpace(err.Error())) // it may quote a line with its end
+	}
+	var sections []section
+	for _, s := range file.Sections() {
+		if !isForProcesses(s.Name()) {
+			continue
+		}
+		same := func(other section) bool { return other.Name == s.Name() }
+		if i := slices.IndexFunc(sections, same); i >= 0 {
+			sections[i] = section{Name: s.Name(), Invalid: "the section occurs more than once"}
+			continue
+		}
+		sections = append(sections, parseSection(s))
+	}
+	return sections, nil
+}
+
+func parseSection(s *ini.Section) section {
+	parsed := section{Name: s.Name()}
+	err := checkSectionName(s.Name())
+	for _, field := range []struct {
+		key   string
+		value *int
+	}{
+		{"NumProcesses", &parsed.Processes},
+		{"NumberCyInstances", &parsed.Cy},
+		{"NumberDcInstances", &parsed.Dc},
+	} {
+		if err == nil {
+			*field.value, err = parseCount(s, field.key)
+		}
+	}
+	if err == nil && s.HasKey("LimitDevAccess") {
+		parsed.Pinned, err = parseSwitch(s, "LimitDevAccess")
+	}
+	if err != nil {
+		return section{Name: s.Name(), Invalid: err.Error()}
+	}
+	return parsed
+}
+
+// checkSectionName refuses names that cannot be part of a unit's ID or the
+// value of an environment variable.
+func checkSectionName(name string) error {
+	valid := utf8.ValidString(name) && name == strings.TrimSpace(name) && !strings.ContainsFunc(name, unicode.IsControl)
+	if !valid {
+		return fmt.Errorf("the section name %q has a character that is not allowed", name)
+	}
+	return nil
+}
+
+// rawValue returns the value of a key as written. The library's String would
+// replace %(name)s by the value of another key.
+func rawValue(s *ini.Section, key string) (string, error) {
+	if !s.HasKey(key) {
+		return "", fmt.Errorf("%s is missing", key)
+	}
+	k := s.Key(key)
+	if len(slices.Compact(slices.Sorted(slices.Values(k.ValueWithShadows())))) > 1 {
+		return "", fmt.Errorf("%s occurs with different values", key)
+	}
+	return k.Value(), nil
+}
+
+func parseCount(s *ini.Section, key string) (int, error) {
+	text, err := rawValue(s, key)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > maxCount {
+		return 0, fmt.Errorf("%s: invalid value %q: must be a number from 0 to %d", key, text, maxCount)
+	}
+	return n, nil
+}
+
+func parseSwitch(s *ini.Section, key string) (bool, error) {
+	text, err := rawValue(s, key)
+	if err != nil {
+		return false, err
+	}
+	on, err := s.Key(key).Bool() // also takes words such as "yes" and "off"
+	if err != nil {
+		return false, fmt.Errorf("%s: invalid value %q: must be 0 or 1", key, text)
+	}
+	return on, nil
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernelmode
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// TestMain also runs the fake adf_ctl and its child, which are symbolic links
+// to the test binary.
+func TestMain(m *testing.M) {
+	dir, name := filepath.Split(os.Args[0])
+	switch name {
+	case fakeADFCtl:
+		os.Exit(runFakeADFCtl(dir, os.Args[1:]))
+	case fakeChild:
+		runFakeChild(dir)
+	}
+	// Without this the race detector delays the exit of the fake by a second.
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
+	goleak.VerifyTestMain(m)
+}
+
+// The fake adf_ctl is controlled by files in its directory.
+const (
+	fakeADFCtl = "adf_ctl"
+	fakeChild  = "adf_ctl_child"
+	fileStatus = "status" // what it prints
+	fileRuns   = "runs"   // grows by a byte with each run
+	fileFail   = "fail"   // if it exists, the program prints it to stderr and fails
+	fileChild  = "child"  // if it exists, it is a FIFO: a child holds it open, and both programs hang
+)
+
+func runFakeADFCtl(dir string, args []string) int {
+	if len(args) != 1 || args[0] != "status" {
+		fmt.Fprintf(os.Stderr, "called with %q\n", args)
+		return 2
+	}
+	runs, err := os.OpenFile(dir+fileRuns, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err == nil {
+		_, err = runs.WriteString("x")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	text, _ := os.ReadFile(dir + fileStatus)
+	if _, err := os.Stat(dir + fileChild); err == nil {
+		child := exec.Command(dir + fakeChild)
+		child.Stdout = os.Stdout
+		if err := child.Start(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 2
+		}
+		_ = child.Wait()
+	}
+	os.Stdout.Write(text)
+	if reason, err := os.ReadFile(dir + fileFail); err == nil {
+		os.Stderr.Write(reason)
+		return 1
+	}
+	return 0
+}
+
+// runFakeChild writes to the FIFO and hangs.
+func runFakeChild(dir string) {
+	f, err := os.OpenFile(dir+fileChild, os.O_WRONLY, 0)
+	if err != nil {
+		os.Exit(2)
+	}
+	fmt.Fprintln(f, "alive")
+	_ = syscall.Pause()
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernelmode
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/devtree"
+	"qatplugin/qat/internal/hostwatch"
+)
+
+const (
+	// A run of adf_ctl is repeated after retryFirst, then after four times as
+	// long each time up to retryMax.
+	retryFirst = 100 * time.Millisecond
+	retryMax   = 10 * time.Minute
+
+	// maxInconsistent is the number of repetitions because of a contradiction,
+	// which may be a lasting one. A failed run is repeated for ever.
+	maxInconsistent = 3
+
+	// maxWatchRounds bounds how often the watched directories are computed in
+	// a row, in case they never come out the same.
+	maxWatchRounds = 4
+)
+
+// Config describes the host. All fields are required.
+type Config struct {
+	// Sysfs, Dev and Etc are the roots of the host's sysfs and /dev, and the
+	// directory of the files <type>_dev<N>.conf. They are absolute and have no
+	// symbolic links.
+	Sysfs, Dev, Etc string
+
+	ADFCtl        string        // the program adf_ctl, by path or by name in $PATH
+	ADFCtlTimeout time.Duration // after which the program is killed
+}
+
+// mode is the state of the mode. It belongs to the goroutine of the loop.
+type mode struct {
+	reader  reader
+	watches *hostwatch.Watches
+	watched map[string]uint64 // what watches was set to; nil: it may have forgotten
+
+	adfctl  runner
+	retry   retry
+	recheck time.Time // when to look again at a change that an audit found; zero: never
+	removed bool      // a device is being removed: run adf_ctl once more, whatever it answers
+
+	// The last answer of adf_ctl.
+	answered  bool // there was one, if only an error
+	succeeded bool // there was one that was no error
+	failure   string
+	instances []instance
+	badLines  skips
+
+	// The last read of the host.
+	readErr      error
+	tree         *devtree.Tree
+	skipped      skips
+	inconsistent string // where sysfs contradicts adf_ctl; "" if it does not
+
+	drift     hostwatch.Drift
+	unrelated []Key // those of the last batch that are not of a QAT device
+}
+
+// New returns the mode for one call of [hostwatch.Run]. When ctx ends, a
+// running adf_ctl is killed.
+func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mode[Key] {
+	return newMode(ctx, cfg, host, adfctl{program: cfg.ADFCtl, timeout: cfg.ADFCtlTimeout}.status)
+}
+
+// newMode takes the function that runs adf_ctl.
+func newMode(ctx context.Context, cfg Config, host hostwatch.Host[Key], status statusFunc) *mode {
+	return &mode{
+		reader:  reader{sysfs: cfg.Sysfs, dev: cfg.Dev, etc: cfg.Etc},
+		watches: host.Watches,
+		adfctl: runner{
+			ctx:     ctx,
+			status:  status,
+			done:    func(since time.Time) { host.Mark(Key{kind: keyAnswer}, since) },
+			answers: make(chan answer, 1),
+		},
+		tree: &devtree.Tree{},
+	}
+}
+
+// Close waits for adf_ctl to end.
+func (m *mode) Close() { m.adfctl.ended.Wait() }
+
+// Reconcile implements [hostwatch.Mode]. It reads the host for what the batch
+// names, and starts adf_ctl if that may have other devices to report. The
+// answer is the reason for a later call.
+func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
+	if b.All {
+		m.watched = nil // the loop may use another Watcher
+	}
+	read, run := m.assess(b)
+	if run {
+		m.adfctl.request(b.Since) // before the read: both take their time at once
+	}
+	if read {
+		m.readAfterEvent(b.Since, run)
+	}
+	m.runDue(now, b.Audit)
+	// Whatever the batch is about: the answer may be there before its key is.
+	if a, ok := m.adfctl.take(); ok {
+		m.handle(a, now, b.Limited)
+	}
+	return m.state()
+}
+
+// assess decides whether to read the host and whether to run adf_ctl.
+func (m *mode) assess(b *hostwatch.Batch[Key]) (read, run bool) {
+	m.unrelated = m.unrelated[:0]
+	news := b.All && !b.Audit // an audit that reads everything brings no news: the back-off goes on
+	read, run = b.All, b.All
+	for _, k := range b.Keys {
+		switch {
+		case k.kind == keyAnswer:
+			continue
+		case k.kind == keyFunction && !m.mayBeQAT(k):
+			m.unrelated = append(m.unrelated, k)
+			continue
+		case k.kind != keyFiles:
+			run, news = true, true
+		}
+		m.removed = m.removed || k.removed
+		read = true
+	}
+	if news {
+		m.expectNews()
+	}
+	return read, run
+}
+
+// mayBeQAT reports whether a function is or could be a QAT device. A QAT driver
+// may be bound to one that adf_ctl has not listed yet, and while adf_ctl runs
+// it is unknown what it will list.
+func (m *mode) mayBeQAT(k Key) bool {
+	listed := func(i instance) bool { return i.Address == k.address }
+	return m.adfctl.running || slices.ContainsFunc(m.instances, listed) || m.reader.isCoprocessor(k.address)
+}
+
+// expectNews drops the runs that are due later, because adf_ctl runs now for
+// an event.
+func (m *mode) expectNews() { m.retry, m.recheck = retry{}, time.Time{} }
+
+// readAfterEvent reads the host, and starts adf_ctl if a contradiction with its
+// last answer is new. Nothing is read before the first answer.
+func (m *mode) readAfterEvent(since time.Time, requested bool) {
+	m.watch()
+	if !m.answered {
+		return
+	}
+	before := m.inconsistent
+	m.read()
+	if m.inconsistent != "" && m.inconsistent != before && !requested {
+		klog.V(3).InfoS("Running adf_ctl, because sysfs contradicts its last answer", "reason", m.inconsistent)
+		m.expectNews()
+		m.adfctl.request(since)
+	}
+}
+
+// runDue starts adf_ctl if it is time to, and it does not run anyway.
+func (m *mode) runDue(now time.Time, audit bool) {
+	due := func(t *time.Time) bool {
+		if t.IsZero() || now.Before(*t) {
+			return false
+		}
+		*t = time.Time{}
+		return true
+	}
+	rechecking := !m.recheck.IsZero() // an audit would only find the same change
+	retry, recheck := due(&m.retry.next), due(&m.recheck)
+	switch {
+	case m.adfctl.running:
+	case retry:
+		m.adfctl.start(causeEvent, now)
+	case recheck:
+		m.adfctl.start(causeRecheck, now)
+	case audit && !rechecking:
+		m.adfctl.start(causeAudit, now)
+	}
+}
+
+// handle handles an answer of adf_ctl.
+func (m *mode) handle(a answer, now time.Time, limited bool) {
+	again := !m.adfctl.again.IsZero()
+	if a.cause == causeAudit && a.err == nil && !again && m.wouldChangeTree(a) {
+		m.recheck = now.Add(hostwatch.AuditGrace)
+		return
+	}
+	m.believe(a)
+	before := m.tree
+	m.watch()
+	m.read()
+	if a.cause == causeRecheck && !again && m.tree != before {
+		m.drift.Report(limited)
+	}
+	if again && a.err == nil {
+		m.adfctl.start(causeEvent, now)
+		return
+	}
+	m.retry.plan(now, a.err != nil, m.inconsistent != "" || m.removed)
+	m.removed = m.removed && again // the run for its event is still to come
+}
+
+// believe replaces what is known by an answer. One that is an error replaces
+// nothing.
+func (m *mode) believe(a answer) {
+	m.answered = true
+	if a.err != nil {
+		if m.failure != a.err.Error() {
+			klog.ErrorS(a.err, "Cannot get the state of the devices, keeping the last known state and retrying",
+				"devices", len(m.instances))
+		}
+		m.failure = a.err.Error()
+		return
+	}
+	m.instances, m.badLines = parseStatus(a.text)
+	if m.failure != "" {
+		klog.InfoS("adf_ctl works again", "devices", len(m.instances))
+	}
+	m.failure, m.succeeded = "", true
+	klog.V(3).InfoS("Got the state of the devices from adf_ctl", "devices", len(m.instances))
+}
+
+// wouldChangeTree reports whether an answer would change the Tree.
+func (m *mode) wouldChangeTree(a answer) bool {
+	instances, _ := parseStatus(a.text)
+	s, err := m.reader.snapshot(instances)
+	if err != nil {
+		return false
+	}
+	tree, _ := buildTree(m.tree, s)
+	return tree != m.tree
+}
+
+// watch watches the directories that matter. Which ones do is read from some of
+// them, so it repeats that until they were all watched before they were read:
+// a change from then on is reported.
+func (m *mode) watch() {
+	for range maxWatchRounds {
+		dirs := m.reader.watchDirs(m.instances)
+		if maps.Equal(dirs, m.watched) {
+			return
+		}
+		m.watches.Set(dirs)
+		m.watched = dirs
+	}
+}
+
+// read reads the host and builds the Tree that follows. If that fails, it keeps
+// what is known.
+func (m *mode) read() {
+	s, err := m.reader.snapshot(m.instances)
+	if m.readErr = err; err != nil {
+		return
+	}
+	m.tree, m.skipped = buildTree(m.tree, s)
+	m.inconsistent = s.inconsistency()
+}
+
+func (m *mode) state() hostwatch.State {
+	s := hostwatch.State{
+		Skipped:  skips{},
+		Next:     hostwatch.Earlier(m.retry.next, m.recheck),
+		Complete: m.succeeded && m.readErr == nil,
+	}
+	maps.Copy(s.Skipped, m.badLines)
+	maps.Copy(s.Skipped, m.skipped)
+	if m.failure != "" {
+		s.Skipped["adf_ctl"] = m.failure
+	}
+	if m.readErr != nil {
+		s.Skipped["host"] = m.readErr.Error()
+	}
+	if m.answered {
+		s.Tree = m.tree
+	}
+	return s
+}
+
+// Outcome implements [hostwatch.Mode].
+func (m *mode) Outcome(key Key) string {
+	switch {
+	case slices.Contains(m.unrelated, key):
+		return "not a QAT device"
+	case key.kind == keyFiles:
+		return "read the host"
+	}
+	return "read the host and ran adf_ctl"
+}
+
+// retry says when to run adf_ctl once more without an event.
+type retry struct {
+	next  time.Time // zero: never
+	count int       // since the last event, or since all was well
+}
+
+// plan plans the next run after one that has ended.
+func (r *retry) plan(now time.Time, failed, inconsistent bool) {
+	switch {
+	case failed, inconsistent && r.count < maxInconsistent:
+		wait := retryMax
+		if r.count < 8 { // so that the shift does not overflow
+			wait = min(retryFirst<<(2*r.count), retryMax)
+		}
+		r.next = now.Add(wait)
+		r.count++
+	case inconsistent:
+		r.next = time.Time{}
+	default:
+		*r = retry{}
+	}
+}

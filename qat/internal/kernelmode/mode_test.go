@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernelmode
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"qatplugin/internal/lookalike"
+	"qatplugin/qat/internal/hostwatch"
+)
+
+func TestEventsDuringARunLeadToOneMoreRun(t *testing.T) {
+	inBubble(t, 0, nil, func(t *testing.T, r *testRun, d *testDevice) {
+		r.expectUnits("SSL_dev0_0")
+		r.expectRuns(1, "at the start")
+		r.hold()
+		r.wrote(r.confPath("c6xx_dev0"))
+		r.expectRuns(2, "after the first event")
+		r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))
+		for i := range 1000 {
+			r.wrote(r.confPath("c6xx_dev0"))
+			if i%100 == 0 {
+				synctest.Wait()
+			}
+		}
+		r.expectUnits("SSL_dev0_0", "SSL_dev0_1") // a file does not wait for adf_ctl
+		r.expectRuns(2, "while it runs")
+		r.down(t, d)
+		r.release()
+		r.expectRuns(3, "in all")
+		r.expectUnits()
+		pass(time.Hour)
+		r.expectRuns(3, "an hour later")
+	})
+}
+
+func TestRunsPerEvent(t *testing.T) {
+	const devpath = "/devices/pci0000:3b/0000:3b:00.0"
+	const other = "/devices/pci0000:00/0000:00:1f.0"
+	for name, test := range map[string]struct {
+		message string // a uevent
+		path    string // or the path of an event of inotify, below the host's directory
+		want    int    // runs of adf_ctl
+	}{
+		"a known function": {message: message("change", devpath, "SUBSYSTEM=pci"), want: 1},
+		// The second run is the one after everything is gone.
+		"a known function goes":         {message: message("remove", devpath+"/uio/uio0", "SUBSYSTEM=uio"), want: 2},
+		"an unknown function":           {message: message("bind", other, "SUBSYSTEM=pci"), want: 0},
+		"an unknown function goes":      {message: message("remove", other, "SUBSYSTEM=pci"), want: 0},
+		"an unknown function's UIO":     {message: message("add", other+"/uio/uio7", "SUBSYSTEM=uio"), want: 0},
+		"an unlisted co-processor":      {message: message("add", "/devices/pci0000:d8/"+addressB, "SUBSYSTEM=pci"), want: 1},
+		"a configuration file":          {path: "etc/c6xx_dev0.conf", want: 1},
+		"a UIO node, which is as known": {path: "dev/uio0", want: 0},
+		"a driver, which is as known":   {path: "sys/bus/pci/drivers/c6xx", want: 0},
+		"a file that does not matter":   {path: "dev/null", want: 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+				if strings.Contains(test.message, addressB) {
+					must(t, r.AddPF(lookalike.PF{Address: addressB, DeviceID: "37c8"}))
+					must(t, r.Unbind(addressB))
+				}
+				if test.message != "" {
+					r.uevent(test.message)
+				} else {
+					r.wrote(filepath.Join(r.Dir(), test.path))
+				}
+				pass(time.Hour)
+				r.expectRuns(1+test.want, "in all")
+				r.expectUnits("SSL_dev0_0")
+			})
+		})
+	}
+}
+
+func TestLastingContradictionLeadsToThreeMoreRuns(t *testing.T) {
+	inBubble(t, 0, nil, func(t *testing.T, r *testRun, d *testDevice) {
+		r.setState(t, d, "restarting") // and its UIO device stays
+		r.wrote(r.confPath("c6xx_dev0"))
+		pass(time.Hour)
+		r.expectRuns(1+1+maxInconsistent, "in all")
+		r.wrote(filepath.Join(r.Dev(), "uio7"))
+		pass(time.Hour)
+		r.expectRuns(1+1+maxInconsistent, "after a read that found the same contradiction")
+		r.wrote(r.confPath("c6xx_dev0"))
+		pass(time.Hour)
+		r.expectRuns(2*(1+maxInconsistent)+1, "after one more event")
+	})
+}
+
+// A driver that is bound to a function that adf_ctl does not list was loaded
+// after adf_ctl ran. Perhaps no event names that function.
+func TestNewContradictionStartsARun(t *testing.T) {
+	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+		must(t, r.AddPF(lookalike.PF{Address: addressB, DeviceID: "37c8"}))
+		r.wrote(filepath.Join(r.Sysfs(), "bus/pci/drivers"))
+		r.expectRuns(2, "after the read")
+		d := r.list(t, &testDevice{kind: "c6xx", number: 1, address: addressB})
+		r.up(t, d)
+		r.conf(t, "c6xx_dev1", sec("SHIM", 1, 1, 0))
+		pass(time.Minute)
+		r.expectUnits("SHIM_dev1_0", "SSL_dev0_0")
+	})
+}
+
+// The answer may list a device that has gone since. Its event arrived before
+// anything was known of the device.
+func TestEventOfADeviceThatAnAnswerIsAboutToListCounts(t *testing.T) {
+	inBubble(t, 0, func(run int, text string) (string, error) {
+		if run == 2 {
+			text += " qat_dev1 - type: c6xx, inst_id: 1, node_id: 0, bsf: " + addressB + ", state: down\n"
+		}
+		return text, nil
+	}, func(t *testing.T, r *testRun, _ *testDevice) {
+		r.hold()
+		r.wrote(r.confPath("c6xx_dev0"))
+		r.expectRuns(2, "after the first event")
+		r.uevent(message("unbind", "/devices/pci0000:d8/"+addressB, "SUBSYSTEM=pci", "PCI_CLASS=B4000"))
+		synctest.Wait()
+		r.release()
+		r.expectRuns(3, "in all")
+		r.expectSkipped(map[string]string{})
+	})
+}
+
+func TestFailureIsRetriedWithBackOff(t *testing.T) {
+	logged := captureLog(t)
+	inBubble(t, 0, func(run int, text string) (string, error) {
+		if run > 1 && run <= 12 {
+			return "", errors.New("no")
+		}
+		return text, nil
+	}, func(t *testing.T, r *testRun, _ *testDevice) {
+		r.wrote(r.confPath("c6xx_dev0"))
+		pass(time.Second)
+		r.expectRuns(4, "within a second") // at 0, 0.1 and 0.5 s
+		r.expectSkipped(map[string]string{"adf_ctl": "no"})
+		r.expectUnits("SSL_dev0_0") // as before
+		pass(90 * time.Minute)
+		r.expectRuns(13, "within 90 minutes")
+		pass(time.Hour)
+		r.expectRuns(13, "after it succeeded")
+		r.expectSkipped(map[string]string{})
+	})
+	if lines := logged("Cannot get the state"); len(lines) != 1 {
+		t.Errorf("the failure was logged %d times, want once: %q", len(lines), lines)
+	}
+	if lines := logged("adf_ctl works again"); len(lines) != 1 {
+		t.Errorf("the recovery was logged %d times, want once: %q", len(lines), lines)
+	}
+}
+
+func TestRetryIntervals(t *testing.T) {
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var r retry
+	var waits []time.Duration
+	for range 12 {
+		r.plan(start, true, false)
+		waits = append(waits, r.next.Sub(start))
+	}
+	want := []time.Duration{
+		100 * time.Millisecond,
+		400 * time.Millisecond,
+		1600 * time.Millisecond,
+		6400 * time.Millisecond,
+		25600 * time.Millisecond,
+		102400 * time.Millisecond,
+		409600 * time.Millisecond,
+		retryMax, retryMax, retryMax, retryMax, retryMax,
+	}
+	if diff := cmp.Diff(want, waits); diff != "" {
+		t.Errorf("waits (-want +got):\n%s", diff)
+	}
+	if r.plan(start, false, true); !r.next.IsZero() {
+		t.Error("a contradiction after many failures is retried")
+	}
+	if r.plan(start, false, false); r != (retry{}) {
+		t.Errorf("success leaves %+v", r)
+	}
+}
+
+// An event ends the back-off: the next failure starts with the first interval.
+func TestEventResetsTheBackOff(t *testing.T) {
+	inBubble(t, 0, func(run int, text string) (string, error) {
+		if run > 1 {
+			return "", errors.New("no")
+		}
+		return text, nil
+	}, func(t *testing.T, r *testRun, _ *testDevice) {
+		r.wrote(r.confPath("c6xx_dev0"))
+		pass(10 * time.Second)
+		r.expectRuns(6, "within 10 s") // at 0, 0.1, 0.5, 2.1 and 8.5 s
+		r.wrote(r.confPath("c6xx_dev0"))
+		pass(time.Second)
+		r.expectRuns(9, "within 1 s after another event")
+	})
+}
+
+// Until the first answer the loop audits the host often, and each audit asks
+// for everything. That must not reset the back-off.
+func TestAuditDoesNotResetTheBackOff(t *testing.T) {
+	inBubble(t, time.Hour, func(int, string) (string, error) { return "", errors.New("no") },
+		func(t *testing.T, r *testRun, _ *testDevice) {
+			pass(31 * time.Second)
+			r.expectRuns(6, "within 31 s") // at 0, 0.1, 0.5, 2.1 and 8.5 s, and with the audit
+			pass(28 * time.Second)
+			r.expectRuns(6, "within 59 s")
+		})
+}
+
+func TestFirstReadIsDoneAfterTheFirstSuccess(t *testing.T) {
+	var works atomic.Bool
+	inBubble(t, 0, func(_ int, text string) (string, error) {
+		if !works.Load() {
+			return "", errors.New("no such program")
+		}
+		return text, nil
+	}, func(t *testing.T, r *testRun, _ *testDevice) {
+		if tree := r.tree.Load(); tree == nil || len(units(tree)) > 0 {
+			t.Errorf("after the first failure the Tree has %v, want an empty Tree", units(tree))
+		}
+		pass(time.Minute)
+		if r.loop.CheckFirstLook(t.Context()) == nil {
+			t.Error("the host counts as read, though adf_ctl never succeeded")
+		}
+		works.Store(true)
+		pass(time.Minute)
+		if err := r.loop.CheckFirstLook(t.Context()); err != nil {
+			t.Errorf("after the first success: %v", err)
+		}
+		r.expectUnits("SSL_dev0_0")
+	})
+}
+
+func TestNothingIsPublishedBeforeTheFirstAnswer(t *testing.T) {
+	h, _ := newHostWithDevice(t)
+	synctest.Test(t, func(t *testing.T) {
+		status := func(context.Context) ([]byte, error) { return []byte(h.statusText()), nil }
+		r := start(t, h, options{status: status, held: true})
+		r.wrote(h.confPath("c6xx_dev0"))
+		pass(time.Second)
+		if tree := r.tree.Load(); tree != nil {
+			t.Errorf("published %v", units(tree))
+		}
+		r.expectSkipped(map[string]string{})
+		r.release()
+		r.expectUnits("SSL_dev0_0")
+		r.expectRuns(2, "in all")
+		r.stop()
+	})
+}
+
+func TestAuditFindsChangesWithoutEvents(t *testing.T) {
+	for name, test := range map[string]struct {
+		event bool // arrives within hostwatch.AuditGrace
+		drift uint64
+	}{
+		"and counts them as drift":                {false, 1},
+		"unless the event arrives a moment later": {true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, time.Minute, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+				r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))
+				pass(59 * time.Second)
+				r.expectUnits("SSL_dev0_0")
+				pass(time.Second)
+				r.expectRuns(2, "with the audit")
+				r.expectUnits("SSL_dev0_0")
+				if test.event {
+					r.wrote(r.confPath("c6xx_dev0"))
+				}
+				pass(hostwatch.AuditGrace)
+				r.expectUnits("SSL_dev0_0", "SSL_dev0_1")
+				r.expectRuns(3, "in all")
+				pass(time.Minute)
+				r.expectRuns(4, "with the next audit")
+				r.stop()
+				if got := r.mode.drift.Total(); got != test.drift {
+					t.Errorf("drift %d, want %d", got, test.drift)
+				}
+			})
+		})
+	}
+}
+
+// Audits more frequent than hostwatch.AuditGrace must not put off the second
+// look for ever.
+func TestFrequentAuditsStillFindChanges(t *testing.T) {
+	inBubble(t, hostwatch.AuditGrace/2, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+		r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))
+		pass(2 * hostwatch.AuditGrace)
+		r.expectUnits("SSL_dev0_0", "SSL_dev0_1")
+	})
+}
+
+func TestAuditThatFindsNothingIsNoDrift(t *testing.T) {
+	inBubble(t, time.Minute, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+		pass(10*time.Minute + time.Second)
+		r.expectRuns(11, "in 10 minutes")
+		r.stop()
+		if got := r.mode.drift.Total(); got != 0 {
+			t.Errorf("drift %d, want 0", got)
+		}
+	})
+}
+
+func TestLossLeadsToAFullRead(t *testing.T) {
+	inBubble(t, 0, nil, func(t *testing.T, r *testRun, d *testDevice) {
+		r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))
+		r.sink.Resync("test")
+		r.expectUnits("SSL_dev0_0", "SSL_dev0_1")
+		r.expectRuns(2, "in all")
+		r.down(t, d)
+		r.sink.Resync("test")
+		r.expectUnits()
+	})
+}
+
+func TestWithoutEventsNothingRuns(t *testing.T) {
+	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+		pass(24 * time.Hour)
+		r.expectRuns(1, "in a day")
+		if next := r.state.Load().Next; !next.IsZero() {
+			t.Errorf("Reconcile is due at %v", next)
+		}
+	})
+}
+
+// The log says how long a change took, from the event that adf_ctl ran for.
+func TestChangeIsLoggedWithTheTimeSinceItsEvent(t *testing.T) {
+	logged := captureLog(t)
+	inBubble(t, 0, func(run int, text string) (string, error) {
+		if run > 1 {
+			time.Sleep(3 * time.Second) // of the bubble
+		}
+		return text, nil
+	}, func(t *testing.T, r *testRun, d *testDevice) {
+		r.setState(t, d, "down")
+		r.wrote(r.confPath("c6xx_dev0"))
+		pass(time.Second)
+		r.wrote(r.confPath("c6xx_dev0"))
+		pass(10 * time.Second)
+	})
+	lines := logged("List changed")
+	if len(lines) != 2 || !strings.Contains(lines[1], `after="3s"`) {
+		t.Errorf("logged %q, want a second change after 3s", lines)
+	}
+}
+
+func TestOutcome(t *testing.T) {
+	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+		known, other := Key{address: address(t, addressA)}, Key{address: address(t, "0000:00:1f.0")}
+		r.uevent(message("bind", "/devices/pci0000:00/0000:00:1f.0", "SUBSYSTEM=pci"))
+		synctest.Wait()
+		r.stop()
+		for key, want := range map[Key]string{
+			known:            "read the host and ran adf_ctl",
+			other:            "not a QAT device",
+			{kind: keyStack}: "read the host and ran adf_ctl",
+			{kind: keyFiles}: "read the host",
+		} {
+			if got := r.mode.Outcome(key); got != want {
+				t.Errorf("the outcome of %v is %q, want %q", key, got, want)
+			}
+		}
+	})
+}
+
+func TestUnreadableHostKeepsTheTree(t *testing.T) {
+	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+		r.breakDir(t, "class/iommu")
+		r.wrote(r.confPath("c6xx_dev0"))
+		r.expectUnits("SSL_dev0_0")
+		if reason := r.skipped()["host"]; !strings.Contains(reason, "class/iommu") {
+			t.Errorf("the host is skipped for %q, want class/iommu", reason)
+		}
+		// The loop retries while the read fails.
+		r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))
+		must(t, os.Remove(filepath.Join(r.Sysfs(), "class/iommu")))
+		pass(time.Minute)
+		r.expectUnits("SSL_dev0_0", "SSL_dev0_1")
+		r.expectSkipped(map[string]string{})
+	})
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernelmode
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/sysfs"
+)
+
+// A reader reads the files of a host. Reading has no side effect.
+type reader struct {
+	sysfs, dev, etc string // roots
+}
+
+// A snapshot is what the host and adf_ctl say at one moment. A Tree follows
+// from it alone.
+type snapshot struct {
+	iommu    bool       // the kernel uses an IOMMU: only VFs can be used; otherwise only PFs can
+	devices  []*device  // in the order of adf_ctl status
+	unlisted []unlisted // in the order of their drivers
+	missing  []string   // those of controlNodes that do not exist
+}
+
+// A device is one device of adf_ctl's with the files that belong to it.
+type device struct {
+	instance
+	UIO         []string // names of its UIO devices; each is a node in /dev
+	UIOErr      error    // why UIO is empty
+	MissingNode string   // the first of UIO without a node; "" if all have one
+	Sections    []section
+	ConfigErr   error // why the configuration file could not be read
+}
+
+// An unlisted function is one that a QAT driver is bound to and adf_ctl does
+// not list.
+type unlisted struct {
+	Driver  string
+	Address pci.Address
+}
+
+// controlNodes are the nodes below /dev that every QAT process needs: two of
+// the driver, and one of its memory driver.
+func controlNodes() []string { return []string{"qat_adf_ctl", "qat_dev_processes", "usdm_drv"} }
+
+var (
+	uioName    = regexp.MustCompile(`^uio[0-9]+$`)
+	configName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_-]*)_dev[0-9]+\.conf$`)
+)
+
+// snapshot reads everything. It returns an error if it cannot find out whether
+// there is an IOMMU, on which everything else depends.
+func (r *reader) snapshot(instances []instance) (*snapshot, error) {
+	iommu, err := list(r.iommus())
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IOMMU support has no such class
+		return nil, fmt.Errorf("look for an IOMMU: %w", err)
+	}
+	s := &snapshot{iommu: len(iommu) > 0}
+	listed := map[pci.Address]bool{}
+	for _, i := range instances {
+		listed[i.Address] = true
+	}
+	for _, driver := range r.types(instances) {
+		for _, a := range r.boundTo(driver) {
+			if !listed[a] {
+				s.unlisted = append(s.unlisted, unlisted{Driver: driver, Address: a})
+			}
+		}
+	}
+	for _, i := range instances {
+		s.devices = append(s.devices, r.device(i))
+	}
+	for _, node := range controlNodes() {
+		if !r.nodeExists(node) {
+			s.missing = append(s.missing, node)
+		}
+	}
+	return s, nil
+}
+
+func (r *reader) device(i instance) *device {
+	d := &device{instance: i}
+	d.UIO, d.UIOErr = r.uio(i)
+	if k := slices.IndexFunc(d.UIO, func(node string) bool { return !r.nodeExists(node) }); k >= 0 {
+		d.MissingNode = d.UIO[k]
+	}
+	d.Sections, d.ConfigErr = readConfig(filepath.Join(r.etc, i.name()+".conf"))
+	return d
+}
+
+// uio returns the UIO devices through which user space reaches the rings of a
+// device. There is at least one, or an error.
+func (r *reader) uio(i instance) ([]string, error) {
+	dir, err := r.uioDir(i)
+	if err != nil {
+		return nil, fmt.Errorf("driver %s is not bound to %s", i.Type, i.Address)
+	}
+	names, err := list(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !uioName.MatchString(name) })
+	if len(names) == 0 {
+		return nil, fmt.Errorf("driver %s created no UIO device for %s", i.Type, i.Address)
+	}
+	slices.SortFunc(names, func(a, b string) int { // uio2 before uio10
+		return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+	})
+	return names, nil
+}
+
+// watchDirs returns the directories whose changes matter to a snapshot, each
+// with its incarnation, or 0 if it is never replaced. They need not exist.
+func (r *reader) watchDirs(instances []instance) map[string]uint64 {
+	dirs := map[string]uint64{r.etc: 0, r.dev: 0, r.iommus(): 0, r.drivers(): 0}
+	for _, driver := range r.types(instances) {
+		dir := filepath.Join(r.drivers(), driver)
+		dirs[dir] = inode(dir)
+	}
+	for _, i := range instances {
+		if dir, err := r.uioDir(i); err == nil {
+			dirs[dir] = inode(dir)
+		}
+	}
+	return dirs
+}
+
+func (r *reader) iommus() string  { return filepath.Join(r.sysfs, "class/iommu") }
+func (r *reader) drivers() string { return filepath.Join(r.sysfs, "bus/pci/drivers") }
+
+// uioDir returns the directory of a device's UIO devices. It returns an error
+// if the driver of the device's type is not bound to the device.
+func (r *reader) uioDir(i instance) (string, error) {
+	dir, err := sysfs.RealDir(filepath.Join(r.drivers(), i.Type, i.Address.String()))
+	return filepath.Join(dir, "uio"), err
+}
+
+// types returns the names of the QAT drivers: those that adf_ctl lists, and
+// those that have a configuration file, because they may be loaded any time.
+func (r *reader) types(instances []instance) []string {
+	var types []string
+	for _, i := range instances {
+		types = append(types, i.Type)
+	}
+	names, _ := list(r.etc) // if that fails, reading a device's file fails, too
+	for _, name := range names {
+		if m := configName.FindStringSubmatch(name); m != nil {
+			types = append(types, m[1])
+		}
+	}
+	slices.Sort(types)
+	return slices.Compact(types)
+}
+
+// boundTo returns the functions that a driver is bound to: none if it is not
+// loaded.
+func (r *reader) boundTo(driver string) []pci.Address {
+	names, _ := list(filepath.Join(r.drivers(), driver))
+	var functions []pci.Address
+	for _, name := range names {
+		if a, ok := pci.Parse(name); ok {
+			functions = append(functions, a)
+		}
+	}
+	return functions
+}
+
+func (r *reader) nodeExists(name string) bool { return sysfs.Exists(filepath.Join(r.dev, name)) }
+
+// isCoprocessor reports whether a function could be a QAT device: its vendor
+// is Intel, and its PCI class co-processor (include/linux/pci_ids.h,
+// PCI_CLASS_PROCESSOR_CO). It is for functions that adf_ctl has not listed.
+func (r *reader) isCoprocessor(a pci.Address) bool {
+	dir, err := sysfs.OpenDir(filepath.Join(r.sysfs, "bus/pci/devices", a.String()))
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	vendor, err1 := dir.Read("vendor")
+	class, err2 := dir.Read("class")
+	return err1 == nil && err2 == nil && vendor == "0x8086" && strings.HasPrefix(class, "0x0b40")
+}
+
+// list returns the names in a directory, in no particular order.
+func list(dir string) ([]string, error) {
+	d, err := sysfs.OpenDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.Names(".")
+}
+
+// inode identifies an incarnation of a directory of sysfs: kernfs never gives
+// a number to a second object. It is 0 if the directory does not exist.
+func inode(dir string) uint64 {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil {
+		return 0
+	}
+	return st.Ino
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernelmode
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"qatplugin/qat/internal/pci"
+)
+
+func address(t testing.TB, text string) pci.Address {
+	t.Helper()
+	a, ok := pci.Parse(text)
+	if !ok {
+		t.Fatalf("%q is not a PCI address", text)
+	}
+	return a
+}
+
+func TestParseStatus(t *testing.T) {
+	const line = " qat_dev0 - type: c6xx,  inst_id: 0,  node_id: 0,  bsf: 0000:3b:00.0,  " +
+		"#accel: 5 #engines: 10 state: up\n"
+	const head = "Checking status of all devices.\nThere is 1 QAT acceleration device(s) in the system:\n"
+	const parse = "parse adf_ctl status: "
+	pf := instance{Type: "c6xx", Number: 0, NUMANode: 0, Address: address(t, "0000:3b:00.0"), State: "up"}
+	one := []instance{pf}
+	with := func(change func(*instance)) []instance {
+		i := pf
+		change(&i)
+		return []instance{i}
+	}
+	for name, test := range map[string]struct {
+		text    string
+		want    []instance
+		skipped skips
+	}{
+		"a device": {
+			text: head + line,
+			want: one,
+		},
+		"an older program omits the PCI domain": {
+			text: " qat_dev0 - type: c6xx,  inst_id: 0,  node_id: 0,  bsf: 3b:00.0,  #accel: 5 state: up\n",
+			want: one,
+		},
+		"another domain, in upper case": {
+			text: " qat_dev0 - type: c6xx,  inst_id: 0,  node_id: 0,  bsf: 10000:3B:00.0,  #accel: 5 state: up\n",
+			want: with(func(i *instance) { i.Address = address(t, "10000:3b:00.0") }),
+		},
+		"CR LF line ends and no end of the last line": {
+			text: " qat_dev0 - type: c6xx, inst_id: 0, node_id: 0, bsf: 0000:3b:00.0, state: up\r\n\r",
+			want: one,
+		},
+		"fields in another order with others between": {
+			text: "qat_dev0\t- state: up, bsf: 0000:3b:00.0,new_id: 7,inst_id: 0,\tnode_id: 0, type: c6xx",
+			want: one,
+		},
+		"a device that is down": {
+			text: " qat_dev0 - type: c6xx, inst_id: 3, node_id: 1, bsf: 0000:3b:00.0, state: down",
+			want: with(func(i *instance) { i.Number, i.NUMANode, i.State = 3, 1, "down" }),
+		},
+		"the largest numbers": {
+			text: " qat_dev0 - type: c6xx, inst_id: 65536, node_id: 1023, bsf: 0000:3b:00.0, state: up",
+			want: with(func(i *instance) { i.Number, i.NUMANode = 65536, 1023 }),
+		},
+		"NUMA node -1": {
+			text: " qat_dev0 - type: c6xx, inst_id: 0, node_id: -1, bsf: 0000:3b:00.0, state: up",
+			want: with(noNode),
+		},
+		"NUMA node out of range": {
+			text: " qat_dev0 - type: c6xx, inst_id: 0, node_id: 1024, bsf: 0000:3b:00.0, state: up",
+			want: with(noNode),
+		},
+		"no NUMA node": {
+			text: " qat_dev0 - type: c6xx, inst_id: 0, bsf: 0000:3b:00.0, state: up",
+			want: with(noNode),
+		},
+		"a type of several words": {
+			text: " qat_dev0 - type: vqat-adi, inst_id: 0, node_id: 0, bsf: 0000:3b:00.0, state: up",
+			want: with(func(i *instance) { i.Type = "vqat-adi" }),
+		},
+		"nothing":   {text: ""},
+		"no device": {text: "There is 0 QAT acceleration device(s) in the system:\n"},
+		"lines that are no devices": {
+			text: "segmentation fault\ntype: c6xx, inst_id: 0, bsf: 3b:00.0, state: up\n",
+		},
+
+		"no type": {
+			text:    " qat_dev4 - inst_id: 0, bsf: 3b:00.0, state: up\n",
+			skipped: skips{"qat_dev4": parse + `no type in "qat_dev4 - inst_id: 0, bsf: 3b:00.0, state: up"`},
+		},
+		"a type with a path": {
+			text:    " qat_dev4 - type: ../c6xx, inst_id: 0, bsf: 3b:00.0, state: up\n",
+			skipped: skips{"qat_dev4": parse + `type "../c6xx" is not the name of a driver`},
+		},
+		"a negative number": {
+			text:    " qat_dev4 - type: c6xx, inst_id: -1, bsf: 3b:00.0, state: up\n",
+			skipped: skips{"qat_dev4": parse + `inst_id "-1" is not a number`},
+		},
+		"a number out of range": {
+			text:    " qat_dev4 - type: c6xx, inst_id: 65537, bsf: 3b:00.0, state: up\n",
+			skipped: skips{"qat_dev4": parse + `inst_id "65537" is not a number`},
+		},
+		"not an address": {
+			text:    " qat_dev4 - type: c6xx, inst_id: 0, bsf: 3b:00, state: up\n",
+			skipped: skips{"qat_dev4": parse + `bsf "3b:00" is not a PCI address`},
+		},
+		"a truncated line": {
+			text:    " qat_dev4 - type: c6xx, inst_id: 0, bsf: 3b:00.0, state",
+			skipped: skips{"qat_dev4": parse + `no state in "qat_dev4 - type: c6xx, inst_id: 0, bsf: 3b:00.0, state"`},
+		},
+		"a bad line beside a good one": {
+			text: " qat_dev4 - type: c6xx\n" +
+				" qat_dev0 - type: c6xx, inst_id: 0, node_id: 0, bsf: 3b:00.0, state: up\n",
+			want:    one,
+			skipped: skips{"qat_dev4": parse + `no inst_id in "qat_dev4 - type: c6xx"`},
+		},
+		"a device twice": {
+			text:    line + line,
+			want:    one,
+			skipped: skips{"qat_dev0": "adf_ctl status lists c6xx_dev0 twice"},
+		},
+		"two bad lines of one name": {
+			text: " qat_dev4 - type: c6xx\n qat_dev4 - type: .\n",
+			skipped: skips{"qat_dev4": parse + `no inst_id in "qat_dev4 - type: c6xx"; ` +
+				parse + `type "." is not the name of a driver`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, skipped := parseStatus([]byte(test.text))
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("devices (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(test.skipped, skipped, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("skipped (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func noNode(i *instance) { i.NUMANode = -1 }
+
+// Whatever the program prints, each device has a name of its own that is one
+// component of a path.
+func FuzzParseStatus(f *testing.F) {
+	f.Add([]byte(" qat_dev0 - type: c6xx,  inst_id: 0,  node_id: 0,  bsf: 0000:3b:00.0,  #accel: 5 state: up\n"))
+	f.Add([]byte("qat_dev0 type: c6xxvf, inst_id: 00, bsf: 3b:01.7, state: down\n" +
+		"qat_dev1 type: c6xxvf, inst_id: 0, bsf: 3b:01.7, state: x"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		instances, skipped := parseStatus(text)
+		seen := map[string]bool{}
+		for _, i := range instances {
+			name := i.name()
+			isComponent := !strings.ContainsAny(name, "/.\x00\n ")
+			if seen[name] || !isComponent || i.State == "" || i.Number < 0 || i.NUMANode < -1 {
+				t.Errorf("device %+v", i)
+			}
+			seen[name] = true
+		}
+		for name, reason := range skipped {
+			if name == "" || reason == "" {
+				t.Errorf("skipped %q for %q", name, reason)
+			}
+		}
+	})
+}
