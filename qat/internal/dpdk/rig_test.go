@@ -411,3 +411,16 @@ func addVFs(t *testing.T, h *lookalike.Host, pf string, addresses ...string) {
 		must(t, h.Bind(a, "vfio-pci"))
 	}
 }
+
+// writesByVF sorts the writes by the VF that each names.
+func (r *rig) writesByVF(vfs []string) map[string][]string {
+	m := map[string][]string{}
+	for _, w := range r.writes() {
+		for _, vf := range vfs {
+			if strings.Contains(w, vf) {
+				m[vf] = append(m[vf], w)
+			}
+		}
+	}
+	return m
+}
