@@ -102,6 +102,14 @@ func replaceByFile(t testing.TB, path string) {
 	must(t, os.WriteFile(path, nil, 0o644))
 }
 
+// openDir opens the directory of a function.
+func openDir(t testing.TB, h *lookalike.Host, a string) sysfs.Dir {
+	t.Helper()
+	dir, err := sysfs.OpenDir(h.Path(a))
+	must(t, err)
+	return dir
+}
+
 // hookedDir calls a function once, after the first read of one of some entries.
 type hookedDir struct {
 	directory
@@ -112,9 +120,7 @@ type hookedDir struct {
 // openHooked opens a function whose directory calls hook after the first read of one of the entries.
 func openHooked(t testing.TB, h *lookalike.Host, a string, hook func(), entries ...string) (*Handle, error) {
 	t.Helper()
-	dir, err := sysfs.OpenDir(h.Path(a))
-	must(t, err)
-	hooked := &hookedDir{directory: dir, entries: map[string]bool{}, hook: hook}
+	hooked := &hookedDir{directory: openDir(t, h, a), entries: map[string]bool{}, hook: hook}
 	for _, name := range entries {
 		hooked.entries[name] = true
 	}

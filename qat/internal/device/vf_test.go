@@ -257,8 +257,29 @@ func TestCdevWithoutVFIODevice(t *testing.T) {
 		t.Errorf("no vfio-dev: node %+v, want %+v", got, want)
 	}
 	replaceByFile(t, filepath.Join(h.Path(vfA1), "vfio-dev"))
-	if f, err := r.Read(address(t, vfA1)); err == nil || f.Node != (Node{}) {
-		t.Errorf("vfio-dev that is a file: %+v, %v; want an error", f, err)
+	must(t, os.Remove(filepath.Join(h.Dev(), "vfio/1")))
+	for _, r := range []*Reader{r, vfioReader(h)} { // cdev, and auto without the group's node
+		if f, err := r.Read(address(t, vfA1)); err == nil || f.Node != (Node{}) {
+			t.Errorf("vfio-dev that is a file: %+v, %v; want an error", f, err)
+		}
+	}
+}
+
+func TestNodeIsTheFirstOfSeveral(t *testing.T) {
+	h := newHostWithVF(t, DriverVFIO, lookalike.WithIOMMUFD())
+	must(t, os.WriteFile(filepath.Join(h.Dev(), "iommu"), nil, 0o644))
+	for i := range 9 {
+		must(t, os.Mkdir(filepath.Join(h.Path(vfA1), "vfio-dev/vfio"+strconv.Itoa(9-i)), 0o755))
+	}
+	if got, want := read(t, newReader(h, DriverVFIO, InterfaceCdev), vfA1).Node, (Node{Name: "vfio/devices/vfio0"}); got != want {
+		t.Errorf("node %+v, want %+v", got, want)
+	}
+	h = newHostWithVF(t, DriverIGBUIO)
+	for i := range 9 {
+		must(t, os.Mkdir(filepath.Join(h.Path(vfA1), "uio/uio"+strconv.Itoa(9-i)), 0o755))
+	}
+	if got, want := read(t, newReader(h, DriverIGBUIO, InterfaceAuto), vfA1).Node, (Node{Name: "uio0"}); got != want {
+		t.Errorf("node %+v, want %+v", got, want)
 	}
 }
 
