@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package qat
 
 import (
@@ -8,45 +10,124 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 
 	"qatplugin/devtree"
 	"qatplugin/events"
 	"qatplugin/internal/lookalike"
 )
 
-// deadline is far beyond what anything here takes; it only keeps a broken test from hanging.
-const deadline = 20 * time.Second
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	pfA, pfB = "0000:6b:00.0", "0000:70:00.0"
+	pfGen2   = "0000:3d:00.0"
+
+	// timeout only keeps a broken test from hanging.
+	timeout = 20 * time.Second
+)
+
+// must fails the test for an error of the look-alike host, which is never what
+// a test is about.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ueventSource delivers the uevents of a look-alike host, through the real
+// parser. Like the kernel, it never blocks the sender.
+type ueventSource struct {
+	mu       sync.Mutex
+	messages [][]byte
+	wake     chan struct{}
+}
+
+func newUeventSource(h *lookalike.Host) *ueventSource {
+	s := &ueventSource{wake: make(chan struct{}, 1)}
+	h.Uevents(s.send)
+	return s
+}
+
+func (s *ueventSource) send(message []byte) {
+	s.mu.Lock()
+	s.messages = append(s.messages, slices.Clone(message))
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *ueventSource) take() [][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	messages := s.messages
+	s.messages = nil
+	return messages
+}
+
+func (s *ueventSource) Run(ctx context.Context, sink events.Sink) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		}
+		for _, message := range s.take() {
+			e := events.Event{Time: time.Now()}
+			if err := events.ParseUevent(&e, message); err != nil {
+				return err
+			}
+			sink.Event(&e)
+		}
+	}
+}
+
+// sourceFunc is a source that consists of its Run.
+type sourceFunc func(ctx context.Context, sink events.Sink) error
+
+func (f sourceFunc) Run(ctx context.Context, sink events.Sink) error { return f(ctx, sink) }
+
+// silentSource delivers nothing.
+func silentSource(ctx context.Context, _ events.Sink) error { <-ctx.Done(); return nil }
+
+// from makes a Config that listens to one source, and does not watch
+// directories.
+func from(source events.Source) Config {
+	return Config{Sources: []func() (events.Source, error){func() (events.Source, error) { return source, nil }}}
+}
 
 // running is a Plugin that watches a host.
 type running struct {
+	*Plugin
 	t         testing.TB
-	plugin    *Plugin
 	publisher devtree.Publisher
 	changed   chan struct{} // a Tree was published
-	published atomic.Int32
 }
 
-// start runs a Plugin on the host until the test ends. A zero Config hears the host by inotify alone.
-func start(t testing.TB, h *lookalike.Host, cfg Config) *running {
+// start runs a Plugin on the host until the test ends. With neither Sources nor
+// a Watcher in the Config it watches directories.
+func start(t testing.TB, h *lookalike.Host, config Config) *running {
 	t.Helper()
-	cfg.SysfsRoot, cfg.DevRoot = h.Sysfs(), h.Dev()
-	if cfg.Sources == nil && cfg.OpenWatcher == nil {
-		cfg.OpenWatcher = func() (Watcher, error) { return events.NewWatcher() }
+	config.SysfsRoot, config.DevRoot = h.Sysfs(), h.Dev()
+	if config.Sources == nil {
+		config.OpenWatcher = func() (Watcher, error) { return events.NewWatcher() }
 	}
-	p, err := New(cfg)
+	p, err := New(config)
 	must(t, err)
-	r := &running{t: t, plugin: p, changed: make(chan struct{}, 1)}
+	r := &running{Plugin: p, t: t, changed: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
+	done := make(chan error, 1)
 	go func() {
-		ended <- p.Watch(ctx, func(tree *devtree.Tree) {
+		done <- p.Watch(ctx, func(tree *devtree.Tree) {
 			r.publisher.Publish(tree)
-			r.published.Add(1)
 			select {
 			case r.changed <- struct{}{}:
 			default:
@@ -55,50 +136,79 @@ func start(t testing.TB, h *lookalike.Host, cfg Config) *running {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Watch ended with %v", err)
+		if err := <-done; err != nil {
+			t.Errorf("Watch returned %v", err)
 		}
 	})
 	return r
 }
 
+// lists returns a Tree as resource → IDs; an unhealthy device with its reason.
+func lists(t *devtree.Tree) map[string][]string {
+	m := map[string][]string{}
+	for r := range t.Resources() {
+		m[r.Name()] = []string{}
+		for d := range r.Devices() {
+			id := d.ID
+			if d.Health == devtree.Unhealthy {
+				id += ": " + d.Reason
+			}
+			m[r.Name()] = append(m[r.Name()], id)
+		}
+	}
+	return m
+}
+
 // becomes waits until the lists are these.
 func (r *running) becomes(want map[string][]string) {
 	r.t.Helper()
-	for timeout := time.After(deadline); ; {
+	for deadline := time.After(timeout); ; {
 		got := lists(r.publisher.Tree())
 		if cmp.Equal(want, got) {
 			return
 		}
 		select {
 		case <-r.changed:
-		case <-timeout:
-			r.t.Fatalf("after %v the lists are (-want +got):\n%s", deadline, cmp.Diff(want, got))
+		case <-deadline:
+			r.t.Fatalf("after %v the lists are (-want +got):\n%s", timeout, cmp.Diff(want, got))
 		}
 	}
 }
 
-// heardBy are the two ways in which a host is heard: both must do alone.
-func heardBy(t *testing.T, test func(t *testing.T, config func(h *lookalike.Host) Config)) {
-	t.Run("by uevents", func(t *testing.T) {
-		test(t, func(h *lookalike.Host) Config {
-			s := newUeventSource(h)
-			return Config{Sources: []func() (events.Source, error){func() (events.Source, error) { return s, nil }}}
-		})
+// newHost returns a served host with a 4xxx PF for cy, and with vfio-pci loaded.
+func newHost(t testing.TB) *lookalike.Host {
+	t.Helper()
+	h := lookalike.Start(t)
+	must(t, h.LoadDriver("vfio-pci"))
+	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
+	return h
+}
+
+func bindAll(t testing.TB, h *lookalike.Host, pf string) {
+	t.Helper()
+	for _, vf := range h.VFs(pf) {
+		must(t, h.Bind(vf, "vfio-pci"))
+	}
+}
+
+// withEachSource runs a test with uevents alone and with inotify alone: either
+// must suffice.
+func withEachSource(t *testing.T, test func(t *testing.T, h *lookalike.Host, config Config)) {
+	t.Run("uevents", func(t *testing.T) {
+		h := lookalike.Start(t)
+		test(t, h, from(newUeventSource(h)))
 	})
-	t.Run("by inotify", func(t *testing.T) {
-		test(t, func(*lookalike.Host) Config { return Config{} })
+	t.Run("inotify", func(t *testing.T) {
+		test(t, lookalike.Start(t), Config{})
 	})
 }
 
 func TestVFsComeAndGo(t *testing.T) {
-	heardBy(t, func(t *testing.T, config func(h *lookalike.Host) Config) {
-		h := lookalike.Start(t)
-		cfg := config(h)
-		must(t, h.LoadDriver(driverVFIO))
+	withEachSource(t, func(t *testing.T, h *lookalike.Host, config Config) {
+		must(t, h.LoadDriver("vfio-pci"))
 		must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
 		must(t, h.AddPF(lookalike.PF{Address: pfB, DeviceID: "4944", Services: "dc"}))
-		r := start(t, h, cfg)
+		r := start(t, h, config)
 		r.becomes(map[string][]string{})
 
 		must(t, h.SetVFs(pfA, 16)) // unbound: the plugin binds them
@@ -123,17 +233,16 @@ func TestVFsComeAndGo(t *testing.T) {
 	})
 }
 
-// While VFs come and go, links come and go one by one. None of these moments may show a VF under a resource that its PF never served.
-func TestNoMomentShowsAVFUnderAnotherResource(t *testing.T) {
-	heardBy(t, func(t *testing.T, config func(h *lookalike.Host) Config) {
-		h := lookalike.Start(t)
-		cfg := config(h)
-		must(t, h.LoadDriver(driverVFIO))
+// While VFs come and go, their links come and go one by one. At no moment may
+// a VF be listed in a resource that its PF never served.
+func TestVFsNeverAppearInAnotherResource(t *testing.T) {
+	withEachSource(t, func(t *testing.T, h *lookalike.Host, config Config) {
+		must(t, h.LoadDriver("vfio-pci"))
 		must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
-		r := start(t, h, cfg)
+		r := start(t, h, config)
 		for range 20 {
 			must(t, h.SetVFs(pfA, 16))
-			r.becomes(map[string][]string{"cy": h.VFs(pfA)}) // and no other resource, not even an empty one that was
+			r.becomes(map[string][]string{"cy": h.VFs(pfA)}) // a resource stays in the Tree once it was there
 			must(t, h.SetState(pfA, "down"))
 			r.becomes(map[string][]string{"cy": {}})
 			must(t, h.SetState(pfA, "up"))
@@ -141,107 +250,110 @@ func TestNoMomentShowsAVFUnderAnotherResource(t *testing.T) {
 	})
 }
 
-// A VF that the kernel has unbound to take it away must not be bound again on its way out: that would hold up its removal.
-func TestAVFOnItsWayOutIsNotBoundAgain(t *testing.T) {
-	h := newHost4xxx(t)
-	must(t, h.SetVFs(pfA, 2))
-	bindAll(t, h, pfA, driverVFIO)
-	vfs := h.VFs(pfA)
-	f := newFoldOf(h, 0)
-	f.binder.observe = false
-	asked := map[string]bool{}
-	f.binder.write.Dry, f.binder.write.Note = true, func(_, value string) { asked[value] = true }
-	must(t, f.lookAtAll(time.Now()))
-	must(t, h.RemoveAttr(vfs[0], "physfn")) // as the kernel does before it unbinds the VF
+// mixedHost returns a served host with VFs that are bound to nothing, to a
+// foreign driver, and to their kernel driver.
+func mixedHost(t testing.TB) (h *lookalike.Host, vfs []string) {
+	t.Helper()
+	h = lookalike.Start(t)
+	must(t, h.LoadDriver("vfio-pci", "disable_denylist=1"))
+	must(t, h.LoadDriver("c6xxvf"))
+	must(t, h.LoadDriver("uio_pci_generic"))
+	must(t, h.AddPF(lookalike.PF{Address: pfGen2, DeviceID: "37c8", TotalVFs: 4}))
+	must(t, h.SetVFs(pfGen2, 4)) // which binds them to c6xxvf
+	vfs = h.VFs(pfGen2)
 	must(t, h.Unbind(vfs[0]))
-	must(t, h.Unbind(vfs[1])) // by hand
-	must(t, f.lookAtAll(time.Now()))
-	f.binder.wait()
-	if asked[vfs[0]] || !asked[vfs[1]] {
-		t.Errorf("asked to bind %v; want only %s, which is not being removed", asked, vfs[1])
+	must(t, h.Unbind(vfs[1]))
+	must(t, h.Bind(vfs[1], "uio_pci_generic"))
+	return h, vfs
+}
+
+func TestWhichVFsAreBound(t *testing.T) {
+	for name, tt := range map[string]struct {
+		config  Config
+		want    []int // of the VFs of mixedHost
+		foreign string
+	}{
+		"by default all but those of a foreign driver": {Config{}, []int{0, 2, 3}, "uio_pci_generic"},
+		"with Steal all":                  {Config{Steal: true}, []int{0, 1, 2, 3}, "vfio-pci"},
+		"with NoBind those already bound": {Config{NoBind: true}, []int{2}, "uio_pci_generic"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, vfs := mixedHost(t)
+			if tt.config.NoBind {
+				must(t, h.Unbind(vfs[2]))
+				must(t, h.Bind(vfs[2], "vfio-pci"))
+			}
+			r := start(t, h, tt.config)
+			var want []string
+			for _, i := range tt.want {
+				want = append(want, vfs[i])
+			}
+			r.becomes(map[string][]string{"generic": want})
+			link, _ := os.Readlink(filepath.Join(h.Path(vfs[1]), "driver"))
+			if got := filepath.Base(link); got != tt.foreign {
+				t.Errorf("the VF of a foreign driver is bound to %q, want %q", got, tt.foreign)
+			}
+		})
 	}
 }
 
 func TestVFsAreTakenFromTheirKernelDriver(t *testing.T) {
-	heardBy(t, func(t *testing.T, config func(h *lookalike.Host) Config) {
-		h := lookalike.Start(t)
-		cfg := config(h)
-		must(t, h.LoadDriver(driverVFIO, "disable_denylist=1"))
+	withEachSource(t, func(t *testing.T, h *lookalike.Host, config Config) {
+		must(t, h.LoadDriver("vfio-pci", "disable_denylist=1"))
 		must(t, h.LoadDriver("c6xxvf"))
-		must(t, h.AddPF(lookalike.PF{Address: "0000:3d:00.0", DeviceID: "37c8"}))
-		must(t, h.SetVFs("0000:3d:00.0", 16))
-		r := start(t, h, cfg)
-		r.becomes(map[string][]string{"generic": h.VFs("0000:3d:00.0")})
+		must(t, h.AddPF(lookalike.PF{Address: pfGen2, DeviceID: "37c8"}))
+		must(t, h.SetVFs(pfGen2, 16))
+		r := start(t, h, config)
+		r.becomes(map[string][]string{"generic": h.VFs(pfGen2)})
 	})
 }
 
-func TestAVFThatAnotherDriverHoldsIsLeftAlone(t *testing.T) {
-	h := lookalike.Start(t)
-	must(t, h.LoadDriver(driverVFIO))
-	must(t, h.LoadDriver("uio_pci_generic"))
-	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
-	must(t, h.SetVFs(pfA, 4))
-	vfs := h.VFs(pfA)
-	must(t, h.Bind(vfs[1], "uio_pci_generic"))
-	r := start(t, h, Config{})
-	r.becomes(map[string][]string{"cy": {vfs[0], vfs[2], vfs[3]}})
-	if driver, _ := os.Readlink(filepath.Join(h.Path(vfs[1]), "driver")); filepath.Base(driver) != "uio_pci_generic" {
-		t.Errorf("the VF's driver is %q, want the one that held it", driver)
-	}
-}
-
 func TestVFsAreBoundWhenTheDriverIsLoadedLater(t *testing.T) {
-	heardBy(t, func(t *testing.T, config func(h *lookalike.Host) Config) {
-		h := lookalike.Start(t)
-		cfg := config(h)
+	withEachSource(t, func(t *testing.T, h *lookalike.Host, config Config) {
 		must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
 		must(t, h.SetVFs(pfA, 4))
-		r := start(t, h, cfg)
+		r := start(t, h, config)
 		r.becomes(map[string][]string{})
-		must(t, h.LoadDriver(driverVFIO))
+		must(t, h.LoadDriver("vfio-pci"))
 		r.becomes(map[string][]string{"cy": h.VFs(pfA)})
 	})
 }
 
-func TestOneFailingBindKeepsNoOtherBack(t *testing.T) {
-	h := lookalike.Start(t)
-	must(t, h.LoadDriver(driverVFIO))
-	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
+func TestFailingBindDelaysNoOther(t *testing.T) {
+	h := newHost(t)
 	must(t, h.SetVFs(pfA, 16))
 	vfs := h.VFs(pfA)
 	h.FailBind(vfs[7], errors.New("no"))
 	r := start(t, h, Config{})
 	r.becomes(map[string][]string{"cy": slices.Concat(vfs[:7], vfs[8:])})
 	h.FailBind(vfs[7], nil)
-	r.becomes(map[string][]string{"cy": vfs}) // after the back-off, with no event
+	r.becomes(map[string][]string{"cy": vfs}) // after the back-off, without an event
 }
 
-// The kernel sends vfio-dev's remove event first, and nothing else until the holder closes the device.
-func TestAVFThatIsTakenFromItsHolderIsUnhealthy(t *testing.T) {
-	heardBy(t, func(t *testing.T, config func(h *lookalike.Host) Config) {
-		h := lookalike.Start(t)
-		cfg := config(h)
-		must(t, h.LoadDriver(driverVFIO))
+// The kernel sends the remove event of vfio-dev first, and nothing else until
+// the workload closes the device.
+func TestVFThatIsRemovedWhileHeldIsUnhealthy(t *testing.T) {
+	withEachSource(t, func(t *testing.T, h *lookalike.Host, config Config) {
+		must(t, h.LoadDriver("vfio-pci"))
 		must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
 		must(t, h.SetVFs(pfA, 2))
 		vfs := h.VFs(pfA)
-		r := start(t, h, cfg)
+		r := start(t, h, config)
 		r.becomes(map[string][]string{"cy": vfs})
 		release := h.Hold(vfs[0])
 		defer release()
 		removed := make(chan error, 1)
 		go func() { removed <- h.RemoveVF(vfs[0]) }()
-		r.becomes(map[string][]string{"cy": {vfs[0] + ": " + leaving, vfs[1]}})
+		const reason = ": it is being removed or unbound while a workload holds it"
+		r.becomes(map[string][]string{"cy": {vfs[0] + reason, vfs[1]}})
 		release()
 		must(t, <-removed)
 		r.becomes(map[string][]string{"cy": {vfs[1]}})
 	})
 }
 
-func TestServicesMoveVFs(t *testing.T) {
-	h := lookalike.Start(t)
-	must(t, h.LoadDriver(driverVFIO))
-	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
+func TestServiceChangeMovesVFs(t *testing.T) {
+	h := newHost(t)
 	r := start(t, h, Config{})
 	must(t, h.SetVFs(pfA, 4))
 	r.becomes(map[string][]string{"cy": h.VFs(pfA)})
@@ -253,130 +365,76 @@ func TestServicesMoveVFs(t *testing.T) {
 	r.becomes(map[string][]string{"cy": {}, "dc": h.VFs(pfA)})
 }
 
-func TestLossIsMadeGoodByAResync(t *testing.T) {
+func TestResyncMakesUpForLostEvents(t *testing.T) {
 	h := lookalike.Start(t)
 	s := newUeventSource(h)
-	resync := make(chan struct{})
-	lossy := sourceFunc(func(ctx context.Context, sink events.Sink) error {
+	lose := make(chan struct{})
+	config := from(sourceFunc(func(ctx context.Context, sink events.Sink) error {
 		select {
-		case <-resync:
+		case <-lose:
 			s.take()
 			sink.Resync("test")
 		case <-ctx.Done():
 		}
 		<-ctx.Done()
 		return nil
-	})
-	must(t, h.LoadDriver(driverVFIO))
-	r := start(t, h, Config{ObserveOnly: true, Sources: []func() (events.Source, error){func() (events.Source, error) { return lossy, nil }}})
+	}))
+	config.NoBind = true
+	must(t, h.LoadDriver("vfio-pci"))
+	r := start(t, h, config)
 	r.becomes(map[string][]string{})
 	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
 	must(t, h.SetVFs(pfA, 4))
-	bindAll(t, h, pfA, driverVFIO)
-	close(resync)
+	bindAll(t, h, pfA)
+	close(lose)
 	r.becomes(map[string][]string{"cy": h.VFs(pfA)})
 }
 
-func TestASourceThatBreaksIsOpenedAgain(t *testing.T) {
+func TestFailedSourceIsOpenedAgain(t *testing.T) {
 	h := lookalike.Start(t)
 	s := newUeventSource(h)
 	opened := 0
-	r := start(t, h, Config{Sources: []func() (events.Source, error){func() (events.Source, error) {
+	open := func() (events.Source, error) {
 		opened++
 		switch opened {
 		case 1:
-			return sourceFunc(func(context.Context, events.Sink) error { return errors.New("broken") }), nil
+			return sourceFunc(func(context.Context, events.Sink) error { return errors.New("failed") }), nil
 		case 2:
 			return nil, errors.New("cannot be opened")
 		}
 		return s, nil
-	}}})
-	must(t, h.LoadDriver(driverVFIO))
+	}
+	r := start(t, h, Config{Sources: []func() (events.Source, error){open}})
+	must(t, h.LoadDriver("vfio-pci"))
 	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
 	must(t, h.SetVFs(pfA, 4))
 	r.becomes(map[string][]string{"cy": h.VFs(pfA)})
 }
 
-type sourceFunc func(ctx context.Context, sink events.Sink) error
-
-func (f sourceFunc) Run(ctx context.Context, sink events.Sink) error { return f(ctx, sink) }
-
-func TestTheAuditFindsWhatNoEventTold(t *testing.T) {
+func TestAuditFindsWhatNoEventReported(t *testing.T) {
 	h := lookalike.Start(t)
-	must(t, h.LoadDriver(driverVFIO))
-	deaf := sourceFunc(func(ctx context.Context, _ events.Sink) error { <-ctx.Done(); return nil })
-	r := start(t, h, Config{ObserveOnly: true, AuditInterval: 50 * time.Millisecond, Sources: []func() (events.Source, error){func() (events.Source, error) { return deaf, nil }}})
+	must(t, h.LoadDriver("vfio-pci"))
+	config := from(sourceFunc(silentSource))
+	config.NoBind, config.AuditInterval = true, 50*time.Millisecond
+	r := start(t, h, config)
 	r.becomes(map[string][]string{})
 	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
 	must(t, h.SetVFs(pfA, 2))
-	bindAll(t, h, pfA, driverVFIO)
+	bindAll(t, h, pfA)
 	r.becomes(map[string][]string{"cy": h.VFs(pfA)})
 }
 
-func TestPostAllocate(t *testing.T) {
-	h := newHost4xxx(t)
-	must(t, h.SetVFs(pfA, 4))
-	bindAll(t, h, pfA, driverVFIO)
-	vfs := h.VFs(pfA)
-	p, err := New(Config{SysfsRoot: h.Sysfs(), DevRoot: h.Dev()})
-	must(t, err)
-	devices := func(ids ...string) (list []*devtree.Device) {
-		for _, id := range ids {
-			list = append(list, &devtree.Device{ID: id})
-		}
-		return list
-	}
-	edits := &devtree.ContainerEdits{}
-	must(t, p.PostAllocate(t.Context(), "cy", devices(vfs[2], vfs[0]), edits))
-	if diff := cmp.Diff(map[string]string{"QAT0": vfs[2], "QAT1": vfs[0]}, edits.Env); diff != "" {
-		t.Errorf("environment (-want +got):\n%s", diff)
-	}
-	must(t, h.RemoveVF(vfs[0]))
-	must(t, h.Unbind(vfs[1]))
-	for id, part := range map[string]string{vfs[0]: "has gone", vfs[1]: "does not hold it", "x": "not a PCI address"} {
-		err := p.PostAllocate(t.Context(), "cy", devices(vfs[2], id), &devtree.ContainerEdits{})
-		if err == nil || !strings.Contains(err.Error(), part) || !strings.Contains(err.Error(), id) {
-			t.Errorf("allocating %s: error %v, want one that names it and says %q", id, err, part)
-		}
-	}
-}
-
-func TestNewSaysWhatIsAllowed(t *testing.T) {
-	for name, test := range map[string]struct {
-		cfg  Config
-		want []string
-	}{
-		"driver":    {Config{DPDKDriver: "nvme"}, []string{`"nvme"`, "vfio-pci, igb_uio"}},
-		"VF driver": {Config{KernelVFDrivers: []string{"4xxxvf", "4xxx"}}, []string{`"4xxx"`, "4xxxvf", "dh895xccvf"}},
-		"limit":     {Config{MaxNumDevices: -1}, []string{"-1", "0"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := New(test.cfg)
-			for _, part := range test.want {
-				if !strings.Contains(fmt.Sprint(err), part) {
-					t.Errorf("error %v does not say %s", err, part)
-				}
-			}
-		})
-	}
-}
-
-func TestALimitWithBalancedIsSpreadOverPFs(t *testing.T) {
-	h := lookalike.Start(t)
-	must(t, h.LoadDriver(driverVFIO))
+func TestLimitIsSpreadOverPFsWithBalanced(t *testing.T) {
+	h := newHost(t)
+	must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym"}))
 	for _, pf := range []string{pfA, pfB} {
-		must(t, h.AddPF(lookalike.PF{Address: pf, Services: "sym;asym"}))
 		must(t, h.SetVFs(pf, 16))
 	}
 	a, b := h.VFs(pfA), h.VFs(pfB)
-	r := start(t, h, Config{MaxNumDevices: 6, Policy: Balanced})
+	r := start(t, h, Config{MaxNumDevices: 6, AllocationPolicy: "balanced"})
 	r.becomes(map[string][]string{"cy": slices.Concat(a[:3], b[:3])})
-	p := r.plugin
-	var available []*devtree.Device
-	for d := range r.publisher.Tree().Resource("cy").Devices() {
-		available = append(available, d)
-	}
-	got, err := p.PreferredAllocation(t.Context(), "cy", available, nil, 4)
+	available := slices.Collect(r.publisher.Tree().Resource("cy").Devices())
+	got, err := r.PreferredAllocation(t.Context(), "cy", available, nil, 4)
 	must(t, err)
 	slices.Sort(got)
 	if diff := cmp.Diff(slices.Concat(a[:2], b[:2]), got); diff != "" {
@@ -384,13 +442,50 @@ func TestALimitWithBalancedIsSpreadOverPFs(t *testing.T) {
 	}
 }
 
-func TestALimitWaitsNotForABindThatFails(t *testing.T) {
-	h := lookalike.Start(t)
-	must(t, h.LoadDriver(driverVFIO))
-	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
+func TestWithoutPolicyThereIsNoPreference(t *testing.T) {
+	p, err := New(Config{})
+	must(t, err)
+	devices := []*devtree.Device{{ID: pfA, Health: devtree.Healthy}}
+	if got, err := p.PreferredAllocation(t.Context(), "cy", devices, devices, 1); got != nil || err != nil {
+		t.Errorf("PreferredAllocation = %v, %v; want nil, nil", got, err)
+	}
+}
+
+func TestLimitDoesNotWaitForAFailingBind(t *testing.T) {
+	h := newHost(t)
 	must(t, h.SetVFs(pfA, 4))
 	vfs := h.VFs(pfA)
 	h.FailBind(vfs[0], errors.New("no"))
 	r := start(t, h, Config{MaxNumDevices: 2})
 	r.becomes(map[string][]string{"cy": vfs[1:3]})
+}
+
+func TestNewNamesWhatIsAllowed(t *testing.T) {
+	for _, tt := range []struct {
+		config Config
+		want   string
+	}{
+		{Config{Mode: "user"}, `mode "user": must be one of dpdk, kernel`},
+		{Config{DPDKDriver: "nvme"}, `DPDK driver "nvme": must be one of vfio-pci, igb_uio`},
+		{Config{VFIOInterface: "x"}, `VFIO interface "x": must be one of auto, group, cdev`},
+		{
+			Config{KernelVFDrivers: []string{"4xxxvf", "4xxx"}},
+			`kernel VF driver "4xxx": must be one of ` + strings.Join(KernelVFDrivers(), ", "),
+		},
+		{Config{AllocationPolicy: "fair"}, `allocation policy "fair": must be one of balanced, packed`},
+		{Config{MaxNumDevices: -1}, "device limit -1: must be 0 (no limit) or more"},
+		{
+			Config{HealthInterval: MinHealthInterval - 1},
+			"health interval 999.999999ms: must be at least 1s, or negative (never)",
+		},
+	} {
+		if _, err := New(tt.config); fmt.Sprint(err) != tt.want {
+			t.Errorf("New: %v, want %s", err, tt.want)
+		}
+	}
+	for _, config := range []Config{{}, {HealthInterval: MinHealthInterval}, {HealthInterval: -1}, {MaxNumDevices: 1}} {
+		if _, err := New(config); err != nil {
+			t.Errorf("New(%+v): %v", config, err)
+		}
+	}
 }

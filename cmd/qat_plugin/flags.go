@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
@@ -5,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,95 +15,112 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"qatplugin/qat"
-	"qatplugin/qat/kernelmode"
 )
 
-// minAuditInterval keeps the audit what it is, a look once in a while, and no scan loop.
+// minAuditInterval keeps the audit a check once in a while, not a scan loop.
 const minAuditInterval = time.Second
 
-// options are the flags' values.
+// options are the values of the flags.
 type options struct {
-	mode          string
-	qat           qat.Config        // of modeDPDK
-	kernel        kernelmode.Config // of modeKernel
-	idle          []string          // flags that were given and say nothing in this mode
+	qat           qat.Config
 	bind          bool
 	kubeletDir    string
 	useCDI        bool
 	cdiDir        string
 	healthAddress string
 	version       bool
+	unused        []string // flags that were set and have no effect in this mode
 }
 
-// The modes: VFs for user space through VFIO or UIO, or the processes of Intel's out-of-tree kernel driver.
-const (
-	modeDPDK   = "dpdk"
-	modeKernel = "kernel"
-)
-
-// ofMode are the flags that only one mode heeds.
-func ofMode(flag string) (mode string, only bool) {
+// modeOf returns the mode that a flag belongs to; "" if it applies to both.
+func modeOf(flag string) string {
 	switch flag {
 	case "adf-ctl", "etc-root":
-		return modeKernel, true
-	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "dry-run", "allocation-policy", "max-num-devices", "health-interval",
-		"use-cdi", "cdi-dir":
-		return modeDPDK, true
+		return qat.ModeKernel
+	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "dry-run", "allocation-policy",
+		"max-num-devices", "health-interval", "use-cdi", "cdi-dir":
+		return qat.ModeDPDK
 	}
-	return "", false
+	return ""
 }
 
-// parseFlags reads the command line. The error is [flag.ErrHelp] after -h, whose text went to out, or one line that names the flag, the
-// value and what is allowed.
-func parseFlags(args []string, out io.Writer) (*options, error) {
-	o := &options{}
+// defaultOptions are the options without any flags.
+func defaultOptions() *options {
+	return &options{
+		qat: qat.Config{
+			Mode:            qat.ModeDPDK,
+			SysfsRoot:       "/sys",
+			DevRoot:         "/dev",
+			DPDKDriver:      qat.DPDKDrivers()[0],
+			VFIOInterface:   qat.VFIOInterfaces()[0],
+			KernelVFDrivers: qat.KernelVFDrivers(),
+			HealthInterval:  5 * time.Second,
+			EtcRoot:         "/etc",
+			ADFCtl:          "adf_ctl",
+			AuditInterval:   10 * time.Minute,
+		},
+		kubeletDir: strings.TrimSuffix(pluginapi.DevicePluginPath, "/"),
+		cdiDir:     "/var/run/cdi",
+	}
+}
+
+// newFlagSet returns the flags, which set o.
+func newFlagSet(o *options) *flag.FlagSet {
 	flags := flag.NewFlagSet("qat_plugin", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.Var(&choice{&o.mode, []string{modeDPDK, modeKernel}}, "mode",
+	drivers, vfDrivers, interfaces, policies := qat.DPDKDrivers(), qat.KernelVFDrivers(), qat.VFIOInterfaces(), qat.Policies()
+
+	flags.Var(&oneOf{&o.qat.Mode, []string{qat.ModeDPDK, qat.ModeKernel}}, "mode",
 		"`mode`: dpdk lists VFs for user space, kernel lists the processes of Intel's out-of-tree QAT driver")
-	flags.Var(&nonEmpty{&o.kernel.ADFCtl, "the name or path of a program"}, "adf-ctl", "`program` that tells the devices of the out-of-tree driver, in mode kernel")
-	flags.Var(&directory{&o.kernel.EtcRoot}, "etc-root", "`directory` of the out-of-tree driver's configuration files, in mode kernel")
-	flags.Var(&choice{&o.qat.DPDKDriver, qat.DPDKDrivers()}, "dpdk-driver", "`driver` that VFs are bound to: "+strings.Join(qat.DPDKDrivers(), " or "))
-	flags.Var(&choices{&o.qat.KernelVFDrivers, qat.KernelVFDrivers()}, "kernel-vf-drivers",
-		"VF `drivers` of the device families to serve, separated by commas: of "+strings.Join(qat.KernelVFDrivers(), ","))
-	flags.Var(&choice{&o.qat.VFIOInterface, qat.VFIOInterfaces()}, "vfio-interface",
-		"`interface` by which containers get VFIO devices: group (/dev/vfio/N), cdev (/dev/vfio/devices/vfioN and /dev/iommu), or auto, which is group where it is there")
-	flags.BoolVar(&o.bind, "bind", true, "bind VFs to the DPDK driver; without it VFs are listed that others bound")
-	flags.BoolVar(&o.qat.Steal, "steal", false, "bind also VFs that a driver other than their own kernel driver has")
-	flags.BoolVar(&o.qat.DryRun, "dry-run", false, "say in the log what would be written to sysfs, and write nothing")
-	flags.Var(&policy{&o.qat.Policy}, "allocation-policy",
-		"`policy` by which the kubelet is told what VFs to take: balanced spreads over PFs, packed fills one before it opens the next; without one the kubelet chooses")
-	flags.Var(&count{&o.qat.MaxNumDevices}, "max-num-devices", "list at most this `number` of VFs; 0 is no limit")
-	flags.Var(&directory{&o.qat.SysfsRoot}, "sysfs-root", "`directory` where the host's sysfs is seen")
-	flags.Var(&directory{&o.qat.DevRoot}, "dev-root", "`directory` where the host's /dev is seen; the kubelet is always told /dev/...")
-	flags.Var(&nonEmpty{&o.kubeletDir, "the path of a directory"}, "kubelet-dir", "`directory` of kubelet.sock and of the plugins' sockets")
-	flags.BoolVar(&o.useCDI, "use-cdi", false, "keep CDI specs of the VFs, as qat.intel.com/vf=ADDRESS, for runtimes that know CDI")
-	flags.Var(&nonEmpty{&o.cdiDir, "the path of a directory"}, "cdi-dir", "`directory` of the CDI specs, with -use-cdi; it is made when it is not there")
+	flags.Var(&oneOf{&o.qat.DPDKDriver, drivers}, "dpdk-driver",
+		"`driver` that VFs are bound to: "+strings.Join(drivers, " or "))
+	flags.Var(&someOf{&o.qat.KernelVFDrivers, vfDrivers}, "kernel-vf-drivers",
+		"comma-separated list of the kernel VF `drivers` whose device families are served: "+strings.Join(vfDrivers, ","))
+	flags.Var(&oneOf{&o.qat.VFIOInterface, interfaces}, "vfio-interface",
+		"`interface` through which containers use a VFIO device: group (/dev/vfio/N), "+
+			"cdev (/dev/vfio/devices/vfioN and /dev/iommu), or auto (the group if its node exists)")
+	flags.BoolVar(&o.bind, "bind", true, "bind VFs to the DPDK driver; without it, only VFs that others bound are listed")
+	flags.BoolVar(&o.qat.Steal, "steal", false, "also take over VFs that are bound to another driver than their kernel driver")
+	flags.BoolVar(&o.qat.DryRun, "dry-run", false, "log what would be written to sysfs, and write nothing")
+	flags.Var(&optional{&o.qat.AllocationPolicy, policies}, "allocation-policy",
+		"`policy` for the VFs that a container should get: balanced spreads them over PFs, packed fills one PF "+
+			"before it uses the next; empty leaves the choice to the kubelet")
+	flags.Var(&count{&o.qat.MaxNumDevices}, "max-num-devices", "list at most this `number` of VFs; 0 means no limit")
 	flags.Var(&interval{&o.qat.HealthInterval, qat.MinHealthInterval}, "health-interval",
-		"`time` between two heartbeats asked of a PF, 1s or more; 0 is never")
+		"`time` between two heartbeats of a PF, at least 1s; 0 disables them")
+
+	flags.Var(&nonEmpty{&o.qat.ADFCtl, "the name or path of a program"}, "adf-ctl",
+		"`program` that lists the devices of the out-of-tree driver, in mode kernel")
+	flags.Var(&directory{&o.qat.EtcRoot}, "etc-root",
+		"`directory` of the out-of-tree driver's configuration files, in mode kernel")
+
+	flags.Var(&directory{&o.qat.SysfsRoot}, "sysfs-root", "`directory` where the host's sysfs is mounted")
+	flags.Var(&directory{&o.qat.DevRoot}, "dev-root",
+		"`directory` where the host's /dev is mounted; paths given to the kubelet always start with /dev")
+	flags.Var(&nonEmpty{&o.kubeletDir, "the path of a directory"}, "kubelet-dir",
+		"`directory` of kubelet.sock and of the plugins' sockets")
+	flags.BoolVar(&o.useCDI, "use-cdi", false,
+		"maintain CDI specs of the VFs, which are then also the CDI devices qat.intel.com/vf=ADDRESS")
+	flags.Var(&nonEmpty{&o.cdiDir, "the path of a directory"}, "cdi-dir",
+		"`directory` of the CDI specs, with -use-cdi; it is created if it does not exist")
 	flags.Var(&interval{&o.qat.AuditInterval, minAuditInterval}, "audit-interval",
-		"`time` between two full looks that check what events told, 1s or more; 0 is never")
+		"`time` between two full reads of the host that check that no event was missed, at least 1s; 0 disables them")
 	flags.Var(&hostPort{&o.healthAddress}, "health-address",
-		"`address` HOST:PORT at which /livez and /readyz are served, such as :8081 for every interface; without it they are not")
-	flags.BoolVar(&o.version, "version", false, "print the version and end")
+		"`address` HOST:PORT at which /livez and /readyz are served, such as :8081; empty disables them")
+	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	klog.InitFlags(flags)
+	return flags
+}
 
-	o.qat.DPDKDriver, o.qat.KernelVFDrivers = qat.DPDKDrivers()[0], qat.KernelVFDrivers()
-	o.mode, o.kernel.ADFCtl, o.kernel.EtcRoot = modeDPDK, "adf_ctl", "/etc"
-	o.cdiDir = "/var/run/cdi"
-	o.kubeletDir = strings.TrimSuffix(pluginapi.DevicePluginPath, "/")
-	o.qat.VFIOInterface, o.qat.SysfsRoot, o.qat.DevRoot = qat.VFIOInterfaces()[0], "/sys", "/dev"
-	o.qat.HealthInterval, o.qat.AuditInterval = 5*time.Second, 10*time.Minute
-	flags.VisitAll(func(f *flag.Flag) {
-		switch f.Value.(type) {
-		case *choice, *choices, *count, *directory, *interval, *nonEmpty:
-			f.DefValue = f.Value.String()
-		}
-	})
-
+// parseFlags parses the command line. The error is [flag.ErrHelp] after -h, for
+// which it prints the usage to out, or one line that names the flag, the value
+// and what is allowed.
+func parseFlags(args []string, out io.Writer) (*options, error) {
+	o := defaultOptions()
+	flags := newFlagSet(o)
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintln(out, "qat_plugin tells the kubelet of the QuickAssist (QAT) virtual functions of this host, as they come and go.")
+		fmt.Fprintln(out, "qat_plugin reports the QuickAssist (QAT) devices of this host to the kubelet, as they come and go.")
 		fmt.Fprintln(out, "\nFlags:")
 		flags.SetOutput(out)
 		flags.PrintDefaults()
@@ -108,38 +128,41 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	case err != nil:
 		return nil, explain(flags, err)
 	case flags.NArg() > 0:
-		return nil, fmt.Errorf("argument %q: only flags are allowed, see -h", flags.Arg(0))
+		return nil, fmt.Errorf("unexpected argument %q: only flags are allowed, see -h", flags.Arg(0))
 	}
 	flags.Visit(func(f *flag.Flag) {
-		if mode, only := ofMode(f.Name); only && mode != o.mode {
-			o.idle = append(o.idle, f.Name)
+		if mode := modeOf(f.Name); mode != "" && mode != o.qat.Mode {
+			o.unused = append(o.unused, f.Name)
 		}
 	})
-	o.qat.ObserveOnly = !o.bind
-	for _, t := range []*time.Duration{&o.qat.AuditInterval, &o.qat.HealthInterval} {
-		if *t == 0 {
-			*t = -1
+	o.qat.NoBind = !o.bind
+	for _, d := range []*time.Duration{&o.qat.AuditInterval, &o.qat.HealthInterval} {
+		if *d == 0 {
+			*d = -1 // never; 0 would select the default
 		}
 	}
-	o.kernel.SysfsRoot, o.kernel.DevRoot, o.kernel.AuditInterval = o.qat.SysfsRoot, o.qat.DevRoot, o.qat.AuditInterval
 	return o, nil
 }
 
-// explain makes one line of what package flag says of a wrong flag or value: `invalid value "x" for flag -name: cause`, or
+// explain turns an error of package flag into one line of the form
+// `-name: invalid value "x": must be …`. Package flag writes
+// `invalid value "x" for flag -name: cause`, with a boolean flag
 // `invalid boolean value "x" for -name: cause`.
 func explain(flags *flag.FlagSet, err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "invalid boolean value "), "invalid value ")
-	value, rest, ok := strings.Cut(text, " for ")
-	if !ok {
+	value, quoteErr := strconv.QuotedPrefix(text)
+	rest, ok := strings.CutPrefix(strings.TrimPrefix(text, value), " for ")
+	if quoteErr != nil || !ok {
 		return fmt.Errorf("%w; see -h for the flags", err)
 	}
 	name, cause, _ := strings.Cut(strings.TrimPrefix(rest, "flag "), ": ")
-	if f := flags.Lookup(strings.TrimPrefix(name, "-")); f != nil && !strings.HasPrefix(cause, allowed) {
-		kind, usage := flag.UnquoteUsage(f)
-		if kind == "" {
-			kind = "true or false"
+	if f := flags.Lookup(strings.TrimPrefix(name, "-")); f != nil && !strings.HasPrefix(cause, mustBe) {
+		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && b.IsBoolFlag() {
+			cause = mustBe + "true or false"
+		} else {
+			_, usage := flag.UnquoteUsage(f)
+			cause = "want " + usage
 		}
-		cause = fmt.Sprintf("%sa %s: %s", allowed, kind, usage)
 	}
-	return fmt.Errorf("flag %s, value %s: %s", name, value, cause)
+	return fmt.Errorf("%s: invalid value %s: %s", name, value, cause)
 }

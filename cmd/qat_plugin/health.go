@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
@@ -14,53 +16,68 @@ import (
 )
 
 const (
-	// checkPatience is what all checks of one request may take together. It is less than the probes of deployments/ wait.
-	checkPatience = 3 * time.Second
-	// An address that cannot be listened to is tried again after listenFirst, then after twice as long each time up to listenMax.
+	// checkTimeout is for all checks of one request together. It is shorter
+	// than the timeout of the probes in deployments/.
+	checkTimeout = 3 * time.Second
+
+	// If the address cannot be listened at, the server tries again after
+	// listenFirst, then after twice as long each time up to listenMax.
 	listenFirst = time.Second
 	listenMax   = time.Minute
-	// hangUp is what requests under way get at the end.
-	hangUp = time.Second
 
-	// Whoever reaches the address can make connections, and pays with memory and file descriptors that the devices are served with. So each
-	// carries one request, as the kubelet's probes do; it has readPatience to arrive and its answer, from then on, answerPatience to leave. More
-	// than maxConnections at once are closed unheard.
-	readPatience   = 5 * time.Second
-	answerPatience = checkPatience + 5*time.Second
+	// shutdownTimeout is for requests in progress when the program ends.
+	shutdownTimeout = time.Second
+
+	// Anybody who can reach the address can open connections, which cost
+	// memory and file descriptors. So a connection carries one request, as
+	// those of the kubelet's probes do, which must arrive within readTimeout
+	// and be answered within writeTimeout. Connections beyond maxConnections
+	// are closed at once.
+	readTimeout    = 5 * time.Second
+	writeTimeout   = checkTimeout + 5*time.Second
 	maxConnections = 64
 	maxHeader      = 16 << 10 // bytes
 )
 
-// A check is one thing that must be well. Its error says what is not.
-type check struct {
-	name string
-	run  func(ctx context.Context) error
-}
-
-// vitals are what a mode of the plugin answers for.
-type vitals interface {
+// checker is the part of a plugin's health that it knows itself.
+type checker interface {
 	CheckEventLoop(ctx context.Context) error
 	CheckFirstLook(ctx context.Context) error
 	CheckKernelHeard(ctx context.Context) error
 }
 
-// healthHandler serves /livez, whether the process is worth keeping, and /readyz, whether the kubelet holds the truth. Both answer 200 or 500,
-// with the text that Kubernetes' own programs give: "ok", and with ?verbose or on failure a line for each check.
-func healthHandler(v vitals, registered func(context.Context) error) http.Handler {
-	loop := check{"event-loop", v.CheckEventLoop}
+// healthHandler serves /livez (should the process keep running?) and /readyz
+// (does the kubelet know the truth?). Both answer with status 200 or 500 and
+// with the text that Kubernetes' own components give: "ok", or a line for each
+// check with ?verbose and after a failure.
+func healthHandler(c checker, registered func(context.Context) error) http.Handler {
+	eventLoop := check{"event-loop", c.CheckEventLoop}
 	mux := http.NewServeMux()
-	mux.Handle("GET /livez", checks{"livez", []check{loop}})
-	mux.Handle("GET /readyz", checks{"readyz", []check{loop, {"first-look", v.CheckFirstLook}, {"kernel-heard", v.CheckKernelHeard}, {"registered", registered}}})
+	mux.Handle("GET /livez", checks{"livez", []check{eventLoop}})
+	mux.Handle("GET /readyz", checks{"readyz", []check{
+		eventLoop,
+		{"first-look", c.CheckFirstLook},
+		{"kernel-heard", c.CheckKernelHeard},
+		{"registered", registered},
+	}})
 	return mux
 }
 
+// check is one condition. Its error says what is wrong.
+type check struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// checks is an endpoint and its conditions.
 type checks struct {
 	name string
 	list []check
 }
 
+// ServeHTTP runs the checks and answers with their results.
 func (c checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), checkPatience)
+	ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
 	defer cancel()
 	var text strings.Builder
 	var failed []string
@@ -75,30 +92,32 @@ func (c checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
-	if len(failed) > 0 {
+	switch {
+	case len(failed) > 0:
 		klog.V(2).InfoS("A health check failed", "path", "/"+c.name, "checks", failed)
 		w.WriteHeader(http.StatusInternalServerError)
 		fmt.Fprintf(w, "%s%s check failed\n", text.String(), c.name)
-		return
-	}
-	if !r.URL.Query().Has("verbose") {
+	case r.URL.Query().Has("verbose"):
+		fmt.Fprintf(w, "%s%s check passed\n", text.String(), c.name)
+	default:
 		fmt.Fprint(w, "ok")
-		return
 	}
-	fmt.Fprintf(w, "%s%s check passed\n", text.String(), c.name)
 }
 
-// newHealthServer makes the server, whose requests end with ctx.
+// newHealthServer returns the server. Its requests end with ctx.
 func newHealthServer(ctx context.Context, handler http.Handler) *http.Server {
 	var connections atomic.Int32
 	server := &http.Server{
-		Handler: handler, ReadTimeout: readPatience, WriteTimeout: answerPatience, MaxHeaderBytes: maxHeader,
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		Handler:        handler,
+		ReadTimeout:    readTimeout,
+		WriteTimeout:   writeTimeout,
+		MaxHeaderBytes: maxHeader,
+		BaseContext:    func(net.Listener) context.Context { return ctx },
 		ConnState: func(c net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:
 				if connections.Add(1) > maxConnections {
-					_ = c.Close() // to which the server comes, and then tells of its end
+					_ = c.Close() // the server notices, and reports StateClosed
 				}
 			case http.StateClosed:
 				connections.Add(-1)
@@ -109,14 +128,16 @@ func newHealthServer(ctx context.Context, handler http.Handler) *http.Server {
 	return server
 }
 
-// serveHealth serves the handler at the address until ctx ends, and returns when what is under way then is answered, or hangUp is over. An address
-// that cannot be had is logged and tried again: devices are served all the same. opened is told the address that is served; it may be nil.
+// serveHealth serves the handler until ctx ends, and then gives requests in
+// progress up to shutdownTimeout. An address that is not available is logged and
+// tried again: the devices are served in any case. opened, which may be nil, is
+// called with the address that is listened at.
 func serveHealth(ctx context.Context, address string, handler http.Handler, opened func(net.Addr)) {
 	server := newHealthServer(ctx, handler)
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hangUp)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		if server.Shutdown(ctx) != nil {
 			_ = server.Close()
@@ -124,7 +145,7 @@ func serveHealth(ctx context.Context, address string, handler http.Handler, open
 	})
 	defer func() {
 		if !stop() {
-			<-ended // Serve returns when Shutdown begins
+			<-ended // Serve returns as soon as Shutdown begins
 		}
 	}()
 	for wait := listenFirst; ; wait = min(2*wait, listenMax) {
@@ -139,7 +160,8 @@ func serveHealth(ctx context.Context, address string, handler http.Handler, open
 		if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 			return
 		}
-		klog.ErrorS(err, "Cannot serve /livez and /readyz, trying again; the devices are served all the same", "address", address, "after", wait)
+		klog.ErrorS(err, "Cannot serve /livez and /readyz, retrying; the devices are served regardless",
+			"address", address, "after", wait)
 		select {
 		case <-ctx.Done():
 			return

@@ -102,8 +102,8 @@ func TestNoClientKeepsAConnectionForLong(t *testing.T) {
 				go client(c)
 				select {
 				case at := <-ended:
-					if took := at.Sub(started); took > readPatience+answerPatience {
-						t.Errorf("the connection ended after %v, want %v at most", took, readPatience+answerPatience)
+					if took := at.Sub(started); took > readTimeout+writeTimeout {
+						t.Errorf("the connection ended after %v, want %v at most", took, readTimeout+writeTimeout)
 					}
 				case <-time.After(time.Hour):
 					t.Error("the connection is kept for an hour")
@@ -193,7 +193,7 @@ func TestTheEndAnswersWhatIsUnderWayAndWaitsForIt(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(begun)
 		<-r.Context().Done()
-		time.Sleep(hangUp / 10) // which the end must wait for
+		time.Sleep(shutdownTimeout / 10) // which the end must wait for
 		w.WriteHeader(http.StatusInternalServerError)
 		answered.Store(true)
 	})
@@ -236,7 +236,7 @@ func TestTheEndAnswersWhatIsUnderWayAndWaitsForIt(t *testing.T) {
 // mustHaveEnded fails when the server has not closed the connection by now.
 func mustHaveEnded(t *testing.T, c net.Conn) {
 	t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(hangUp / 2)); err != nil { // of the test, which needs microseconds
+	if err := c.SetReadDeadline(time.Now().Add(shutdownTimeout / 2)); err != nil { // of the test, which needs microseconds
 		t.Fatal(err)
 	}
 	if _, err := c.Read(make([]byte, 1)); err != io.EOF {

@@ -20,6 +20,7 @@ import (
 
 	"qatplugin/internal/lookalike"
 	"qatplugin/kubeletapi/kubelettest"
+	"qatplugin/qat"
 )
 
 // patient is what the mode answers in a test; the zero value is well.
@@ -86,8 +87,8 @@ func TestAStuckLoopMakesAProbeWaitForALimitedTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		started, w := time.Now(), httptest.NewRecorder()
 		healthHandler(patient{stuck: true}, func(context.Context) error { return nil }).ServeHTTP(w, httptest.NewRequest("GET", "/livez", nil))
-		if w.Code != 500 || time.Since(started) != checkPatience {
-			t.Errorf("status %d after %v, want 500 after %v", w.Code, time.Since(started), checkPatience)
+		if w.Code != 500 || time.Since(started) != checkTimeout {
+			t.Errorf("status %d after %v, want 500 after %v", w.Code, time.Since(started), checkTimeout)
 		}
 	})
 }
@@ -144,7 +145,7 @@ func get(t *testing.T, url string) (status int, body string) {
 }
 
 func TestThePluginServesItsHealthAtTheAddress(t *testing.T) {
-	for _, mode := range []string{modeDPDK, modeKernel} {
+	for _, mode := range []string{qat.ModeDPDK, qat.ModeKernel} {
 		t.Run(mode, func(t *testing.T) {
 			log := captureLog(t)
 			ctx, cancel := context.WithCancel(t.Context())

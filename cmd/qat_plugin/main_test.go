@@ -1,69 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
 	"bytes"
 	"context"
+	"flag"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
+
+	"qatplugin/qat"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestAWrongFlagEndsWithExit2AndOneLineThatSaysWhatIsAllowed(t *testing.T) {
-	tests := map[string]struct {
-		args []string
-		want []string // parts of the line
-	}{
-		"mode":                {[]string{"-mode=fast"}, []string{"-mode", `"fast"`, "dpdk or kernel"}},
-		"adf_ctl":             {[]string{"-adf-ctl="}, []string{"-adf-ctl", `""`, "a program"}},
-		"driver":              {[]string{"-dpdk-driver=nvme"}, []string{"-dpdk-driver", `"nvme"`, "allowed is vfio-pci or igb_uio"}},
-		"VF drivers":          {[]string{"-kernel-vf-drivers=4xxxvf,foo"}, []string{"-kernel-vf-drivers", `"4xxxvf,foo"`, "dh895xccvf,c6xxvf"}},
-		"no VF drivers":       {[]string{"-kernel-vf-drivers="}, []string{"-kernel-vf-drivers", `""`, "dh895xccvf,c6xxvf"}},
-		"policy":              {[]string{"-allocation-policy=fair"}, []string{"-allocation-policy", `"fair"`, "balanced or packed"}},
-		"limit below nothing": {[]string{"-max-num-devices=-1"}, []string{"-max-num-devices", `"-1"`, "0 (no limit) or more"}},
-		"limit of no number":  {[]string{"-max-num-devices", "many"}, []string{"-max-num-devices", `"many"`, "0 (no limit) or more"}},
-		"sysfs":               {[]string{"-sysfs-root=/does/not/exist"}, []string{"-sysfs-root", `"/does/not/exist"`, "a directory that exists"}},
-		"dev":                 {[]string{"-dev-root=/dev/null"}, []string{"-dev-root", `"/dev/null"`, "a directory that exists"}},
-		"kubelet":             {[]string{"-kubelet-dir="}, []string{"-kubelet-dir", `""`, "path of a directory"}},
-		"no port":             {[]string{"-health-address=localhost"}, []string{"-health-address", `"localhost"`, "HOST:PORT"}},
-		"port of no number":   {[]string{"-health-address=:http"}, []string{"-health-address", `":http"`, "0 (any that is free) to 65535"}},
-		"port too high":       {[]string{"-health-address=:65536"}, []string{"-health-address", `":65536"`, "0 (any that is free) to 65535"}},
-		"audit too often":     {[]string{"-audit-interval=10ms"}, []string{"-audit-interval", `"10ms"`, "1s or more"}},
-		"audit of no time":    {[]string{"-audit-interval=10"}, []string{"-audit-interval", `"10"`, "such as 10m"}},
-		"verbosity":           {[]string{"-v=much"}, []string{"-v", `"much"`, "number for the log level verbosity"}},
-		"one of klog's":       {[]string{"-logtostderr=perhaps"}, []string{"-logtostderr", `"perhaps"`, "true or false"}},
-		"unknown":             {[]string{"-interval=5s"}, []string{"-interval", "see -h"}},
-		"argument":            {[]string{"start"}, []string{`"start"`, "only flags are allowed"}},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			var stdout, stderr bytes.Buffer
-			if code := run(context.Background(), test.args, &stdout, &stderr); code != 2 {
-				t.Errorf("exit status %d, want 2", code)
-			}
-			line := stderr.String()
-			if strings.Count(line, "\n") != 1 || stdout.Len() > 0 {
-				t.Errorf("printed %q and %q, want one line on standard error", line, &stdout)
-			}
-			for _, part := range test.want {
-				if !strings.Contains(line, part) {
-					t.Errorf("%q does not say %q", line, part)
-				}
-			}
-		})
+func TestWrongFlagIsExplainedInOneLine(t *testing.T) {
+	vfDrivers := strings.Join(qat.KernelVFDrivers(), ",")
+	const port = "must be HOST:PORT or :PORT with a port from 0 (any free one) to 65535, or empty"
+	for _, tt := range []struct{ arg, want string }{
+		{"-mode=fast", `-mode: invalid value "fast": must be dpdk or kernel`},
+		{"-adf-ctl=", `-adf-ctl: invalid value "": must be the name or path of a program`},
+		{"-dpdk-driver=nvme", `-dpdk-driver: invalid value "nvme": must be vfio-pci or igb_uio`},
+		{"-vfio-interface=x", `-vfio-interface: invalid value "x": must be auto or group or cdev`},
+		{"-kernel-vf-drivers=4xxxvf,foo", `-kernel-vf-drivers: invalid value "4xxxvf,foo": must be a comma-separated list of ` + vfDrivers},
+		{"-kernel-vf-drivers=", `-kernel-vf-drivers: invalid value "": must be a comma-separated list of ` + vfDrivers},
+		{"-allocation-policy=fair", `-allocation-policy: invalid value "fair": must be balanced or packed, or empty`},
+		{"-max-num-devices=-1", `-max-num-devices: invalid value "-1": must be a whole number, 0 (no limit) or more`},
+		{"-max-num-devices=a for b", `-max-num-devices: invalid value "a for b": must be a whole number, 0 (no limit) or more`},
+		{"-sysfs-root=/does/not/exist", `-sysfs-root: invalid value "/does/not/exist": must be the path of a directory that exists`},
+		{"-dev-root=/dev/null", `-dev-root: invalid value "/dev/null": must be the path of a directory that exists`},
+		{"-kubelet-dir=", `-kubelet-dir: invalid value "": must be the path of a directory`},
+		{"-health-address=localhost", `-health-address: invalid value "localhost": ` + port},
+		{"-health-address=:http", `-health-address: invalid value ":http": ` + port},
+		{"-health-address=:65536", `-health-address: invalid value ":65536": ` + port},
+		{"-audit-interval=999ms", `-audit-interval: invalid value "999ms": must be 0 (disabled) or at least 1s, such as 10m`},
+		{"-audit-interval=10", `-audit-interval: invalid value "10": must be 0 (disabled) or at least 1s, such as 10m`},
+		{"-health-interval=999ms", `-health-interval: invalid value "999ms": must be 0 (disabled) or at least 1s, such as 10m`},
+		{"-use-cdi=maybe", `-use-cdi: invalid value "maybe": must be true or false`},
+		{"-v=much", `-v: invalid value "much": want number for the log level verbosity`},
+		{"-logtostderr=perhaps", `-logtostderr: invalid value "perhaps": must be true or false`},
+		{"-interval=5s", `flag provided but not defined: -interval; see -h for the flags`},
+		{"start", `unexpected argument "start": only flags are allowed, see -h`},
+	} {
+		var stdout, stderr bytes.Buffer
+		if code := run(context.Background(), []string{tt.arg}, &stdout, &stderr); code != 2 {
+			t.Errorf("%s: exit status %d, want 2", tt.arg, code)
+		}
+		if want := "qat_plugin: " + tt.want + "\n"; stderr.String() != want || stdout.Len() > 0 {
+			t.Errorf("%s: printed %q (stdout %q), want %q", tt.arg, &stderr, &stdout, want)
+		}
 	}
 }
 
-func TestAHealthAddressMayBeGivenAndBeNone(t *testing.T) {
-	for _, want := range []string{"", ":0", ":65535", "localhost:8081", "127.0.0.1:8081", "[::1]:8081"} {
-		o, err := parseFlags([]string{"-health-address=" + want}, io.Discard)
-		if err != nil || o.healthAddress != want {
-			t.Errorf("-health-address=%s: %+v, %v", want, o, err)
+func TestBoundaryValuesOfFlags(t *testing.T) {
+	value := func(o *options, name string) string { return newFlagSet(o).Lookup(name).Value.String() }
+	for _, arg := range []string{
+		"-audit-interval=1s", "-health-interval=1s", "-max-num-devices=0", "-health-address=", "-health-address=:0",
+		"-health-address=:65535", "-health-address=localhost:8081", "-health-address=[::1]:8081", "-allocation-policy=",
+		"-allocation-policy=packed", "-kernel-vf-drivers=4xxxvf,c6xxvf",
+	} {
+		o, err := parseFlags([]string{arg}, io.Discard)
+		name, want, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
+		if err != nil || value(o, name) != want {
+			t.Errorf("%s: value %q, %v", arg, value(o, name), err)
 		}
+	}
+	o, err := parseFlags([]string{"-audit-interval=0", "-health-interval=0"}, io.Discard)
+	if err != nil || o.qat.AuditInterval >= 0 || o.qat.HealthInterval >= 0 {
+		t.Errorf("intervals of 0: %v and %v, %v; want negative ones, which mean never", o.qat.AuditInterval, o.qat.HealthInterval, err)
+	}
+}
+
+func TestFlagsReachTheConfig(t *testing.T) {
+	o, err := parseFlags([]string{"-bind=false", "-steal", "-dry-run", "-audit-interval=2m", "-adf-ctl=x"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := o.qat; !c.NoBind || !c.Steal || !c.DryRun || c.AuditInterval != 2*time.Minute || c.ADFCtl != "x" {
+		t.Errorf("config %+v", c)
+	}
+	if o, err = parseFlags(nil, io.Discard); err != nil || o.qat.NoBind || o.qat.Steal || o.qat.DryRun {
+		t.Errorf("config without flags %+v, %v", o.qat, err)
 	}
 }
 
@@ -72,35 +95,43 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 	if code := run(context.Background(), []string{"-h"}, &stdout, &stderr); code != 0 || stderr.Len() > 0 {
 		t.Fatalf("exit status %d and %q on standard error, want 0 and nothing", code, &stderr)
 	}
-	for _, part := range []string{
-		"-dpdk-driver driver", "(default vfio-pci)", "-kernel-vf-drivers drivers", "-max-num-devices number", "-sysfs-root directory", "(default /sys)",
-		"-dev-root directory", "(default /dev)", "-kubelet-dir directory", "(default /var/lib/kubelet/device-plugins)", "-audit-interval time", "(default 10m0s)",
-		"-v value", "-vmodule value", "-logtostderr",
+	help := stdout.String()
+	newFlagSet(defaultOptions()).VisitAll(func(f *flag.Flag) {
+		if !strings.Contains(help, "\n  -"+f.Name) {
+			t.Errorf("-h does not name -%s", f.Name)
+		}
+	})
+	for name, preset := range map[string]string{
+		"dpdk-driver":     "vfio-pci",
+		"sysfs-root":      "/sys",
+		"dev-root":        "/dev",
+		"kubelet-dir":     "/var/lib/kubelet/device-plugins",
+		"cdi-dir":         "/var/run/cdi",
+		"audit-interval":  "10m0s",
+		"health-interval": "5s",
+		"adf-ctl":         "adf_ctl",
+		"etc-root":        "/etc",
 	} {
-		if !strings.Contains(stdout.String(), part) {
-			t.Errorf("-h does not say %q", part)
+		_, rest, _ := strings.Cut(help, "\n  -"+name+" ")
+		usage, _, _ := strings.Cut(rest, "\n  -")
+		if want := fmt.Sprintf("(default %s)", preset); !strings.HasSuffix(strings.TrimSpace(usage), want) {
+			t.Errorf("-h says of -%s %q, want it to end in %q", name, usage, want)
 		}
 	}
 }
 
-func TestAFlagOfTheOtherModeIsAcceptedAndSaidToHaveNoEffect(t *testing.T) {
-	tests := map[string]struct {
-		args []string
-		want []string
-	}{
-		"dpdk's in kernel mode": {[]string{"-mode=kernel", "-steal", "-max-num-devices=4", "-audit-interval=1m"}, []string{"max-num-devices", "steal"}},
-		"kernel's in dpdk mode": {[]string{"-adf-ctl=/opt/adf_ctl", "-bind=false"}, []string{"adf-ctl"}},
-		"none":                  {[]string{"-mode=dpdk", "-v=4"}, nil},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			o, err := parseFlags(test.args, io.Discard)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !slices.Equal(o.idle, test.want) {
-				t.Errorf("flags without effect: %q, want %q", o.idle, test.want)
-			}
-		})
+func TestFlagsOfTheOtherModeAreReportedAsUnused(t *testing.T) {
+	for _, tt := range []struct{ args, want []string }{
+		{[]string{"-mode=kernel", "-steal", "-max-num-devices=4", "-audit-interval=1m"}, []string{"max-num-devices", "steal"}},
+		{[]string{"-adf-ctl=/opt/adf_ctl", "-bind=false"}, []string{"adf-ctl"}},
+		{[]string{"-mode=dpdk", "-v=4"}, nil},
+	} {
+		o, err := parseFlags(tt.args, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(o.unused, tt.want) {
+			t.Errorf("%q: unused flags %q, want %q", tt.args, o.unused, tt.want)
+		}
 	}
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
@@ -9,127 +11,135 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"qatplugin/qat"
 )
 
-// allowed begins the errors of the flag types below; package flag puts the flag's name and the value before it.
-const allowed = "allowed is "
+// mustBe begins the errors of the flag types below. Package flag puts the name
+// of the flag and the value before them.
+const mustBe = "must be "
 
-func wrong(what string) error { return errors.New(allowed + what) }
+func invalid(allowed string) error { return errors.New(mustBe + allowed) }
 
-type choice struct {
+// oneOf is a flag with one of several values.
+type oneOf struct {
 	value   *string
 	allowed []string
 }
 
-func (c *choice) String() string { return deref(c.value) }
-func (c *choice) Set(text string) error {
-	if !slices.Contains(c.allowed, text) {
-		return wrong(strings.Join(c.allowed, " or "))
+func (f *oneOf) String() string { return deref(f.value) }
+func (f *oneOf) Set(text string) error {
+	if !slices.Contains(f.allowed, text) {
+		return invalid(strings.Join(f.allowed, " or "))
 	}
-	*c.value = text
+	*f.value = text
 	return nil
 }
 
-type choices struct {
+// optional is a flag with one of several values, or none.
+type optional oneOf
+
+func (f *optional) String() string { return deref(f.value) }
+func (f *optional) Set(text string) error {
+	if text != "" && !slices.Contains(f.allowed, text) {
+		return invalid(strings.Join(f.allowed, " or ") + ", or empty")
+	}
+	*f.value = text
+	return nil
+}
+
+// someOf is a flag with a comma-separated list of some of several values.
+type someOf struct {
 	value   *[]string
 	allowed []string
 }
 
-func (c *choices) String() string { return strings.Join(deref(c.value), ",") }
-func (c *choices) Set(text string) error {
+func (f *someOf) String() string { return strings.Join(deref(f.value), ",") }
+func (f *someOf) Set(text string) error {
 	var list []string
 	for word := range strings.SplitSeq(text, ",") {
 		word = strings.TrimSpace(word)
-		if !slices.Contains(c.allowed, word) {
-			return wrong("a list, separated by commas, of " + strings.Join(c.allowed, ","))
+		if !slices.Contains(f.allowed, word) {
+			return invalid("a comma-separated list of " + strings.Join(f.allowed, ","))
 		}
 		list = append(list, word)
 	}
-	*c.value = list
+	*f.value = list
 	return nil
 }
 
-type policy struct{ value *qat.Policy }
-
-func (p *policy) String() string { return string(deref(p.value)) }
-func (p *policy) Set(text string) error {
-	if text != "" && !slices.Contains(qat.Policies(), text) {
-		return wrong(strings.Join(qat.Policies(), " or ") + ", or nothing")
-	}
-	*p.value = qat.Policy(text)
-	return nil
-}
-
+// nonEmpty is a flag with any value but the empty one.
 type nonEmpty struct {
 	value *string
 	what  string
 }
 
-func (n *nonEmpty) String() string { return deref(n.value) }
-func (n *nonEmpty) Set(text string) error {
+func (f *nonEmpty) String() string { return deref(f.value) }
+func (f *nonEmpty) Set(text string) error {
 	if text == "" {
-		return wrong(n.what)
+		return invalid(f.what)
 	}
-	*n.value = text
+	*f.value = text
 	return nil
 }
 
+// count is a flag with a number that is not negative.
 type count struct{ value *int }
 
-func (c *count) String() string { return strconv.Itoa(deref(c.value)) }
-func (c *count) Set(text string) error {
+func (f *count) String() string { return strconv.Itoa(deref(f.value)) }
+func (f *count) Set(text string) error {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 {
-		return wrong("a whole number, 0 (no limit) or more")
+		return invalid("a whole number, 0 (no limit) or more")
 	}
-	*c.value = n
+	*f.value = n
 	return nil
 }
 
+// directory is a flag with the path of an existing directory.
 type directory struct{ value *string }
 
-func (d *directory) String() string { return deref(d.value) }
-func (d *directory) Set(text string) error {
+func (f *directory) String() string { return deref(f.value) }
+func (f *directory) Set(text string) error {
 	if info, err := os.Stat(text); err != nil || !info.IsDir() {
-		return wrong("the path of a directory that exists")
+		return invalid("the path of a directory that exists")
 	}
-	*d.value = text
+	*f.value = text
 	return nil
 }
 
+// hostPort is a flag with an address to listen at, or none.
 type hostPort struct{ value *string }
 
-func (h *hostPort) String() string { return deref(h.value) }
-func (h *hostPort) Set(text string) error {
+func (f *hostPort) String() string { return deref(f.value) }
+func (f *hostPort) Set(text string) error {
 	_, port, err := net.SplitHostPort(text)
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil && text != "" {
-		return wrong("HOST:PORT or :PORT with a port from 0 (any that is free) to 65535, or nothing")
+		return invalid("HOST:PORT or :PORT with a port from 0 (any free one) to 65535, or empty")
 	}
-	*h.value = text
+	*f.value = text
 	return nil
 }
 
+// interval is a flag with a time that is not below a minimum, or 0.
 type interval struct {
 	value *time.Duration
 	min   time.Duration
 }
 
-func (i *interval) String() string { return deref(i.value).String() }
-func (i *interval) Set(text string) error {
+func (f *interval) String() string { return deref(f.value).String() }
+func (f *interval) Set(text string) error {
 	d, err := time.ParseDuration(text)
-	if err != nil || d != 0 && d < i.min {
-		return wrong(fmt.Sprintf("a time of %v or more, such as 10m, or 0 (never)", i.min))
+	if err != nil || d != 0 && d < f.min {
+		return invalid(fmt.Sprintf("0 (disabled) or at least %v, such as 10m", f.min))
 	}
-	*i.value = d
+	*f.value = d
 	return nil
 }
 
-// deref is the value, or the zero value for a flag that package flag made itself to compare defaults.
+// deref returns the value, or the zero value for the flags that package flag
+// makes itself to compare defaults.
 func deref[T any](p *T) T {
 	if p == nil {
 		var zero T

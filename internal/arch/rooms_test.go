@@ -42,16 +42,12 @@ var rooms = map[string]room{
 		why:   "kubeletapi knows the device plugin API and Trees, and nothing of QAT, sysfs or netlink",
 	},
 	"qat": {
-		ours:   []string{"devtree", "events", "qat/internal/follow"},
-		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
-		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
-		why:    "qat folds events into Trees and knows nothing of gRPC, sockets or the kubelet's API",
-	},
-	"qat/internal/follow": {
-		ours:   []string{"devtree", "events"},
-		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
-		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
-		why:    "qat/internal/follow is what both modes share of listening to a host and of writing to its sysfs",
+		ours: []string{
+			"devtree", "events", "qat/internal/device", "qat/internal/dpdk", "qat/internal/hostwatch",
+			"qat/internal/kernelmode", "qat/internal/policy", "qat/internal/sysfs",
+		},
+		never: []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:   "qat is what programs see of both modes and knows nothing of gRPC, sockets or the kubelet's API",
 	},
 	"qat/internal/device": {
 		ours:   []string{"qat/internal/pci", "qat/internal/sysfs"},
@@ -104,12 +100,6 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/kernelmode is the mode kernel and knows nothing of mode dpdk or the kubelet's API",
 	},
-	"qat/kernelmode": {
-		ours:   []string{"devtree", "events", "qat", "qat/internal/follow"},
-		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
-		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
-		why:    "qat/kernelmode folds the kernel driver's processes into Trees and knows no more of the kubelet than qat does",
-	},
 	"examples/colors": {
 		ours:   []string{"devtree", "kubeletapi"},
 		theirs: []string{"github.com/fsnotify/fsnotify", "k8s.io/klog/v2"},
@@ -117,7 +107,7 @@ var rooms = map[string]room{
 		why:    "an example shows what the author of another plugin needs, and that is nothing of QAT",
 	},
 	"cmd/qat_plugin": {
-		ours:   []string{"devtree", "events", "kubeletapi", "qat", "qat/kernelmode"},
+		ours:   []string{"devtree", "events", "kubeletapi", "qat"},
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		why:    "cmd/qat_plugin knows flags, wiring and signals",
 	},

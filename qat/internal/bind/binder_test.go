@@ -316,8 +316,9 @@ func TestDryRunLogsAVFOnce(t *testing.T) {
 	})
 }
 
-func TestFewVFsAreWrittenToAtTheSameTime(t *testing.T) {
+func TestEightVFsAreWrittenToAtTheSameTime(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
+		const vfs = 20
 		var active atomic.Int32
 		finish := make(chan struct{})
 		b.sysfs.delay = func(string) {
@@ -325,20 +326,20 @@ func TestFewVFsAreWrittenToAtTheSameTime(t *testing.T) {
 			<-finish
 			active.Add(-1)
 		}
-		for n := range uint8(3 * workers) {
+		for n := range uint8(vfs) {
 			vf := b.vf
 			vf.Address.Device = n
 			b.Bind(vf, time.Now())
 		}
 		synctest.Wait()
-		if n := active.Load(); n != workers {
-			t.Errorf("%d writes at the same time, want %d", n, workers)
+		if n := active.Load(); n != 8 {
+			t.Errorf("%d writes at the same time, want 8", n)
 		}
 		close(finish)
 		synctest.Wait()
 		probed := slices.DeleteFunc(b.sysfs.take(), func(w string) bool { return !strings.HasSuffix(w, probe) })
-		if len(probed) != 3*workers {
-			t.Errorf("%d VFs probed, want %d", len(probed), 3*workers)
+		if len(probed) != vfs {
+			t.Errorf("%d VFs probed, want %d", len(probed), vfs)
 		}
 	})
 }

@@ -42,7 +42,7 @@ type pfHealth struct {
 	bad, good   int       // failed and good heartbeats in a row
 	required    int       // good heartbeats in a row that end the failure
 	failed      bool      // the PF failed its heartbeat and has not recovered
-	recoveredAt time.Time // last recovery from a failed heartbeat
+	recoveredAt time.Time // last recovery from a failed heartbeat; zero: never
 
 	fatalBase int64 // qat_ras/errors_fatal when the PF came up; -1: unknown
 	newFatal  int64 // fatal errors since then
@@ -153,7 +153,7 @@ func (p *pfHealth) updateHeartbeat(status string, now time.Time) {
 			return
 		}
 		p.failed = true
-		if !p.recoveredAt.IsZero() && now.Sub(p.recoveredAt) < flapWindow {
+		if now.Sub(p.recoveredAt) < flapWindow {
 			p.required = min(2*p.required, maxGoodHeartbeats)
 		} else {
 			p.required = 1

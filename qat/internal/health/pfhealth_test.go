@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -26,7 +27,7 @@ func TestTwoFailedHeartbeatsInARowMakeAPFUnhealthy(t *testing.T) {
 		{status: "-1"},
 		{status: "0"},
 		{status: "-1"}, // one in a row again
-		{status: "-1", want: noHeartbeat, wake: true},
+		{status: "-1\nmore", want: noHeartbeat, wake: true}, // only the first line counts
 		{status: "-1", want: noHeartbeat},
 		{status: "-1", want: noHeartbeat},
 		{status: "unknown", want: noHeartbeat},
@@ -105,6 +106,21 @@ func TestGoodHeartbeatsMustBeInARow(t *testing.T) {
 	m.wantReason(pf.Address, "")
 }
 
+func TestLongFailureCountsAsOneFlap(t *testing.T) {
+	pf := newTestPF(t, pfAddress)
+	m := newTestMonitor(t, pf)
+	flap(m, pf)
+	pf.heartbeat("-1")
+	for range 10 {
+		m.poll()
+	}
+	pf.heartbeat("0")
+	m.poll()
+	m.wantReason(pf.Address, noHeartbeat)
+	m.poll()
+	m.wantReason(pf.Address, "")
+}
+
 func TestFlapWindowStartsAtTheLastRecovery(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -120,7 +136,7 @@ func TestFlapWindowStartsAtTheLastRecovery(t *testing.T) {
 			flap(m, pf)
 			recovered := m.now
 			m.poll()
-			m.now = recovered.Add(flapWindow - failedHeartbeats*interval) // flap fails at the end of the window
+			m.now = recovered.Add(10*time.Minute - 2*interval) // flap fails two polls later
 			if !test.late {
 				m.now = m.now.Add(-1)
 			}
@@ -238,6 +254,18 @@ func TestFatalErrorsHideAFailedHeartbeat(t *testing.T) {
 	m.wantReason(pf.Address, "had 1 fatal errors")
 }
 
+func TestFatalErrorsAreCountedOverAFailedRead(t *testing.T) {
+	pf := newTestPF(t, pfAddress)
+	m := newTestMonitor(t, pf)
+	m.poll()
+	must(t, os.Remove(filepath.Join(pf.Dir, "qat_ras/errors_fatal")))
+	m.poll()
+	m.wantReason(pf.Address, "")
+	pf.set("qat_ras/errors_fatal", "2")
+	m.poll()
+	m.wantReason(pf.Address, "had 2 fatal errors")
+}
+
 // A device that is reset counts from zero again.
 func TestFatalErrorCounterMayStartOver(t *testing.T) {
 	pf := newTestPF(t, pfAddress)
@@ -253,6 +281,35 @@ func TestFatalErrorCounterMayStartOver(t *testing.T) {
 	}
 }
 
+func TestFailureLastsWhileTheHeartbeatCannotBeRead(t *testing.T) {
+	pf := newTestPF(t, pfAddress)
+	m := newTestMonitor(t, pf)
+	pf.heartbeat("-1")
+	m.poll()
+	m.poll()
+	heartbeat := filepath.Join(pf.Debugfs, "heartbeat")
+	must(t, os.Rename(heartbeat, heartbeat+"-unreadable"))
+	m.poll()
+	m.wantReason(pf.Address, noHeartbeat)
+	must(t, os.Rename(heartbeat+"-unreadable", heartbeat))
+	m.poll()
+	m.wantReason(pf.Address, noHeartbeat)
+}
+
+func TestHealthPollDetectsARestartBetweenPolls(t *testing.T) {
+	pf := newTestPF(t, pfAddress)
+	m := newTestMonitor(t, pf)
+	m.poll()
+	pf.goDown()
+	pf.comeUp()
+	if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
+		t.Errorf("woken for %v, want %s", woken, pf.Address)
+	}
+	if woken := m.poll(); len(woken) > 0 {
+		t.Errorf("woken twice")
+	}
+}
+
 // When a PF was down and is up again, its earlier failures are over.
 func TestRestartEndsFailures(t *testing.T) {
 	fail := map[string]func(pf *testPF){
@@ -263,22 +320,26 @@ func TestRestartEndsFailures(t *testing.T) {
 		"a new directory heartbeat": func(m *testMonitor, pf *testPF) {
 			pf.goDown()
 			pf.comeUp()
-			if woken := m.poll(); len(woken) == 0 {
-				t.Errorf("not woken after the restart")
+			pf.heartbeat("-1") // a first one again
+			if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
+				m.t.Errorf("woken for %v after the restart, want %s", woken, pf.Address)
 			}
 		},
 		"polled while down": func(m *testMonitor, pf *testPF) {
 			pf.goDown()
 			m.poll()
 			pf.comeUp()
+			pf.heartbeat("-1")
 			m.poll()
 		},
 		"tracked while down": func(m *testMonitor, pf *testPF) {
 			down := pf.PF
 			down.Down = true
 			m.Track(down)
-			pf.heartbeat("0")
 			m.Track(pf.PF)
+			m.wantReason(pf.Address, "")
+			pf.heartbeat("-1")
+			m.poll()
 		},
 	}
 	for reason, fail := range fail {
@@ -294,10 +355,7 @@ func TestRestartEndsFailures(t *testing.T) {
 				restart(m, pf)
 				m.wantReason(pf.Address, "")
 				m.poll()
-				m.wantReason(pf.Address, "")
-				pf.heartbeat("-1")
-				m.poll()
-				m.wantReason(pf.Address, "") // a first failed heartbeat again
+				m.wantReason(pf.Address, noHeartbeat) // it is still monitored
 			})
 		}
 	}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qat
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"qatplugin/events"
+	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/hostwatch"
+	"qatplugin/qat/internal/kernelmode"
+	"qatplugin/qat/internal/policy"
+	"qatplugin/qat/internal/sysfs"
+)
+
+// The modes of a Plugin.
+const (
+	ModeDPDK   = "dpdk"   // list VFs for user space
+	ModeKernel = "kernel" // list the processes of Intel's out-of-tree driver
+)
+
+// MinHealthInterval is the shortest HealthInterval. It is twice the time that
+// the slowest driver requires between two heartbeats (500 ms, Gen2).
+const MinHealthInterval = time.Second
+
+// Config configures a Plugin. The zero value of a field selects its default.
+type Config struct {
+	Mode      string // ModeDPDK (default) or ModeKernel
+	SysfsRoot string // where the host's sysfs is mounted; /sys
+	DevRoot   string // where the host's /dev is mounted; /dev
+
+	// Of ModeDPDK.
+	DPDKDriver       string        // driver that VFs are bound to, one of [DPDKDrivers]; vfio-pci
+	VFIOInterface    string        // how containers get a VFIO device, one of [VFIOInterfaces]; auto
+	KernelVFDrivers  []string      // families that are served, some of [KernelVFDrivers]; all
+	AllocationPolicy string        // which free VFs a container gets, one of [Policies]; the kubelet chooses
+	MaxNumDevices    int           // number of VFs that are listed at most; no limit
+	NoBind           bool          // bind no VFs
+	Steal            bool          // also bind VFs that a driver other than their kernel driver holds
+	DryRun           bool          // log each write to sysfs instead of doing it
+	HealthInterval   time.Duration // time between heartbeats of a PF, at least [MinHealthInterval]; 5s. Negative: never
+
+	// Of ModeKernel.
+	EtcRoot string // directory of the configuration files <type>_dev<N>.conf; /etc
+	ADFCtl  string // path or name of the program adf_ctl; adf_ctl
+
+	// AuditInterval is the time between two full reads of the host that look
+	// for changes that no event reported; 10m. Negative: never.
+	AuditInterval time.Duration
+
+	// Sources open the event sources, and OpenWatcher the source that watches
+	// directories (nil: no directories are watched). They are opened before
+	// the first read of the host, and again, with back-off, when they fail.
+	Sources     []func() (events.Source, error)
+	OpenWatcher func() (Watcher, error)
+}
+
+// A Watcher is an event source that reports changes of directory entries.
+// [events.Watcher] implements it.
+type Watcher = hostwatch.Watcher
+
+// DPDKDrivers returns the drivers that VFs can be bound to.
+func DPDKDrivers() []string { return device.Drivers() }
+
+// VFIOInterfaces returns the ways in which a container can get a VFIO device.
+func VFIOInterfaces() []string { return device.Interfaces() }
+
+// KernelVFDrivers returns the kernel drivers of all known VFs, which name the
+// device families.
+func KernelVFDrivers() []string { return device.KernelVFDrivers() }
+
+// Policies returns the allocation policies.
+func Policies() []string { return policy.Names() }
+
+// complete fills in the defaults and checks all values.
+func (c *Config) complete() error {
+	setDefault(&c.Mode, ModeDPDK)
+	setDefault(&c.SysfsRoot, "/sys")
+	setDefault(&c.DevRoot, "/dev")
+	setDefault(&c.EtcRoot, "/etc")
+	setDefault(&c.ADFCtl, kernelmode.DefaultADFCtl)
+	setDefault(&c.DPDKDriver, device.DriverVFIO)
+	setDefault(&c.VFIOInterface, device.InterfaceAuto)
+	setDefault(&c.HealthInterval, 5*time.Second)
+	setDefault(&c.AuditInterval, 10*time.Minute)
+	if len(c.KernelVFDrivers) == 0 {
+		c.KernelVFDrivers = KernelVFDrivers()
+	}
+	if c.HealthInterval > 0 && c.HealthInterval < MinHealthInterval {
+		return fmt.Errorf("health interval %v: must be at least %v, or negative (never)", c.HealthInterval, MinHealthInterval)
+	}
+	if c.MaxNumDevices < 0 {
+		return fmt.Errorf("device limit %d: must be 0 (no limit) or more", c.MaxNumDevices)
+	}
+	for _, check := range []struct {
+		what    string
+		values  []string
+		allowed []string
+	}{
+		{"mode", []string{c.Mode}, []string{ModeDPDK, ModeKernel}},
+		{"DPDK driver", []string{c.DPDKDriver}, DPDKDrivers()},
+		{"VFIO interface", []string{c.VFIOInterface}, VFIOInterfaces()},
+		{"kernel VF driver", c.KernelVFDrivers, KernelVFDrivers()},
+		{"allocation policy", c.policies(), Policies()},
+	} {
+		for _, v := range check.values {
+			if !slices.Contains(check.allowed, v) {
+				return fmt.Errorf("%s %q: must be one of %s", check.what, v, strings.Join(check.allowed, ", "))
+			}
+		}
+	}
+	var err error
+	for _, root := range []*string{&c.SysfsRoot, &c.DevRoot, &c.EtcRoot} {
+		if *root, err = sysfs.ResolveRoot(*root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// policies is the allocation policy, if there is one.
+func (c *Config) policies() []string {
+	if c.AllocationPolicy == "" {
+		return nil
+	}
+	return []string{c.AllocationPolicy}
+}
+
+func setDefault[T comparable](value *T, preset T) {
+	var zero T
+	if *value == zero {
+		*value = preset
+	}
+}
