@@ -102,6 +102,13 @@ func replaceByFile(t testing.TB, path string) {
 	must(t, os.WriteFile(path, nil, 0o644))
 }
 
+// replaceByLoop makes a link or directory a link to itself.
+func replaceByLoop(t testing.TB, path string) {
+	t.Helper()
+	must(t, os.RemoveAll(path))
+	must(t, os.Symlink(filepath.Base(path), path))
+}
+
 // openDir opens the directory of a function.
 func openDir(t testing.TB, h *lookalike.Host, a string) sysfs.Dir {
 	t.Helper()
@@ -117,7 +124,7 @@ type hookedDir struct {
 	hook    func()
 }
 
-// openHooked opens a function whose directory calls hook after the first read of one of the entries.
+// openHooked opens a function. The first read of one of the entries calls hook.
 func openHooked(t testing.TB, h *lookalike.Host, a string, hook func(), entries ...string) (*Handle, error) {
 	t.Helper()
 	hooked := &hookedDir{directory: openDir(t, h, a), entries: map[string]bool{}, hook: hook}

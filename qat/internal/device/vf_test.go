@@ -110,6 +110,12 @@ func TestNode(t *testing.T) {
 			bound: DriverVFIO, opts: []lookalike.Option{lookalike.WithoutIOMMU()},
 			want: Node{Name: "vfio/noiommu-0"},
 		},
+		"IOMMU group with a name": {
+			bound: DriverVFIO, do: func(t *testing.T, h *lookalike.Host) {
+				must(t, os.WriteFile(filepath.Join(h.Path(vfA1), "iommu_group/name"), []byte("other\n"), 0o644))
+			},
+			want: Node{Name: "vfio/1"},
+		},
 		"noiommu node missing": {
 			bound: DriverVFIO, opts: []lookalike.Option{lookalike.WithoutIOMMU()}, do: rm("dev/vfio/noiommu-0"),
 			want: Node{Name: "vfio/noiommu-0", Missing: "/dev/vfio/noiommu-0 does not exist"},
@@ -271,15 +277,15 @@ func TestNodeIsTheFirstOfSeveral(t *testing.T) {
 	for i := range 9 {
 		must(t, os.Mkdir(filepath.Join(h.Path(vfA1), "vfio-dev/vfio"+strconv.Itoa(9-i)), 0o755))
 	}
-	if got, want := read(t, newReader(h, DriverVFIO, InterfaceCdev), vfA1).Node, (Node{Name: "vfio/devices/vfio0"}); got != want {
-		t.Errorf("node %+v, want %+v", got, want)
+	if got := read(t, newReader(h, DriverVFIO, InterfaceCdev), vfA1).Node; got != (Node{Name: "vfio/devices/vfio0"}) {
+		t.Errorf("node %+v, want vfio/devices/vfio0", got)
 	}
 	h = newHostWithVF(t, DriverIGBUIO)
 	for i := range 9 {
 		must(t, os.Mkdir(filepath.Join(h.Path(vfA1), "uio/uio"+strconv.Itoa(9-i)), 0o755))
 	}
-	if got, want := read(t, newReader(h, DriverIGBUIO, InterfaceAuto), vfA1).Node, (Node{Name: "uio0"}); got != want {
-		t.Errorf("node %+v, want %+v", got, want)
+	if got := read(t, newReader(h, DriverIGBUIO, InterfaceAuto), vfA1).Node; got != (Node{Name: "uio0"}) {
+		t.Errorf("node %+v, want uio0", got)
 	}
 }
 

@@ -69,7 +69,7 @@ func TestDirReadsOneIncarnation(t *testing.T) {
 	after, err := Inode(path)
 	must(t, err)
 	if before != same || before == after {
-		t.Errorf("inode %d, then %d, and %d of the new directory; want the same twice, then another", before, same, after)
+		t.Errorf("inode %d, then %d; %d of the new directory; want a new one only there", before, same, after)
 	}
 }
 
@@ -196,7 +196,8 @@ func TestLink(t *testing.T) {
 	if got, err := d.Link("physfn"); got != "" || err != nil {
 		t.Errorf("Link of a missing link = %q, %v; want none and no error", got, err)
 	}
-	if got, err := d.Link("file"); got != "" || !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), path+"/file") {
+	got, err := d.Link("file")
+	if got != "" || !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), path+"/file") {
 		t.Errorf("Link of a file = %q, %v; want EINVAL, and the file's name", got, err)
 	}
 }
