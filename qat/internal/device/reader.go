@@ -174,7 +174,8 @@ type directory interface {
 // Open opens the function at an address. It returns nil and no error if there is no function or if
 // it is not a QAT device. The caller closes the Handle.
 //
-// A caller that installs the watches of the Handle before it calls [Handle.Read] misses no change.
+// A caller that installs the watches of the Handle before it calls [Handle.Read] misses no change
+// that they show.
 //
 // The kernel removes the entry in bus/pci/devices before it sends the remove event
 // (drivers/base/core.c, device_del). Open after such an event finds nothing, although the
@@ -198,7 +199,7 @@ func (r *Reader) open(a pci.Address, dir directory) (*Handle, error) {
 		return h, nil
 	}
 	h.Close()
-	if !r.Exists(a) {
+	if err != nil && !r.Exists(a) {
 		return nil, nil
 	}
 	return nil, err

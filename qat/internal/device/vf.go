@@ -12,8 +12,8 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// Node is the device node through which user space drives a VF. It is the zero Node when the VF is
-// not bound to the DPDK driver.
+// Node is the device node through which user space drives a VF. It is the zero Node if the VF is
+// not bound to the DPDK driver, unless the VF is still held after it was unbound.
 type Node struct {
 	Name    string // below /dev, such as "vfio/12", "vfio/noiommu-0", "vfio/devices/vfio3" or "uio3"
 	Missing string // why the node cannot be used; "" when it can
