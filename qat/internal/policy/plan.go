@@ -10,8 +10,8 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// pool holds the available devices of one PF on one NUMA node. All VFs of a PF are on the
-// PF's node, so on a host there is one pool per PF.
+// pool holds the available devices of one PF on one NUMA node. On a host there is one pool per
+// PF, because all VFs of a PF are on its node. In a guest, a bus may have VFs of several nodes.
 type pool struct {
 	pf   pci.Address
 	node int
@@ -129,15 +129,12 @@ func (p Policy) take(pools []pool, need int) {
 
 // takeBalanced takes one device at a time from the pool with the most devices left.
 func takeBalanced(pools []pool, need int) {
-	for ; need > 0; need-- {
-		var largest *pool
+	for range need {
+		largest := &pools[0]
 		for i := range pools {
-			if p := &pools[i]; largest == nil || p.left() > largest.left() {
+			if p := &pools[i]; p.left() > largest.left() {
 				largest = p
 			}
-		}
-		if largest == nil || largest.left() == 0 {
-			return
 		}
 		largest.take++
 	}
@@ -164,13 +161,13 @@ func takeFewest(pools []pool, need int, match func(*pool) bool) (missing int) {
 			}
 		}
 		if best == nil {
-			return need
+			break
 		}
 		n := min(need, best.left())
 		best.take += n
 		need -= n
 	}
-	return 0
+	return need
 }
 
 // fitsBetter reports whether a pool with a devices is better than one with b devices for
@@ -200,10 +197,8 @@ func (p Policy) cost(pools []pool) (c cost) {
 		if !pool.used {
 			c[0]++ // unused PFs that are opened
 		}
-		if pool.must == 0 {
-			c[1]++ // PFs that the container would not be on otherwise
-		}
-		c[2] += pool.left() // devices left in the PFs that are taken from
+		c[1]++              // PFs that are taken from
+		c[2] += pool.left() // devices left in them
 	}
 	return c
 }

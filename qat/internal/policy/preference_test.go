@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"qatplugin/devtree"
 	"qatplugin/qat/internal/pci"
 )
 
@@ -166,6 +167,18 @@ func TestChoose(t *testing.T) {
 			},
 			size: 2,
 			want: concat(ids(0x70, 4, 4), ids(0x75, 4, 4)),
+		},
+		{
+			name:   "packed does not count unused PFs that it takes nothing from",
+			policy: Packed,
+			pfs: []testPF{
+				{bus: 0x6b, node: 0, listed: 4},
+				{bus: 0x70, node: 1, listed: 4, used: 2},
+				{bus: 0x75, node: 1, listed: 4},
+				{bus: 0x7a, node: 1, listed: 4},
+			},
+			size: 2,
+			want: ids(0x70, 3, 4),
 		},
 		{
 			name:   "packed uses the NUMA node whose PF has fewer VFs left over",
@@ -357,6 +370,51 @@ func TestChooseGroupsVFsOfUnknownPFsByBus(t *testing.T) {
 	}
 }
 
+// The bus of a guest may have VFs of several NUMA nodes.
+func TestChooseKeepsToOneNUMANodeOfABus(t *testing.T) {
+	onNode := func(node int, ids ...string) []*devtree.Device {
+		list := devices(ids...)
+		for _, d := range list {
+			d.NUMANodes = []int{node}
+		}
+		return list
+	}
+	available := slices.Concat(
+		onNode(0, "0000:00:01.0", "0000:00:02.0"),
+		onNode(1, "0000:00:03.0", "0000:00:04.0", "0000:01:01.0"),
+	)
+	for _, policy := range []Policy{Balanced, Packed} {
+		got, err := NewPreference(policy).Choose(available, nil, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"0000:00:03.0", "0000:00:04.0", "0000:01:01.0"}, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", policy, diff)
+		}
+	}
+}
+
+func TestPackedCountsABusAsUnusedWhenAllItsNUMANodesAre(t *testing.T) {
+	unused := []*devtree.Device{device("0000:00:01.0"), device("0000:00:02.0")}
+	unused[1].NUMANodes = []int{0}
+	used := []*devtree.Device{device("0000:01:01.0"), device("0000:01:02.0")}
+	used[0].NUMANodes = []int{0}
+	var listed []pci.Address
+	for _, d := range slices.Concat(unused, used) {
+		a, _ := pci.Parse(d.ID)
+		listed = append(listed, a)
+	}
+	p := NewPreference(Packed)
+	p.Update(slices.Values(listed), unknownPF)
+	got, err := p.Choose(slices.Concat(unused, used[:1]), nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{used[0].ID}, got); diff != "" {
+		t.Errorf("chosen (-want +got):\n%s", diff)
+	}
+}
+
 func TestChooseAcceptsIDsThatAreNoAddress(t *testing.T) {
 	for _, policy := range []Policy{Balanced, Packed} {
 		got, err := NewPreference(policy).Choose(devices("qat_dev1", "0000:00:05.0", "qat_dev0"), nil, 3)
@@ -409,6 +467,10 @@ func TestUpdateReplacesTheListedVFs(t *testing.T) {
 	if diff := cmp.Diff(ids(0x70, 1, 1), got); diff != "" {
 		t.Errorf("chosen (-want +got):\n%s", diff)
 	}
+}
+
+func TestUpdateDoesNothingWithoutAPolicy(t *testing.T) {
+	NewPreference(None).Update(func(func(pci.Address) bool) { t.Error("the VFs are read") }, onBus)
 }
 
 func TestPreferenceMayBeUsedConcurrently(t *testing.T) {
