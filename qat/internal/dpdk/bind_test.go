@@ -21,7 +21,7 @@ func overrideFile(address string) string {
 	return "bus/pci/devices/" + address + "/driver_override"
 }
 
-// newHostWithVF has one VF, which no driver is bound to.
+// newHostWithVF returns a host with one VF, which is not bound.
 func newHostWithVF(t *testing.T) *lookalike.Host {
 	t.Helper()
 	h := newHost4xxx(t)
@@ -48,7 +48,7 @@ func TestBackOffStaysAtItsMaximum(t *testing.T) {
 	})
 }
 
-// oneTry is what the plugin writes to bind a VF that no driver takes.
+// oneTry returns what the plugin writes when it tries to bind a VF that no driver takes.
 func oneTry(vf string) []string {
 	probes := slices.Repeat([]string{vf + " > " + probeFile}, 4)
 	return slices.Concat([]string{"vfio-pci > " + overrideFile(vf)}, probes, []string{" > " + overrideFile(vf)})
@@ -68,8 +68,8 @@ func TestEachBindTryAsksTheKernelEquallyOften(t *testing.T) {
 
 func TestFailedBindRestoresDriverOverride(t *testing.T) {
 	for before, after := range map[string]string{
-		"(null)":          "", // as the kernel shows that there is none
-		"vfio-pci":        "", // left by a plugin that was killed
+		"(null)":          "", // how the kernel shows that it is not set
+		"vfio-pci":        "", // set by a plugin that was killed
 		"uio_pci_generic": "uio_pci_generic",
 	} {
 		inBubble(t, before, func(t *testing.T) {
@@ -110,8 +110,8 @@ func TestBoundVFWithoutNodeIsWaitedForOnlyAWhile(t *testing.T) {
 	})
 }
 
-// The driver link goes at once, and the node when the workload closes it. To bind the VF before that
-// waits for the workload.
+// The driver link goes at once, the node when the workload closes it. A bind before that would
+// wait for the workload.
 func TestVFHeldOnItsWayOutIsNotBound(t *testing.T) {
 	for name, takeAway := range map[string]func(h *lookalike.Host) error{
 		"unbound": func(h *lookalike.Host) error { return h.Unbind(vfA1) },
@@ -126,13 +126,17 @@ func TestVFHeldOnItsWayOutIsNotBound(t *testing.T) {
 					r.rescan()
 				}
 				release := h.Hold(vfA1)
+				t.Cleanup(release)
 				taken := make(chan error, 1)
 				go func() { taken <- takeAway(h) }()
 				synctest.Wait()
 				r.rescan()
 				r.pass(time.Hour)
-				if listed := r.resource(vfA1) != ""; listed != known || r.reason(vfA1) == "" || len(r.writes()) > 0 {
-					t.Errorf("listed %v (%q), written %q; want %v, a reason, and nothing", listed, r.reason(vfA1), r.writes(), known)
+				if listed := r.resource(vfA1) != ""; listed != known || r.reason(vfA1) == "" {
+					t.Errorf("listed: %v (%q), want %v and a reason", listed, r.reason(vfA1), known)
+				}
+				if w := r.writes(); len(w) > 0 {
+					t.Errorf("written: %q, want nothing", w)
 				}
 				release()
 				must(t, <-taken)
@@ -145,28 +149,41 @@ func TestVFHeldOnItsWayOutIsNotBound(t *testing.T) {
 	}
 }
 
-// The VF goes and comes back while the plugin waits for the kernel. The new one is bound by a job of its own.
+// The VF is removed and added while a job of the plugin waits in a write. Another job binds the
+// new incarnation.
 func TestFailedBindLeavesNewIncarnationAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHostWithVF(t)
-		r := newRig(t, h, Config{})
-		release := r.hold(probeFile)
-		r.rescan()
-		keepInode(t, h.Path(vfA1))
-		must(t, h.RemoveVF(vfA1))
-		must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
-		r.read(vfA1)
-		once := oneTry(vfA1)[:2]
-		want := slices.Concat(once, once)
-		if diff := cmp.Diff(want, r.writes()); diff != "" {
-			t.Fatalf("written for both incarnations (-want +got):\n%s", diff)
-		}
-		r.refuse(probeFile)
-		release()
-		if diff := cmp.Diff(want, r.writes()); diff != "" {
-			t.Errorf("written after the bind of the first failed (-want +got):\n%s", diff)
-		}
-	})
+	for name, test := range map[string]struct {
+		driver string // of the VF before
+		file   string // the write to it fails
+		probes int    // requests to probe either incarnation
+	}{
+		"probe":  {file: probeFile, probes: 2},
+		"unbind": {driver: "4xxxvf", file: "bus/pci/drivers/4xxxvf/unbind", probes: 1},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost4xxx(t)
+			if test.driver != "" {
+				must(t, h.LoadDriver(test.driver)) // and binds each new VF
+			}
+			must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+			r := newRig(t, h, Config{})
+			release := r.hold(test.file)
+			r.rescan()
+			keepInode(t, h.Path(vfA1))
+			must(t, h.RemoveVF(vfA1))
+			must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+			r.read(vfA1)
+			want := r.writes()
+			if n := r.probes(vfA1); n != test.probes {
+				t.Fatalf("%d requests to probe, want %d: %q", n, test.probes, want)
+			}
+			r.refuse(test.file)
+			release()
+			if diff := cmp.Diff(want, r.writes()); diff != "" {
+				t.Errorf("written after the bind of the first failed (-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 func TestDriverEventRetriesFailedBindsAtOnce(t *testing.T) {
@@ -200,15 +217,15 @@ func TestDriverEventRetriesFailedBindsAtOnce(t *testing.T) {
 	}
 }
 
-// The kernel takes physfn away before it removes a VF, and adds it after it made one.
+// The kernel removes physfn before it removes a VF, and creates it after it added one.
 func TestNewIncarnationWithoutPhysfnIsNotBeingRemoved(t *testing.T) {
-	for name, anew := range map[string]bool{"same incarnation": false, "new incarnation": true} {
+	for name, isNew := range map[string]bool{"same incarnation": false, "new incarnation": true} {
 		inBubble(t, name, func(t *testing.T) {
 			h := newHost4xxx(t)
 			addVFs(t, h, pfA, vfA1)
 			r := newRig(t, h, Config{})
 			r.rescan()
-			if anew {
+			if isNew {
 				keepInode(t, h.Path(vfA1))
 				must(t, h.RemoveVF(vfA1))
 				must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
@@ -217,8 +234,8 @@ func TestNewIncarnationWithoutPhysfnIsNotBeingRemoved(t *testing.T) {
 			}
 			must(t, h.RemoveAttr(vfA1, "physfn"))
 			r.read(vfA1)
-			if bound := r.probes(vfA1) > 0; bound != anew {
-				t.Errorf("the plugin binds it: %v (%q), want %v", bound, r.reason(vfA1), anew)
+			if bound := r.probes(vfA1) > 0; bound != isNew {
+				t.Errorf("the plugin binds it: %v (%q), want %v", bound, r.reason(vfA1), isNew)
 			}
 		})
 	}

@@ -21,8 +21,7 @@ func TestDryRunLogsWhatARealRunWrites(t *testing.T) {
 	for _, steal := range []bool{false, true} {
 		for _, dry := range []bool{false, true} {
 			inBubble(t, fmt.Sprintf("steal=%v dry=%v", steal, dry), func(t *testing.T) {
-				h, err := lookalike.New(t.TempDir())
-				must(t, err)
+				h := newHost(t)
 				must(t, h.LoadDriver(device.DriverVFIO, "disable_denylist=1"))
 				must(t, h.LoadDriver("c6xxvf"))
 				must(t, h.LoadDriver("uio_pci_generic"))

@@ -50,8 +50,8 @@ func TestReplacedPFIsHealthyAtOnce(t *testing.T) {
 	})
 }
 
-// The driver removes heartbeat/ in debugfs when a PF goes down and makes it anew when it goes up. A Gen2 PF shows
-// it nowhere else.
+// The driver removes heartbeat/ from debugfs when a PF goes down and creates it when the PF goes
+// up. A Gen2 PF has no other attribute that shows this.
 func TestFatalErrorEndsWhenPFWasDown(t *testing.T) {
 	for name, downAtPoll := range map[string]bool{"between two polls": false, "at a poll": true} {
 		inBubble(t, name, func(t *testing.T) {

@@ -53,17 +53,18 @@ func TestAllocateRefusesVFWhoseNodeChanged(t *testing.T) {
 		addVFs(t, h, pfA, vfA2, vfA1) // each gets the group of the other
 		after := vfioNode(t, h, vfA1)
 		if before == after {
-			t.Fatalf("the node is still %s: this test changes nothing", after)
+			t.Fatalf("the node is still %s: the test has no effect", after)
 		}
-		if err := r.allocate(vfA1); err == nil || !strings.Contains(err.Error(), "/dev/vfio/"+filepath.Base(after)) {
-			t.Errorf("allocating a VF by the node that it had: %v, want an error with the node that it has", err)
+		err := r.allocate(vfA1)
+		if err == nil || !strings.Contains(err.Error(), "/dev/vfio/"+filepath.Base(after)) {
+			t.Errorf("allocate with the old node: %v, want an error that names the new one", err)
 		}
 		r.rescan()
 		must(t, r.allocate(vfA1))
 	})
 }
 
-// The kernel would have taken the VF away first. What remains is a link to nothing.
+// The kernel removes the VFs first. Here physfn points to a PF that is not there.
 func TestVFWhosePFVanishedIsSkipped(t *testing.T) {
 	for name, known := range map[string]bool{"known before": true, "never known": false} {
 		inBubble(t, name, func(t *testing.T) {
@@ -81,7 +82,7 @@ func TestVFWhosePFVanishedIsSkipped(t *testing.T) {
 				r.rescan()
 			}
 			if in, why := r.resource(vfA1), r.reason(vfA1); in != "" || !strings.Contains(why, pfA) {
-				t.Errorf("the VF is in resource %q (%q), want it skipped and its PF named", in, why)
+				t.Errorf("listed in %q (%q), want it skipped and its PF named", in, why)
 			}
 		})
 	}
@@ -147,21 +148,26 @@ func TestNodeEventBringsVFBack(t *testing.T) {
 }
 
 func TestUnreadableFunctionThatWentIsNotSkipped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHost4xxx(t)
-		addVFs(t, h, pfA, vfA1, vfA2)
-		must(t, h.SetAttr(vfA1, "vendor", "garbage"))
-		must(t, h.SetAttr(vfA2, "vendor", "garbage"))
-		r := newRig(t, h, Config{})
-		r.rescan()
-		r.wantSkipped(vfA1, vfA2)
-		must(t, h.RemoveVF(vfA1))
-		r.read(vfA1)
-		r.wantSkipped(vfA2)
-		must(t, h.RemoveVF(vfA2))
-		r.rescan()
-		r.wantSkipped()
-	})
+	for name, known := range map[string]bool{"known before": true, "never known": false} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost4xxx(t)
+			addVFs(t, h, pfA, vfA1, vfA2)
+			r := newRig(t, h, Config{})
+			if known {
+				r.rescan()
+			}
+			must(t, h.SetAttr(vfA1, "vendor", "garbage"))
+			must(t, h.SetAttr(vfA2, "vendor", "garbage"))
+			r.rescan()
+			r.wantSkipped(vfA1, vfA2)
+			must(t, h.RemoveVF(vfA1))
+			r.read(vfA1)
+			r.wantSkipped(vfA2)
+			must(t, h.RemoveVF(vfA2))
+			r.rescan()
+			r.wantSkipped()
+		})
+	}
 }
 
 func TestVFWithoutPhysfnBelongsToThePFWithItsVirtfn(t *testing.T) {
@@ -182,15 +188,17 @@ func TestVFWithoutPhysfnBelongsToThePFWithItsVirtfn(t *testing.T) {
 				resource  string
 				unhealthy bool
 			}{
-				{name: "at first", do: func() error { return nil }, resource: "dc"},
-				{name: "services", do: func() error { return h.SetAttr(pfB, "qat/cfg_services", "sym") }, resource: "sym"},
-				{name: "down", do: func() error { return h.SetAttr(pfB, "qat/state", "down") }, resource: "sym", unhealthy: true},
-				{name: "no virtfn", do: func() error { return h.RemoveAttr(pfB, "virtfn0") }, resource: "generic"},
+				{"before any change", func() error { return nil }, "dc", false},
+				{"services", func() error { return h.SetAttr(pfB, "qat/cfg_services", "sym") }, "sym", false},
+				{"down", func() error { return h.SetAttr(pfB, "qat/state", "down") }, "sym", true},
+				{"no virtfn", func() error { return h.RemoveAttr(pfB, "virtfn0") }, "generic", false},
 			} {
 				must(t, step.do())
 				r.read(pfB)
-				if got, why := r.resource(vfB1), r.reason(vfB1); got != step.resource || (why != "") != step.unhealthy {
-					t.Errorf("%s: in resource %q (%q), want %q, unhealthy: %v", step.name, got, why, step.resource, step.unhealthy)
+				in, why := r.resource(vfB1), r.reason(vfB1)
+				if in != step.resource || (why != "") != step.unhealthy {
+					t.Errorf("%s: listed in %q (%q), want in %q, unhealthy: %v",
+						step.name, in, why, step.resource, step.unhealthy)
 				}
 			}
 		})

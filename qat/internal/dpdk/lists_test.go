@@ -347,8 +347,7 @@ func TestContainerEditsForVFIOGroup(t *testing.T) {
 
 func TestContainerEditsForUIO(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, err := lookalike.New(t.TempDir())
-		must(t, err)
+		h := newHost(t)
 		must(t, h.LoadDriver(device.DriverIGBUIO))
 		must(t, h.AddVF(lookalike.VF{Address: "0000:00:05.0", NUMANode: -1}))
 		must(t, h.Bind("0000:00:05.0", device.DriverIGBUIO))

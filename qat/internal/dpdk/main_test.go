@@ -3,6 +3,7 @@
 package dpdk
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -30,12 +31,22 @@ const (
 	vfA1     = "0000:6b:00.1"
 )
 
+// newHost returns an empty host, which is not served.
+func newHost(t testing.TB, opts ...lookalike.Option) *lookalike.Host {
+	t.Helper()
+	dir, err := lookalike.MkdirTemp()
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	h, err := lookalike.New(dir, opts...)
+	must(t, err)
+	return h
+}
+
 // newHost4xxx returns a host with a 4xxx PF for cy, on NUMA node 1, and with
 // vfio-pci loaded.
 func newHost4xxx(t testing.TB, opts ...lookalike.Option) *lookalike.Host {
 	t.Helper()
-	h, err := lookalike.New(t.TempDir(), opts...)
-	must(t, err)
+	h := newHost(t, opts...)
 	must(t, h.LoadDriver(device.DriverVFIO))
 	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym", NUMANode: 1}))
 	return h
