@@ -4,8 +4,9 @@
 //
 // A [Binder] only asks the kernel to bind a VF. Whether that worked shows when the VF is read
 // again, so its caller drives the procedure: it calls [Binder.Bind] each time it finds the VF
-// not bound, and [Binder.Forget] once it is. A VF that does not come to be bound is given
-// back to the driver that had it, with driver_override as it was, and tried again later.
+// not bound, and [Binder.Forget] once it is. If the driver does not bind to the VF, the
+// VF is given back to the driver that had it, with driver_override as it was, and tried again
+// later.
 package bind
 
 import (
@@ -37,7 +38,7 @@ type Config struct {
 	Sysfs  string            // root of sysfs
 	Driver string            // the DPDK driver
 	Writer Writer            // does all writes
-	Wake   func(pci.Address) // called from any goroutine when the VF should be read again
+	Wake   func(pci.Address) // called in a goroutine of the Binder when a VF must be read again
 }
 
 // VF is a VF as it was last read.
@@ -60,7 +61,8 @@ type Binder struct {
 	attempts map[pci.Address]*attempt
 }
 
-// New returns a Binder that starts no more writes once ctx ends.
+// New returns a Binder that drops the VFs waiting for a worker when ctx ends. VFs that are being
+// written to are not interrupted.
 func New(ctx context.Context, cfg Config) *Binder {
 	return &Binder{
 		cfg:      cfg,
@@ -93,9 +95,9 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 	return t.reason(b.cfg.Driver)
 }
 
-// AwaitNode reports that the DPDK driver has the VF but its device node has not appeared. The
-// VF stays pending until driverTimeout after the last request to the kernel, and is then
-// forgotten.
+// AwaitNode is called each time a VF is found bound to the DPDK driver but without its device
+// node. The VF stays pending until driverTimeout after the last request to the kernel, and is
+// then forgotten.
 func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -117,8 +119,8 @@ func (b *Binder) Forget(a pci.Address) {
 	delete(b.attempts, a)
 }
 
-// Due returns the VFs that must be read again, and when the next one must be, which may be in
-// the past. The zero time means never.
+// Due returns the VFs that must be read again by now, and the earliest time at which any VF
+// must be, which may be in the past. The zero time means never.
 func (b *Binder) Due(now time.Time) (list []pci.Address, next time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -31,7 +31,8 @@ func TestBackOffGrowsToItsMaximum(t *testing.T) {
 		for _, s := range []int{1, 2, 4, 8, 16, 32, 64, 128, 256} {
 			want = append(want, time.Duration(s)*time.Second)
 		}
-		want = append(want, slices.Repeat([]time.Duration{5 * time.Minute}, 70)...) // 34 doublings would overflow
+		// A time.Duration would overflow after 34 doublings.
+		want = append(want, slices.Repeat([]time.Duration{5 * time.Minute}, 70)...)
 		for range want {
 			_, next := b.Due(time.Now())
 			got = append(got, time.Until(next))
@@ -228,7 +229,7 @@ func TestAwaitNodeKeepsAVFPendingForAWhile(t *testing.T) {
 		if len(b.Pending()) != 1 {
 			t.Errorf("not pending until its time")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		b.AwaitNode(b.vf.Address, time.Now())
 		if list, next := b.Due(time.Now()); len(list) > 0 || !next.IsZero() || len(b.Pending()) > 0 {
 			t.Errorf("due %v, next %v, pending %v after its time; want nothing", list, next, b.Pending())
@@ -344,7 +345,7 @@ func TestEightVFsAreWrittenToAtTheSameTime(t *testing.T) {
 	})
 }
 
-func TestNoWriteStartsAfterTheContextEnded(t *testing.T) {
+func TestVFsWaitingForAWorkerAreDroppedWhenTheContextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		sysfs := newTestSysfs(t)
@@ -358,7 +359,7 @@ func TestNoWriteStartsAfterTheContextEnded(t *testing.T) {
 		}
 		synctest.Wait()
 		cancel()
-		synctest.Wait() // all that wait for a slot end
+		synctest.Wait()
 		close(finish)
 		b.Wait()
 		probed := slices.DeleteFunc(sysfs.take(), func(w string) bool { return !strings.HasSuffix(w, probe) })

@@ -54,8 +54,8 @@ func (b *Binder) giveUp(t *attempt) error {
 		"see the kernel log", b.cfg.Driver)
 }
 
-// undo restores driver_override and gives the VF to a driver, unless that is "". It leaves a
-// VF alone that was made anew.
+// undo restores driver_override and gives the VF to a driver, unless that is "". It does
+// nothing if the VF was forgotten or made anew in the meantime.
 func (b *Binder) undo(t *attempt, driver string) {
 	if !b.isCurrent(t) {
 		return

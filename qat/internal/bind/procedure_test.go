@@ -72,7 +72,7 @@ func TestRefusedWriteIsUndoneAndTriedAgain(t *testing.T) {
 				if got := b.bind(); got != want {
 					t.Errorf("pending %q during the back-off, want %q", got, want)
 				}
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				if got := b.bind(); got != waiting {
 					t.Errorf("pending %q after the back-off, want %q", got, waiting)
 				}

@@ -21,8 +21,8 @@ import (
 // Config configures a [Monitor].
 type Config struct {
 	Interval time.Duration     // time between two polls; PFs are not polled unless it is positive
-	Wake     func(pci.Address) // called from any goroutine when a poll found a PF changed
-	Now      func() time.Time  // the time at which a heartbeat was read
+	Wake     func(pci.Address) // called in a reader's goroutine when a poll found a PF changed
+	Now      func() time.Time  // the clock, usually time.Now
 }
 
 // Monitor keeps the health of the functions of a host. All methods may be called from any

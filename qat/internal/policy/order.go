@@ -20,9 +20,10 @@ import (
 // The waiting VFs should include those that are still being bound, so that they keep a slot.
 // VFs become ready one at a time, and the PF that is bound first would otherwise fill the
 // list before the VFs of the others are ready.
-func Order(p Policy, waiting []pci.Address, pfOf PFOf, listed iter.Seq[pci.Address]) []pci.Address {
+func Order(policy Policy, waiting []pci.Address, pfOf PFOf,
+	listed iter.Seq[pci.Address]) []pci.Address {
 	order := slices.SortedFunc(slices.Values(waiting), pci.Address.Compare)
-	if p != Balanced {
+	if policy != Balanced {
 		return order
 	}
 	ahead := map[pci.Address]int{} // PF → its VFs that are listed or have been given a turn

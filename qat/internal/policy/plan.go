@@ -56,13 +56,13 @@ func compareNodes(a, b int) int { return cmp.Compare(uint(a), uint(b)) }
 // plan chooses need devices from the pools and returns the pools of the NUMA nodes that it
 // uses, with take set in each. It uses as few nodes as possible, and always those with devices
 // that must be included. The pools must hold at least need devices.
-func (p Policy) plan(pools []pool, need int) []pool {
+func (policy Policy) plan(pools []pool, need int) []pool {
 	free := map[int]int{} // NUMA node → devices to choose from
 	used := map[int]bool{}
-	for _, pool := range pools {
-		free[pool.node] += len(pool.free)
-		if pool.must > 0 {
-			used[pool.node] = true
+	for _, p := range pools {
+		free[p.node] += len(p.free)
+		if p.must > 0 {
+			used[p.node] = true
 		}
 	}
 	missing := need
@@ -72,11 +72,8 @@ func (p Policy) plan(pools []pool, need int) []pool {
 	nodes := slices.SortedFunc(maps.Keys(free), compareNodes)
 	for missing > 0 {
 		nodes = slices.DeleteFunc(nodes, func(node int) bool { return used[node] })
-		if best := p.planWithOneMore(pools, used, nodes, free, missing, need); best != nil {
+		if best := policy.planWithOneMore(pools, used, nodes, free, missing, need); best != nil {
 			return best
-		}
-		if len(nodes) == 0 {
-			break
 		}
 		// No node has all of the missing devices. Using the one with the most leaves the
 		// fewest further nodes to add.
@@ -85,14 +82,14 @@ func (p Policy) plan(pools []pool, need int) []pool {
 		missing -= free[largest]
 	}
 	chosen := poolsOf(pools, used)
-	p.take(chosen, need)
+	policy.take(chosen, need)
 	return chosen
 }
 
 // planWithOneMore plans with the used nodes and one more that has all of the missing devices.
 // It returns the cheapest of these plans, the first of equally cheap ones, or nil if no node
 // has enough devices.
-func (p Policy) planWithOneMore(pools []pool, used map[int]bool, nodes []int, free map[int]int,
+func (policy Policy) planWithOneMore(pools []pool, used map[int]bool, nodes []int, free map[int]int,
 	missing, need int) (best []pool) {
 	var lowest cost
 	for _, node := range nodes {
@@ -102,8 +99,8 @@ func (p Policy) planWithOneMore(pools []pool, used map[int]bool, nodes []int, fr
 		with := maps.Clone(used)
 		with[node] = true
 		plan := poolsOf(pools, with)
-		p.take(plan, need)
-		if c := p.cost(plan); best == nil || slices.Compare(c[:], lowest[:]) < 0 {
+		policy.take(plan, need)
+		if c := policy.cost(plan); best == nil || slices.Compare(c[:], lowest[:]) < 0 {
 			best, lowest = plan, c
 		}
 	}
@@ -111,16 +108,16 @@ func (p Policy) planWithOneMore(pools []pool, used map[int]bool, nodes []int, fr
 }
 
 func poolsOf(pools []pool, nodes map[int]bool) (chosen []pool) {
-	for _, pool := range pools {
-		if nodes[pool.node] {
-			chosen = append(chosen, pool)
+	for _, p := range pools {
+		if nodes[p.node] {
+			chosen = append(chosen, p)
 		}
 	}
 	return chosen
 }
 
-func (p Policy) take(pools []pool, need int) {
-	if p == Balanced {
+func (policy Policy) take(pools []pool, need int) {
+	if policy == Balanced {
 		takeBalanced(pools, need)
 	} else {
 		takePacked(pools, need)
@@ -183,22 +180,22 @@ func fitsBetter(a, b, need int) bool {
 // lower one is better.
 type cost [3]int
 
-func (p Policy) cost(pools []pool) (c cost) {
-	for _, pool := range pools {
-		if p == Balanced {
+func (policy Policy) cost(pools []pool) (c cost) {
+	for _, p := range pools {
+		if policy == Balanced {
 			// The free devices are spread most evenly when the sum of the squares of what
 			// is left is lowest. This is the part of the sum that the plan changes.
-			c[0] += pool.left()*pool.left() - len(pool.free)*len(pool.free)
+			c[0] += p.left()*p.left() - len(p.free)*len(p.free)
 			continue
 		}
-		if pool.take == 0 {
+		if p.take == 0 {
 			continue
 		}
-		if !pool.used {
+		if !p.used {
 			c[0]++ // unused PFs that are opened
 		}
-		c[1]++              // PFs that are taken from
-		c[2] += pool.left() // devices left in them
+		c[1]++           // PFs that are taken from
+		c[2] += p.left() // devices left in them
 	}
 	return c
 }

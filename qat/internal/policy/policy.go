@@ -43,12 +43,12 @@ const (
 // Names returns the names of the policies other than [None].
 func Names() []string { return []string{string(Balanced), string(Packed)} }
 
-// Check returns an error if p is not the name of a policy.
-func (p Policy) Check() error {
-	if p == None || slices.Contains(Names(), string(p)) {
+// Check returns an error if there is no such policy.
+func (policy Policy) Check() error {
+	if policy == None || slices.Contains(Names(), string(policy)) {
 		return nil
 	}
-	return fmt.Errorf("invalid allocation policy %q: must be %s", string(p), strings.Join(Names(), " or "))
+	return fmt.Errorf("invalid allocation policy %q: must be %s", string(policy), strings.Join(Names(), " or "))
 }
 
 // PFOf returns the PF of a VF. ok is false if the PF is unknown.

@@ -28,10 +28,10 @@ type listedVFs struct {
 }
 
 // NewPreference returns a Preference that knows no VFs yet.
-func NewPreference(p Policy) *Preference {
-	preference := &Preference{policy: p}
-	preference.vfs.Store(&listedVFs{})
-	return preference
+func NewPreference(policy Policy) *Preference {
+	p := &Preference{policy: policy}
+	p.vfs.Store(&listedVFs{})
+	return p
 }
 
 // Update replaces what is known of the listed VFs and their PFs.
@@ -93,15 +93,15 @@ func (vfs *listedVFs) candidates(devices []*devtree.Device) []candidate {
 // or not: a PF with more listed than available VFs is in use. Unhealthy VFs count as
 // allocated, because mostly a workload still holds them. A PF that listed does not name
 // counts as unused.
-func (p Policy) choose(available, mustInclude []candidate, size int,
+func (policy Policy) choose(available, mustInclude []candidate, size int,
 	listed map[pci.Address]int) ([]string, error) {
 	included, err := checkRequest(available, mustInclude, size)
 	if err != nil {
 		return nil, err
 	}
 	chosen := slices.Clone(mustInclude)
-	for _, pool := range p.plan(newPools(available, included, listed), size-len(mustInclude)) {
-		chosen = append(chosen, pool.free[:pool.take]...)
+	for _, p := range policy.plan(newPools(available, included, listed), size-len(mustInclude)) {
+		chosen = append(chosen, p.free[:p.take]...)
 	}
 	slices.SortFunc(chosen, candidate.compare)
 	ids := make([]string, len(chosen))
