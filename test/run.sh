@@ -1,25 +1,31 @@
 #!/bin/bash
-# test/run.sh [STAGE...]: what `make test` does, stage by stage. Without a STAGE: all, in this order.
+# SPDX-License-Identifier: Apache-2.0
 #
-#   lint         gofmt, go vet and staticcheck, in every module
-#   unit         the main module's tests, the fuzz targets' seeds included
-#   deployments  the modules test/deployments and tools/image: what deployments/ renders, and the image
+# Usage: test/run.sh [STAGE...]
+#
+# Runs the stages of `make test`. Without arguments it runs all of them, in this order:
+#
+#   lint         gofmt, go vet and staticcheck in every module, and the project's own tools/lint
+#   unit         the tests of the main module, with the seeds of the fuzz targets, and of tools
+#   deployments  the modules test/deployments (what deployments/ renders) and tools/image
 #   kubelet      the module test/kubelet: the plugin with the real kubelet's device manager
-#   vm           test/vm/run.sh: the plugin on a real Linux kernel in QEMU
-#   cluster      test/cluster/run.sh: the deployments on a real Kubernetes of one node
+#   vm           test/vm/run.sh: the plugin on a real Linux kernel
+#   cluster      test/cluster/run.sh: the deployments on a real one-node Kubernetes
 #
-# As root on Debian it installs what is missing. What this machine cannot do is skipped with a line that says why; where CI=true that is a
-# failure. A stage that fails does not keep the next from running. The exit status is 0 when all that ran passed, else 1.
+# As root on Debian it installs missing packages. A stage that cannot run on this machine is skipped,
+# with the reason in the summary; with CI=true a skip is a failure. After a failed stage the next
+# one runs all the same. The exit status is 0 if every stage that ran passed, else 1.
 set -uo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) && cd "$top" || exit 1
 
 ALL=(lint unit deployments kubelet vm cluster)
-CANNOT=77 # a stage's exit status when this machine cannot run it; the reason is in $state/reason
+CANNOT=77 # exit status of a stage that cannot run on this machine; the reason is in $state/reason
 
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 command -v go >/dev/null || PATH=$PATH:/usr/local/go/bin
-command -v go >/dev/null || { echo "test: go is missing: https://go.dev/dl" >&2; exit 1; }
-GOFLAGS="$(go env GOFLAGS) -buildvcs=false" && export GOFLAGS # in a checkout of another user git refuses to answer, and go would stop for it
+command -v go >/dev/null || { echo "test: go not found: install it from https://go.dev/dl" >&2; exit 1; }
+# In a checkout that belongs to another user, git refuses to run and go build would fail with it.
+GOFLAGS="$(go env GOFLAGS) -buildvcs=false" && export GOFLAGS
 
 state=$(mktemp -d) || exit 1
 trap 'rm -rf "$state"' EXIT
@@ -28,43 +34,48 @@ trap 'echo "test: interrupted" >&2; exit 130' INT TERM
 in_ci() { [ "${CI:-}" = true ]; }
 say() { echo "$current: $*"; }
 
-# fail REASON... ends a stage that failed; cannot REASON... ends one that this machine cannot run.
+# fail REASON... ends a failed stage.
 fail() {
 	echo "$*" >"$state/reason"
 	exit 1
 }
+
+# cannot REASON... ends a stage that cannot run on this machine.
 cannot() {
 	echo "$*" >"$state/reason"
 	exit $CANNOT
 }
 
-# left_out WHAT: REASON notes what a stage that runs leaves out.
-left_out() { echo "$current: $*" >>"$state/left_out"; }
+# skipped WHAT... records what a stage that runs leaves out.
+skipped() { echo "$current: $*" >>"$state/skipped"; }
 
-# have_compiler tells whether C programs can be built, which the race detector needs; as root on Debian it sees to it.
+# have_compiler reports whether C programs can be built, which the race detector needs. As root on
+# Debian it installs a compiler first.
 have_compiler() {
 	compiles && return
 	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
 	say "installing gcc and libc6-dev"
-	{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends gcc libc6-dev; } >"$state/apt" 2>&1 ||
-		{ cat "$state/apt" >&2; return 1; }
+	{
+		apt-get -qq update &&
+			DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends gcc libc6-dev
+	} >"$state/apt" 2>&1 || { cat "$state/apt" >&2; return 1; }
 	compiles
 }
 compiles() { echo '#include <stdlib.h>
 int main(void) { return 0; }' | "$(go env CC)" -x c -o "$state/a.out" - 2>/dev/null; }
 
-# race_detector sets $race to go test's flag, or to nothing where the machine has no race detector.
+# race_detector sets $race to the flag of go test, or to nothing on a machine without a C compiler.
 race_detector() {
 	race=(-race)
 	have_compiler && return
-	in_ci && fail "the race detector needs a C compiler, and this machine has none and gets none"
+	in_ci && fail "the race detector needs a C compiler, and none could be installed"
 	race=()
 	export CGO_ENABLED=0
-	left_out "the race detector: it needs a C compiler, which only root can install here"
+	skipped "race detector: it needs a C compiler, which only root can install"
 }
 
-# go_test ARGS... runs go test and shows what test/show.awk leaves of it. What go itself complains of, such as code that does not compile,
-# goes straight to standard error.
+# go_test ARGS... runs go test and filters its output through test/show.awk. Errors of go itself,
+# such as code that does not compile, go straight to standard error.
 go_test() {
 	go test -v "$@" | tee "$state/go_test" | awk -f "$top/test/show.awk"
 	local result=${PIPESTATUS[0]}
@@ -72,25 +83,28 @@ go_test() {
 	return "$result"
 }
 
-# skips FILE notes each test that was skipped, and its reason, from what `go test -v` said.
+# skips FILE records each skipped test and its reason, from the output of go test -v.
 skips() {
 	awk '
 		/^=== (RUN|CONT|NAME) / { test = $3; next }
 		/^ +[^ ]+\.go:[0-9]+: / { sub(/^ +[^ ]+\.go:[0-9]+: /, ""); reason[test] = $0; next }
-		/^ *--- SKIP: / { print $3 ": " reason[$3] }' "$1" | tr -d '\r' | while read -r line; do left_out "$line"; done
+		/^ *--- SKIP: / { print $3 ": " reason[$3] }' "$1" | tr -d '\r' | while read -r line; do skipped "$line"; done
 }
 
-# plain_builds has go build as test/vm/run.sh and test/cluster/run.sh do: the many packages of Kubernetes are then compiled once for all.
+# plain_builds sets the build flags of test/vm/run.sh and test/cluster/run.sh, so that the packages
+# of Kubernetes are compiled only once.
 plain_builds() { export CGO_ENABLED=0 GOFLAGS="$GOFLAGS -trimpath"; }
 
 stage_lint() {
 	local failed=0 module staticcheck script unformatted
 	unformatted=$(gofmt -l .)
-	[ -z "$unformatted" ] || { say "gofmt would change:"; echo "$unformatted"; failed=1; }
+	[ -z "$unformatted" ] || { say "not formatted with gofmt:"; echo "$unformatted"; failed=1; }
 	for script in test/*.sh test/*/*.sh .ci/run; do bash -n "$script" || failed=1; done
 	staticcheck=$(go tool -modfile=tools/go.mod -n staticcheck) || return 1
 	plain_builds
-	for module in . test/kubelet test/cluster test/deployments tools/image; do
+	say "tools/lint: line lengths, SPDX headers, unused exports"
+	go -C tools run ./lint || failed=1
+	for module in . test/kubelet test/cluster test/deployments tools tools/image; do
 		say "module $module: go vet, staticcheck"
 		(cd "$module" && go vet ./...) || failed=1
 		(cd "$module" && "$staticcheck" ./...) || failed=1
@@ -99,13 +113,15 @@ stage_lint() {
 }
 
 stage_unit() {
-	local race
+	local race failed=0
 	race_detector
-	go_test "${race[@]}" -timeout 15m ./...
+	go_test "${race[@]}" -timeout 15m ./... || failed=1
+	(cd tools && go_test ./...) || failed=1
+	return $failed
 }
 
-# Without the race detector: what is tested is a program's output, and Helm and Kubernetes would be compiled once more for it. -count=1: go's
-# cache of results does not see files outside of a module.
+# These tests look at the output of programs. The race detector would only compile Helm and
+# Kubernetes once more. -count=1: the test cache of go ignores files outside of the module.
 stage_deployments() {
 	local failed=0 module
 	plain_builds
@@ -119,7 +135,7 @@ stage_kubelet() {
 	local race
 	race_detector
 	cd test/kubelet || return
-	say "the kubelet is compiled first; where it was not yet, that takes minutes"
+	say "compiling the kubelet, which takes minutes the first time"
 	go_test "${race[@]}" -timeout 30m ./...
 }
 
@@ -127,7 +143,7 @@ stage_vm() { machine test/vm/run.sh; }
 
 stage_cluster() { machine test/cluster/run.sh; }
 
-# machine SCRIPT runs a script that makes a machine of its own for its tests.
+# machine SCRIPT runs a script that creates a machine of its own for its tests.
 machine() {
 	"$1" 2>&1 | tee "$state/machine"
 	local result=${PIPESTATUS[0]}
@@ -136,13 +152,13 @@ machine() {
 	return "$result"
 }
 
-# run STAGE runs one stage in a shell of its own and notes how it went.
+# run STAGE runs a stage in a subshell and records the result.
 run() {
 	local began=$SECONDS result before word why
 	current=$1
 	echo "== $current"
 	: >"$state/reason"
-	before=$(wc -l <"$state/left_out")
+	before=$(wc -l <"$state/skipped")
 	("stage_$current") </dev/null
 	result=$?
 	why=$(cat "$state/reason")
@@ -153,9 +169,9 @@ run() {
 	*) word=FAILED ;;
 	esac
 	if in_ci && [ "$word" = skipped ]; then
-		word=FAILED why="in CI it must run, but: $why"
-	elif in_ci && [ "$word" = passed ] && [ "$(wc -l <"$state/left_out")" != "$before" ]; then
-		word=FAILED why="in CI nothing may be left out"
+		word=FAILED why="must not be skipped in CI: $why"
+	elif in_ci && [ "$word" = passed ] && [ "$(wc -l <"$state/skipped")" != "$before" ]; then
+		word=FAILED why="nothing may be skipped in CI"
 	fi
 	[ $word != FAILED ] || failed=1
 	printf '== %s: %s after %d s%s\n\n' "$current" $word $((SECONDS - began)) "${why:+: $why}"
@@ -164,17 +180,18 @@ run() {
 
 [ $# -gt 0 ] || set -- "${ALL[@]}"
 for stage; do
-	[[ " ${ALL[*]} " = *" $stage "* ]] || { echo "test: no stage $stage; there are: ${ALL[*]}" >&2; exit 2; }
+	[[ " ${ALL[*]} " = *" $stage "* ]] ||
+		{ echo "test: no stage $stage: must be one of ${ALL[*]}" >&2; exit 2; }
 done
 failed=0
-: >"$state/left_out"
+: >"$state/skipped"
 for stage; do run "$stage"; done
 
 echo "== summary"
 sed 's/ *$//' "$state/summary"
-if [ -s "$state/left_out" ]; then
-	echo "left out:"
-	sed 's/^/  /' "$state/left_out"
+if [ -s "$state/skipped" ]; then
+	echo "skipped:"
+	sed 's/^/  /' "$state/skipped"
 fi
 if [ $failed = 0 ]; then word=passed; else word=FAILED; fi
 echo "test: $word after $SECONDS s (exit status $failed)"
