@@ -1,8 +1,11 @@
-# Bare `make` lists the targets: the words after each "##".
+# SPDX-License-Identifier: Apache-2.0
+#
+# `make` without a target lists the targets: the text after each "##".
 
 FUZZTIME ?= 30s
 BENCH    ?= .
 ARGS     ?=
+PKG      ?=
 IMAGE    ?= intel-qat-plugin
 VERSION  ?= devel
 ARCH     ?= amd64
@@ -14,54 +17,61 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
-# -buildvcs=false: in a checkout of another user git refuses to answer, and go would stop for it.
+# -buildvcs=false: in a checkout that belongs to another user, git refuses to run and go build would
+# fail with it.
 build: ## build the programs into bin/
 	go build -buildvcs=false -o bin/ ./cmd/...
 
 .PHONY: demo
-demo: build ## see the plugin at work on a look-alike host: no root, no hardware (ARGS=-keep stays and follows your changes)
+demo: build ## watch the plugin work on a look-alike host (ARGS=-keep: change it yourself)
 	@bin/qat_demo $(ARGS)
 
 .PHONY: test
-test: ## lint, unit, deployments and every e2e; installs what is missing when it may, and says what it leaves out
+test: ## run lint, unit, deployments and all e2e tests; print what was skipped and why
 	@test/run.sh
 
 .PHONY: lint
-lint: ## gofmt, go vet and staticcheck, in every module
+lint: ## run gofmt, go vet, staticcheck and tools/lint in every module
 	@test/run.sh lint
 
 .PHONY: unit
-unit: ## the main module's tests, with the race detector, the fuzz targets' seeds included
+unit: ## run the tests of the main module with the race detector
 	@test/run.sh unit
 
 .PHONY: e2e-kubelet
-e2e-kubelet: ## the plugin with the real kubelet's device manager (built first: minutes)
+e2e-kubelet: ## test with the real kubelet's device manager (the first build takes minutes)
 	@test/run.sh kubelet
 
 .PHONY: e2e
-e2e: ## the plugin on a real Linux kernel in QEMU (TEST_ARGS='-test.run TestName' for some of it)
+e2e: ## test on a real Linux kernel in QEMU (TEST_ARGS='-test.run NAME': some tests)
 	@test/run.sh vm
 
 .PHONY: e2e-cluster
-e2e-cluster: ## the deployments on a real Kubernetes of one node, as root (TEST_ARGS='-test.run TestName' for some of it)
+e2e-cluster: ## test on a real one-node Kubernetes, as root (TEST_ARGS='-test.run NAME': some tests)
 	@test/run.sh cluster
 
 .PHONY: bench
-bench: ## every benchmark, with allocations (BENCH=pattern for some, ARGS for more of go test's flags)
-	go test -run '^$$' -bench '$(BENCH)' -benchmem $(ARGS) $$(test/list.sh Benchmark | cut -d' ' -f1 | sort -u)
+bench: ## run the benchmarks (BENCH=PATTERN: some; ARGS: more flags of go test)
+	go test -run '^$$' -bench '$(BENCH)' -benchmem $(ARGS) \
+		$$(test/list.sh Benchmark | cut -d' ' -f1 | sort -u)
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (30s)
+fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@test/list.sh Fuzz | while read -r dir name; do \
 		echo "== $$name in $$dir for $(FUZZTIME)" && \
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
 	done
 
+.PHONY: mutate
+mutate: ## mutation testing of the product's packages, which takes hours (PKG='./events': some)
+	@test/mutate.sh $(PKG)
+
 .PHONY: image
-image: ## build the container image and its SBOM into bin/image/, without a daemon (IMAGE, VERSION, ARCH=arm64, SOURCE=URL of the sources)
-	@go -C tools/image run -buildvcs=false . -root "$(CURDIR)" -image "$(IMAGE)" -version "$(VERSION)" -arch "$(ARCH)" -source "$(SOURCE)"
+image: ## build the container image and its SBOM into bin/image/ (IMAGE, VERSION, ARCH, SOURCE)
+	@go -C tools/image run -buildvcs=false . -root "$(CURDIR)" \
+		-image "$(IMAGE)" -version "$(VERSION)" -arch "$(ARCH)" -source "$(SOURCE)"
 
 .PHONY: clean
-clean: ## remove what was built here (the caches of go and of the virtual machine stay)
+clean: ## remove build results (the caches of go, of the test VM and of the test cluster stay)
 	rm -rf bin
 	find . -path ./.git -prune -o \( -name '*.test' -o -name '*.prof' \) -type f -exec rm {} +
