@@ -11,13 +11,14 @@
 # each package:
 #
 #   killed    a test failed
-#   timeout   the tests hung, for five times as long as they normally take; counts as killed
 #   survived  all tests passed
 #   uncovered no test executes the code
-#   score     killed and timed out, in percent of all mutants
+#   timeout   the tests ran for five times as long as they normally take: they hung, or the machine
+#             was busy
+#   score     killed, in percent of killed, survived and uncovered
 #
 # Mutants that do not compile are not counted. A package takes about as long as its tests, times the
-# number of mutants, divided by the number of CPUs; this needs a machine that is otherwise idle.
+# number of mutants, divided by the number of CPUs. The machine should be idle otherwise.
 # The exit status says only whether the tool ran: survivors are to be read, not to be brought to zero.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -52,7 +53,7 @@ else
 		grep -vE "^$PWD/(internal|test|examples|cmd/qat_demo|kubeletapi/kubelettest)(/|\$)")
 fi
 
-printf '%-24s %7s %8s %9s %10s %6s %6s\n' package killed timeout survived uncovered score time >"$state/summary"
+printf '%-24s %7s %9s %10s %8s %6s %6s\n' package killed survived uncovered timeout score time >"$state/summary"
 for dir in $packages; do
 	package=${dir#"$PWD/"} began=$SECONDS
 	echo "== $package"
@@ -68,9 +69,9 @@ for dir in $packages; do
 		/Killed: / { gsub(/[^0-9,]/, ""); split($0, n, ","); killed = n[1]; survived = n[2]; uncovered = n[3] }
 		/Timed out: / { gsub(/[^0-9,]/, ""); split($0, n, ","); timeout = n[1] }
 		END {
-			all = killed + timeout + survived + uncovered
-			score = all ? sprintf("%d%%", 100 * (killed + timeout) / all) : "-"
-			printf "%-24s %7d %8d %9d %10d %6s %5ds\n", package, killed, timeout, survived, uncovered, score, took
+			all = killed + survived + uncovered
+			score = all ? sprintf("%d%%", 100 * killed / all) : "-"
+			printf "%-24s %7d %9d %10d %8d %6s %5ds\n", package, killed, survived, uncovered, timeout, score, took
 		}' "$state/output" >>"$state/summary"
 done
 

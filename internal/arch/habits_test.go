@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package arch
 
 import (
@@ -14,7 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// productFiles are the parsed files of the product, without tests, by path below the module.
+// productFiles parses the files of the product, without tests, and returns them by their paths
+// below the module.
 func productFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 	t.Helper()
 	packages, _ := goList(t)
@@ -34,7 +37,8 @@ func productFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 	return set, files
 }
 
-func TestOneFileOfEventsUsesGoUdev(t *testing.T) {
+// go-udev is licensed under the GPL-3.0. With a single user it can be replaced.
+func TestOneFileOfEventsImportsGoUdev(t *testing.T) {
 	var users []string
 	_, files := productFiles(t)
 	for path, f := range files {
@@ -46,53 +50,60 @@ func TestOneFileOfEventsUsesGoUdev(t *testing.T) {
 	}
 	slices.Sort(users)
 	if len(users) != 1 || filepath.Dir(users[0]) != "events" {
-		t.Errorf("%s is GPL-3.0: exactly one file, of package events, may import it, so that it can be exchanged; these do: %q", udev, users)
+		t.Errorf("%s is imported by %q, want exactly one file, of package events", udev, users)
 	}
 }
 
-// enders are calls that end the process or begin to: only a program decides that.
+// enders maps calls that end the process to what a package does instead. Only programs end.
 var enders = map[string]string{
-	"panic": "return an error", "os.Exit": "return an error", "runtime.Goexit": "return", "log.Fatal": "return an error", "klog.Fatal": "return an error",
-	"klog.Exit": "return an error", "klog.FlushAndExit": "return an error",
+	"panic":             "return an error",
+	"os.Exit":           "return an error",
+	"runtime.Goexit":    "return",
+	"log.Fatal":         "return an error",
+	"klog.Fatal":        "return an error",
+	"klog.Exit":         "return an error",
+	"klog.FlushAndExit": "return an error",
 }
 
-func TestNoPackageEndsTheProcessOrRunsByItself(t *testing.T) {
+func TestPackagesHaveNoInitAndDoNotExit(t *testing.T) {
 	set, files := productFiles(t)
 	for path, f := range files {
 		if f.Name.Name == "main" {
 			continue
 		}
-		for _, complaint := range bad(set, f) {
-			t.Errorf("%s/%s", filepath.Dir(path), complaint)
+		for _, violation := range violations(set, f) {
+			t.Errorf("%s/%s", filepath.Dir(path), violation)
 		}
 	}
 }
 
-func bad(set *token.FileSet, f *ast.File) (complaints []string) {
-	complain := func(n ast.Node, what, instead string) {
+// violations returns the init functions of a file and its calls of enders, one sentence for each.
+func violations(set *token.FileSet, f *ast.File) (list []string) {
+	add := func(n ast.Node, what, instead string) {
 		position := set.Position(n.Pos())
-		complaints = append(complaints, fmt.Sprintf("%s:%d: %s is for a program alone: %s", filepath.Base(position.Filename), position.Line, what, instead))
+		list = append(list, fmt.Sprintf("%s:%d: %s is allowed only in programs: %s",
+			filepath.Base(position.Filename), position.Line, what, instead))
 	}
 	ast.Inspect(f, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.FuncDecl:
 			if n.Recv == nil && n.Name.Name == "init" {
-				complain(n, "init()", "let a constructor do it")
+				add(n, "init()", "use a constructor")
 			}
 		case *ast.CallExpr:
 			name := callee(n)
 			for ender, instead := range enders {
 				if name == ender || strings.Contains(ender, ".") && strings.HasPrefix(name, ender) {
-					complain(n, name, instead)
+					add(n, name, instead)
 				}
 			}
 		}
 		return true
 	})
-	return complaints
+	return list
 }
 
-// callee is the name in a call such as panic(…) or os.Exit(…), "" for any other.
+// callee returns the name in a call such as panic(…) or os.Exit(…), and "" for other calls.
 func callee(call *ast.CallExpr) string {
 	switch f := call.Fun.(type) {
 	case *ast.Ident:
@@ -105,7 +116,7 @@ func callee(call *ast.CallExpr) string {
 	return ""
 }
 
-func TestWhatEndsTheProcessIsFound(t *testing.T) {
+func TestViolations(t *testing.T) {
 	const source = `package x
 func init() {}
 type t struct{}
@@ -117,14 +128,14 @@ func f() { panic("x"); os.Exit(1); klog.Fatalf("x"); klog.FlushAndExit(0, 1); kl
 		t.Fatal(err)
 	}
 	want := []string{
-		"x.go:2: init() is for a program alone: let a constructor do it",
-		"x.go:5: panic is for a program alone: return an error",
-		"x.go:5: os.Exit is for a program alone: return an error",
-		"x.go:5: klog.Fatalf is for a program alone: return an error",
-		"x.go:5: klog.FlushAndExit is for a program alone: return an error",
-		"x.go:5: log.Fatal is for a program alone: return an error",
+		"x.go:2: init() is allowed only in programs: use a constructor",
+		"x.go:5: panic is allowed only in programs: return an error",
+		"x.go:5: os.Exit is allowed only in programs: return an error",
+		"x.go:5: klog.Fatalf is allowed only in programs: return an error",
+		"x.go:5: klog.FlushAndExit is allowed only in programs: return an error",
+		"x.go:5: log.Fatal is allowed only in programs: return an error",
 	}
-	if diff := cmp.Diff(want, bad(set, f)); diff != "" {
+	if diff := cmp.Diff(want, violations(set, f)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -1,8 +1,14 @@
-// Package docs holds what the documents say against what the project does.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package docs compares the documents with the project. Its tests check README.md, CONTRIBUTING.md
+// and docs/*.md:
 //
-// In README.md, CONTRIBUTING.md and docs/*.md: each target in a `make …` must be one of the Makefile, each file that a ```sh block names with
-// ./ or below a folder of the project must be there, and the table of qat_plugin's flags (a table whose first heading is "flag") must name
-// exactly the flags of `qat_plugin -h`. Those of klog may be left out; the ones that are named must exist.
+//   - each target of a `make …` is a target of the Makefile
+//   - each file that a ```sh block names with ./, or below a directory of the project, exists
+//   - each test that is named exists
+//   - the tables of flags, whose first heading is "flag", name each flag of qat_plugin once, with
+//     its default; flags of klog may be left out
+//   - the Go code in the guide for plugin authors is code of the examples, and its commands run
 package docs
 
 import (
@@ -15,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -27,24 +34,29 @@ const root = "../.."
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func pages(t *testing.T) (all []*page) {
+// documents returns the paths of all documents that are checked.
+func documents(t *testing.T) []string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(paths) < 5 {
+		t.Fatalf("found only the documents %q (%v)", paths, err)
 	}
-	for _, path := range append([]string{filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md")}, paths...) {
+	return append([]string{filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md")}, paths...)
+}
+
+func pages(t *testing.T) (all []*page) {
+	t.Helper()
+	for _, path := range documents(t) {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			t.Errorf("a document is missing: %v", err)
-			continue
+			t.Fatal(err)
 		}
 		all = append(all, parse(strings.TrimPrefix(path, root+"/"), string(text)))
 	}
 	return all
 }
 
-func TestEveryMakeTargetInTheDocumentsExists(t *testing.T) {
+func TestMakeTargetsExist(t *testing.T) {
 	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
 	if err != nil {
 		t.Fatal(err)
@@ -53,13 +65,14 @@ func TestEveryMakeTargetInTheDocumentsExists(t *testing.T) {
 	for _, p := range pages(t) {
 		for _, m := range p.makes {
 			if !slices.Contains(targets, m.name) {
-				t.Errorf("%s:%d: `make %s`: the Makefile has no such target; it has %s", p.path, m.number, m.name, strings.Join(targets, ", "))
+				t.Errorf("%s:%d: `make %s`: no such target; there are %s",
+					p.path, m.number, m.name, strings.Join(targets, ", "))
 			}
 		}
 	}
 }
 
-// makeTargets are the targets of a Makefile, as they stand before a colon at the start of a line.
+// makeTargets returns the targets of a Makefile.
 func makeTargets(makefile string) (targets []string) {
 	rule := regexp.MustCompile(`(?m)^([a-z][-a-z0-9_ ]*):([^=]|$)`)
 	for _, found := range rule.FindAllStringSubmatch(makefile, -1) {
@@ -68,27 +81,32 @@ func makeTargets(makefile string) (targets []string) {
 	return targets
 }
 
-// folders of the project that a document may name a file of without "./".
-var folders = []string{"cmd/", "deployments/", "examples/", "devtree/", "docs/", "events/", "internal/", "kubeletapi/", "qat/", "test/", "tools/", ".ci/"}
+// directories of the project, whose files a document may name without "./".
+var directories = []string{
+	".ci/", "cmd/", "deployments/", "devtree/", "docs/", "events/", "examples/", "internal/",
+	"kubeletapi/", "qat/", "test/", "tools/",
+}
 
-func TestEveryFileInTheDocumentsCommandsExists(t *testing.T) {
+func TestFilesInCommandsExist(t *testing.T) {
 	for _, p := range pages(t) {
 		for _, line := range p.lines {
 			for _, word := range line.words {
-				path, own := strings.CutPrefix(strings.Trim(word, `"'`), "./")
-				own = own || slices.ContainsFunc(folders, func(folder string) bool { return strings.HasPrefix(path, folder) })
-				if !own || strings.HasPrefix(path, "bin/") || strings.ContainsAny(path, "*$<>{}…") {
-					continue // bin/ is built
+				path, ours := strings.CutPrefix(strings.Trim(word, `"'`), "./")
+				ours = ours || slices.ContainsFunc(directories, func(dir string) bool {
+					return strings.HasPrefix(path, dir)
+				})
+				if !ours || strings.HasPrefix(path, "bin/") || strings.ContainsAny(path, "*$<>{}…") {
+					continue // bin/ holds what is built
 				}
 				if _, err := os.Stat(filepath.Join(root, strings.TrimSuffix(path, "..."))); err != nil {
-					t.Errorf("%s:%d: %s is not there", p.path, line.number, word)
+					t.Errorf("%s:%d: %s does not exist", p.path, line.number, word)
 				}
 			}
 		}
 	}
 }
 
-func TestTheTableOfFlagsIsThatOfThePlugin(t *testing.T) {
+func TestFlagTablesMatchProgram(t *testing.T) {
 	testenv.Inputs(t, root)
 	program := filepath.Join(t.TempDir(), "qat_plugin")
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", program, "./cmd/qat_plugin")
@@ -100,17 +118,24 @@ func TestTheTableOfFlagsIsThatOfThePlugin(t *testing.T) {
 	if err != nil {
 		t.Fatalf("qat_plugin -h: %v\n%s", err, help)
 	}
-	for _, complaint := range compareFlags(helpFlags(string(help)), klogFlags(), pages(t)) {
-		t.Error(complaint)
+	for _, difference := range compareFlags(helpFlags(string(help)), klogFlags(), pages(t)) {
+		t.Error(difference)
 	}
 }
 
-// helpFlags are the flags in the text that package flag prints.
-func helpFlags(help string) (names []string) {
-	for _, found := range regexp.MustCompile(`(?m)^  -([^\s]+)`).FindAllStringSubmatch(help, -1) {
-		names = append(names, found[1])
+// helpFlags returns the flags that -h lists, each with its default: "" if none is printed.
+func helpFlags(help string) map[string]string {
+	defaults, name := map[string]string{}, ""
+	for line := range strings.Lines(help) {
+		line = strings.TrimSuffix(line, "\n")
+		if rest, ok := strings.CutPrefix(line, "  -"); ok {
+			name, _, _ = strings.Cut(rest, " ")
+			defaults[name] = ""
+		} else if _, value, ok := strings.Cut(line, "(default "); ok && name != "" {
+			defaults[name] = strings.TrimSuffix(value, ")")
+		}
 	}
-	return names
+	return defaults
 }
 
 func klogFlags() (names []string) {
@@ -120,30 +145,46 @@ func klogFlags() (names []string) {
 	return names
 }
 
-// compareFlags lists where the documents' tables and the plugin's own words differ; optional flags need not be in a table.
-func compareFlags(help, optional []string, all []*page) (complaints []string) {
-	tables, named := 0, map[string]bool{}
+// compareFlags returns the differences between the tables of flags and what -h prints. Optional
+// flags may be missing in the tables.
+func compareFlags(help map[string]string, optional []string, all []*page) (differences []string) {
+	named := map[string]string{} // flags in the tables, and the page of each
 	for _, p := range all {
-		tables += p.tables
 		for _, m := range p.flags {
-			named[m.name] = true
-			if !slices.Contains(help, m.name) {
-				complaints = append(complaints, fmt.Sprintf("%s:%d: flag -%s: qat_plugin -h does not know it", p.path, m.number, m.name))
+			want, known := help[m.name]
+			switch {
+			case !known:
+				differences = append(differences, fmt.Sprintf("%s:%d: qat_plugin has no flag -%s",
+					p.path, m.number, m.name))
+			case named[m.name] != "":
+				differences = append(differences, fmt.Sprintf("%s:%d: -%s is also in a table of %s",
+					p.path, m.number, m.name, named[m.name]))
+			case m.isDefault && !sameDefault(m.value, want):
+				differences = append(differences, fmt.Sprintf("%s:%d: -%s has the default %q, not %q",
+					p.path, m.number, m.name, want, m.value))
 			}
+			named[m.name] = p.path
 		}
 	}
-	if tables == 0 {
-		return append(complaints, `README.md has no table of flags: a Markdown table whose first heading is "flag", with the names as `+"`-name`")
-	}
-	for _, name := range help {
-		if !named[name] && !slices.Contains(optional, name) {
-			complaints = append(complaints, fmt.Sprintf("flag -%s of qat_plugin is in no table of flags", name))
+	for name := range help {
+		if named[name] == "" && !slices.Contains(optional, name) {
+			differences = append(differences, fmt.Sprintf("flag -%s is in no table of flags", name))
 		}
 	}
-	return complaints
+	slices.Sort(differences)
+	return differences
 }
 
-func TestWhatADocumentSaysIsFound(t *testing.T) {
+// sameDefault reports whether a default in a table is the one that -h prints. Package flag prints
+// no default that is the zero value, and durations in full, such as 10m0s.
+func sameDefault(table, help string) bool {
+	a, errA := time.ParseDuration(table)
+	b, errB := time.ParseDuration(help)
+	return table == help || help == "" && slices.Contains([]string{"0", "false"}, table) ||
+		errA == nil && errB == nil && a == b
+}
+
+func TestParsePage(t *testing.T) {
 	const text = "# Title\n" +
 		"Run `make demo` or `make -j test FUZZTIME=1s`, and `maker x`.\n" +
 		"```sh\n" +
@@ -152,34 +193,64 @@ func TestWhatADocumentSaysIsFound(t *testing.T) {
 		"CI=true sudo make e2e && ./test/run.sh lint\n" +
 		"```\n" +
 		"```\nmake nothing\n```\n" +
-		"| flag | what |\n|---|---|\n| `-dpdk-driver` | `-no` |\n| `-v`, `-vmodule` | |\n\n" +
+		"| flag | default | what |\n|---|---|---|\n| `-dpdk-driver` | `vfio-pci` | `-no` |\n" +
+		"| `-v`, `-vmodule` | none | |\n\n" +
 		"| action | |\n|---|---|\n| `-other` | |\n"
 	want := &page{
 		path: "x.md",
 		lines: []shellLine{
-			{4, []string{"make", "demo", "ARGS=-keep"}}, {6, []string{"make", "e2e"}}, {6, []string{"./test/run.sh", "lint"}},
+			{4, []string{"make", "demo", "ARGS=-keep"}},
+			{6, []string{"make", "e2e"}},
+			{6, []string{"./test/run.sh", "lint"}},
 		},
-		makes:  []mention{{2, "demo"}, {2, "test"}, {4, "demo"}, {6, "e2e"}},
-		flags:  []mention{{13, "dpdk-driver"}, {14, "v"}, {14, "vmodule"}},
-		tables: 1,
+		makes: []mention{
+			{number: 2, name: "demo"},
+			{number: 2, name: "test"},
+			{number: 4, name: "demo"},
+			{number: 6, name: "e2e"},
+		},
+		flags: []mention{
+			{number: 13, name: "dpdk-driver", value: "vfio-pci", isDefault: true},
+			{number: 14, name: "v"},
+			{number: 14, name: "vmodule"},
+		},
 	}
 	got := parse("x.md", text)
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(page{}, shellLine{}, mention{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	complaints := compareFlags([]string{"dpdk-driver", "v", "sysfs-root"}, []string{"v"}, []*page{got})
-	if diff := cmp.Diff([]string{"x.md:14: flag -vmodule: qat_plugin -h does not know it", "flag -sysfs-root of qat_plugin is in no table of flags"}, complaints); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+}
+
+func TestCompareFlags(t *testing.T) {
+	help := helpFlags("Flags:\n  -a name\n    \twhat it does (default x)\n  -b\n    \tmore\n" +
+		"  -c time\n    \ttime (default 10m0s)\n  -d\n    \tmore\n  -e\n    \tmore\n")
+	tables := &page{path: "x.md", flags: []mention{
+		{number: 1, name: "a", value: "y", isDefault: true},
+		{number: 2, name: "b", value: "false", isDefault: true},
+		{number: 3, name: "c", value: "10m", isDefault: true},
+		{number: 4, name: "c"},
+		{number: 5, name: "other"},
+	}}
+	want := []string{
+		"flag -d is in no table of flags",
+		`x.md:1: -a has the default "x", not "y"`,
+		"x.md:4: -c is also in a table of x.md",
+		"x.md:5: qat_plugin has no flag -other",
 	}
-	if diff := cmp.Diff([]string{"demo", "help", "test"}, makeTargets("X := 1\nY ?= make\n.PHONY: a\ndemo help: b\n\techo c: d\ntest:\n")); diff != "" {
+	if diff := cmp.Diff(want, compareFlags(help, []string{"e"}, []*page{tables})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-// A document that says that a test shows something must name a test that is there.
-func TestEveryTestThatTheDocumentsNameExists(t *testing.T) {
-	named := regexp.MustCompile("`((?:Test|Benchmark|Example)[A-Za-z0-9_]+)`")
-	have := map[string]bool{}
+func TestMakeTargets(t *testing.T) {
+	got := makeTargets("X := 1\nY ?= make\n.PHONY: a\ndemo help: b\n\techo c: d\ntest:\n")
+	if diff := cmp.Diff([]string{"demo", "help", "test"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestNamedTestsExist(t *testing.T) {
+	exist := map[string]bool{}
 	function := regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Example)[A-Za-z0-9_]*)\(`)
 	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
@@ -187,28 +258,25 @@ func TestEveryTestThatTheDocumentsNameExists(t *testing.T) {
 		}
 		text, err := os.ReadFile(path)
 		for _, m := range function.FindAllStringSubmatch(string(text), -1) {
-			have[m[1]] = true
+			exist[m[1]] = true
 		}
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(have) < 100 {
-		t.Fatalf("only %d tests were found: this test looks in the wrong place", len(have))
+	if len(exist) < 100 {
+		t.Fatalf("found only %d tests below %s", len(exist), root)
 	}
-	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range append(paths, filepath.Join(root, "README.md")) {
+	named := regexp.MustCompile("`((?:Test|Benchmark|Example)[A-Za-z0-9_]+)`")
+	for _, path := range documents(t) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range named.FindAllStringSubmatch(string(text), -1) {
-			if !have[m[1]] {
-				t.Errorf("%s names %s, and there is no such test", filepath.Base(path), m[1])
+			if !exist[m[1]] {
+				t.Errorf("%s names the test %s, which does not exist", filepath.Base(path), m[1])
 			}
 		}
 	}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package docs
 
 import (
@@ -44,12 +46,14 @@ func blocks(text string) (all []block) {
 	return all
 }
 
-// running are the files whose code the guide may show: each is compiled and run by the tests of its own package, as the program or test that
-// it is, or as an Example with its output.
-func running(t *testing.T) map[string]string {
+// exampleFiles returns the text of the files whose code the guide may show, by path. The tests of
+// their own packages compile and run each of them, as a program, a test or a testable example.
+func exampleFiles(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{}
-	for _, pattern := range []string{"examples/*/*.go", "kubeletapi/example*_test.go", "devtree/example*_test.go"} {
+	for _, pattern := range []string{
+		"examples/*/*.go", "kubeletapi/example*_test.go", "devtree/example*_test.go",
+	} {
 		paths, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil || len(paths) == 0 {
 			t.Fatalf("no files %s (%v)", pattern, err)
@@ -65,25 +69,25 @@ func running(t *testing.T) map[string]string {
 	return files
 }
 
-func TestTheGuidesCodeIsCodeThatRuns(t *testing.T) {
+func TestGuideShowsCodeOfExamples(t *testing.T) {
 	testenv.Inputs(t, root)
 	text, err := os.ReadFile(filepath.Join(root, guide))
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, shown := running(t), map[string]bool{}
+	files, shown := exampleFiles(t), map[string]bool{}
 	for _, b := range blocks(string(text)) {
 		if b.language != "go" {
 			continue
 		}
 		source := sourceOf(b, files)
 		if source == "" {
-			t.Errorf("%s:%d: this code stands in none of the examples, as it is here:\n%s", guide, b.number, b.text)
+			t.Errorf("%s:%d: no example has this code:\n%s", guide, b.number, b.text)
 		}
 		shown[source] = true
 	}
 	if len(shown) < 4 || !shown[filepath.Join(root, "examples/colors/main.go")] {
-		t.Fatalf("code of the files %v is shown: this test looks in the wrong place", shown)
+		t.Fatalf("the guide shows code of only %v", shown)
 	}
 	dirs := map[string]bool{}
 	for source := range shown {
@@ -99,7 +103,7 @@ func TestTheGuidesCodeIsCodeThatRuns(t *testing.T) {
 	}
 }
 
-// sourceOf is the file that has the block in it, whole lines and nothing changed; "" when none has.
+// sourceOf returns the file that contains the lines of a block unchanged, or "".
 func sourceOf(b block, files map[string]string) string {
 	for path, text := range files {
 		if strings.Contains("\n"+text, "\n"+b.text) {
@@ -109,20 +113,23 @@ func sourceOf(b block, files map[string]string) string {
 	return ""
 }
 
-func TestWhatIsNoCodeOfTheExamplesIsFound(t *testing.T) {
+func TestBlocks(t *testing.T) {
 	got := blocks("text\n```go\na := 1\n```\n```sh\nmake\n```\n```go\n\tb()\n```\n")
 	want := []block{{3, "go", "a := 1\n"}, {6, "sh", "make\n"}, {9, "go", "\tb()\n"}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(block{})); diff != "" {
 		t.Fatalf("(-want +got):\n%s", diff)
 	}
 	files := map[string]string{"x.go": "package x\n\n\tb()\n"}
-	if sourceOf(got[0], files) != "" || sourceOf(got[2], files) != "x.go" || sourceOf(block{text: "b()\n"}, files) != "" {
-		t.Error("a block that is not there was found, or one that is was not")
+	for text, source := range map[string]string{"a := 1\n": "", "\tb()\n": "x.go", "b()\n": ""} {
+		if got := sourceOf(block{text: text}, files); got != source {
+			t.Errorf("the source of %q is %q, want %q", text, got, source)
+		}
 	}
 }
 
-// The commands at the top of the guide, in three terminals, with directories of the test's own.
-func TestTheGuidesCommandsDoWhatItSays(t *testing.T) {
+// This test runs the commands at the top of the guide in three terminals, with directories of its
+// own.
+func TestGuideCommands(t *testing.T) {
 	testenv.Inputs(t, root)
 	text, err := os.ReadFile(filepath.Join(root, guide))
 	if err != nil {
@@ -140,43 +147,42 @@ func TestTheGuidesCommandsDoWhatItSays(t *testing.T) {
 		}
 	}
 	if len(terminals) != 3 {
-		t.Fatalf("the guide has %d blocks of commands, want a kubelet, a plugin and the hardware", len(terminals))
+		t.Fatalf("the guide has %d blocks of commands, want three: kubelet, plugin, hardware", len(terminals))
 	}
 	kubelet := startTerminal(t, terminals[0])
 	kubelet.await(t, `waiting for plugins at .*/kubelet\.sock`)
 	plugin := startTerminal(t, terminals[1])
 	commands := strings.Split(strings.TrimSpace(terminals[2]), "\n")
-	if len(commands) != 4 {
-		t.Fatalf("the third terminal has the commands %q", commands)
+	want := []string{``, `yellow: 1  1 Healthy\n`, `yellow: 2  1 Healthy, 2 Healthy\n`, `yellow: 1  2 Healthy\n`}
+	if len(commands) != len(want) {
+		t.Fatalf("the third terminal has the commands %q, want %d", commands, len(want))
 	}
-	for i, want := range []string{``, `yellow: 1  1 Healthy\n`, `yellow: 2  1 Healthy, 2 Healthy\n`, `yellow: 1  2 Healthy\n`} {
-		shell := exec.Command("bash", "-ec", commands[i])
-		if out, err := shell.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", commands[i], err, out)
+	for i, command := range commands {
+		if out, err := exec.Command("bash", "-ec", command).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
 		}
-		kubelet.await(t, want)
+		kubelet.await(t, want[i])
 	}
-	for _, terminal := range []*terminal{plugin, kubelet} {
-		terminal.interrupt(t)
-	}
+	plugin.interrupt(t)
+	kubelet.interrupt(t)
 }
 
-// A terminal is a shell with commands that go on until they are interrupted.
+// A terminal is a shell whose commands run until they are interrupted.
 type terminal struct {
-	cmd    *exec.Cmd
-	output *io.PipeReader
-	lines  chan string
-	wait   func() error
+	cmd   *exec.Cmd
+	lines chan string // holds all output so far, when there is more
+	wait  func() error
 }
 
 func startTerminal(t *testing.T, commands string) *terminal {
 	t.Helper()
 	output, input := io.Pipe()
-	term := &terminal{cmd: exec.Command("bash", "-ec", commands), output: output, lines: make(chan string, 1)}
+	term := &terminal{cmd: exec.Command("bash", "-ec", commands), lines: make(chan string, 1)}
 	term.cmd.Dir = root
 	term.cmd.Env = append(os.Environ(), "GOFLAGS="+os.Getenv("GOFLAGS")+" -buildvcs=false")
 	term.cmd.Stdout, term.cmd.Stderr = input, input
-	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // go run and the program that it runs are one group, as in a terminal
+	// One process group, as in a terminal: go run and the program that it runs.
+	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := term.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +193,7 @@ func startTerminal(t *testing.T, commands string) *terminal {
 		for {
 			n, err := output.Read(buffer)
 			all.Write(buffer[:n])
-			select { // only the newest is of interest
+			select { // drop what was not read yet: there is more now
 			case <-term.lines:
 			default:
 			}
@@ -210,7 +216,7 @@ func startTerminal(t *testing.T, commands string) *terminal {
 	return term
 }
 
-// await waits until the output has a match.
+// await waits until the output matches.
 func (term *terminal) await(t *testing.T, want string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // go run may have to compile
@@ -220,20 +226,23 @@ func (term *terminal) await(t *testing.T, want string) {
 		select {
 		case last = <-term.lines:
 		case <-ctx.Done():
-			t.Fatalf("%q never was in:\n%s", want, last)
+			t.Fatalf("no %q in the output:\n%s", want, last)
 		}
 	}
 }
 
-// interrupt is Ctrl-C.
+// interrupt does what Ctrl-C does.
 func (term *terminal) interrupt(t *testing.T) {
 	t.Helper()
 	if err := syscall.Kill(-term.cmd.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	limit := time.AfterFunc(20*time.Second, func() { _ = syscall.Kill(-term.cmd.Process.Pid, syscall.SIGKILL) })
+	limit := time.AfterFunc(20*time.Second, func() {
+		_ = syscall.Kill(-term.cmd.Process.Pid, syscall.SIGKILL)
+	})
 	defer limit.Stop()
-	if err := term.wait(); err != nil && term.cmd.ProcessState.ExitCode() != 1 { // go run ends with 1 when it is interrupted
+	// go run ends with status 1 when it is interrupted.
+	if err := term.wait(); err != nil && term.cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("ended with %v", err)
 	}
 }

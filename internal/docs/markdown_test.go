@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package docs
 
 import (
@@ -6,23 +8,26 @@ import (
 	"strings"
 )
 
-// A page is one Markdown file: what of it can be checked.
+// A page holds what the tests check of a Markdown file.
 type page struct {
-	path   string
-	lines  []shellLine // of its ```sh blocks
-	makes  []mention   // targets of `make …`, in blocks and in the text
-	flags  []mention   // first cells of tables whose first heading is "flag"
-	tables int         // how many of them there are
+	path  string
+	lines []shellLine // commands in ```sh blocks
+	makes []mention   // targets of `make …`, in blocks and in the text
+	flags []mention   // first cells of the tables whose first heading is "flag"
 }
 
+// A shellLine is one command. A line of a block may hold several.
 type shellLine struct {
 	number int
-	words  []string // of one command
+	words  []string
 }
 
+// A mention is a name that a page mentions.
 type mention struct {
-	number int
-	name   string
+	number    int
+	name      string
+	value     string // of a flag: its default, if the table shows it as code
+	isDefault bool
 }
 
 var (
@@ -46,7 +51,8 @@ func parse(path, text string) *page {
 			continue
 		}
 		if fence != "" {
-			if info := strings.Fields(strings.TrimPrefix(fence, "```")); len(info) > 0 && slices.Contains([]string{"sh", "bash", "shell"}, info[0]) {
+			info := strings.Fields(strings.TrimPrefix(fence, "```"))
+			if len(info) > 0 && slices.Contains([]string{"sh", "bash", "shell"}, info[0]) {
 				p.shell(number, line)
 			}
 			continue
@@ -59,7 +65,8 @@ func parse(path, text string) *page {
 	return p
 }
 
-// shell takes one line of a block: a prompt, comments, variables and sudo before the command are left out.
+// shell parses a line of a block. It ignores a prompt, comments, and variables and sudo before the
+// command.
 func (p *page) shell(number int, line string) {
 	line = strings.TrimPrefix(line, "$ ")
 	if strings.HasPrefix(line, "#") {
@@ -81,30 +88,32 @@ func (p *page) shell(number int, line string) {
 	}
 }
 
-// targets takes the arguments of make: neither its options nor variables are targets.
+// targets parses the arguments of make and ignores its options and variables.
 func (p *page) targets(number int, words []string) {
 	for _, word := range words {
-		if !strings.HasPrefix(word, "-") && !strings.Contains(word, "=") && !strings.HasPrefix(word, "…") && word != "..." {
-			p.makes = append(p.makes, mention{number, word})
+		if !strings.HasPrefix(word, "-") && !strings.Contains(word, "=") &&
+			!strings.HasPrefix(word, "…") && word != "..." {
+			p.makes = append(p.makes, mention{number: number, name: word})
 		}
 	}
 }
 
-// table takes one line of the text, and tells whether the next one may go on with a table of flags.
+// table parses a line of the text, and reports whether it belongs to a table of flags.
 func (p *page) table(number int, line string, inside bool) bool {
 	if !strings.HasPrefix(line, "|") {
 		return false
 	}
-	first := strings.TrimSpace(strings.Split(line, "|")[1])
+	cells := strings.Split(line, "|")[1:]
+	first := strings.TrimSpace(cells[0])
 	if !inside {
-		if heading := strings.ToLower(first); heading != "flag" && heading != "flags" {
-			return false
-		}
-		p.tables++
-		return true
+		return strings.ToLower(first) == "flag"
 	}
 	for _, found := range flagName.FindAllStringSubmatch(first, -1) {
-		p.flags = append(p.flags, mention{number, found[1]})
+		m := mention{number: number, name: found[1]}
+		if value := strings.TrimSpace(cells[1]); len(value) > 2 && value[0] == '`' {
+			m.value, m.isDefault = strings.Trim(value, "`"), true
+		}
+		p.flags = append(p.flags, m)
 	}
 	return true
 }
