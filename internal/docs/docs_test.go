@@ -83,7 +83,7 @@ func makeTargets(makefile string) (targets []string) {
 
 // directories of the project, whose files a document may name without "./".
 var directories = []string{
-	".ci/", "cmd/", "deployments/", "devtree/", "docs/", "events/", "examples/", "internal/",
+	".ci/", "cdi/", "cmd/", "deployments/", "devtree/", "docs/", "events/", "examples/", "internal/",
 	"kubeletapi/", "qat/", "test/", "tools/",
 }
 
