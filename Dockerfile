@@ -1,25 +1,28 @@
-# The image of qat_plugin for those who build with docker, podman or buildah. `make image` makes it without any of them, reproducibly and
-# with an SBOM. Both have the same files, labels, entry point and user: a test of tools/image holds this file to that.
+# Builds the image of qat_plugin with docker, podman or buildah. `make image` needs none of
+# them, is reproducible and writes an SBOM. Both images have the same files, labels, entry point
+# and user; a test in tools/image compares them.
 #
 #   docker build -t intel-qat-plugin:devel .
-#   docker build -t intel-qat-plugin:v1.0.0 --build-arg VERSION=v1.0.0 --label org.opencontainers.image.revision="$(git rev-parse HEAD)" .
+#   docker build -t intel-qat-plugin:v1.0.0 --build-arg VERSION=v1.0.0 \
+#     --label org.opencontainers.image.revision="$(git rev-parse HEAD)" .
 #
-# VERSION is what the program says of itself. GO_IMAGE is another image with Go in it, such as one pinned by its digest.
+# VERSION is the version that the program reports. GO_IMAGE is an image with Go, which may be
+# pinned by its digest.
 
 ARG GO_IMAGE=docker.io/library/golang:1.26
 
-# On the machine's own platform, whatever the image is for: Go builds for any. (An old buildah must be told it, for an image of another
-# platform: --build-arg BUILDPLATFORM=linux/amd64.)
+# The build runs on the platform of this machine; Go builds for any other. (To build for another
+# platform, old versions of buildah need --build-arg BUILDPLATFORM=linux/amd64.)
 FROM --platform=$BUILDPLATFORM ${GO_IMAGE} AS build
 WORKDIR /src
-# The modules first: they are downloaded again only when one of these files changed.
+# The modules first, so that they are downloaded again only when one of these files changes.
 COPY go.mod go.sum ./
 COPY tools/image/go.mod tools/image/go.sum tools/image/
 RUN go mod download && go -C tools/image mod download
 COPY . .
 ARG VERSION=devel
 ARG TARGETARCH
-# tools/image builds the program and gathers the licences of all that is linked; it says what is in the image.
+# tools/image builds the program and collects the licenses of everything that is linked.
 RUN go -C tools/image run . -version "$VERSION" -arch "${TARGETARCH:-$(go env GOARCH)}" -rootfs /rootfs
 
 FROM scratch

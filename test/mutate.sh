@@ -3,12 +3,13 @@
 #
 # Usage: test/mutate.sh [PACKAGE...]
 #
-# Mutation testing: changes the code in one place at a time, such as < to <=, and runs the tests of
-# its package. A change that no test notices shows what the tests do not check. PACKAGE is a pattern
-# of go list, such as ./events or ./qat/...; without one, all packages of the product are tested.
+# Mutation testing: changes the code in one place at a time, such as < to <=, and runs the tests
+# of its package. A change that no test notices shows what the tests do not check. PACKAGE is a
+# pattern of go list, such as ./events or ./qat/...; without one, all packages of the product
+# are tested.
 #
-# It prints each mutant that survived, timed out or is not covered by a test, and at the end, for
-# each package:
+# It prints each mutant that survived, timed out or is not covered by a test, and at the end,
+# for each package:
 #
 #   killed    a test failed
 #   survived  all tests passed
@@ -17,9 +18,10 @@
 #             was busy
 #   score     killed, in percent of killed, survived and uncovered
 #
-# Mutants that do not compile are not counted. A package takes about as long as its tests, times the
-# number of mutants, divided by the number of CPUs. The machine should be idle otherwise.
-# The exit status says only whether the tool ran: survivors are to be read, not to be brought to zero.
+# Mutants that do not compile are not counted. A package takes about as long as its tests, times
+# the number of mutants, divided by the number of CPUs. The machine should be idle otherwise.
+# The exit status says only whether the tool ran: survivors are to be read, not to be brought to
+# zero.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,9 +29,9 @@ gremlins=$(go tool -modfile=tools/go.mod -n gremlins)
 state=$(mktemp -d)
 trap 'rm -rf "$state"' EXIT
 
-# Gremlins takes exit status 1 of go test for a killed mutant. go test ends with 1 also when the code
-# does not compile, as after "a" + "b" became "a" - "b". The go that gremlins finds in PATH ends with
-# 2 then, which it takes for a mutant that is not viable.
+# Gremlins takes exit status 1 of go test for a killed mutant. go test ends with 1 also when the
+# code does not compile, as after "a" + "b" became "a" - "b". The go that gremlins finds in PATH
+# ends with 2 then, which it takes for a mutant that is not viable.
 mkdir "$state/bin"
 cat >"$state/bin/go" <<END
 #!/bin/bash
@@ -42,8 +44,8 @@ exit \$status
 END
 chmod +x "$state/bin/go"
 
-# -count=1: a result from the cache would be no measure of how long the tests take. -vet=off: what
-# vet dislikes in a mutant is not what a test noticed.
+# -count=1: a result from the cache would be no measure of how long the tests take. -vet=off:
+# what vet dislikes in a mutant is not what a test noticed.
 export PATH=$state/bin:$PATH GOFLAGS="$(go env GOFLAGS) -buildvcs=false -count=1 -vet=off"
 
 if [ $# -gt 0 ]; then

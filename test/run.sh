@@ -12,9 +12,10 @@
 #   vm           test/vm/run.sh: the plugin on a real Linux kernel
 #   cluster      test/cluster/run.sh: the deployments on a real one-node Kubernetes
 #
-# As root on Debian it installs missing packages. A stage that cannot run on this machine is skipped,
-# with the reason in the summary; with CI=true a skip is a failure. After a failed stage the next
-# one runs all the same. The exit status is 0 if every stage that ran passed, else 1.
+# As root on Debian it installs missing packages. A stage that cannot run on this machine is
+# skipped, with the reason in the summary; with CI=true a skip is a failure. After a failed
+# stage the next one runs all the same. The exit status is 0 if every stage that ran passed,
+# else 1.
 set -uo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) && cd "$top" || exit 1
 
@@ -24,7 +25,8 @@ CANNOT=77 # exit status of a stage that cannot run on this machine; the reason i
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 command -v go >/dev/null || PATH=$PATH:/usr/local/go/bin
 command -v go >/dev/null || { echo "test: go not found: install it from https://go.dev/dl" >&2; exit 1; }
-# In a checkout that belongs to another user, git refuses to run and go build would fail with it.
+# In a checkout that belongs to another user, git refuses to run and go build would fail with
+# it.
 GOFLAGS="$(go env GOFLAGS) -buildvcs=false" && export GOFLAGS
 
 state=$(mktemp -d) || exit 1
@@ -49,8 +51,8 @@ cannot() {
 # skipped WHAT... records what a stage that runs leaves out.
 skipped() { echo "$current: $*" >>"$state/skipped"; }
 
-# have_compiler reports whether C programs can be built, which the race detector needs. As root on
-# Debian it installs a compiler first.
+# have_compiler reports whether C programs can be built, which the race detector needs. As root
+# on Debian it installs a compiler first.
 have_compiler() {
 	compiles && return
 	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
@@ -64,7 +66,8 @@ have_compiler() {
 compiles() { echo '#include <stdlib.h>
 int main(void) { return 0; }' | "$(go env CC)" -x c -o "$state/a.out" - 2>/dev/null; }
 
-# race_detector sets $race to the flag of go test, or to nothing on a machine without a C compiler.
+# race_detector sets $race to the flag of go test, or to nothing on a machine without a C
+# compiler.
 race_detector() {
 	race=(-race)
 	have_compiler && return
@@ -74,8 +77,8 @@ race_detector() {
 	skipped "race detector: it needs a C compiler, which only root can install"
 }
 
-# go_test ARGS... runs go test and filters its output through test/show.awk. Errors of go itself,
-# such as code that does not compile, go straight to standard error.
+# go_test ARGS... runs go test and filters its output through test/show.awk. Errors of go
+# itself, such as code that does not compile, go straight to standard error.
 go_test() {
 	go test -v "$@" | tee "$state/go_test" | awk -f "$top/test/show.awk"
 	local result=${PIPESTATUS[0]}
@@ -91,8 +94,8 @@ skips() {
 		/^ *--- SKIP: / { print $3 ": " reason[$3] }' "$1" | tr -d '\r' | while read -r line; do skipped "$line"; done
 }
 
-# plain_builds sets the build flags of test/vm/run.sh and test/cluster/run.sh, so that the packages
-# of Kubernetes are compiled only once.
+# plain_builds sets the build flags of test/vm/run.sh and test/cluster/run.sh, so that the
+# packages of Kubernetes are compiled only once.
 plain_builds() { export CGO_ENABLED=0 GOFLAGS="$GOFLAGS -trimpath"; }
 
 stage_lint() {

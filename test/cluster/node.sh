@@ -1,16 +1,21 @@
 #!/bin/bash
-# node.sh tests|shell: the node. run.sh starts it as the first process of namespaces of its own (mounts, processes, network); all that it starts
-# ends with it.
+# SPDX-License-Identifier: Apache-2.0
 #
-# It sees the machine's file systems, read-only, and in place of some directories its own: /dev, /run, /var/lib and /var/log. /sys is the
-# machine's, as runc makes control groups there; they lie below one of its own, which run.sh removes.
+# Usage: node.sh tests|shell
+#
+# The node of the test cluster. run.sh starts it as the first process of new mount, process and
+# network namespaces. Everything that it starts ends with it.
+#
+# The node sees the machine's file systems read-only, but has its own /dev, /run, /var/lib and
+# /var/log. /sys is the machine's, because runc creates control groups there. They are below one
+# group, which run.sh removes.
 set -euo pipefail
 
-dir=/var/lib/cluster # what the node's programs keep, in memory
+dir=/var/lib/cluster # files of the node's programs, in memory
 socket=/run/containerd/containerd.sock
 kubelet=$(dirname "${BASH_SOURCE[0]}")/kubelet.sh
 export KUBECONFIG=$dir/kubeconfig
-address=10.89.0.1 # the node's, on lo; pods are in 10.88.0.0/24
+address=10.89.0.1 # of the node, on lo; pods are in 10.88.0.0/24
 
 step() {
 	local us=$((${EPOCHREALTIME/./} - CLUSTER_STARTED))
@@ -27,17 +32,18 @@ fail() {
 	exit 1
 }
 
-# isolate gives the node mounts of its own.
+# isolate creates the node's own mounts.
 isolate() {
 	local path values
-	mount -n -t tmpfs -o mode=755 tmpfs /run # the first: mount itself keeps notes there
+	mount -n -t tmpfs -o mode=755 tmpfs /run # first, because mount itself writes there
 	mount -t tmpfs -o mode=755 tmpfs /var/lib
 	mkdir -p $dir/{certs,cni,tmp,sysctl} /var/lib/kubelet /var/lib/dev
 	export TMPDIR=$dir/tmp
 
-	# A /dev with the machine's nodes, so that the tests can add theirs. What udev does on the machine meanwhile is not seen.
+	# A copy of /dev, to which the tests can add nodes. Later changes by the machine's udev are
+	# not visible in it.
 	mount -t tmpfs -o mode=755,dev tmpfs /var/lib/dev
-	cp -a -x /dev/. /var/lib/dev/ || cannot "device nodes cannot be made"
+	cp -a -x /dev/. /var/lib/dev/ || cannot "device nodes cannot be created"
 	mkdir -p /var/lib/dev/{pts,shm,mqueue}
 	mount --rbind /dev/pts /var/lib/dev/pts
 	mount -t tmpfs tmpfs /var/lib/dev/shm
@@ -47,7 +53,8 @@ isolate() {
 	mount -t tmpfs -o mode=755 tmpfs /var/log
 	mkdir -p /run/lock /var/log/containers
 
-	# The kubelet sets some of the machine's sysctls. It finds them set, in files that lie in front of them.
+	# The kubelet sets some sysctls. To leave the machine's alone, files with the values that it
+	# wants hide them.
 	while read -r path values; do
 		[ -e "/proc/sys/$path" ] || continue
 		echo "$values" >"$dir/sysctl/${path//\//.}"
@@ -63,34 +70,36 @@ isolate() {
 
 	mount --bind "$CLUSTER_LOGS" "$CLUSTER_LOGS"
 	mount -o remount,bind,ro /
-	mount --make-rshared / # what is mounted later is seen in pods that ask for it, as on any node
+	mount --make-rshared / # as on any node, for pods with mount propagation
 	busybox ip link set lo up
 	busybox ip address add $address/32 dev lo
 }
 
-# make_control_group makes the group below which the kubelet makes those of the pods, in each hierarchy of version 1, or in that of version 2.
+# make_control_group creates the parent of the pods' control groups, in each hierarchy of cgroup
+# v1 or in that of v2.
 make_control_group() {
 	local hierarchy wanted
 	if [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ]; then
-		for wanted in cpu cpuset memory pids hugetlb; do # the kubelet wants the last where the machine has it
+		for wanted in cpu cpuset memory pids hugetlb; do # hugetlb only if the machine has it
 			if ! grep -qw $wanted /sys/fs/cgroup/cgroup.controllers; then
-				[ $wanted = hugetlb ] || cannot "the control group controller $wanted is missing"
+				[ $wanted = hugetlb ] || cannot "there is no control group controller $wanted"
 			elif ! grep -qw $wanted /sys/fs/cgroup/cgroup.subtree_control; then
-				echo +$wanted >/sys/fs/cgroup/cgroup.subtree_control || cannot "the control group controller $wanted cannot be used"
+				echo +$wanted >/sys/fs/cgroup/cgroup.subtree_control || cannot "the control group controller $wanted cannot be enabled"
 			fi
 		done
-		mkdir "/sys/fs/cgroup/$CLUSTER_CGROUP" || cannot "control groups cannot be made"
+		mkdir "/sys/fs/cgroup/$CLUSTER_CGROUP" || cannot "control groups cannot be created"
 		return
 	fi
 	for wanted in cpu cpuset memory pids devices; do
-		[ -d /sys/fs/cgroup/$wanted ] || cannot "the control group controller $wanted is missing"
+		[ -d /sys/fs/cgroup/$wanted ] || cannot "there is no control group controller $wanted"
 	done
 	for hierarchy in $(awk '$3 == "cgroup" { print $2 }' /proc/self/mounts); do
-		mkdir "$hierarchy/$CLUSTER_CGROUP" || cannot "control groups cannot be made in $hierarchy"
+		mkdir "$hierarchy/$CLUSTER_CGROUP" || cannot "control groups cannot be created in $hierarchy"
 	done
 }
 
-# start NAME PROGRAM ARGUMENTS... starts one of the node's programs, which logs to $CLUSTER_LOGS/NAME.log.
+# start NAME PROGRAM ARGUMENT... starts a program of the node, with its log in
+# $CLUSTER_LOGS/NAME.log.
 start() {
 	local name=$1
 	shift
@@ -98,14 +107,15 @@ start() {
 	echo $! >"/run/$name.pid"
 }
 
-# wait_for SECONDS NAME COMMAND... waits until the command succeeds, which says that the program NAME is ready.
+# wait_for SECONDS NAME COMMAND... waits until the command succeeds, which shows that program
+# NAME is ready.
 wait_for() {
 	local end=$((SECONDS + $1)) name=$2
 	shift 2
 	until "$@" >/dev/null 2>&1; do
 		if ! kill -0 "$(cat "/run/$name.pid")" 2>/dev/null || ((SECONDS > end)); then
 			tail -n 20 "$CLUSTER_LOGS/$name.log" >&2
-			fail "$name does not run; the end of its log is above"
+			fail "$name does not run; see the end of its log above"
 		fi
 		sleep 0.1
 	done
@@ -115,13 +125,14 @@ start_containerd() {
 	local cni=/usr/lib/cni
 	[ -z "$CLUSTER_RUNTIME" ] || cni=$CLUSTER_RUNTIME/usr/lib/cni
 	for cni in "$cni" /usr/libexec/cni /opt/cni/bin; do [ ! -x "$cni/ptp" ] || break; done
-	[ -x "$cni/ptp" ] || cannot "the CNI plugins ptp and host-local are missing"
+	[ -x "$cni/ptp" ] || cannot "the CNI plugins ptp and host-local were not found"
 	cat >$dir/cni/net.conflist <<-END
 		{"cniVersion": "0.4.0", "name": "cluster", "plugins": [
 		  {"type": "ptp", "ipam": {"type": "host-local", "dataDir": "$dir/ipam", "ranges": [[{"subnet": "10.88.0.0/24"}]]}}]}
 	END
-	# restrict_oom_score_adj: without CAP_SYS_RESOURCE runc may not lower the score. disable_apparmor: a profile would stay loaded in the
-	# machine's kernel. The path of the plugin opt would be made below /opt.
+	# restrict_oom_score_adj: without CAP_SYS_RESOURCE, runc must not lower the score.
+	# disable_apparmor: a profile would stay loaded in the machine's kernel. The default path of
+	# the plugin opt is below /opt.
 	cat >$dir/containerd.toml <<-END
 		version = 2
 		root = "$dir/containerd"
@@ -166,7 +177,8 @@ start_control_plane() {
 	start kube-scheduler kube-scheduler --kubeconfig=$KUBECONFIG --leader-elect=false
 }
 
-# load_images gives containerd the image that is tested, and one of busybox, which is the pause container and the workload of the tests.
+# load_images loads the image to test, and one with busybox for the pause container and the
+# workloads of the tests.
 load_images() {
 	local build=$dir/tmp/busybox layer
 	mkdir -p $build/root/bin
@@ -200,7 +212,7 @@ write_kubelet_config() {
 		enforceNodeAllocatable: []
 		failCgroupV1: false
 		failSwapOn: false
-		imageGCHighThresholdPercent: 100 # the images are nowhere else, and pods are not to go because the machine's disk is full
+		imageGCHighThresholdPercent: 100 # images cannot be pulled again if the machine's disk fills up
 		evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%}
 		nodeStatusUpdateFrequency: 1s
 		podLogsDir: $CLUSTER_LOGS/pods
@@ -224,13 +236,14 @@ write_kubelet_config
 start kubelet "$kubelet"
 wait_for 60 kubelet kubectl wait --for=condition=Ready node/node1 --timeout=1s
 wait_for 60 kube-controller-manager kubectl get serviceaccount default
-step "$(kubectl get node node1 -o jsonpath='Kubernetes {.status.nodeInfo.kubeletVersion} runs, with {.status.nodeInfo.containerRuntimeVersion}')"
+step "$(kubectl get node node1 \
+	-o jsonpath='Kubernetes {.status.nodeInfo.kubeletVersion} runs with {.status.nodeInfo.containerRuntimeVersion}')"
 
 if [ "$1" = shell ]; then
-	echo "cluster: a shell on the node; \"exit\" ends it. Try: kubectl get nodes; ctr images ls; ls $CLUSTER_LOGS"
+	echo "cluster: shell on the node, leave it with exit. Try: kubectl get nodes; ctr images ls; ls $CLUSTER_LOGS"
 	cd "$CLUSTER_TOP"
 	PS1='node1# ' bash --norc -i || true
 	exit 0
 fi
-# shellcheck disable=SC2086 # these are several
+# shellcheck disable=SC2086 # TEST_ARGS holds several words
 "$CLUSTER_CACHE/cluster.test" -test.timeout 20m $TEST_ARGS

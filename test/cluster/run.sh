@@ -1,14 +1,18 @@
 #!/bin/bash
-# run.sh: the tests on a real Kubernetes of one node (README.md beside this file).
+# SPDX-License-Identifier: Apache-2.0
 #
-#   test/cluster/run.sh              all tests
+# Usage: test/cluster/run.sh [shell]
+#
+# Runs the tests on a real one-node Kubernetes; see README.md in this directory. With "shell" it
+# starts the same node with a shell instead of the tests. To run some of the tests:
+#
 #   TEST_ARGS='-test.v -test.run TestOverlays' test/cluster/run.sh
-#   test/cluster/run.sh shell        the same node with a shell in place of the tests
 #
-# The exit status is 0 when the tests passed, 1 when they did not, and 77 when this machine cannot run them.
+# The exit status is 0 if the tests passed, 1 if they failed, and 77 if they cannot run on this
+# machine.
 set -euo pipefail
 
-# What it needs of Debian, besides what is unpacked and not installed (get_runtime).
+# Programs and their Debian packages, besides those that get_runtime only unpacks.
 declare -A PACKAGES=([unshare]=util-linux [setpriv]=util-linux [flock]=util-linux [openssl]=openssl [make]=make)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -33,33 +37,34 @@ fail() {
 	exit 1
 }
 
-# need_programs installs what is missing when it may, and says what is missing when it may not.
+# need_programs installs missing packages if it can.
 need_programs() {
 	local program missing=()
-	[ "$(id -u)" = 0 ] || cannot "only root can make containers"
-	[ "$(uname -m)" = x86_64 ] || cannot "the image that is tested is for x86_64, this is $(uname -m)"
-	command -v go >/dev/null || cannot "go is missing"
+	[ "$(id -u)" = 0 ] || cannot "only root can create containers"
+	[ "$(uname -m)" = x86_64 ] || cannot "the tested image is for x86_64, this machine is $(uname -m)"
+	command -v go >/dev/null || cannot "go not found"
 	for program in "${!PACKAGES[@]}"; do
 		command -v "$program" >/dev/null || missing+=("${PACKAGES[$program]}")
 	done
 	compile "$cache/probe" <<<'#include <stdio.h>
 int main(void) { return 0; }' 2>/dev/null || missing+=(gcc libc6-dev)
 	((${#missing[@]} == 0)) || install_packages "${missing[@]}"
-	unshare --mount --pid --net --fork true 2>"$cache/unshare.log" || cannot "no namespaces of its own: $(head -n 1 "$cache/unshare.log")"
+	unshare --mount --pid --net --fork true 2>"$cache/unshare.log" || cannot "namespaces cannot be created: $(head -n 1 "$cache/unshare.log")"
 }
 
-# compile PROGRAM compiles the C program on its standard input.
+# compile PROGRAM compiles C source from standard input.
 compile() { "$(go env CC)" -O -Wall -Werror -x c -o "$1" -; }
 
 install_packages() {
-	command -v apt-get >/dev/null || cannot "missing: $*"
+	command -v apt-get >/dev/null || cannot "packages not installed: $*"
 	step "installing $*"
 	{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@"; } >"$cache/apt.log" 2>&1 ||
 		cannot "apt-get install $* failed; see $cache/apt.log"
 }
 
-# get_runtime finds containerd, runc, the CNI plugins and a busybox that needs no library. They are unpacked from Debian's packages into the cache:
-# an installed containerd would start as a service beside ours. Without Debian's archive the machine's own are taken.
+# get_runtime gets containerd, runc, the CNI plugins and a static busybox. It unpacks Debian's
+# packages into the cache instead of installing them: an installed containerd would start as a
+# service. Without access to Debian's archive it uses the programs of the machine.
 get_runtime() {
 	local packages=(containerd runc containernetworking-plugins busybox-static libseccomp2) files deb
 	if command -v apt-get >/dev/null; then
@@ -80,30 +85,31 @@ get_runtime() {
 		rm -rf "$cache/deb" "$runtime"
 	fi
 	for deb in containerd containerd-shim-runc-v2 ctr runc busybox; do
-		command -v $deb >/dev/null || cannot "$deb is missing, and apt-get cannot download ${packages[*]}"
+		command -v $deb >/dev/null || cannot "$deb not found, and apt-get cannot download ${packages[*]}"
 	done
 	runtime=
 }
 
-# filenames names the packages' newest files, and with them their versions.
+# filenames PACKAGE... prints the file names of the newest versions, which contain the versions.
 filenames() {
 	local names
 	names=$(apt-cache show --no-all-versions "$@" 2>/dev/null | awk '/^Filename:/ { print $2 }')
 	[ "$(wc -l <<<"$names")" = $# ] && echo "$names"
 }
 
-# build_programs builds Kubernetes and etcd, unless the cache has them.
+# build_programs builds Kubernetes and etcd unless they are in the cache.
 build_programs() {
 	local version key began flags="-s -w" package
 	version=$(cd "$here" && go list -m -f '{{.Version}}' k8s.io/kubernetes)
-	# Without these a program says that it is v0.0.0-master, and the API server and kubectl do not know how far apart they are.
+	# Without these flags the version of each program is v0.0.0-master, and kubectl cannot
+	# compare its version with that of the API server.
 	for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
 		flags+=" -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$version") -X $package.gitTreeState=clean"
 	done
 	key=$({ echo "$(go version) $flags" && cat "$here"/{go.mod,go.sum} "$here"/etcd/*.go; } | sha256sum | cut -c1-16)
 	programs=$cache/programs-$key
 	[ ! -e "$programs.done" ] || return 0
-	step "building Kubernetes $version and etcd; from nothing that takes minutes"
+	step "building Kubernetes $version and etcd, which takes minutes the first time"
 	rm -rf "$cache"/programs-*
 	began=$SECONDS
 	(cd "$here" && go build -ldflags "$flags" -o "$programs/" tool) || fail "building Kubernetes failed"
@@ -123,7 +129,8 @@ build_image() {
 	step "built the image: $(du -h "$image" | cut -f1)"
 }
 
-# sweep removes the control groups of this run, and of runs before it that were killed. A pod's processes are gone by then, or go in a moment.
+# sweep removes the control groups of this run, and of earlier runs that were killed. The
+# processes of the pods have ended by then, or end within moments.
 sweep() {
 	local group owner
 	find /sys/fs/cgroup -maxdepth 2 -type d -name 'qatplugin-cluster-*' 2>/dev/null | while read -r group; do
@@ -148,12 +155,12 @@ finish() {
 
 case ${1:-tests} in
 tests | shell) ;;
-*) echo "cluster: no such command: $1" >&2; exit 2 ;;
+*) echo "cluster: unknown command $1: must be shell, or nothing" >&2; exit 2 ;;
 esac
 mkdir -p "$cache"
 need_programs
 exec 9>"$cache/lock"
-flock -n 9 || { step "waiting for another run to end"; flock 9; }
+flock -n 9 || { step "waiting for another run to finish"; flock 9; }
 rm -rf "$logs"
 mkdir -p "$logs"
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -trimpath -buildvcs=false"
@@ -165,17 +172,18 @@ build_tests
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-[ "${1:-}" != shell ] || trap : INT # the shell's affair
+[ "${1:-}" != shell ] || trap : INT # left to the shell
 sweep
 export CLUSTER_TOP=$top CLUSTER_PROGRAMS=$programs CLUSTER_RUNTIME=$runtime CLUSTER_LOGS=$logs CLUSTER_CACHE=$cache CLUSTER_IMAGE=$image
 export CLUSTER_CGROUP=qatplugin-cluster-$$ CLUSTER_STARTED=$started TEST_ARGS=${TEST_ARGS:--test.v}
-# The node's processes are in namespaces that die with their first process; that one dies with unshare, and unshare with this shell, even
-# when it is killed. The network namespace belongs to the first user namespace: it hears the kernel's uevents. env gives back the signals that
-# bash takes from what runs in the background: Ctrl-C in the node's shell.
+# The node's processes are in namespaces that end with their first process. That process ends
+# with unshare, and unshare with this shell, even if it is killed. The network namespace belongs
+# to the initial user namespace, so it receives uevents. env restores the signals that bash
+# ignores in background processes, for Ctrl-C in the node's shell.
 env --default-signal=INT,QUIT setpriv --pdeathsig KILL unshare --mount --propagation private --pid --net --mount-proc --fork --kill-child=KILL \
 	bash "$here/node.sh" "${1:-tests}" <&0 9>&- &
 node=$!
-while :; do # a trapped signal ends wait, too
+while :; do # a trapped signal interrupts wait
 	status=0
 	wait $node || status=$?
 	kill -0 $node 2>/dev/null || break

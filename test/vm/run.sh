@@ -1,14 +1,19 @@
 #!/bin/bash
-# run.sh: the end-to-end tests in a virtual machine with a real Linux kernel (README.md beside this file).
+# SPDX-License-Identifier: Apache-2.0
 #
-#   test/vm/run.sh              all tests
+# Usage: test/vm/run.sh [shell]
+#
+# Runs the end-to-end tests in a virtual machine with a real Linux kernel; see README.md in this
+# directory. With "shell" it starts the same machine with a shell instead of the tests. To run
+# some of the tests:
+#
 #   TEST_ARGS='-test.v -test.run TestHotAdd' test/vm/run.sh
-#   test/vm/run.sh shell        the same machine with a shell in place of the tests
 #
-# The exit status is 0 when the tests passed, 1 when they did not, and 77 when this machine cannot run them.
+# The exit status is 0 if the tests passed, 1 if they failed, and 77 if they cannot run on this
+# machine.
 set -euo pipefail
 
-# What it needs of Debian, besides the compiler that Debian built the kernel with.
+# Programs and their Debian packages, besides the compiler that Debian built the kernel with.
 declare -A PACKAGES=(
 	[qemu-system-x86_64]=qemu-system-x86 [make]=make [cpio]=cpio [xz]=xz-utils [bc]=bc [flock]=util-linux [objcopy]=binutils
 )
@@ -16,7 +21,7 @@ declare -A PACKAGES=(
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$here/../.." && pwd)
 cache=${VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/qatplugin/vm}
-limit=${VM_LIMIT:-600} # seconds a machine may run
+limit=${VM_LIMIT:-600} # seconds that a machine may run
 started=$EPOCHREALTIME
 
 step() { printf 'vm: %6.2fs %s\n' "$(bc <<<"$EPOCHREALTIME - $started")" "$*"; }
@@ -26,47 +31,47 @@ cannot() {
 	exit 77
 }
 
-# need_programs installs what is missing when it may, and says what is missing when it may not.
+# need_programs installs missing packages if it can.
 need_programs() {
 	local program missing=() headers
-	command -v go >/dev/null || cannot "go is missing"
-	[ "$(uname -m)" = x86_64 ] || cannot "the kernel is for x86_64, this is $(uname -m)"
-	command -v apt-get >/dev/null || cannot "the kernel comes from Debian's archive through apt-get, which is missing"
+	command -v go >/dev/null || cannot "go not found"
+	[ "$(uname -m)" = x86_64 ] || cannot "the kernel is for x86_64, this machine is $(uname -m)"
+	command -v apt-get >/dev/null || cannot "apt-get, which downloads the kernel from Debian's archive, was not found"
 	if ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
-		[ "$(id -u)" = 0 ] || cannot "apt does not know linux-image-cloud-amd64; run apt-get update as root"
+		[ "$(id -u)" = 0 ] || cannot "apt does not know linux-image-cloud-amd64: run apt-get update as root"
 		apt-get -qq update || cannot "apt-get update failed"
 	fi
 	headers=$(depends linux-headers-cloud-amd64 '^linux-headers')
-	program=$(depends "$headers" '^(linux-compiler-)?gcc-[0-9]' | grep -o 'gcc-[0-9]*') || cannot "the kernel's compiler is not known"
+	program=$(depends "$headers" '^(linux-compiler-)?gcc-[0-9]' | grep -o 'gcc-[0-9]*') || cannot "cannot find out which compiler the kernel needs"
 	PACKAGES[$program]=$program
 	for program in "${!PACKAGES[@]}"; do
 		command -v "$program" >/dev/null || missing+=("${PACKAGES[$program]}")
 	done
 	((${#missing[@]})) || return 0
-	[ "$(id -u)" = 0 ] || cannot "missing packages: ${missing[*]}"
+	[ "$(id -u)" = 0 ] || cannot "packages not installed: ${missing[*]}"
 	step "installing ${missing[*]}"
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >"$cache/apt.log" 2>&1 ||
 		cannot "apt-get install ${missing[*]} failed; see $cache/apt.log"
 }
 
-# depends PACKAGE PATTERN names the package that PACKAGE depends on.
+# depends PACKAGE PATTERN prints the first dependency of PACKAGE that matches PATTERN.
 depends() { apt-cache depends "$1" | awk -v p="$2" '/Depends:/ && $2 ~ p { print $2; exit }'; }
 
-# get_kernel puts the newest Debian cloud kernel and its headers into $kernel.
+# get_kernel unpacks Debian's newest cloud kernel and its headers into $kernel.
 get_kernel() {
 	local image headers deb makefile
 	image=$(depends linux-image-cloud-amd64 '^linux-image')
 	headers=$(depends linux-headers-cloud-amd64 '^linux-headers')
-	kernel=$cache/${image:?the name of the kernel is not known}
+	kernel=$cache/${image:?the package of the kernel was not found}
 	modules=$kernel/lib/modules/${image#linux-image-}/kernel
-	build=$kernel/usr/src/${headers:?the name of the headers is not known}
+	build=$kernel/usr/src/${headers:?the package of the headers was not found}
 	[ -e "$kernel.done" ] && return
 	rm -rf "$kernel" "$cache/deb"
 	mkdir -p "$kernel" "$cache/deb"
 	(cd "$cache/deb" && apt-get -qq download "$image" "$headers" "$(depends "$headers" common)" "$(depends "$headers" '^linux-kbuild')" 2>/dev/null) ||
 		cannot "apt-get download of $image and $headers failed"
 	for deb in "$cache"/deb/*.deb; do dpkg -x "$deb" "$kernel"; done
-	makefile=$build/Makefile # says where the common part is, with an absolute path
+	makefile=$build/Makefile # has the absolute path of the common headers
 	sed -i "s#/usr/src/#$kernel/usr/src/#" "$makefile"
 	rm -rf "$cache/deb"
 	touch "$kernel.done"
@@ -80,7 +85,8 @@ build_module() {
 	strip -g -o "$root/modules/qat_sim.ko" "$cache/module/qat_sim.ko"
 }
 
-# add_module NAME puts one of the kernel's own modules into the initrd, after those that it needs, and into the order of loading.
+# add_module NAME adds one of the kernel's own modules to the initrd and to the list of modules
+# to load, after the modules that it depends on.
 add_module() {
 	local name=${1//-/_} file needs need
 	[ ! -e "$root/modules/$name.ko" ] || return 0
@@ -114,7 +120,7 @@ add_shell() {
 mkdir -p "$cache"
 need_programs
 exec 9>"$cache/lock"
-flock -n 9 || { step "waiting for another run to end"; flock 9; }
+flock -n 9 || { step "waiting for another run to finish"; flock 9; }
 
 root=$cache/initrd
 rm -rf "$root"
@@ -133,31 +139,34 @@ if [ "${1:-}" = shell ]; then
 fi
 (cd "$root" && find . | cpio -o -H newc --quiet) >"$cache/initrd.cpio"
 rm -rf "$root"
-step "made the initrd: $(du -h "$cache/initrd.cpio" | cut -f1)"
+step "created the initrd: $(du -h "$cache/initrd.cpio" | cut -f1)"
 
-# The machines. "steady" has one CPU that executes an instruction in 2 ns of its own time, and its time leaps when it has nothing
-# to do: what is measured there does not depend on how busy this machine is. "parallel" has two CPUs that really run side by side.
+# "steady" has one CPU, on which an instruction takes 2 ns of virtual time and idle time is
+# skipped. Measurements there do not depend on how busy the host is. "parallel" has two CPUs
+# that run in real time.
 declare -A MACHINES=(
 	[steady]='-accel tcg,thread=single -icount shift=1,sleep=off -smp 1,sockets=1 -numa node,memdev=node0,cpus=0 -numa node,memdev=node1'
 	[parallel]='-accel tcg,thread=multi -smp 2,sockets=2 -numa node,memdev=node0,cpus=0 -numa node,memdev=node1,cpus=1'
 )
 wanted=${VM_MACHINES:-steady parallel}
 [ "${1:-}" != shell ] || wanted=parallel
-# Without cx16, since QEMU 7.2 gets cmpxchg16b wrong, on which the allocator of kernels from 6.5 on then dies (kmem_cache_alloc).
-# intel-iommu gives the functions in PCI domain 0 an IOMMU, those of the module too: the root port reserves their bus numbers, which
-# puts them under QEMU's DMAR table. Two NUMA nodes, so that a PF can be on the second.
+# -cx16: QEMU 7.2 emulates cmpxchg16b incorrectly, which crashes the allocator of kernels from
+# 6.5 on (kmem_cache_alloc). intel-iommu gives the functions in PCI domain 0 an IOMMU, including
+# those of the module: the root port reserves their bus numbers, which puts them into QEMU's
+# DMAR table. There are two NUMA nodes, so that a PF can be on the second one.
 common=(
 	-M q35 -cpu max,-cx16 -m 1536 -nodefaults -nic none -display none -no-reboot
 	-object 'memory-backend-ram,id=node0,size=768M' -object 'memory-backend-ram,id=node1,size=768M'
 	-device intel-iommu -device 'pcie-root-port,id=cover,chassis=9,bus-reserve=200'
 	-kernel "$kernel"/boot/vmlinuz-* -initrd "$cache/initrd.cpio"
 )
-# no_timer_check: a busy host makes the emulated timer late, which the kernel would take for a broken one.
+# no_timer_check: on a busy host the emulated timer is late, and the kernel would consider it
+# broken.
 kernel_args="console=ttyS0 quiet no_timer_check intel_iommu=on panic=-1 oops=panic"
 
 status=0
 for name in $wanted; do
-	read -ra machine <<<"${MACHINES[$name]:?there are the machines ${!MACHINES[*]}}"
+	read -ra machine <<<"${MACHINES[$name]:?must be one of ${!MACHINES[*]}}"
 	machine=("${common[@]}" "${machine[@]}" -append "$kernel_args VM_MACHINE=$name -- $init_args")
 	if [ "${1:-}" = shell ]; then
 		exec qemu-system-x86_64 "${machine[@]}" -serial mon:stdio
@@ -167,8 +176,8 @@ for name in $wanted; do
 	rc=0
 	timeout -k 5 "$limit" qemu-system-x86_64 "${machine[@]}" -serial stdio </dev/null 2>&1 | sed -u 's|\r||g' | tee "$log" || rc=$?
 	if ! grep -q '^@@EXIT 0$' "$log"; then
-		((rc != 124 && rc != 137)) || echo "vm: the machine $name was stopped after $limit s (VM_LIMIT)" >&2
-		echo "vm: FAILED on the machine $name; its serial log is $log" >&2
+		((rc != 124 && rc != 137)) || echo "vm: stopped the machine $name after $limit s (VM_LIMIT)" >&2
+		echo "vm: FAILED on the machine $name; see its serial log $log" >&2
 		status=1
 	fi
 done

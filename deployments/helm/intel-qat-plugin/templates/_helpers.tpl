@@ -1,4 +1,4 @@
-{{/* The plugin's name, by mode, without the suffix. It is what its pods are selected by, which no suffix may change. */}}
+{{/* The plugin's name by mode, without the suffix. The DaemonSet selects its pods by it. */}}
 {{- define "qat.app" -}}
 {{ if eq .Values.mode "kernel" }}intel-qat-kernel-plugin{{ else }}intel-qat-plugin{{ end }}
 {{- end }}
@@ -15,7 +15,7 @@
 {{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* qat.hostPath (list NAME PATH TYPE): one volume. */}}
+{{/* qat.hostPath (list NAME PATH TYPE) renders one volume. */}}
 {{- define "qat.hostPath" -}}
 - name: {{ index . 0 }}
   hostPath:
@@ -23,7 +23,7 @@
     type: {{ index . 2 }}
 {{- end }}
 
-{{/* qat.fromConfig (list . KEY): one variable of the environment, from the ConfigMap. */}}
+{{/* qat.fromConfig (list . KEY) renders one environment variable, from the ConfigMap. */}}
 {{- define "qat.fromConfig" -}}
 - name: {{ index . 1 }}
   valueFrom:
