@@ -1,7 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
 /*
- * A stand-in for adf_ctl, the program of Intel's out-of-tree QAT stack that tells which devices are up. Like the original it is a program of the
- * host, linked against the host's libraries, and asks the kernel through /dev/qat_adf_ctl. The kernel's answer is in a file of the look-alike
- * host's sysfs.
+ * Replaces adf_ctl, the program of Intel's out-of-tree QAT stack that reports which devices are
+ * up. Like the original, it is a program of the host, linked with the host's libraries, and queries
+ * the kernel through /dev/qat_adf_ctl. The answer is in a file of the look-alike host's sysfs.
  */
 #include <fcntl.h>
 #include <stdio.h>
