@@ -76,7 +76,7 @@ void sim_config_reset(struct sim_pf *s)
 	put32(f, CAP_SRIOV + PCI_SRIOV_SYS_PGSIZE, 1, ~0);
 	put_bar64(f, CAP_SRIOV + PCI_SRIOV_BAR, SZ_8K, 0);
 	put_bar64(f, CAP_SRIOV + PCI_SRIOV_BAR + 8, SZ_4K, 0);
-	/* A VF's own vendor and device read as all-ones; the PCI core takes the ID from the PF's capability. */
+	/* A VF's vendor and device read as all-ones; the PCI core takes the ID from the PF. */
 	for (i = 1; i <= s->family->vfs; i++)
 		build_header(f + i, 0xffff, 0xffff);
 }

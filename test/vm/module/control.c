@@ -6,7 +6,8 @@
  *   hb_fail      heartbeat/status reads -1
  *   in_use       the kernel's crypto API uses the device: state and sriov_numvfs fail with EBUSY
  *   in_reset     a reset is under way: the same
- *   error_event  BEGIN_RECOVERY, SUCCESSFUL_RECOVERY or FAILED_RECOVERY: the uevent of PCI error recovery
+ *   error_event  the uevent of PCI error recovery: BEGIN_RECOVERY, SUCCESSFUL_RECOVERY or
+ *                FAILED_RECOVERY
  *   ras          three numbers: the counters of qat_ras/
  */
 #include <linux/debugfs.h>

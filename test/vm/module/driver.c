@@ -24,7 +24,7 @@ static struct sim_pf *of(struct pci_dev *pdev)
 	return sim_of_bus(pdev->bus);
 }
 
-/* Reading heartbeat/status is the check; a second one too soon after it says -1 and is not counted. */
+/* Reading heartbeat/status is the check; one too soon after it reads -1 and is not counted. */
 static int heartbeat_show(struct seq_file *m, void *unused)
 {
 	struct sim_pf *s = m->private;
