@@ -5,7 +5,7 @@
 //
 //   - each target of a `make …` is a target of the Makefile
 //   - each file that a ```sh block names with ./, or below a directory of the project, exists
-//   - each test that is named exists
+//   - each test that is named exists, and so does each target of a relative link
 //   - the tables of flags, whose first heading is "flag", name each flag of qat_plugin once, with
 //     its default; flags of klog may be left out
 //   - the Go code in the guide for plugin authors is code of the examples, and its commands run
@@ -280,4 +280,40 @@ func TestNamedTestsExist(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestLinksResolve(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]*)(#[^)]*)?\)`) // no colon: not to another host
+	for _, path := range documents(t) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, found := range link.FindAllStringSubmatch(string(text), -1) {
+			target, anchor := path, strings.TrimPrefix(found[2], "#")
+			if found[1] != "" {
+				target = filepath.Join(filepath.Dir(path), found[1])
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %s, which does not exist", path, found[1])
+			} else if anchor != "" && !slices.Contains(anchors(t, target), anchor) {
+				t.Errorf("%s links to %s, which has no heading #%s", path, target, anchor)
+			}
+		}
+	}
+}
+
+// anchors returns the anchors of the headings of a document, as GitHub forms them.
+func anchors(t *testing.T, path string) (all []string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropped := regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+		anchor := dropped.ReplaceAllString(strings.ToLower(heading[1]), "")
+		all = append(all, strings.ReplaceAll(anchor, " ", "-"))
+	}
+	return all
 }
