@@ -149,6 +149,27 @@ func TestFailingADFCtlIsAnErrorWithItsReason(t *testing.T) {
 	}
 }
 
+// A child that outlives the program, such as a daemon that it started, does not
+// hold up the answer.
+func TestOrphanOfADFCtlDelaysNothing(t *testing.T) {
+	h, _ := newHostWithDevice(t)
+	fifo := filepath.Join(h.bin, fileOrphan)
+	must(t, syscall.Mkfifo(fifo, 0o600))
+	f, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	must(t, err)
+	answered := make(chan error, 1)
+	go func() {
+		text, err := adfctl{program: h.program(), timeout: time.Hour}.status(context.Background())
+		if err == nil && string(text) != h.statusText() {
+			err = fmt.Errorf("got %q", text)
+		}
+		answered <- err
+	}()
+	err = receive(t, answered)
+	f.Close() // ends the child
+	must(t, err)
+}
+
 func TestOutputIsLimited(t *testing.T) {
 	var p prefix
 	for range 3 {

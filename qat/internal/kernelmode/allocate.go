@@ -23,17 +23,12 @@ func PostAllocate(dev, resource string, devices []*devtree.Device, edits *devtre
 	if edits.Env == nil {
 		edits.Env = make(map[string]string, len(devices)+1)
 	}
-	checked := map[string]bool{} // units share their nodes
 	for i, d := range devices {
 		section := d.Env[sectionVariable]
 		if section == "" {
 			return fmt.Errorf("allocate %q: the unit names no section", d.ID)
 		}
 		for _, n := range d.DeviceNodes {
-			if checked[n.HostPath] {
-				continue
-			}
-			checked[n.HostPath] = true
 			if !sysfs.Exists(filepath.Join(dev, strings.TrimPrefix(n.HostPath, "/dev/"))) {
 				return fmt.Errorf("allocate %q: %w: the node %s is missing", d.ID, devtree.ErrUnfit, n.HostPath)
 			}

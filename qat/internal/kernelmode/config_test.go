@@ -114,6 +114,10 @@ Cy0CoreAffinity = 1,2
 			text: "[SSL]\n" + keys + "LimitDevAccess = 1\nLimitDevAccess = 0\n",
 			want: invalid("LimitDevAccess occurs with different values"),
 		},
+		"a name with spaces around it": {
+			text: "[ SSL ]\n" + keys,
+			want: []section{{Name: " SSL ", Invalid: `the section name " SSL " has a character that is not allowed`}},
+		},
 		"two sections of one name": {
 			text: "[SSL]\n" + keys + "[SSL]\n" + keys,
 			want: invalid("the section occurs more than once"),

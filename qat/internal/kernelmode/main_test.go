@@ -4,6 +4,7 @@ package kernelmode
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +22,7 @@ func TestMain(m *testing.M) {
 	case fakeADFCtl:
 		os.Exit(runFakeADFCtl(dir, os.Args[1:]))
 	case fakeChild:
-		runFakeChild(dir)
+		runFakeChild(dir, os.Args[1])
 	}
 	// Without this the race detector delays the exit of the fake by a second.
 	_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
@@ -35,6 +36,7 @@ const (
 	fileStatus = "status" // what it prints
 	fileRuns   = "runs"   // grows by a byte with each run
 	fileFail   = "fail"   // if it exists, the program prints it to stderr and fails
+	fileOrphan = "orphan" // if it exists, it is a FIFO: a child holds the output open until the FIFO is closed
 	fileChild  = "child"  // if it exists, it is a FIFO: a child holds it open, and both programs hang
 )
 
@@ -52,16 +54,21 @@ func runFakeADFCtl(dir string, args []string) int {
 		return 2
 	}
 	text, _ := os.ReadFile(dir + fileStatus)
-	if _, err := os.Stat(dir + fileChild); err == nil {
-		child := exec.Command(dir + fakeChild)
+	os.Stdout.Write(text)
+	for _, fifo := range []string{fileOrphan, fileChild} {
+		if _, err := os.Stat(dir + fifo); err != nil {
+			continue
+		}
+		child := exec.Command(dir+fakeChild, fifo)
 		child.Stdout = os.Stdout
 		if err := child.Start(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 2
 		}
-		_ = child.Wait()
+		if fifo == fileChild {
+			_ = child.Wait()
+		}
 	}
-	os.Stdout.Write(text)
 	if reason, err := os.ReadFile(dir + fileFail); err == nil {
 		os.Stderr.Write(reason)
 		return 1
@@ -69,9 +76,16 @@ func runFakeADFCtl(dir string, args []string) int {
 	return 0
 }
 
-// runFakeChild writes to the FIFO and hangs.
-func runFakeChild(dir string) {
-	f, err := os.OpenFile(dir+fileChild, os.O_WRONLY, 0)
+// runFakeChild hangs after it wrote to the FIFO, or ends when the FIFO is
+// closed.
+func runFakeChild(dir, fifo string) {
+	if fifo == fileOrphan {
+		if f, err := os.OpenFile(dir+fifo, os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {
+			_, _ = io.Copy(io.Discard, f)
+		}
+		os.Exit(0)
+	}
+	f, err := os.OpenFile(dir+fifo, os.O_WRONLY, 0)
 	if err != nil {
 		os.Exit(2)
 	}

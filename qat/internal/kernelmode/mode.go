@@ -40,11 +40,11 @@ type Config struct {
 	ADFCtlTimeout time.Duration // after which the program is killed
 }
 
-// mode is the state of the mode. It belongs to the goroutine of the loop.
+// mode is what mode kernel knows. It belongs to the goroutine of the loop.
 type mode struct {
 	reader  reader
 	watches *hostwatch.Watches
-	watched map[string]uint64 // what watches was set to; nil: it may have forgotten
+	watched map[string]uint64 // the directories that watches was set to; nil: set it again
 
 	adfctl  runner
 	retry   retry
@@ -207,7 +207,7 @@ func (m *mode) handle(a answer, now time.Time, limited bool) {
 		return
 	}
 	m.retry.plan(now, a.err != nil, m.inconsistent != "" || m.removed)
-	m.removed = m.removed && again // the run for its event is still to come
+	m.removed = m.removed && again // the retry is the first run after the event
 }
 
 // believe replaces what is known by an answer. One that is an error replaces

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"qatplugin/events"
 	"qatplugin/internal/lookalike"
 	"qatplugin/qat/internal/hostwatch"
 )
@@ -83,19 +84,42 @@ func TestRunsPerEvent(t *testing.T) {
 	}
 }
 
-func TestLastingContradictionLeadsToThreeMoreRuns(t *testing.T) {
+// sysfs no longer tells what a removed function was.
+func TestRemovalOfAListedFunctionStartsARun(t *testing.T) {
 	inBubble(t, 0, nil, func(t *testing.T, r *testRun, d *testDevice) {
-		r.setState(t, d, "restarting") // and its UIO device stays
-		r.wrote(r.confPath("c6xx_dev0"))
-		pass(time.Hour)
-		r.expectRuns(1+1+maxInconsistent, "in all")
-		r.wrote(filepath.Join(r.Dev(), "uio7"))
-		pass(time.Hour)
-		r.expectRuns(1+1+maxInconsistent, "after a read that found the same contradiction")
-		r.wrote(r.confPath("c6xx_dev0"))
-		pass(time.Hour)
-		r.expectRuns(2*(1+maxInconsistent)+1, "after one more event")
+		r.remove(t, d)
+		r.uevent(message("remove", "/devices/pci0000:3b/"+addressA, "SUBSYSTEM=pci"))
+		r.expectRuns(2, "after the event")
+		r.expectUnits()
+		r.expectSkipped(map[string]string{})
 	})
+}
+
+func TestLastingContradictionLeadsToThreeMoreRuns(t *testing.T) {
+	for name, contradict := range map[string]func(*testing.T, *testHost, *testDevice){
+		"found in an answer":      func(t *testing.T, h *testHost, d *testDevice) { h.setState(t, d, "restarting") },
+		"found before the answer": func(t *testing.T, h *testHost, d *testDevice) { h.removeUIO(t, d) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			const perEvent = 1 + maxInconsistent
+			inBubble(t, 0, nil, func(t *testing.T, r *testRun, d *testDevice) {
+				contradict(t, r.testHost, d)
+				r.wrote(r.confPath("c6xx_dev0"))
+				pass(time.Hour)
+				r.expectRuns(1+perEvent, "in all")
+				r.wrote(filepath.Join(r.Dev(), "uio7"))
+				pass(time.Hour)
+				r.expectRuns(1+perEvent, "after a read that found the same contradiction")
+				r.wrote(r.confPath("c6xx_dev0"))
+				pass(time.Hour)
+				r.expectRuns(1+2*perEvent, "after one more event")
+				must(t, r.AddPF(lookalike.PF{Address: addressB, DeviceID: "37c8"}))
+				r.wrote(filepath.Join(r.Sysfs(), "bus/pci/drivers"))
+				pass(time.Hour)
+				r.expectRuns(1+3*perEvent, "after a read that found another contradiction")
+			})
+		})
+	}
 }
 
 // A driver that is bound to a function that adf_ctl does not list was loaded
@@ -189,7 +213,8 @@ func TestRetryIntervals(t *testing.T) {
 	}
 }
 
-// An event ends the back-off: the next failure starts with the first interval.
+// An event or a loss ends the back-off: the next failure starts with the first
+// interval.
 func TestEventResetsTheBackOff(t *testing.T) {
 	inBubble(t, 0, func(run int, text string) (string, error) {
 		if run > 1 {
@@ -203,6 +228,9 @@ func TestEventResetsTheBackOff(t *testing.T) {
 		r.wrote(r.confPath("c6xx_dev0"))
 		pass(time.Second)
 		r.expectRuns(9, "within 1 s after another event")
+		r.sink.Resync("test")
+		pass(time.Second)
+		r.expectRuns(12, "within 1 s after a loss")
 	})
 }
 
@@ -216,6 +244,41 @@ func TestAuditDoesNotResetTheBackOff(t *testing.T) {
 			pass(28 * time.Second)
 			r.expectRuns(6, "within 59 s")
 		})
+}
+
+// The audit that asks for everything must not cut the back-off short either, if
+// adf_ctl was hanging meanwhile.
+func TestAuditDuringAFailingRunLeadsToNoRunAtOnce(t *testing.T) {
+	inBubble(t, time.Hour, func(int, string) (string, error) { return "", errors.New("no") },
+		func(t *testing.T, r *testRun, _ *testDevice) {
+			r.hold()
+			pass(time.Second)
+			r.expectRuns(2, "before the audit") // the first retry hangs
+			pass(30 * time.Second)
+			r.release()
+			r.expectRuns(2, "after the failure")
+			pass(400 * time.Millisecond)
+			r.expectRuns(3, "with the back-off")
+		})
+}
+
+// The run after the one that failed is the first for the event of a removal.
+func TestRemovalDuringAFailingRunLeadsToTwoMoreRuns(t *testing.T) {
+	inBubble(t, 0, func(run int, text string) (string, error) {
+		if run == 2 {
+			return "", errors.New("no")
+		}
+		return text, nil
+	}, func(t *testing.T, r *testRun, _ *testDevice) {
+		r.hold()
+		r.wrote(r.confPath("c6xx_dev0"))
+		r.expectRuns(2, "after the first event")
+		r.uevent(message("remove", "/devices/pci0000:3b/"+addressA+"/uio/uio0", "SUBSYSTEM=uio"))
+		synctest.Wait()
+		r.release()
+		pass(time.Minute)
+		r.expectRuns(4, "in all")
+	})
 }
 
 func TestFirstReadIsDoneAfterTheFirstSuccess(t *testing.T) {
@@ -247,15 +310,20 @@ func TestNothingIsPublishedBeforeTheFirstAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		status := func(context.Context) ([]byte, error) { return []byte(h.statusText()), nil }
 		r := start(t, h, options{status: status, held: true})
-		r.wrote(h.confPath("c6xx_dev0"))
+		r.wrote(filepath.Join(r.Dev(), "uio0"))
 		pass(time.Second)
 		if tree := r.tree.Load(); tree != nil {
 			t.Errorf("published %v", units(tree))
 		}
+		usdm := filepath.Join(r.Dev(), "usdm_drv")
+		must(t, os.Rename(usdm, usdm+".off"))
+		r.wrote(usdm)
+		synctest.Wait()
 		r.expectSkipped(map[string]string{})
+		must(t, os.Rename(usdm+".off", usdm))
 		r.release()
 		r.expectUnits("SSL_dev0_0")
-		r.expectRuns(2, "in all")
+		r.expectRuns(2, "in all") // the control node is a reason for one more
 		r.stop()
 	})
 }
@@ -293,6 +361,39 @@ func TestAuditFindsChangesWithoutEvents(t *testing.T) {
 	}
 }
 
+func TestEventDuringAnAuditCounts(t *testing.T) {
+	inBubble(t, time.Minute, nil, func(t *testing.T, r *testRun, d *testDevice) {
+		r.setState(t, d, "down")
+		r.hold()
+		pass(time.Minute)
+		r.expectRuns(2, "with the audit")
+		r.wrote(r.confPath("c6xx_dev0"))
+		synctest.Wait()
+		r.release()
+		r.expectUnits() // without waiting for the recheck
+		r.expectRuns(3, "in all")
+	})
+}
+
+func TestEventDuringARecheckIsNoDrift(t *testing.T) {
+	inBubble(t, time.Minute, nil, func(t *testing.T, r *testRun, d *testDevice) {
+		r.setState(t, d, "down")
+		pass(time.Minute)
+		r.hold()
+		pass(hostwatch.AuditGrace)
+		r.expectRuns(3, "with the recheck")
+		r.expectUnits("SSL_dev0_0")
+		r.wrote(r.confPath("c6xx_dev0"))
+		synctest.Wait()
+		r.release()
+		r.expectUnits()
+		r.stop()
+		if got := r.mode.drift.Total(); got != 0 {
+			t.Errorf("drift %d, want 0", got)
+		}
+	})
+}
+
 // Audits more frequent than hostwatch.AuditGrace must not put off the second
 // look for ever.
 func TestFrequentAuditsStillFindChanges(t *testing.T) {
@@ -300,6 +401,20 @@ func TestFrequentAuditsStillFindChanges(t *testing.T) {
 		r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))
 		pass(2 * hostwatch.AuditGrace)
 		r.expectUnits("SSL_dev0_0", "SSL_dev0_1")
+	})
+}
+
+func TestChangeThatIsUndoneBeforeTheRecheckIsNoDrift(t *testing.T) {
+	inBubble(t, time.Minute, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+		r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))
+		pass(time.Minute)
+		r.conf(t, "c6xx_dev0", sec("SSL", 1, 1, 0))
+		pass(hostwatch.AuditGrace)
+		r.expectRuns(3, "with the recheck")
+		r.stop()
+		if got := r.mode.drift.Total(); got != 0 {
+			t.Errorf("drift %d, want 0", got)
+		}
 	})
 }
 
@@ -336,7 +451,8 @@ func TestWithoutEventsNothingRuns(t *testing.T) {
 	})
 }
 
-// The log says how long a change took, from the event that adf_ctl ran for.
+// The log says how long a change took since the event that adf_ctl ran for,
+// which may have waited for a run before.
 func TestChangeIsLoggedWithTheTimeSinceItsEvent(t *testing.T) {
 	logged := captureLog(t)
 	inBubble(t, 0, func(run int, text string) (string, error) {
@@ -345,16 +461,33 @@ func TestChangeIsLoggedWithTheTimeSinceItsEvent(t *testing.T) {
 		}
 		return text, nil
 	}, func(t *testing.T, r *testRun, d *testDevice) {
-		r.setState(t, d, "down")
-		r.wrote(r.confPath("c6xx_dev0"))
+		event := events.Event{
+			Origin: events.Inotify,
+			Action: events.Write,
+			Path:   []byte(r.confPath("c6xx_dev0")),
+			Time:   time.Now().Add(-500 * time.Millisecond), // when it was received
+		}
+		r.setState(t, d, "restarting")
+		r.sink.Event(&event)
 		pass(time.Second)
+		r.setState(t, d, "up")
 		r.wrote(r.confPath("c6xx_dev0"))
 		pass(10 * time.Second)
 	})
 	lines := logged("List changed")
-	if len(lines) != 2 || !strings.Contains(lines[1], `after="3s"`) {
-		t.Errorf("logged %q, want a second change after 3s", lines)
+	if len(lines) != 3 || !strings.Contains(lines[1], `after="3.5s"`) || !strings.Contains(lines[2], `after="5s"`) {
+		t.Errorf("logged %q, want two changes after 3.5s and 5s", lines)
 	}
+}
+
+func TestLineThatCannotBeParsedIsSkipped(t *testing.T) {
+	inBubble(t, 0, func(_ int, text string) (string, error) { return text + " qat_dev7 - type: c6xx\n", nil },
+		func(t *testing.T, r *testRun, _ *testDevice) {
+			r.expectUnits("SSL_dev0_0")
+			r.expectSkipped(map[string]string{
+				"qat_dev7": `parse adf_ctl status: no inst_id in "qat_dev7 - type: c6xx"`,
+			})
+		})
 }
 
 func TestOutcome(t *testing.T) {
@@ -374,6 +507,25 @@ func TestOutcome(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The error of an adf_ctl that was killed because the plugin stops is no failure
+// to report.
+func TestAnswerAfterTheEndIsDropped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	host := hostwatch.Host[Key]{
+		Mark:    func(Key, time.Time) { t.Error("the answer was reported") },
+		Watches: &hostwatch.Watches{},
+	}
+	h := newTestHost(t)
+	cfg := Config{Sysfs: h.Sysfs(), Dev: h.Dev(), Etc: h.etc}
+	m := newMode(ctx, cfg, host, func(ctx context.Context) ([]byte, error) { return nil, ctx.Err() })
+	m.Reconcile(time.Now(), &hostwatch.Batch[Key]{All: true})
+	m.Close()
+	if a, ok := m.adfctl.take(); ok {
+		t.Errorf("answer %+v", a)
+	}
 }
 
 func TestUnreadableHostKeepsTheTree(t *testing.T) {

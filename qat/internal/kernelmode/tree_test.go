@@ -179,6 +179,7 @@ func TestUnit(t *testing.T) {
 	h.up(t, a, b)
 	must(t, os.MkdirAll(filepath.Join(h.Path(a.address), "uio", "uio100"), 0o755))
 	must(t, os.WriteFile(filepath.Join(h.Dev(), "uio100"), nil, 0o600))
+	must(t, os.Mkdir(filepath.Join(h.Path(a.address), "uio", "power"), 0o755)) // not a UIO device
 	h.conf(t, "c6xx_dev0", sec("SSL", 1, 1, 0), sec("DC", 1, 0, 1))
 	h.conf(t, "c6xx_dev1", sec("SSL", 1, 1, 0))
 	tree, _ := h.fresh(t)
@@ -211,6 +212,19 @@ func testSnapshot(sections ...section) *snapshot {
 		{instance: instance{Type: "c6xx", Number: 0, State: "up"}, UIO: []string{"uio0"}, Sections: sections},
 		{instance: instance{Type: "c6xx", Number: 1, State: "up"}, UIO: []string{"uio1"}, Sections: sections},
 	}}
+}
+
+func TestUnitNamesNoNodeTwice(t *testing.T) {
+	s := testSnapshot(section{Name: "SSL", Processes: 1, Cy: 1}) // both devices are at NUMA node 0
+	s.devices[1].UIO = s.devices[0].UIO
+	tree, _ := buildTree(&devtree.Tree{}, s)
+	unit := tree.Resource("cy1_dc0").Device("SSL_dev0_0")
+	if diff := cmp.Diff([]int{0}, unit.NUMANodes); diff != "" {
+		t.Errorf("NUMA nodes (-want +got):\n%s", diff)
+	}
+	if want := len(controlNodes()) + 1; len(unit.DeviceNodes) != want {
+		t.Errorf("device nodes %v, want %d", unit.DeviceNodes, want)
+	}
 }
 
 // Types and section names may have underscores, so that two sections can lead

@@ -5,6 +5,7 @@ package kernelmode
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -112,23 +113,35 @@ func TestDirectoriesOfTheDevicesAreWatched(t *testing.T) {
 		expectCalls(t, w, "after it", allDirs[5])
 		r.wrote(r.confPath("c6xx_dev0"))
 		expectCalls(t, w, "after an event that changed nothing")
+		must(t, os.Remove(r.confPath("c6xx_dev0")))
+		r.wrote(r.confPath("c6xx_dev0"))
+		expectCalls(t, w, "after the configuration file of a listed device is gone")
+
+		r.conf(t, "dh895xcc_dev0")
+		must(t, r.LoadDriver("dh895xcc"))
+		r.wrote(r.confPath("dh895xcc_dev0"))
+		expectCalls(t, w, "after a file of another type appeared", "watch sys/bus/pci/drivers/dh895xcc")
 
 		// kernfs gives a new directory a new inode. Other file systems may not,
 		// so the old one must still exist when the new one is made.
-		uio := filepath.Join(r.Path(d.address), "uio")
-		must(t, os.Rename(uio, filepath.Join(r.Dir(), "old")))
-		must(t, os.MkdirAll(filepath.Join(uio, d.uio), 0o755))
-		r.wrote(r.confPath("c6xx_dev0"))
-		expectCalls(t, w, "after the directory was replaced", "rewatch sys/devices/pci0000:3b/0000:3b:00.0/uio")
+		replace := func(dir, entry string) {
+			must(t, os.Rename(dir, filepath.Join(r.Dir(), fmt.Sprint("old", r.next()))))
+			must(t, os.MkdirAll(filepath.Join(dir, entry), 0o755))
+			r.wrote(r.confPath("c6xx_dev0"))
+		}
+		replace(filepath.Join(r.Path(d.address), "uio"), d.uio)
+		expectCalls(t, w, "after the UIO directory was replaced",
+			"rewatch sys/devices/pci0000:3b/0000:3b:00.0/uio")
+		replace(filepath.Join(r.Sysfs(), "bus/pci/drivers/dh895xcc"), "")
+		expectCalls(t, w, "after the driver was loaded again", "rewatch sys/bus/pci/drivers/dh895xcc")
 
-		r.conf(t, "dh895xcc_dev0")
-		r.wrote(r.confPath("dh895xcc_dev0"))
-		expectCalls(t, w, "after a file of another type appeared", "watch sys/bus/pci/drivers/dh895xcc")
 		r.remove(t, d)
 		must(t, os.Remove(r.confPath("dh895xcc_dev0")))
 		r.wrote(r.confPath("dh895xcc_dev0"))
 		expectCalls(t, w, "after the device and the file are gone",
-			"unwatch sys/bus/pci/drivers/dh895xcc", "unwatch sys/devices/pci0000:3b/0000:3b:00.0/uio")
+			"unwatch sys/bus/pci/drivers/c6xx",
+			"unwatch sys/bus/pci/drivers/dh895xcc",
+			"unwatch sys/devices/pci0000:3b/0000:3b:00.0/uio")
 	})
 }
 
@@ -139,9 +152,9 @@ func TestFileThatAppearsBeforeItsDirectoryIsWatchedCounts(t *testing.T) {
 			h.conf(t, "dh895xcc_dev0")
 		}
 	}
-	watching(t, options{}, hook, func(t *testing.T, _ *testRun, _ *testDevice, w *testWatcher) {
-		want := slices.Insert(slices.Clone(allDirs), 4, "watch sys/bus/pci/drivers/dh895xcc")
-		expectCalls(t, w, "in all", want...)
+	watching(t, options{held: true}, hook, func(t *testing.T, _ *testRun, _ *testDevice, w *testWatcher) {
+		want := slices.Insert(slices.Clone(allDirs[:5]), 4, "watch sys/bus/pci/drivers/dh895xcc")
+		expectCalls(t, w, "before the first answer", want...)
 	})
 }
 
