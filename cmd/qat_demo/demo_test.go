@@ -113,7 +113,7 @@ func TestKeepFollowsTheUserUntilInterrupted(t *testing.T) {
 	for _, step := range []struct{ file, value, want string }{
 		{"0000:6b:00.0/sriov_numvfs", "0", `PF 0000:6b:00\.0 has 0 VFs +\S+ (µs  )?cy 0  dc 0  sym-dc 16\n`},
 		{"0000:6b:00.0/sriov_numvfs", "5", `VFs bound to vfio-pci +\S+ µs  cy 16  dc 0  sym-dc 16\n`},
-		{"0000:6b:00.0/sriov_numvfs", "6", `refused, as a kernel would:\n.*there are 16 VFs`},
+		{"0000:6b:00.0/sriov_numvfs", "6", `refused, as a kernel would:\n.*there are 16 VFs; write 0 first`},
 	} {
 		if err := os.WriteFile(filepath.Join(host, "sys/bus/pci/devices", step.file), []byte(step.value+"\n"), 0); err != nil {
 			t.Fatal(err)

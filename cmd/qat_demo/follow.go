@@ -103,8 +103,8 @@ func (t *timeline) change(ops []lookalike.Operation, bound int, before, after ma
 func lastBefore(ops []lookalike.Operation, arrived time.Time) time.Time {
 	var last time.Time
 	for _, o := range ops {
-		if o.Err == nil && o.Decided.After(last) && o.Decided.Before(arrived) {
-			last = o.Decided
+		if o.Err == nil && o.Visible.After(last) && o.Visible.Before(arrived) {
+			last = o.Visible
 		}
 	}
 	return last
@@ -132,17 +132,17 @@ func describe(ops []lookalike.Operation, bound int) (what, refused []string) {
 func words(o lookalike.Operation) string {
 	switch o.Name {
 	case "set VFs of":
-		return fmt.Sprintf("PF %s has %s VFs", o.Subject, o.Detail)
+		return fmt.Sprintf("PF %s has %s VFs", o.Target, o.Value)
 	case "set state of":
-		return fmt.Sprintf("PF %s is %s", o.Subject, o.Detail)
+		return fmt.Sprintf("PF %s is %s", o.Target, o.Value)
 	case "set services of":
-		return fmt.Sprintf("PF %s serves %s", o.Subject, o.Detail)
+		return fmt.Sprintf("PF %s serves %s", o.Target, o.Value)
 	case "remove PF":
-		return fmt.Sprintf("PF %s is gone", o.Subject)
+		return fmt.Sprintf("PF %s is gone", o.Target)
 	case "add PF":
-		return fmt.Sprintf("PF %s is there", o.Subject)
+		return fmt.Sprintf("PF %s is there", o.Target)
 	case "unbind":
-		return fmt.Sprintf("%s is unbound from %s", o.Subject, o.Detail)
+		return fmt.Sprintf("%s is unbound from %s", o.Target, o.Value)
 	}
-	return strings.TrimSpace(fmt.Sprintf("%s %s %s", o.Name, o.Subject, o.Detail))
+	return strings.TrimSpace(fmt.Sprintf("%s %s %s", o.Name, o.Target, o.Value))
 }

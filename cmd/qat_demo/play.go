@@ -67,8 +67,8 @@ func playOne(ctx context.Context, s *stage, a act) (*outcome, error) {
 	out.bound = len(s.host.Bound("vfio-pci")) - before
 	decided := out.at
 	for _, o := range s.record.since(from) {
-		if o.Err == nil && o.Decided.After(decided) {
-			decided = o.Decided
+		if o.Err == nil && o.Visible.After(decided) {
+			decided = o.Visible
 		}
 	}
 	out.took = decided.Sub(out.at)

@@ -94,7 +94,7 @@ func (s *stage) write(ctx context.Context, file, value, operation string) error 
 		return err
 	}
 	return s.record.wait(ctx, func(ops []lookalike.Operation) bool {
-		return slices.ContainsFunc(ops[from:], func(o lookalike.Operation) bool { return o.Asked && o.Name == operation })
+		return slices.ContainsFunc(ops[from:], func(o lookalike.Operation) bool { return o.Requested && o.Name == operation })
 	})
 }
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package lookalike
 
 import (
@@ -9,10 +11,11 @@ import (
 	"syscall"
 )
 
-// LoadDriver loads the module of a PCI driver: bus/pci/drivers/<name> appears. Parameters are those of its module ("disable_denylist=1" of
-// vfio-pci). A driver that is there already is fine. Devices are not probed for it.
+// LoadDriver loads the module of a PCI driver: bus/pci/drivers/<name> appears. The parameters are
+// those of the module, such as "disable_denylist=1" for vfio-pci. Existing devices are not probed.
+// Loading a driver twice has no effect.
 func (h *Host) LoadDriver(name string, parameters ...string) error {
-	return h.do("load driver", name, false, func(o *op) { o.loadDriver(name, parameters...) })
+	return h.do("load driver", name, func(o *op) { o.loadDriver(name, parameters...) })
 }
 
 func (o *op) loadDriver(name string, parameters ...string) {
@@ -20,15 +23,15 @@ func (o *op) loadDriver(name string, parameters ...string) {
 	if h.drivers[name] {
 		return
 	}
+	module := h.sys("module", moduleOf(name))
+	o.mkdir(path.Join(module, "parameters"))
 	if isVFIO(name) {
 		o.startVFIO()
-		o.mkdir(h.sys("module", moduleOf(name), "parameters"))
-		o.put(h.sys("module", moduleOf(name), "parameters/disable_denylist"), "N")
+		o.create(path.Join(module, "parameters/disable_denylist"), "N")
 	}
 	if isUIO(name) {
 		o.mkdir(h.sys("class/uio"))
 	}
-	o.mkdir(h.sys("module", moduleOf(name)))
 	for _, p := range parameters {
 		key, value, _ := strings.Cut(p, "=")
 		switch value {
@@ -37,44 +40,43 @@ func (o *op) loadDriver(name string, parameters ...string) {
 		case "0", "n":
 			value = "N"
 		}
-		o.mkdir(h.sys("module", moduleOf(name), "parameters"))
-		o.put(h.sys("module", moduleOf(name), "parameters", key), value)
+		o.create(path.Join(module, "parameters", key), value)
 	}
 	o.emit("add", "/module/"+moduleOf(name), "module")
+	// The directory appears complete, for programs that write to bind as soon as it exists.
 	dir := h.sys("bus/pci/drivers", name)
-	o.mkdir(h.scratch())
-	staging := path.Join(h.scratch(), name) // appears with its files, for a program that writes to bind as soon as it is there
-	o.mkdir(staging)
-	o.fifo(path.Join(staging, "bind"))
-	o.fifo(path.Join(staging, "unbind"))
+	temp := path.Join(h.scratch(), name)
+	o.mkdir(temp)
+	o.fifo(path.Join(temp, "bind"))
+	o.fifo(path.Join(temp, "unbind"))
 	if h.server != nil {
-		o.try(func() error { return h.server.openDriver(name, staging) })
+		o.try(func() error { return h.server.openDriver(name, temp) })
 	}
-	o.decided()
-	o.try(func() error { return os.Rename(staging, dir) })
-	o.link(h.sys("module", moduleOf(name)), path.Join(dir, "module"))
+	o.markVisible()
+	o.try(func() error { return os.Rename(temp, dir) })
+	o.link(module, path.Join(dir, "module"))
 	o.emit("add", "/bus/pci/drivers/"+name, "drivers")
 	if !o.failed() {
 		h.drivers[name] = true
 	}
 }
 
-// UnloadDriver removes the module: its devices are unbound first.
+// UnloadDriver unbinds the driver's devices and removes its module.
 func (h *Host) UnloadDriver(name string) error {
-	return h.do("unload driver", name, false, func(o *op) {
+	return h.do("unload driver", name, func(o *op) {
 		if !h.drivers[name] {
 			o.fail(syscall.ENOENT)
 			return
 		}
 		for _, address := range h.boundTo(name) {
-			if d := h.devices[address]; d != nil && d.driver == name { // a PF's VFs went with it
-				o.decided()
+			if d := h.devices[address]; d != nil && d.driver == name { // not a VF that its PF took along
+				o.markVisible()
 				o.unbind(d)
 			}
 		}
-		o.rmtree(h.sys("bus/pci/drivers", name))
+		o.removeAll(h.sys("bus/pci/drivers", name))
 		o.emit("remove", "/bus/pci/drivers/"+name, "drivers")
-		o.rmtree(h.sys("module", moduleOf(name)))
+		o.removeAll(h.sys("module", moduleOf(name)))
 		o.emit("remove", "/module/"+moduleOf(name), "module")
 		if h.server != nil {
 			h.server.closeDriver(name)
@@ -83,7 +85,7 @@ func (h *Host) UnloadDriver(name string) error {
 	})
 }
 
-// Bound are the addresses of the functions that the driver holds, in order.
+// Bound returns the addresses of the functions that are bound to the driver, in order.
 func (h *Host) Bound(driver string) []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -103,64 +105,34 @@ func (h *Host) boundTo(driver string) []string {
 
 // Bind binds a function that has no driver, whatever driver_override says.
 func (h *Host) Bind(address, driver string) error {
-	return h.do("bind", address, false, func(o *op) {
-		o.Detail = driver
-		if d := o.find(address); d != nil {
-			o.bind(d, driver)
-		}
+	return h.doFunction("bind", address, func(o *op, d *function) {
+		o.Value = driver
+		o.bind(d, driver)
 	})
 }
 
-// Unbind takes the driver from a function.
+// Unbind unbinds a function from its driver.
 func (h *Host) Unbind(address string) error {
-	return h.do("unbind", address, false, func(o *op) {
-		switch d := o.find(address); {
-		case d == nil:
-		case d.driver == "":
+	return h.doFunction("unbind", address, func(o *op, d *function) {
+		if d.driver == "" {
 			o.fail(syscall.ENODEV)
-		default:
-			o.Detail = d.driver
-			o.decided()
-			o.unbind(d)
+			return
 		}
+		o.Value = d.driver
+		o.markVisible()
+		o.unbind(d)
 	})
 }
 
-// FailBind makes every bind of the function fail with err, until it is called with nil.
+// FailBind makes every bind of the function fail with err, until FailBind is called with nil.
 func (h *Host) FailBind(address string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err == nil {
-		delete(h.failBinds, address)
-		return
-	}
 	h.failBinds[address] = err
 }
 
-// Hold plays a workload that holds the VFIO device open: when it is unbound or removed, everything after vfio-dev waits until release is
-// called.
-func (h *Host) Hold(address string) (release func()) {
-	c := make(chan struct{})
-	h.holdMu.Lock()
-	defer h.holdMu.Unlock()
-	h.holds[address] = c
-	return func() {
-		h.holdMu.Lock()
-		defer h.holdMu.Unlock()
-		if h.holds[address] == c {
-			delete(h.holds, address)
-			close(c)
-		}
-	}
-}
-
-func (h *Host) held(address string) <-chan struct{} {
-	h.holdMu.Lock()
-	defer h.holdMu.Unlock()
-	return h.holds[address]
-}
-
-// bind is really_probe: the links are there before the driver's probe runs, and go again when it fails.
+// bind is really_probe: the links exist before the driver's probe runs, and disappear when the
+// probe fails.
 func (o *op) bind(d *function, driver string) {
 	h := o.h
 	switch {
@@ -170,14 +142,14 @@ func (o *op) bind(d *function, driver string) {
 		o.fail(fmt.Errorf("driver %s is not loaded: %w", driver, syscall.ENODEV))
 		return
 	case d.driver != "":
-		o.fail(fmt.Errorf("driver %s is bound: %w", d.driver, syscall.EBUSY))
+		o.fail(fmt.Errorf("bound to %s already: %w", d.driver, syscall.EBUSY))
 		return
 	}
 	inDriver, inDevice := h.sys("bus/pci/drivers", driver, d.address), path.Join(d.dir(h), "driver")
 	o.link(d.dir(h), inDriver)
-	o.decided()
+	o.markVisible()
 	o.link(h.sys("bus/pci/drivers", driver), inDevice)
-	if err := o.refusal(d, driver); err != nil {
+	if err := o.probeError(d, driver); err != nil {
 		o.unlink(inDevice)
 		o.unlink(inDriver)
 		o.fail(fmt.Errorf("to %s: %w", driver, err))
@@ -192,22 +164,22 @@ func (o *op) bind(d *function, driver string) {
 		o.startQAT(d)
 	}
 	d.driver = driver
-	o.emitFunction("bind", d)
+	o.emitPCI("bind", d)
 }
 
-// refusal is why the driver's probe fails, nil when it does not.
-func (o *op) refusal(d *function, driver string) error {
+// probeError returns the error of the driver's probe.
+func (o *op) probeError(d *function, driver string) error {
 	if err := o.h.failBinds[d.address]; err != nil {
 		return err
 	}
-	f, known := familyOf(d.id)
-	if driver == "vfio-pci" && known && f.denylist && read(o.h.sys("module/vfio_pci/parameters/disable_denylist")) != "Y" {
-		return fmt.Errorf("%s is on vfio-pci's denylist, load it with disable_denylist=1: %w", d.id, syscall.EINVAL)
+	if f, _ := familyOf(d.id); driver == "vfio-pci" && f.denylist &&
+		read(o.h.sys("module/vfio_pci/parameters/disable_denylist")) != "Y" {
+		return fmt.Errorf("%s is on vfio-pci's denylist; load it with disable_denylist=1: %w", d.id, syscall.EINVAL)
 	}
 	return nil
 }
 
-// unbind is __device_release_driver: the links go first, then the driver lets go of the device.
+// unbind is __device_release_driver: first the links disappear, then the driver lets the device go.
 func (o *op) unbind(d *function) {
 	h := o.h
 	driver := d.driver
@@ -223,51 +195,39 @@ func (o *op) unbind(d *function) {
 		o.showNumVFs(d)
 	}
 	d.driver = ""
-	o.emitFunction("unbind", d)
+	o.emitPCI("unbind", d)
 }
 
-// probe is device_attach: it looks for a driver that takes the function, and is content when there is none.
-func (o *op) probe(d *function) {
-	if driver := o.match(d); driver != "" && d.driver == "" {
+// autoprobe is device_initial_probe: it binds a new function to the driver that matches, if
+// drivers_autoprobe allows that. A failed probe leaves the function unbound and is no error.
+func (o *op) autoprobe(d *function) {
+	if o.failed() || read(o.h.sys("bus/pci/drivers_autoprobe")) == "0" {
+		return
+	}
+	if driver := o.match(d); driver != "" {
 		o.bind(d, driver)
-		if o.failed() { // a probe that fails leaves the device as it is, and its maker does not hear of it
-			o.Err = nil
-		}
+		o.Err = nil
 	}
 }
 
-// match is pci_bus_match and pci_device_can_probe: driver_override is exact and excludes all others.
+// match is pci_bus_match and pci_device_can_probe. It returns the loaded driver for the function,
+// or "". A driver_override excludes every other driver.
 func (o *op) match(d *function) string {
-	h := o.h
-	override := read(path.Join(d.dir(h), "driver_override"))
-	if override != "" && override != "(null)" {
-		if h.drivers[override] {
-			return override
+	driver := read(path.Join(d.dir(o.h), "driver_override"))
+	if driver == "" || driver == "(null)" {
+		if d.pf != nil && read(path.Join(d.pf.dir(o.h), "sriov_drivers_autoprobe")) == "0" {
+			return ""
 		}
+		if d.spec != nil {
+			driver = d.spec.Driver
+		} else if f, ok := familyOf(d.id); ok {
+			driver = f.driver + "vf"
+		}
+	}
+	if !o.h.drivers[driver] {
 		return ""
 	}
-	if d.pf != nil && read(path.Join(d.pf.dir(h), "sriov_drivers_autoprobe")) == "0" {
-		return ""
-	}
-	own := ""
-	if d.spec != nil {
-		own = d.spec.Driver
-	} else if f, ok := familyOf(d.id); ok {
-		own = f.driver + "vf"
-	}
-	if h.drivers[own] {
-		return own
-	}
-	return ""
-}
-
-// read is an attribute's value without its newline, "" when it cannot be read.
-func read(file string) string {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
+	return driver
 }
 
 func isVFIO(driver string) bool { return driver == "vfio-pci" || driver == "qat_vfio_pci" }

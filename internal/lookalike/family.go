@@ -1,15 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package lookalike
 
-// family is what the kernel knows of one kind of PF.
+// family describes one kind of PF.
 type family struct {
-	pf, vf   string // PCI device IDs, as in modalias but lower case
-	driver   string // the PF's; the VF's is this and "vf"
+	pf, vf   string // PCI device IDs, four hexadecimal digits
+	driver   string // the PF's; the VF's adds "vf"
 	vfs      int    // sriov_totalvfs
-	offset   int    // sriov_offset: from the PF's routing ID to the first VF's
-	denylist bool   // vfio-pci refuses it unless disable_denylist=1 (drivers/vfio/pci/vfio_pci.c)
+	offset   int    // sriov_offset: from the PF's routing ID to that of its first VF
+	denylist bool   // vfio-pci refuses its VFs unless disable_denylist=1 (drivers/vfio/pci/vfio_pci.c)
 }
 
-// families are those of the in-tree drivers (drivers/crypto/intel/qat) and of Intel's out-of-tree package.
+// families returns those of the in-tree drivers (drivers/crypto/intel/qat) and of Intel's
+// out-of-tree package.
 func families() []family {
 	return []family{
 		{pf: "0435", vf: "0443", driver: "dh895xcc", vfs: 32, offset: 8, denylist: true},
@@ -26,7 +29,7 @@ func families() []family {
 	}
 }
 
-// familyOf finds the family by the ID of its PF or VF.
+// familyOf returns the family with that device ID, of its PF or its VF.
 func familyOf(id string) (family, bool) {
 	for _, f := range families() {
 		if f.pf == id || f.vf == id {

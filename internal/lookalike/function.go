@@ -1,17 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package lookalike
 
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
-// classQAT and classBridge are PCI class codes: co-processor, PCI-to-PCI bridge.
+// PCI class codes.
 const (
-	classQAT    = "0b4000"
-	classBridge = "060400"
+	classQAT    = "0b4000" // co-processor
+	classBridge = "060400" // PCI-to-PCI bridge
 )
 
 // function is one PCI function of the host.
@@ -20,39 +22,37 @@ type function struct {
 	devpath string // /devices/pci0000:6b/0000:6b:00.0
 	id      string // PCI device ID, four hexadecimal digits
 	class   string // six hexadecimal digits
-	numa    int    // -1: the platform does not say
-	driver  string // "" when none is bound
-	group   int    // number of the IOMMU group; -1 when it is in none
-	noiommu bool   // the group was made by VFIO's noiommu mode, and goes with it
-	vfio    int    // N of vfio-dev/vfioN while bound to a VFIO driver, else -1
-	uio     int    // N of uio/uioN while bound to a UIO driver, else -1
+	numa    int    // -1 if the platform does not say
+	driver  string // "" if none is bound
+	inGroup bool   // it is in an IOMMU group
+	group   int    // number of that group
+	noiommu bool   // VFIO created the group in noiommu mode, and removes it again
+	vfio    int    // N of vfio-dev/vfioN, while bound to a VFIO driver
+	uio     int    // N of uio/uioN, while bound to a UIO driver
 
-	pf    *function // of a VF: its PF; nil when the PF is not on this host (a guest)
-	index int       // of a VF with PF: N of virtfnN
+	pf    *function // of a VF: its PF; nil if that is not on this host, as in a guest
+	index int       // of a VF with a PF: N of virtfnN
 
-	spec   *PF         // of a PF only
-	vfs    []*function // of a PF: its VFs, by index
-	numVFs int         // of a PF: what sriov_numvfs says
-	// shown is what the host last wrote to, or read from, the attributes that users write to. When a file says something else while
-	// the host is served, a user wrote it and Serve will come to it.
+	spec   *PF         // of a PF; nil for any other function
+	vfs    []*function // of a PF: its VFs by index
+	numVFs int         // of a PF: the value of sriov_numvfs
+
+	// shown holds, for the attributes of a PF that users write to, what the host last wrote to
+	// or read from the file. If the file differs while the host is served, a user wrote to it
+	// and Serve will handle that.
 	shown map[string]string
-	// stateWritten says that a user wrote to qat/state without changing it, as far as Serve could see (serve.go).
+	// stateWritten: a user wrote to qat/state, but Serve saw no change of it (handleServices).
 	stateWritten bool
 }
 
-// find is the function of that address; when there is none the operation fails.
-func (o *op) find(address string) *function {
-	d := o.h.devices[address]
-	if d == nil {
-		o.fail(syscall.ENODEV)
-	}
-	return d
-}
-
+// findPF returns the PF with that address. If there is none, the operation fails.
 func (o *op) findPF(address string) *function {
-	d := o.find(address)
-	if d != nil && d.spec == nil {
-		o.fail(fmt.Errorf("%s is no PF", address))
+	d := o.h.devices[address]
+	switch {
+	case d == nil:
+		o.fail(syscall.ENODEV)
+	case d.spec == nil:
+		o.fail(fmt.Errorf("%s is not a PF", address))
 		return nil
 	}
 	return d
@@ -60,8 +60,9 @@ func (o *op) findPF(address string) *function {
 
 func (d *function) dir(h *Host) string { return h.sys(d.devpath) }
 
-// appear makes the function's directory, then the link by which programs find it, then tells the world: pci_device_add.
-func (o *op) appear(d *function) {
+// addFunction creates the function's directory, then the link in bus/pci/devices by which
+// programs find it, then sends the uevent: pci_device_add.
+func (o *op) addFunction(d *function) {
 	h := o.h
 	if h.devices[d.address] != nil {
 		o.fail(syscall.EEXIST)
@@ -69,17 +70,10 @@ func (o *op) appear(d *function) {
 	}
 	dir := d.dir(h)
 	o.mkdir(dir)
-	if h.server != nil && d.spec != nil {
-		o.try(func() error { return h.server.watch(dir) })
+	if d.spec != nil {
+		o.watchWrites(dir)
 	}
 	o.link(h.sys("bus/pci"), path.Join(dir, "subsystem"))
-	uevent := ""
-	for i, v := range d.variables() {
-		if i > 0 {
-			uevent += "\n"
-		}
-		uevent += v
-	}
 	for _, a := range [][2]string{
 		{"vendor", "0x8086"},
 		{"device", "0x" + d.id},
@@ -90,9 +84,9 @@ func (o *op) appear(d *function) {
 		{"numa_node", strconv.Itoa(d.numa)},
 		{"driver_override", "(null)"},
 		{"modalias", d.modalias()},
-		{"uevent", uevent},
+		{"uevent", strings.Join(d.variables(), "\n")},
 	} {
-		o.put(path.Join(dir, a[0]), a[1])
+		o.create(path.Join(dir, a[0]), a[1])
 	}
 	if d.spec != nil {
 		o.replace(path.Join(dir, "sriov_totalvfs"), strconv.Itoa(d.spec.TotalVFs))
@@ -105,23 +99,24 @@ func (o *op) appear(d *function) {
 		o.joinGroup(d, "DMA")
 	}
 	h.devices[d.address] = d
-	o.decided()
+	o.markVisible()
 	o.link(dir, h.sys("bus/pci/devices", d.address))
-	o.emitFunction("add", d)
+	o.emitPCI("add", d)
 }
 
-// vanish unbinds the function and takes it away: pci_stop_and_remove_bus_device. The link goes before the event, the directory after it.
-func (o *op) vanish(d *function) {
+// removeFunction unbinds the function and removes it: pci_stop_and_remove_bus_device. The link
+// disappears before the uevent, the directory after it.
+func (o *op) removeFunction(d *function) {
 	h := o.h
 	if d.driver != "" {
 		o.unbind(d)
 	}
 	o.unlink(h.sys("bus/pci/devices", d.address))
-	if d.group >= 0 {
+	if d.inGroup {
 		o.leaveGroup(d)
 	}
-	o.emitFunction("remove", d)
-	o.rmtree(d.dir(h))
+	o.emitPCI("remove", d)
+	o.removeAll(d.dir(h))
 	if h.devices[d.address] == d {
 		delete(h.devices, d.address)
 	}
@@ -130,14 +125,14 @@ func (o *op) vanish(d *function) {
 // joinGroup puts the function into an IOMMU group of its own.
 func (o *op) joinGroup(d *function, kind string) {
 	h := o.h
-	d.group = h.groups.take()
+	d.inGroup, d.group = true, h.groups.take()
 	group := h.sys("kernel/iommu_groups", strconv.Itoa(d.group))
 	o.mkdir(path.Join(group, "devices"))
-	o.put(path.Join(group, "type"), kind)
-	o.put(path.Join(group, "reserved_regions"), "")
+	o.create(path.Join(group, "type"), kind)
+	o.create(path.Join(group, "reserved_regions"), "")
 	o.link(d.dir(h), path.Join(group, "devices", d.address))
 	if d.noiommu {
-		o.put(path.Join(group, "name"), "vfio-noiommu")
+		o.create(path.Join(group, "name"), "vfio-noiommu")
 	}
 	o.link(group, path.Join(d.dir(h), "iommu_group"))
 }
@@ -145,71 +140,7 @@ func (o *op) joinGroup(d *function, kind string) {
 func (o *op) leaveGroup(d *function) {
 	h := o.h
 	o.unlink(path.Join(d.dir(h), "iommu_group"))
-	o.rmtree(h.sys("kernel/iommu_groups", strconv.Itoa(d.group)))
+	o.removeAll(h.sys("kernel/iommu_groups", strconv.Itoa(d.group)))
 	h.groups.free(d.group)
-	d.group = -1
-}
-
-// show makes an attribute that users write to say what is true. A user's write that waits for Serve is left alone; for the attribute that
-// asked for this operation, what waits is the rest of the same write (a shell truncates, then writes).
-func (o *op) show(d *function, name, value string) {
-	file := path.Join(d.dir(o.h), name)
-	switch now := read(file); {
-	case now == value:
-	case o.h.server != nil && (now != d.shown[name] || o.taken != name && o.h.server.pending(file)):
-		return
-	default:
-		o.replace(file, value)
-	}
-	d.shown[name] = value
-}
-
-// SetAttr gives an attribute of a function its value ("numa_node", "qat/auto_reset"), at one moment; it is made when it is missing. What
-// a kernel would do because of it does not happen.
-func (h *Host) SetAttr(address, name, value string) error {
-	return h.do("set "+name+" of", address, false, func(o *op) {
-		o.Detail = value
-		d := o.find(address)
-		if d == nil {
-			return
-		}
-		file := path.Join(d.dir(h), name)
-		o.mkdir(path.Dir(file))
-		o.decided()
-		o.replace(file, value)
-		if d.shown != nil {
-			d.shown[name] = value
-		}
-	})
-}
-
-// RemoveAttr takes an attribute (or a whole group such as "qat") away, as on a kernel that does not have it.
-func (h *Host) RemoveAttr(address, name string) error {
-	return h.do("remove "+name+" of", address, false, func(o *op) {
-		if d := o.find(address); d != nil {
-			o.decided()
-			o.rmtree(path.Join(d.dir(h), name))
-		}
-	})
-}
-
-var addressParts = regexp.MustCompile(`^([0-9a-f]{4,}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])$`)
-
-// routing splits an address into its domain and the 16-bit number bus:device.function, which SR-IOV counts in.
-func routing(address string) (domain string, id int, err error) {
-	m := addressParts.FindStringSubmatch(address)
-	if m == nil {
-		return "", 0, fmt.Errorf("%q is not a PCI address such as 0000:6b:00.0", address)
-	}
-	bus, _ := strconv.ParseUint(m[2], 16, 8) // the pattern lets only hexadecimal digits through
-	dev, _ := strconv.ParseUint(m[3], 16, 8)
-	fn, _ := strconv.ParseUint(m[4], 8, 8)
-	if dev > 31 {
-		return "", 0, fmt.Errorf("%q: a bus has 32 devices", address)
-	}
-	return m[1], int(bus<<8 | dev<<3 | fn), nil
-}
-
-func addressOf(domain string, id int) string {
-	return fmt.Sprintf("%s:%02x:%02x.%d", domain, id>>8, id>>3&31, id&7)
+	d.inGroup = false
 }

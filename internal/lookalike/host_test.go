@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package lookalike
 
 import (
@@ -23,10 +25,10 @@ const (
 	vf1 = "0000:6b:00.2"
 )
 
-// newHost is a host that nobody serves, with its PFs and the driver vfio-pci.
+// newHost returns a host with the driver vfio-pci and these PFs. It is not served.
 func newHost(t *testing.T, opts []Option, pfs ...PF) *Host {
 	t.Helper()
-	h := blank(t, opts...)
+	h := newEmptyHost(t, opts...)
 	must(t, h.LoadDriver("vfio-pci"))
 	for _, pf := range pfs {
 		must(t, h.AddPF(pf))
@@ -34,8 +36,8 @@ func newHost(t *testing.T, opts []Option, pfs ...PF) *Host {
 	return h
 }
 
-// blank is a host with nothing on it.
-func blank(t *testing.T, opts ...Option) *Host {
+// newEmptyHost returns a host without drivers. It is not served.
+func newEmptyHost(t *testing.T, opts ...Option) *Host {
 	t.Helper()
 	dir, err := MkdirTemp()
 	must(t, err)
@@ -52,7 +54,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// tree shows what is below a directory: "a/b = value" for files, "a/b -> target" for links that resolve, "a/b -> target (dangling)".
+// tree lists the files below a directory: "file = value", "link -> target", "fifo |". It marks a
+// link whose target does not exist.
 func tree(t *testing.T, root string) []string {
 	t.Helper()
 	var lines []string
@@ -86,13 +89,14 @@ func tree(t *testing.T, root string) []string {
 	return lines
 }
 
-func want(t *testing.T, what string, want, got any) {
+func equal(t *testing.T, what string, want, got any) {
 	t.Helper()
-	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("%s (-want +got):\n%s", what, d)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }
 
+// linkOf returns the last component of a link's target, or "" if there is no link.
 func linkOf(t *testing.T, elem ...string) string {
 	t.Helper()
 	target, err := os.Readlink(filepath.Join(elem...))
@@ -107,12 +111,12 @@ func exists(elem ...string) bool {
 	return err == nil
 }
 
-func TestABoundVFLooksAsInSysfs(t *testing.T) {
+func TestBoundVFInSysfs(t *testing.T) {
 	h := newHost(t, nil, PF{Address: pf0, DeviceID: "4940", Services: "sym;asym", NUMANode: 1})
 	must(t, h.SetVFs(pf0, 2))
 	must(t, h.Bind(vf0, "vfio-pci"))
 
-	want(t, "the VF's directory", []string{
+	equal(t, "directory of the VF", []string{
 		`class = "0x0b4000\n"`,
 		`device = "0x4941\n"`,
 		`driver -> ../../../bus/pci/drivers/vfio-pci`,
@@ -125,12 +129,13 @@ func TestABoundVFLooksAsInSysfs(t *testing.T) {
 		`subsystem -> ../../../bus/pci`,
 		`subsystem_device = "0x0000\n"`,
 		`subsystem_vendor = "0x8086\n"`,
-		`uevent = "PCI_CLASS=B4000\nPCI_ID=8086:4941\nPCI_SUBSYS_ID=8086:0000\nPCI_SLOT_NAME=0000:6b:00.1\nMODALIAS=pci:v00008086d00004941sv00008086sd00000000bc0Bsc40i00\n"`,
+		`uevent = "PCI_CLASS=B4000\nPCI_ID=8086:4941\nPCI_SUBSYS_ID=8086:0000\nPCI_SLOT_NAME=0000:6b:00.1\n` +
+			`MODALIAS=pci:v00008086d00004941sv00008086sd00000000bc0Bsc40i00\n"`,
 		`vendor = "0x8086\n"`,
 		`vfio-dev/vfio0/device -> ../../../0000:6b:00.1`,
 		`vfio-dev/vfio0/subsystem -> ../../../../../class/vfio-dev`,
 	}, tree(t, h.sys("devices/pci0000:6b", vf0)))
-	want(t, "bus/pci", []string{
+	equal(t, "bus/pci", []string{
 		`devices/0000:6b:00.0 -> ../../../devices/pci0000:6b/0000:6b:00.0`,
 		`devices/0000:6b:00.1 -> ../../../devices/pci0000:6b/0000:6b:00.1`,
 		`devices/0000:6b:00.2 -> ../../../devices/pci0000:6b/0000:6b:00.2`,
@@ -146,25 +151,31 @@ func TestABoundVFLooksAsInSysfs(t *testing.T) {
 		`drivers_probe |`,
 		`rescan = ""`,
 	}, tree(t, h.sys("bus/pci")))
-	want(t, "debugfs", []string{
-		`qat_4xxx_0000:6b:00.0/dev_cfg = "[GENERAL]\nServicesEnabled = sym;asym\n[KERNEL]\nNumberCyInstances = 0\nNumberDcInstances = 0\n"`,
+	equal(t, "debugfs", []string{
+		`qat_4xxx_0000:6b:00.0/dev_cfg = "[GENERAL]\nServicesEnabled = sym;asym\n` +
+			`[KERNEL]\nNumberCyInstances = 0\nNumberDcInstances = 0\n"`,
 		`qat_4xxx_0000:6b:00.0/heartbeat/config = "500\n"`,
 		`qat_4xxx_0000:6b:00.0/heartbeat/queries_failed = "0\n"`,
 		`qat_4xxx_0000:6b:00.0/heartbeat/queries_sent = "0\n"`,
 		`qat_4xxx_0000:6b:00.0/heartbeat/status = "0\n"`,
 	}, tree(t, h.sys("kernel/debug")))
-	want(t, "/dev", []string{`vfio/1 = ""`, `vfio/vfio = ""`}, tree(t, h.Dev()))
-	want(t, "the group's devices", []string{vf0 + " -> ../../../../devices/pci0000:6b/" + vf0}, tree(t, h.sys("kernel/iommu_groups/1/devices")))
-	want(t, "sriov_numvfs", "2", read(filepath.Join(h.Path(pf0), "sriov_numvfs")))
-	want(t, "virtfn1", vf1, linkOf(t, h.Path(pf0), "virtfn1"))
-	want(t, "class/vfio/1", "1", linkOf(t, h.sys("class/vfio/1")))
+	equal(t, "/dev", []string{`vfio/1 = ""`, `vfio/vfio = ""`}, tree(t, h.Dev()))
+	equal(t, "devices of the group", []string{vf0 + " -> ../../../../devices/pci0000:6b/" + vf0},
+		tree(t, h.sys("kernel/iommu_groups/1/devices")))
+	equal(t, "sriov_numvfs", "2", read(filepath.Join(h.Path(pf0), "sriov_numvfs")))
+	equal(t, "virtfn1", vf1, linkOf(t, h.Path(pf0), "virtfn1"))
+	equal(t, "class/vfio/1", "1", linkOf(t, h.sys("class/vfio/1")))
 }
 
-func TestNothingIsLeftOfWhatWasUndone(t *testing.T) {
+func TestUndoneOperationsLeaveNoTrace(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		opts []Option
-	}{{"with an IOMMU", nil}, {"without", []Option{WithoutIOMMU()}}, {"with iommufd", []Option{WithIOMMUFD()}}} {
+	}{
+		{"IOMMU", nil},
+		{"no IOMMU", []Option{WithoutIOMMU()}},
+		{"iommufd", []Option{WithIOMMUFD()}},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHost(t, c.opts)
 			must(t, h.LoadDriver("igb_uio"))
@@ -184,12 +195,12 @@ func TestNothingIsLeftOfWhatWasUndone(t *testing.T) {
 				must(t, h.AddVF(VF{Address: "0000:6b:00.4", PF: pf0}))
 				must(t, h.RemovePF(pf0))
 			}
-			want(t, "the host", before, tree(t, h.Dir()))
+			equal(t, "the host", before, tree(t, h.Dir()))
 		})
 	}
 }
 
-func TestPlacesOfFunctions(t *testing.T) {
+func TestAddressesAndPathsOfVFs(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		pf   PF
@@ -197,12 +208,15 @@ func TestPlacesOfFunctions(t *testing.T) {
 		path string // of the VF
 		id   string
 	}{
-		{"gen 4: the VFs follow the PF", PF{Address: "0000:6b:00.0"}, 8, "pci0000:6b/0000:6b:01.1", "0x4941"},
+		{"Gen4: after the PF", PF{Address: "0000:6b:00.0"}, 8, "pci0000:6b/0000:6b:01.1", "0x4941"},
 		{"402xx", PF{Address: "0000:e8:00.0", DeviceID: "4944"}, 0, "pci0000:e8/0000:e8:00.1", "0x4945"},
-		{"gen 2: the VFs begin at device 1", PF{Address: "0000:3b:00.0", DeviceID: "37c8"}, 15, "pci0000:3b/0000:3b:02.7", "0x37c9"},
-		{"behind a bridge", PF{Address: "0000:3b:00.0", DeviceID: "37c8", Bridge: true}, 0, "pci0000:3a/0000:3a:00.0/0000:3b:01.0", "0x37c9"},
-		{"in another domain", PF{Address: "10001:6b:00.0"}, 0, "pci10001:6b/10001:6b:00.1", "0x4941"},
-		{"so many that they reach the next bus", PF{Address: "0000:6b:00.0", TotalVFs: 300}, 299, "pci0000:6b/0000:6c:05.4", "0x4941"},
+		{"Gen2: device 1", PF{Address: "0000:3b:00.0", DeviceID: "37c8"}, 15, "pci0000:3b/0000:3b:02.7", "0x37c9"},
+		{
+			"behind a bridge", PF{Address: "0000:3b:00.0", DeviceID: "37c8", Bridge: true}, 0,
+			"pci0000:3a/0000:3a:00.0/0000:3b:01.0", "0x37c9",
+		},
+		{"another domain", PF{Address: "10001:6b:00.0"}, 0, "pci10001:6b/10001:6b:00.1", "0x4941"},
+		{"next bus", PF{Address: "0000:6b:00.0", TotalVFs: 300}, 299, "pci0000:6b/0000:6c:05.4", "0x4941"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHost(t, nil, c.pf)
@@ -210,38 +224,95 @@ func TestPlacesOfFunctions(t *testing.T) {
 			address := h.VFs(c.pf.Address)[c.vf]
 			dir, err := filepath.EvalSymlinks(h.Path(address))
 			must(t, err)
-			want(t, "place", h.sys("devices", c.path), dir)
-			want(t, "device", c.id, read(filepath.Join(dir, "device")))
-			want(t, "physfn", c.pf.Address, linkOf(t, dir, "physfn"))
+			equal(t, "directory", h.sys("devices", c.path), dir)
+			equal(t, "device", c.id, read(filepath.Join(dir, "device")))
+			equal(t, "physfn", c.pf.Address, linkOf(t, dir, "physfn"))
 		})
 	}
 }
 
-func TestWhatAKernelRefusesIsAnError(t *testing.T) {
+func TestErrors(t *testing.T) {
 	odd := errors.New("odd hardware")
+	const guestVF = "0000:00:05.0"
 	for _, c := range []struct {
 		name string
 		do   func(h *Host) error
 		want error
 		text string
 	}{
-		{"more VFs than there are", func(h *Host) error { return h.SetVFs(pf0, 17) }, syscall.ERANGE, "set VFs of 0000:6b:00.0: 17 of 16 VFs"},
-		{"from 2 VFs to 3", func(h *Host) error { return errors.Join(h.SetVFs(pf0, 2), h.SetVFs(pf0, 3)) }, syscall.EBUSY, "it goes through 0 only"},
-		{"VFs of a PF without driver", func(h *Host) error { return errors.Join(h.Unbind(pf0), h.SetVFs(pf0, 3)) }, syscall.ENOENT, "no driver"},
-		{"an unknown function", func(h *Host) error { return h.Bind(vf0, "vfio-pci") }, syscall.ENODEV, "bind 0000:6b:00.1"},
-		{"a driver that is not loaded", func(h *Host) error { return h.Bind(pf0, "igb_uio") }, syscall.ENODEV, "igb_uio is not loaded"},
-		{"a second driver", func(h *Host) error { return h.Bind(pf0, "vfio-pci") }, syscall.EBUSY, "driver 4xxx is bound"},
-		{"services while up", func(h *Host) error { return h.SetService(pf0, "dc") }, syscall.EINVAL, "the PF is up"},
-		{"an unknown service", func(h *Host) error { return errors.Join(h.SetState(pf0, "down"), h.SetService(pf0, "tea")) }, syscall.EINVAL, `service "tea"`},
-		{"an unknown state", func(h *Host) error { return h.SetState(pf0, "sideways") }, syscall.EINVAL, "set state"},
-		{"the same PF twice", func(h *Host) error { return h.AddPF(PF{Address: pf0}) }, syscall.EEXIST, "add PF 0000:6b:00.0"},
-		{"a bind made to fail", func(h *Host) error {
-			h.FailBind(vf0, odd)
-			return errors.Join(h.SetVFs(pf0, 1), h.Bind(vf0, "vfio-pci"))
-		}, odd, "to vfio-pci: odd hardware"},
-		{"a C62x VF without disable_denylist", func(h *Host) error {
-			return errors.Join(h.AddVF(VF{Address: "0000:00:05.0", DeviceID: "37c9"}), h.Bind("0000:00:05.0", "vfio-pci"))
-		}, syscall.EINVAL, "denylist"},
+		{
+			"too many VFs",
+			func(h *Host) error { return h.SetVFs(pf0, 17) },
+			syscall.ERANGE, "set VFs of 0000:6b:00.0: 17 of 16 VFs",
+		},
+		{
+			"from 2 VFs to 3",
+			func(h *Host) error { return errors.Join(h.SetVFs(pf0, 2), h.SetVFs(pf0, 3)) },
+			syscall.EBUSY, "there are 2 VFs; write 0 first",
+		},
+		{
+			"VFs of a PF without driver",
+			func(h *Host) error { return errors.Join(h.Unbind(pf0), h.SetVFs(pf0, 3)) },
+			syscall.ENOENT, "no driver",
+		},
+		{
+			"unknown function",
+			func(h *Host) error { return h.Bind(vf0, "vfio-pci") },
+			syscall.ENODEV, "bind 0000:6b:00.1",
+		},
+		{
+			"driver not loaded",
+			func(h *Host) error { return h.Bind(pf0, "igb_uio") },
+			syscall.ENODEV, "igb_uio is not loaded",
+		},
+		{
+			"second driver",
+			func(h *Host) error { return h.Bind(pf0, "vfio-pci") },
+			syscall.EBUSY, "bound to 4xxx already",
+		},
+		{
+			"services while up",
+			func(h *Host) error { return h.SetService(pf0, "dc") },
+			syscall.EINVAL, "the PF is up",
+		},
+		{
+			"unknown service",
+			func(h *Host) error { return errors.Join(h.SetState(pf0, "down"), h.SetService(pf0, "tea")) },
+			syscall.EINVAL, `unknown service "tea"`,
+		},
+		{
+			"unknown state",
+			func(h *Host) error { return h.SetState(pf0, "sideways") },
+			syscall.EINVAL, "set state",
+		},
+		{
+			"same PF twice",
+			func(h *Host) error { return h.AddPF(PF{Address: pf0}) },
+			syscall.EEXIST, "add PF 0000:6b:00.0",
+		},
+		{
+			"same VF twice, with its driver loaded",
+			func(h *Host) error {
+				vf := VF{Address: guestVF}
+				return errors.Join(h.LoadDriver("4xxxvf"), h.AddVF(vf), h.AddVF(vf))
+			},
+			syscall.EEXIST, "add VF 0000:00:05.0",
+		},
+		{
+			"FailBind",
+			func(h *Host) error {
+				h.FailBind(vf0, odd)
+				return errors.Join(h.SetVFs(pf0, 1), h.Bind(vf0, "vfio-pci"))
+			},
+			odd, "to vfio-pci: odd hardware",
+		},
+		{
+			"C62x VF without disable_denylist",
+			func(h *Host) error {
+				return errors.Join(h.AddVF(VF{Address: guestVF, DeviceID: "37c9"}), h.Bind(guestVF, "vfio-pci"))
+			},
+			syscall.EINVAL, "denylist",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHost(t, nil, PF{Address: pf0, Services: "sym;asym"})
@@ -250,22 +321,23 @@ func TestWhatAKernelRefusesIsAnError(t *testing.T) {
 				t.Errorf("got %v, want %v with %q", err, c.want, c.text)
 			}
 			for _, d := range h.devices {
-				if d.driver == "" && (exists(h.Path(d.address), "driver") || exists(h.sys("bus/pci/drivers/vfio-pci", d.address))) {
-					t.Errorf("%s has no driver, but a link to one", d.address)
+				inDriver := h.sys("bus/pci/drivers/vfio-pci", d.address)
+				if d.driver == "" && (exists(h.Path(d.address), "driver") || exists(inDriver)) {
+					t.Errorf("%s has a link to a driver, and no driver", d.address)
 				}
 			}
 		})
 	}
 }
 
-func TestDenylistCanBeSwitchedOff(t *testing.T) {
-	h := blank(t)
+func TestDisableDenylist(t *testing.T) {
+	h := newEmptyHost(t)
 	must(t, h.LoadDriver("vfio-pci", "disable_denylist=1"))
 	must(t, h.AddVF(VF{Address: "0000:00:05.0", DeviceID: "37c9"}))
 	must(t, h.Bind("0000:00:05.0", "vfio-pci"))
 }
 
-func TestAFailedBindCanSucceedLater(t *testing.T) {
+func TestFailBind(t *testing.T) {
 	h := newHost(t, nil, PF{Address: pf0})
 	must(t, h.SetVFs(pf0, 1))
 	h.FailBind(vf0, syscall.EIO)
@@ -274,82 +346,89 @@ func TestAFailedBindCanSucceedLater(t *testing.T) {
 	}
 	h.FailBind(vf0, nil)
 	must(t, h.Bind(vf0, "vfio-pci"))
-	want(t, "driver", "vfio-pci", linkOf(t, h.Path(vf0), "driver"))
+	equal(t, "driver", "vfio-pci", linkOf(t, h.Path(vf0), "driver"))
 }
 
-func TestNodesOfDrivers(t *testing.T) {
+func TestDeviceNodes(t *testing.T) {
+	const container = `vfio/vfio = ""`
 	for _, c := range []struct {
 		name, driver string
 		opts         []Option
 		want         []string // below /dev
 	}{
-		{"vfio-pci", "vfio-pci", nil, []string{`vfio/0 = ""`, `vfio/vfio = ""`}},
-		{"qat_vfio_pci", "qat_vfio_pci", nil, []string{`vfio/0 = ""`, `vfio/vfio = ""`}},
-		{"vfio-pci with iommufd", "vfio-pci", []Option{WithIOMMUFD()}, []string{`vfio/0 = ""`, `vfio/devices/vfio0 = ""`, `vfio/vfio = ""`}},
-		{"vfio-pci without an IOMMU", "vfio-pci", []Option{WithoutIOMMU()}, []string{`vfio/noiommu-0 = ""`, `vfio/vfio = ""`}},
-		{"igb_uio", "igb_uio", nil, []string{`uio0 = ""`, `vfio/vfio = ""`}},
-		{"a kernel driver", "4xxxvf", nil, []string{`vfio/vfio = ""`}},
+		{"vfio-pci", "vfio-pci", nil, []string{`vfio/0 = ""`, container}},
+		{"qat_vfio_pci", "qat_vfio_pci", nil, []string{`vfio/0 = ""`, container}},
+		{
+			"vfio-pci with iommufd", "vfio-pci", []Option{WithIOMMUFD()},
+			[]string{`vfio/0 = ""`, `vfio/devices/vfio0 = ""`, container},
+		},
+		{
+			"vfio-pci without IOMMU", "vfio-pci", []Option{WithoutIOMMU()},
+			[]string{`vfio/noiommu-0 = ""`, container},
+		},
+		{"igb_uio", "igb_uio", nil, []string{`uio0 = ""`, container}},
+		{"kernel driver", "4xxxvf", nil, []string{container}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHost(t, c.opts)
 			must(t, h.AddVF(VF{Address: vf0}))
 			must(t, h.LoadDriver(c.driver))
 			must(t, h.Bind(vf0, c.driver))
-			want(t, "/dev", c.want, tree(t, h.Dev()))
+			equal(t, "/dev", c.want, tree(t, h.Dev()))
 			must(t, h.UnloadDriver(c.driver))
-			want(t, "/dev afterwards", []string{`vfio/vfio = ""`}, tree(t, h.Dev()))
+			equal(t, "/dev after unloading", []string{container}, tree(t, h.Dev()))
 			if exists(h.Path(vf0), "driver") || exists(h.sys("bus/pci/drivers", c.driver)) {
-				t.Error("the driver is still there")
+				t.Error("a link to the driver or its directory still exists")
 			}
 		})
 	}
 }
 
-func TestNoIOMMUGroupComesAndGoesWithTheBind(t *testing.T) {
+func TestNoIOMMUGroupExistsWhileBound(t *testing.T) {
 	h := newHost(t, []Option{WithoutIOMMU()}, PF{Address: pf0})
 	must(t, h.SetVFs(pf0, 1))
 	if exists(h.Path(vf0), "iommu_group") || exists(h.sys("class/iommu/dmar0")) {
-		t.Error("a group or an IOMMU without an IOMMU")
+		t.Error("a host without IOMMU has an IOMMU or a group")
 	}
 	must(t, h.Bind(vf0, "vfio-pci"))
-	want(t, "the group's name", "vfio-noiommu", read(filepath.Join(h.Path(vf0), "iommu_group/name")))
+	equal(t, "name of the group", "vfio-noiommu", read(filepath.Join(h.Path(vf0), "iommu_group/name")))
 	must(t, h.Unbind(vf0))
 	if exists(h.Path(vf0), "iommu_group") {
-		t.Error("the group stayed after the unbind")
+		t.Error("the group still exists after unbinding")
 	}
 }
 
-func TestNewVFsFindTheirOwnKernelDriver(t *testing.T) {
+func TestNewVFsAreBoundToTheirKernelDriver(t *testing.T) {
 	h := newHost(t, nil, PF{Address: pf0, TotalVFs: 1})
 	must(t, h.LoadDriver("4xxxvf"))
 	must(t, h.SetVFs(pf0, 1))
-	want(t, "driver", "4xxxvf", linkOf(t, h.Path(vf0), "driver"))
+	equal(t, "driver", "4xxxvf", linkOf(t, h.Path(vf0), "driver"))
 	must(t, h.SetVFs(pf0, 0))
 	must(t, h.SetAttr(pf0, "sriov_drivers_autoprobe", "0"))
 	must(t, h.SetVFs(pf0, 1))
-	want(t, "driver with sriov_drivers_autoprobe 0", "", linkOf(t, h.Path(vf0), "driver"))
+	equal(t, "driver with sriov_drivers_autoprobe 0", "", linkOf(t, h.Path(vf0), "driver"))
 }
 
-func TestDownTakesTheVFsAndHeartbeatAway(t *testing.T) {
+func TestStateDownRemovesVFsAndHeartbeat(t *testing.T) {
 	h := newHost(t, nil, PF{Address: pf0, Services: "sym;asym"})
 	must(t, h.SetVFs(pf0, 16))
 	must(t, h.SetState(pf0, "down"))
-	want(t, "VFs", 0, len(h.VFs(pf0)))
-	want(t, "state", "down", read(filepath.Join(h.Path(pf0), "qat/state")))
-	want(t, "sriov_numvfs", "0", read(filepath.Join(h.Path(pf0), "sriov_numvfs")))
+	equal(t, "VFs", 0, len(h.VFs(pf0)))
+	equal(t, "state", "down", read(filepath.Join(h.Path(pf0), "qat/state")))
+	equal(t, "sriov_numvfs", "0", read(filepath.Join(h.Path(pf0), "sriov_numvfs")))
 	heartbeat := h.sys("kernel/debug/qat_4xxx_"+pf0, "heartbeat")
 	if exists(heartbeat) {
-		t.Error("heartbeat is there though the PF is down")
+		t.Error("heartbeat/ exists while the PF is down")
 	}
 	must(t, h.SetService(pf0, "dc"))
-	want(t, "services", "dc", read(filepath.Join(h.Path(pf0), "qat/cfg_services")))
+	equal(t, "services", "dc", read(filepath.Join(h.Path(pf0), "qat/cfg_services")))
 	must(t, h.SetState(pf0, "up"))
-	want(t, "heartbeat", "0", read(filepath.Join(heartbeat, "status")))
+	equal(t, "heartbeat", "0", read(filepath.Join(heartbeat, "status")))
 	must(t, h.SetHeartbeat(pf0, "-1"))
-	want(t, "heartbeat", "-1", read(filepath.Join(heartbeat, "status")))
+	equal(t, "heartbeat", "-1", read(filepath.Join(heartbeat, "status")))
 }
 
-func TestAHeldVFStallsItsRemovalAfterVFIODev(t *testing.T) {
+func TestHoldDelaysRemovalAfterVFIODev(t *testing.T) {
 	h := newHost(t, nil, PF{Address: pf0})
 	must(t, h.SetVFs(pf0, 1))
 	must(t, h.Bind(vf0, "vfio-pci"))
@@ -362,12 +441,12 @@ func TestAHeldVFStallsItsRemovalAfterVFIODev(t *testing.T) {
 	})
 	done := make(chan error, 1)
 	go func() { done <- h.SetVFs(pf0, 0) }()
-	wait(t, gone, "vfio-dev's remove")
-	want(t, "node while held", true, exists(h.dev("vfio/1")))
+	wait(t, gone, "uevent of vfio-dev")
+	equal(t, "node while held", true, exists(h.dev("vfio/1")))
 	release()
-	release() // twice is fine
-	must(t, wait(t, done, "the removal"))
-	want(t, "node afterwards", false, exists(h.dev("vfio/1")))
+	release() // has no effect
+	must(t, wait(t, done, "removal"))
+	equal(t, "node after release", false, exists(h.dev("vfio/1")))
 }
 
 func wait[V any](t *testing.T, c <-chan V, what string) V {
@@ -376,7 +455,7 @@ func wait[V any](t *testing.T, c <-chan V, what string) V {
 	case v := <-c:
 		return v
 	case <-time.After(10 * time.Second):
-		t.Fatalf("%s did not come within 10 s", what)
+		t.Fatalf("no %s within 10 s", what)
 		panic("unreachable")
 	}
 }

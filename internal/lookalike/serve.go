@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package lookalike
 
 import (
@@ -15,12 +17,15 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// Serve plays the kernel for what programs write to this sysfs, until ctx ends; then it returns nil.
+// Serve does what the kernel does when programs write to this sysfs, until ctx ends; then it
+// returns nil.
 //
-// bus/pci/drivers_probe and each driver's bind and unbind are FIFOs, so that no write is lost or merged with another: write an address and
-// a newline; opened without waiting they give ENXIO while nobody serves. A PF's sriov_numvfs, qat/state, qat/cfg_services and
-// remove, and bus/pci/rescan, are ordinary files followed by inotify: of two writes that come faster than Serve can look, the last
-// counts. A write that a kernel would refuse is undone. Operations that come of writes have Asked set; those refused have Err.
+// bus/pci/drivers_probe and each driver's bind and unbind are FIFOs, so that no write is lost or
+// merged with another. Write an address and a newline. While the host is not served, opening
+// them with O_NONBLOCK fails with ENXIO. The files sriov_numvfs, qat/state, qat/cfg_services and
+// remove of a PF, and bus/pci/rescan, are regular files that Serve follows with inotify: of two
+// writes that come faster than Serve can look, the last one counts. Serve reverts a write that a
+// kernel would refuse. Operations that a write requested have Requested set, and Err if refused.
 func (h *Host) Serve(ctx context.Context) error {
 	s, err := h.startServer()
 	if err != nil {
@@ -34,77 +39,55 @@ func (h *Host) Serve(ctx context.Context) error {
 			h.ready = make(chan struct{})
 			h.mu.Unlock()
 			s.close()
-			s.readers.Wait()
 			return nil
 		case <-s.wake:
-			for file, ok := s.next(); ok && ctx.Err() == nil; file, ok = s.next() {
-				if file != "" {
-					h.written(file)
-					continue
+			for file, ok := s.dequeue(); ok && ctx.Err() == nil; file, ok = s.dequeue() {
+				files := []string{file}
+				if file == "" {
+					files = s.writableFiles()
 				}
-				for _, file := range s.all() {
-					h.written(file)
+				for _, file := range files {
+					h.handleFile(file)
 				}
 			}
 		}
 	}
 }
 
-// Ready is closed while Serve hears what is written.
+// Ready returns a channel that is closed while the host is served.
 func (h *Host) Ready() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.ready
 }
 
-// server is what one call of Serve holds open.
+// server holds the resources of one call of Serve.
 type server struct {
 	host    *Host
 	watcher *fsnotify.Watcher
 	readers sync.WaitGroup
-	wake    chan struct{} // capacity 1: written is not empty
+	wake    chan struct{} // has a value when written is not empty; capacity 1
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards the following fields
 	closed  bool
-	written []string              // paths in the order of their writes; "": events were lost, look at all
-	fifos   map[string][]*os.File // by driver; "" holds drivers_probe
+	written []string              // files in the order of their writes; "": events were lost
+	fifos   map[string][]*os.File // by driver; "" for drivers_probe
 }
 
 func (h *Host) startServer() (*server, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.server != nil {
-		return nil, errors.New("it is served already")
+		return nil, errors.New("already served")
 	}
 	w, err := fsnotify.NewBufferedWatcher(256)
 	if err != nil {
 		return nil, err
 	}
 	s := &server{host: h, watcher: w, wake: make(chan struct{}, 1), fifos: map[string][]*os.File{}}
-	s.readers.Go(s.follow)
-	err = s.openFIFO("", h.sys("bus/pci/drivers_probe"), func(address string) { h.askProbe(address) })
-	for name := range h.drivers {
-		if err == nil {
-			err = s.openDriver(name, h.sys("bus/pci/drivers", name))
-		}
-	}
-	dirs := []string{h.sys("bus/pci")}
-	for _, d := range h.devices {
-		if d.spec != nil {
-			dirs = append(dirs, d.dir(h))
-			if d.hasGroup() {
-				dirs = append(dirs, path.Join(d.dir(h), "qat"))
-			}
-		}
-	}
-	for _, dir := range dirs {
-		if err == nil {
-			err = s.watch(dir)
-		}
-	}
-	if err != nil {
+	s.readers.Go(s.followFiles)
+	if err := s.open(); err != nil {
 		s.close()
-		s.readers.Wait()
 		return nil, err
 	}
 	h.server = s
@@ -112,7 +95,49 @@ func (h *Host) startServer() (*server, error) {
 	return s, nil
 }
 
-// watch follows a directory. Serve may just be ending; then nobody needs it.
+// open opens the FIFOs and watches the directories of the regular files.
+func (s *server) open() error {
+	h := s.host
+	if err := s.openFIFO("", h.sys("bus/pci/drivers_probe"), h.handleProbe); err != nil {
+		return err
+	}
+	for name := range h.drivers {
+		if err := s.openDriver(name, h.sys("bus/pci/drivers", name)); err != nil {
+			return err
+		}
+	}
+	dirs := []string{h.sys("bus/pci")}
+	for _, d := range h.devices {
+		if d.spec == nil {
+			continue
+		}
+		dirs = append(dirs, d.dir(h))
+		if d.hasQATGroup() {
+			dirs = append(dirs, path.Join(d.dir(h), "qat"))
+		}
+	}
+	for _, dir := range dirs {
+		if err := s.watch(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *server) close() {
+	s.mu.Lock()
+	s.closed = true
+	_ = s.watcher.Close()
+	for _, files := range s.fifos {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}
+	s.mu.Unlock()
+	s.readers.Wait()
+}
+
+// watch watches a directory. It does nothing if Serve is just ending.
 func (s *server) watch(dir string) error {
 	if err := s.watcher.Add(dir); !errors.Is(err, fsnotify.ErrClosed) {
 		return err
@@ -120,15 +145,24 @@ func (s *server) watch(dir string) error {
 	return nil
 }
 
-func (s *server) openDriver(name, dir string) error {
-	if err := s.openFIFO(name, path.Join(dir, "bind"), func(address string) { s.host.askBind(address, name) }); err != nil {
-		return err
+// watchWrites watches a new directory if the host is served.
+func (o *op) watchWrites(dir string) {
+	if o.h.server != nil {
+		o.try(func() error { return o.h.server.watch(dir) })
 	}
-	return s.openFIFO(name, path.Join(dir, "unbind"), func(address string) { s.host.askUnbind(address, name) })
 }
 
-// openFIFO reads addresses from a FIFO. It is open for writing too, so that it does not end when a writer closes.
-func (s *server) openFIFO(driver, file string, ask func(address string)) error {
+// openDriver opens the FIFOs of a driver, whose directory is dir.
+func (s *server) openDriver(name, dir string) error {
+	return errors.Join(
+		s.openFIFO(name, path.Join(dir, "bind"), func(address string) { s.host.handleBind(address, name) }),
+		s.openFIFO(name, path.Join(dir, "unbind"), func(address string) { s.host.handleUnbind(address, name) }),
+	)
+}
+
+// openFIFO calls handle for each address that is written to a FIFO. It opens the FIFO for writing
+// too: otherwise reading would end when a writer closes it.
+func (s *server) openFIFO(driver, file string, handle func(address string)) error {
 	f, err := os.OpenFile(file, os.O_RDWR|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -141,40 +175,27 @@ func (s *server) openFIFO(driver, file string, ask func(address string)) error {
 	s.fifos[driver] = append(s.fifos[driver], f)
 	s.readers.Go(func() {
 		defer f.Close()
-		readAddresses(f, ask)
+		readAddresses(f, handle)
 	})
 	return nil
 }
 
+// closeDriver closes the FIFOs of a driver, which ends their readers.
 func (s *server) closeDriver(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.fifos[name] {
-		_ = f.Close() // its reader ends and closes it once more
+		_ = f.Close()
 	}
 	delete(s.fifos, name)
 }
 
-func (s *server) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	s.closed = true
-	_ = s.watcher.Close()
-	for _, files := range s.fifos {
-		for _, f := range files {
-			_ = f.Close()
-		}
-	}
-}
-
 var addressInText = regexp.MustCompile(`[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]`)
 
-// readAddresses calls ask for each address. A function's number is one digit, so addresses are told apart even without a newline
-// between them; what is no address is skipped.
-func readAddresses(f *os.File, ask func(address string)) {
+// readAddresses calls handle for each address in what it reads. The last digit of an address
+// stands alone, so addresses need no newline between them. Anything else is skipped.
+func readAddresses(f *os.File, handle func(address string)) {
+	const longest = 64 // more than any address
 	buf := make([]byte, 4096)
 	n := 0
 	for {
@@ -185,39 +206,36 @@ func readAddresses(f *os.File, ask func(address string)) {
 		n += k
 		end := 0
 		for _, m := range addressInText.FindAllIndex(buf[:n], -1) {
-			ask(string(buf[m[0]:m[1]]))
+			handle(string(buf[m[0]:m[1]]))
 			end = m[1]
 		}
-		n = copy(buf, buf[end:n])
-		if n > 64 { // longer than an address: it will never become one
-			n = copy(buf, buf[n-64:n])
-		}
+		n = copy(buf, buf[max(end, n-longest):n]) // an address may be incomplete
 	}
 }
 
-// follow collects the paths that were written to. It never takes the host's lock, so that the watcher is never made to wait.
-func (s *server) follow() {
+// followFiles queues the files that are written to. It never takes the host's lock, so that the
+// watcher's queue is always read.
+func (s *server) followFiles() {
 	for {
 		select {
 		case e, ok := <-s.watcher.Events:
 			if !ok {
 				return
 			}
-			// The host itself renames new values into place (Create); a user writes into the file.
-			if e.Has(fsnotify.Write) {
-				s.note(e.Name)
+			if e.Has(fsnotify.Write) { // a user's write; the host renames files into place
+				s.enqueue(e.Name)
 			}
 		case _, ok := <-s.watcher.Errors:
 			if !ok {
 				return
 			}
-			s.note("")
+			s.enqueue("")
 		}
 	}
 }
 
-// note queues a path; "" says that events were lost.
-func (s *server) note(file string) {
+// enqueue queues a file that was written to; "" means that events were lost.
+func (s *server) enqueue(file string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := len(s.written); n == 0 || s.written[n-1] != file {
@@ -229,8 +247,8 @@ func (s *server) note(file string) {
 	}
 }
 
-// next takes the path that was written first.
-func (s *server) next() (file string, ok bool) {
+// dequeue returns the file that was written to first.
+func (s *server) dequeue() (file string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.written) == 0 {
@@ -240,15 +258,15 @@ func (s *server) next() (file string, ok bool) {
 	return file, true
 }
 
-// pending tells whether a write to the file waits to be looked at.
+// pending reports whether a write to the file waits to be handled.
 func (s *server) pending(file string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Contains(s.written, file)
 }
 
-// soonPending is pending that gives the watcher a moment to tell of a write that has happened already.
-func (s *server) soonPending(file string) bool {
+// pendingSoon is pending for a write that may have happened already and not been seen yet.
+func (s *server) pendingSoon(file string) bool {
 	for range 20 {
 		if s.pending(file) {
 			return true
@@ -258,8 +276,8 @@ func (s *server) soonPending(file string) bool {
 	return false
 }
 
-// all are the files that users write to, for when it is not known which were written.
-func (s *server) all() []string {
+// writableFiles returns the files that users write to.
+func (s *server) writableFiles() []string {
 	h := s.host
 	h.mu.Lock()
 	defer h.mu.Unlock()

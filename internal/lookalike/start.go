@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package lookalike
 
 import (
@@ -8,25 +10,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memory is where a tmpfs is on nearly every Linux; roomy is enough for more than a thousand VFs.
 const (
-	memory = "/dev/shm"
-	roomy  = 256 << 20 // bytes
+	tmpfsDir  = "/dev/shm" // a tmpfs on nearly every Linux system
+	tmpfsFree = 256 << 20  // bytes; enough for more than 1,000 VFs
 )
 
-// MkdirTemp makes a new directory for a host, which the caller removes: in memory if there is room, as sysfs itself is. On a busy disk the
-// making of a file can cost a millisecond, and a VF is twenty of them.
+// MkdirTemp creates a directory for a host. The caller removes it. It is in memory if there is
+// room, as sysfs itself is: on a busy disk, creating a file can take a millisecond, and a VF
+// needs twenty of them.
 func MkdirTemp() (string, error) {
+	const pattern = "qat-host-"
 	var fs unix.Statfs_t
-	if err := unix.Statfs(memory, &fs); err == nil && fs.Type == unix.TMPFS_MAGIC && fs.Bavail*uint64(fs.Bsize) >= roomy {
-		if dir, err := os.MkdirTemp(memory, "qat-host-"); err == nil {
+	if err := unix.Statfs(tmpfsDir, &fs); err == nil && fs.Type == unix.TMPFS_MAGIC &&
+		fs.Bavail*uint64(fs.Bsize) >= tmpfsFree {
+		if dir, err := os.MkdirTemp(tmpfsDir, pattern); err == nil {
 			return dir, nil
 		}
 	}
-	return os.MkdirTemp("", "qat-host-")
+	return os.MkdirTemp("", pattern)
 }
 
-// T is the part of testing.TB that Start uses; the program behind the demo need not link package testing.
+// T is the part of testing.TB that Start needs. With it, the demo does not link package testing.
 type T interface {
 	Helper()
 	Cleanup(func())
@@ -34,7 +38,7 @@ type T interface {
 	Errorf(format string, args ...any)
 }
 
-// Start makes a host in a directory of the test's own and serves it until the test ends.
+// Start creates a host in a temporary directory and serves it until the test ends.
 func Start(t T, opts ...Option) *Host {
 	t.Helper()
 	dir, err := MkdirTemp()
@@ -61,7 +65,7 @@ func Start(t T, opts ...Option) *Host {
 	select {
 	case <-ready:
 	case <-time.After(10 * time.Second):
-		t.Fatalf("the look-alike host was not served within 10 s")
+		t.Fatalf("the look-alike host is not ready after 10 s")
 	}
 	return h
 }
