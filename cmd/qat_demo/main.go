@@ -1,8 +1,16 @@
-// Command qat_demo shows the device plugin at work: on a look-alike host in a temporary directory, with the kubelet's end of the device
-// plugin API and the real qat_plugin as a child process. It needs no root, no hardware, no network and no cluster.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command qat_demo runs the device plugin on a look-alike host in a temporary directory, with a
+// small kubelet's end of the device plugin API and the real qat_plugin as a child process. It
+// needs no root, no hardware, no network and no cluster.
 //
-// VFs and PFs come and go, services change, the kubelet restarts; a timeline says what happened on the host, how long after it the
-// kubelet knew, and what its list was. Exit status 1 means that something did not happen within 5 seconds; what, is said.
+// VFs and PFs appear and disappear, services change, and the kubelet restarts. For each step the
+// demo prints what happened on the host, how long it took until the kubelet received the new
+// list, and what is in the list. Exit status 1 means that a step failed or did not have its result
+// within 5 seconds; the error names the step.
+//
+// The demo is a program of its own so that neither the look-alike host nor the small kubelet is
+// part of qat_plugin.
 package main
 
 import (
@@ -13,7 +21,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -25,16 +33,14 @@ func main() {
 	os.Exit(code)
 }
 
-// options are the flags' values.
+// options are the values of the flags.
 type options struct {
-	plugin   string        // path of qat_plugin
-	keep     bool          // stay when the acts are over
-	verbose  int           // -v of the plugin, whose log is kept
-	pace     time.Duration // pause between two acts
-	deadline time.Duration // for each act
+	plugin  string        // path of qat_plugin
+	keep    bool          // continue after the last step
+	verbose int           // -v of the plugin
+	pace    time.Duration // pause between two steps
+	timeout time.Duration // of a step
 }
-
-const deadline = 5 * time.Second
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stdout)
@@ -45,70 +51,87 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "qat_demo:", err)
 		return 2
 	}
-	if err := perform(ctx, o, stdout); err != nil && ctx.Err() == nil {
+	if err := runDemo(ctx, o, stdout); err != nil {
 		fmt.Fprintln(stderr, "qat_demo:", err)
-		return 1
-	}
-	if ctx.Err() != nil && !o.keep {
-		fmt.Fprintln(stderr, "qat_demo: interrupted")
 		return 1
 	}
 	return 0
 }
 
 func parse(args []string, stdout io.Writer) (*options, error) {
-	o := &options{deadline: deadline}
+	o := &options{timeout: 5 * time.Second}
 	flags := flag.NewFlagSet("qat_demo", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.StringVar(&o.plugin, "plugin", "./bin/qat_plugin", "`path` of the plugin's program; make demo builds it")
-	flags.BoolVar(&o.keep, "keep", false, "stay when the acts are over, and follow what you change on the host until Ctrl-C")
-	flags.IntVar(&o.verbose, "v", 2, "the plugin's own -v: `level` of its log, which -keep tells the place of")
-	flags.DurationVar(&o.pace, "pace", defaultPace(stdout), "`pause` between two acts, for people who read along")
+	flags.StringVar(&o.plugin, "plugin", "./bin/qat_plugin", "`path` of qat_plugin, which make demo builds")
+	flags.BoolVar(&o.keep, "keep", false,
+		"continue after the last step, and print what you change on the host, until Ctrl-C")
+	flags.IntVar(&o.verbose, "v", 2, "`level` of the plugin's log; -keep prints the path of the log")
+	flags.DurationVar(&o.pace, "pace", defaultPace(stdout), "`pause` between two steps, to read along")
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, `qat_demo shows the QAT device plugin at work, on a directory that looks like a host: no root, no
-hardware, no cluster. It ends by itself after some seconds.
+		fmt.Fprint(stdout, `qat_demo runs the QAT device plugin on a directory that looks like a host: no root, no
+hardware, no cluster. It takes a few seconds.
 
   make demo                       build both programs and watch
-  qat_demo -plugin PATH -keep     watch, then change things on the host yourself
+  qat_demo -plugin PATH -keep     watch, then change the host yourself
 
 Flags:
 `)
 		flags.SetOutput(stdout)
 		flags.PrintDefaults()
-		fmt.Fprint(stdout, "\nColours are used on a terminal, unless NO_COLOR is set.\n")
+		fmt.Fprint(stdout, "\nThe output is coloured on a terminal, unless NO_COLOR is set.\n")
 		return nil, err
 	case err != nil:
-		return nil, fmt.Errorf("%s; see -h", err)
+		return nil, fmt.Errorf("%s; see -h", flagError.ReplaceAllString(err.Error(), "$2: invalid value $1: $3"))
 	case flags.NArg() > 0:
-		return nil, fmt.Errorf("argument %q: only flags are allowed, see -h", strings.Join(flags.Args(), " "))
+		return nil, fmt.Errorf("unexpected argument %q: only flags are allowed, see -h", flags.Arg(0))
 	case o.pace < 0:
-		return nil, fmt.Errorf("flag -pace, value %s: allowed is a time of 0 or more, such as 300ms", o.pace)
+		return nil, fmt.Errorf("-pace: invalid value %q: must be 0 or more, such as 300ms", o.pace)
 	}
 	info, err := os.Stat(o.plugin)
 	if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
-		return nil, fmt.Errorf("flag -plugin, value %q: allowed is the path of the program qat_plugin; build it with: go build -o %[1]s ./cmd/qat_plugin", o.plugin)
+		return nil, fmt.Errorf("-plugin: invalid value %q: must be the path of qat_plugin; "+
+			"build it with: go build -o %[1]s ./cmd/qat_plugin", o.plugin)
 	}
 	return o, nil
 }
 
-// perform sets the stage, plays the acts and clears the stage.
-func perform(ctx context.Context, o *options, stdout io.Writer) (err error) {
-	s, err := newStage(ctx, o)
+// flagError matches the errors of package flag about a value.
+var flagError = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?(-\w+): (.*)$`)
+
+func defaultPace(out io.Writer) time.Duration {
+	if isTerminal(out) {
+		return 350 * time.Millisecond
+	}
+	return 0
+}
+
+// runDemo sets up the fixture, runs the steps and removes the fixture.
+func runDemo(ctx context.Context, o *options, stdout io.Writer) (err error) {
+	f, err := newFixture(o)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	t := newTimeline(stdout, s)
+	defer func() { err = errors.Join(err, f.close()) }()
+	t := newTimeline(stdout, f)
 	t.opening()
-	if err := play(ctx, s, t, acts()); err != nil {
+	if err := runSteps(ctx, f, t, steps()); err != nil {
+		if ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
 		return err
 	}
 	t.summary()
 	if o.keep {
-		follow(ctx, s, t)
-		t.say("", "Clearing up.")
+		printChanges(ctx, f, t)
+		t.println("", "Cleaning up.")
 	}
-	return s.end(t)
+	took, err := f.endPlugin()
+	if err != nil {
+		t.log()
+		return err
+	}
+	t.printf("After SIGTERM, the plugin removed its sockets and exited with status 0 within %s.\n", millis(took))
+	return nil
 }

@@ -1,95 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
-	"bufio"
-	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"sync"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// logTail is how many of the plugin's last lines are shown when something did not happen.
-const logTail = 12
-
-// process is the plugin as a child process. Its log goes to a file; the last lines are kept.
+// process is a child process whose output goes to a file.
 type process struct {
 	cmd     *exec.Cmd
-	started time.Time // just before the program was executed
+	log     string    // path of the file
+	started time.Time // just before exec
 	ended   chan struct{}
-	err     error // of Wait; to be read after ended
-
-	mu   sync.Mutex
-	tail []string
+	err     error // of Wait; set before ended is closed
 }
 
-func startPlugin(s *stage) (*process, error) {
-	log, err := os.Create(s.pluginLog())
+func startProcess(log, program string, args ...string) (*process, error) {
+	file, err := os.Create(log)
 	if err != nil {
 		return nil, err
 	}
-	p := &process{ended: make(chan struct{})}
-	p.cmd = exec.Command(s.o.plugin,
-		"-sysfs-root="+s.host.Sysfs(), "-dev-root="+s.host.Dev(), "-kubelet-dir="+s.kubeletDir(), fmt.Sprintf("-v=%d", s.o.verbose))
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo, which then ends the plugin in order
-	out, err := p.cmd.StderrPipe()
-	if err != nil {
-		_ = log.Close()
-		return nil, err
-	}
-	p.cmd.Stdout = log
-	p.started = time.Now()
-	if err := p.cmd.Start(); err != nil {
-		_ = log.Close()
+	defer file.Close()
+	cmd := exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = file, file
+	// Ctrl-C goes to the demo only, which then terminates the process.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p := &process{cmd: cmd, log: log, started: time.Now(), ended: make(chan struct{})}
+	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	go func() {
-		defer close(p.ended)
-		defer log.Close()
-		p.keepLog(out, log)
-		p.err = p.cmd.Wait()
+		p.err = cmd.Wait()
+		close(p.ended)
 	}()
 	return p, nil
 }
 
-func (p *process) keepLog(from io.Reader, to io.Writer) {
-	lines := bufio.NewScanner(from)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		fmt.Fprintln(to, lines.Text())
-		p.mu.Lock()
-		if p.tail = append(p.tail, lines.Text()); len(p.tail) > logTail {
-			p.tail = p.tail[1:]
-		}
-		p.mu.Unlock()
-	}
-	_, _ = io.Copy(io.Discard, from) // a line past all measure: the plugin must not wait for us
+// lastLines returns up to n lines from the end of the output.
+func (p *process) lastLines(n int) []string {
+	text, _ := os.ReadFile(p.log)
+	lines := slices.Collect(strings.Lines(string(text)))
+	return lines[max(0, len(lines)-n):]
 }
 
-func (p *process) lastLines() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return append([]string(nil), p.tail...)
-}
-
-// terminate asks the plugin to end and returns how it did: nil for exit status 0.
-func (p *process) terminate(ctx context.Context) error {
+// terminate sends SIGTERM and waits. It returns nil if the process exits with status 0.
+func (p *process) terminate(timeout time.Duration) error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
 	select {
 	case <-p.ended:
 		return p.err
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-time.After(timeout):
+		return fmt.Errorf("still running after %s", timeout)
 	}
 }
 
-// kill ends the plugin if it still runs.
+// kill ends the process if it still runs.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // an error says that it has ended
+	_ = p.cmd.Process.Kill() // fails if the process has ended
 	<-p.ended
 }
