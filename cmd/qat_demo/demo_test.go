@@ -50,7 +50,8 @@ var (
 
 func TestTimeline(t *testing.T) {
 	var out, errs bytes.Buffer
-	if code := run(t.Context(), []string{"-plugin", buildPlugin(t)}, &out, &errs); code != 0 || errs.Len() > 0 {
+	code := run(t.Context(), []string{"-plugin", buildPlugin(t)}, &out, &errs)
+	if code != 0 || errs.Len() > 0 {
 		t.Fatalf("exit status %d\n%s\n%s", code, &errs, &out)
 	}
 	var got [][3]string // step, time at which the kubelet knew, list
@@ -175,7 +176,10 @@ func TestFailedStepIsNamed(t *testing.T) {
 	}{
 		{
 			"plugin does nothing", "echo I am a teapot >&2; exec sleep 60",
-			[]string{`step "qat_plugin starts" failed`, "no result within 300ms; the kubelet has nothing, want dc 16"},
+			[]string{
+				`step "qat_plugin starts" failed`,
+				"no result within 300ms; the kubelet has nothing, want dc 16",
+			},
 		},
 		{
 			"plugin exits", "echo I am a teapot >&2; exit 3",
@@ -227,7 +231,7 @@ func TestExitStatus(t *testing.T) {
 		},
 		{
 			"plugin does not exist", t.Context(), []string{"-plugin", "/nonexistent"}, 2,
-			"", `qat_demo: -plugin: invalid value "/nonexistent": must be the path of qat_plugin; build it with: `,
+			"", `qat_demo: -plugin: invalid value "/nonexistent": must be the path of qat_plugin; `,
 		},
 		{
 			"pace is not a duration", t.Context(), []string{"-pace", "slow"}, 2,

@@ -95,7 +95,8 @@ func (f *fixture) bound() int { return len(f.host.Bound("vfio-pci")) }
 // write requests.
 func (f *fixture) write(ctx context.Context, file, value, operation string) error {
 	from := f.recorder.len()
-	if err := os.WriteFile(filepath.Join(f.host.Sysfs(), "bus/pci", file), []byte(value+"\n"), 0); err != nil {
+	file = filepath.Join(f.host.Sysfs(), "bus/pci", file)
+	if err := os.WriteFile(file, []byte(value+"\n"), 0); err != nil {
 		return err
 	}
 	return f.recorder.wait(ctx, func(ops []lookalike.Operation) bool {

@@ -25,7 +25,7 @@ func printChanges(ctx context.Context, f *fixture, t *timeline) {
 	for _, c := range [][2]string{
 		{"echo 0 > " + cyPF + "/sriov_numvfs", "remove the VFs of a PF"},
 		{"echo 16 > " + cyPF + "/sriov_numvfs", "create them again"},
-		{"echo down > " + dcPF + "/qat/state", "the services can change only while it is down"},
+		{"echo down > " + dcPF + "/qat/state", "required to change the services"},
 		{"echo 'asym;dc' > " + dcPF + "/qat/cfg_services", "another resource, once it is up and has VFs"},
 		{"echo " + cyVF + " > ../drivers/vfio-pci/unbind", "the plugin binds it again"},
 		{"echo 1 > " + cyPF + "/remove; echo 1 > ../rescan", "remove a PF; it comes back without VFs"},

@@ -33,6 +33,15 @@ func main() {
 	os.Exit(code)
 }
 
+const usage = `qat_demo runs the QAT device plugin on a directory that looks like a host: no root, no
+hardware, no cluster. It takes a few seconds.
+
+  make demo                       build both programs and watch
+  qat_demo -plugin PATH -keep     watch, then change the host yourself
+
+Flags:
+`
+
 // options are the values of the flags.
 type options struct {
 	plugin  string        // path of qat_plugin
@@ -70,20 +79,14 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, `qat_demo runs the QAT device plugin on a directory that looks like a host: no root, no
-hardware, no cluster. It takes a few seconds.
-
-  make demo                       build both programs and watch
-  qat_demo -plugin PATH -keep     watch, then change the host yourself
-
-Flags:
-`)
+		fmt.Fprint(stdout, usage)
 		flags.SetOutput(stdout)
 		flags.PrintDefaults()
 		fmt.Fprint(stdout, "\nThe output is coloured on a terminal, unless NO_COLOR is set.\n")
 		return nil, err
 	case err != nil:
-		return nil, fmt.Errorf("%s; see -h", flagError.ReplaceAllString(err.Error(), "$2: invalid value $1: $3"))
+		text := flagError.ReplaceAllString(err.Error(), "$2: invalid value $1: $3")
+		return nil, fmt.Errorf("%s; see -h", text)
 	case flags.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q: only flags are allowed, see -h", flags.Arg(0))
 	case o.pace < 0:

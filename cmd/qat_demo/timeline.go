@@ -95,7 +95,8 @@ func (t *timeline) end(s step, r *result) {
 	if s.since != nil {
 		notes = append(notes, "Measured from "+s.from+".")
 	} else if r.bound > 0 {
-		notes = append(notes, fmt.Sprintf("%s created and bound within %s.", plural(r.bound, "VF"), millis(r.took)))
+		vfs := plural(r.bound, "VF")
+		notes = append(notes, fmt.Sprintf("%s created and bound within %s.", vfs, millis(r.took)))
 	}
 	t.note(strings.Join(notes, " "))
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package arch
 
 import (
@@ -8,24 +10,24 @@ import (
 
 const module = "qatplugin/"
 
-// A room is a package of the product and what it may know.
+// room says what a package of the product may import.
 type room struct {
-	ours   []string // packages of this module that it may import
-	theirs []string // modules or packages of others that it may import, with all below them
-	never  []string // what it must not even reach through another package
-	why    string   // for who reads a failure
+	ours   []string // packages of this module
+	theirs []string // other modules or packages, and everything below them
+	never  []string // what it must not depend on, not even through another package
+	why    string   // the reason, for complaints
 }
 
 var rooms = map[string]room{
 	"cdi": {
 		ours:   []string{"devtree"},
 		theirs: []string{"k8s.io/klog/v2", cdiModule + "/pkg/parser", cdiModule + "/specs-go"},
-		never:  []string{udev, "google.golang.org/grpc", "k8s.io/kubelet", cdiModule + "/pkg/cdi"}, // for container runtimes, with a YAML parser and a cache
+		never:  []string{udev, "google.golang.org/grpc", "k8s.io/kubelet", cdiModule + "/pkg/cdi"}, // for runtimes
 		why:    "cdi writes specs for the devices of a Tree, whoever offers them to containers",
 	},
 	"devtree": {
 		never: []string{"google.golang.org/grpc", "k8s.io", cdiModule},
-		why:   "devtree holds snapshots and knows neither where devices come from nor who is told",
+		why:   "devtree holds snapshots and knows neither where devices come from nor who subscribes",
 	},
 	"events": {
 		theirs: []string{"github.com/fsnotify/fsnotify", udev, "golang.org/x/sys/unix"},
@@ -35,7 +37,8 @@ var rooms = map[string]room{
 	"kubeletapi": {
 		ours: []string{"cdi", "devtree"},
 		theirs: []string{
-			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc", "google.golang.org/protobuf/proto",
+			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc",
+			"google.golang.org/protobuf/proto",
 			"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1",
 		},
 		never: []string{udev, cdiModule + "/pkg/cdi"},
@@ -47,7 +50,7 @@ var rooms = map[string]room{
 			"qat/internal/kernelmode", "qat/internal/policy", "qat/internal/sysfs",
 		},
 		never: []string{"google.golang.org/grpc", "k8s.io/kubelet"},
-		why:   "qat is what programs see of both modes and knows nothing of gRPC, sockets or the kubelet's API",
+		why:   "qat is the API of both modes for programs, and knows nothing of gRPC, sockets or the kubelet's API",
 	},
 	"qat/internal/device": {
 		ours:   []string{"qat/internal/pci", "qat/internal/sysfs"},
@@ -78,7 +81,7 @@ var rooms = map[string]room{
 		ours:   []string{"qat/internal/pci", "qat/internal/sysfs"},
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
-		why:    "qat/internal/bind binds the VFs that it is given and does not decide which",
+		why:    "qat/internal/bind binds the VFs that it is given and does not choose them",
 	},
 	"qat/internal/policy": {
 		ours:  []string{"devtree", "qat/internal/pci"},
@@ -87,24 +90,24 @@ var rooms = map[string]room{
 	},
 	"qat/internal/dpdk": {
 		ours: []string{
-			"devtree", "events", "qat/internal/bind", "qat/internal/device", "qat/internal/health", "qat/internal/hostwatch",
-			"qat/internal/pci", "qat/internal/policy", "qat/internal/sysfs",
+			"devtree", "events", "qat/internal/bind", "qat/internal/device", "qat/internal/health",
+			"qat/internal/hostwatch", "qat/internal/pci", "qat/internal/policy", "qat/internal/sysfs",
 		},
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
-		why:    "qat/internal/dpdk reads, decides and acts in mode dpdk and never knows the other mode",
+		why:    "qat/internal/dpdk is mode dpdk and knows nothing of mode kernel or the kubelet's API",
 	},
 	"qat/internal/kernelmode": {
 		ours:   []string{"devtree", "events", "qat/internal/hostwatch", "qat/internal/pci", "qat/internal/sysfs"},
 		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
-		why:    "qat/internal/kernelmode is the mode kernel and knows nothing of mode dpdk or the kubelet's API",
+		why:    "qat/internal/kernelmode is mode kernel and knows nothing of mode dpdk or the kubelet's API",
 	},
 	"examples/colors": {
 		ours:   []string{"devtree", "kubeletapi"},
 		theirs: []string{"github.com/fsnotify/fsnotify", "k8s.io/klog/v2"},
 		never:  []string{udev},
-		why:    "an example shows what the author of another plugin needs, and that is nothing of QAT",
+		why:    "the example shows what a plugin for other hardware needs, which is nothing of QAT",
 	},
 	"cmd/qat_plugin": {
 		ours:   []string{"devtree", "events", "kubeletapi", "qat"},
@@ -113,19 +116,21 @@ var rooms = map[string]room{
 	},
 }
 
-// udev is the one library under the GPL: a single file of events stands between it and the project (NOTICE).
+// udev is the only library under the GPL. A single file of events imports it (NOTICE).
 const udev = "github.com/pilebones/go-udev"
 
 // cdiModule is the library of the Container Device Interface.
 const cdiModule = "tags.cncf.io/container-device-interface"
 
-// forTests is what tests and what serves them may import besides what their package may.
+// forTests lists what tests and support packages may import in addition.
 var forTests = []string{
-	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp", "github.com/opencontainers/runtime-spec", "go.uber.org/goleak", "go.yaml.in/yaml/v3",
-	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
+	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp",
+	"github.com/opencontainers/runtime-spec", "go.uber.org/goleak", "go.yaml.in/yaml/v3",
+	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2",
+	"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
 }
 
-// A listing is what `go list -json` says of one package.
+// listing is the output of `go list -json` for one package.
 type listing struct {
 	ImportPath   string
 	Dir          string
@@ -137,64 +142,68 @@ type listing struct {
 	Deps         []string
 }
 
-// serves tells whether the package is no part of the product: it serves tests or the demo.
-func (l *listing) serves() bool {
+// isSupport reports whether the package supports tests or the demo and is not part of the product.
+func (l *listing) isSupport() bool {
 	name := strings.TrimPrefix(l.ImportPath, module)
 	return name == "cmd/qat_demo" || forTestsOnly(name)
 }
 
-// forTestsOnly reports whether a package of this module exists for tests, those of plugin authors included.
+// forTestsOnly reports whether a package of this module is for tests, including those of plugin
+// authors.
 func forTestsOnly(name string) bool {
 	return under(name, []string{"internal", "test", "kubeletapi/kubelettest"})
 }
 
-// broken lists the arrows of the package that must not be, each as a sentence.
-func (l *listing) broken(standard map[string]bool) (arrows []string) {
+// violations returns a complaint for each import that the rules do not allow.
+func (l *listing) violations(standard map[string]bool) (complaints []string) {
 	name := strings.TrimPrefix(l.ImportPath, module)
 	r, known := rooms[name]
-	if !known && !l.serves() {
-		return []string{fmt.Sprintf("package %s has no row in the table rooms: say there what it may know", name)}
+	if !known && !l.isSupport() {
+		return []string{fmt.Sprintf("package %s is not in the table rooms: add what it may import", name)}
 	}
 	complain := func(to, rule string) {
-		arrows = append(arrows, strings.TrimSuffix(fmt.Sprintf("%s ─► %s must not be: %s (%s)", name, to, rule, r.why), " ()"))
+		complaint := fmt.Sprintf("%s must not import %s: %s (%s)", name, to, rule, r.why)
+		complaints = append(complaints, strings.TrimSuffix(complaint, " ()"))
 	}
 	for _, to := range l.Imports {
 		ours, isOurs := strings.CutPrefix(to, module)
 		switch {
 		case standard[to]:
-		case l.serves():
+		case l.isSupport():
 			if !isOurs && !under(to, forTests) {
-				complain(to, "what serves tests uses "+list(forTests))
+				complain(to, "of other modules, test support may import "+list(forTests))
 			}
 		case isOurs && forTestsOnly(ours):
-			complain(ours, "internal/ and test/ serve tests and cmd/qat_demo, never the product")
+			complain(ours, "it is for tests and cmd/qat_demo, not for the product")
 		case isOurs && !slices.Contains(r.ours, ours):
-			complain(ours, "of ours it may import "+list(r.ours))
+			complain(ours, "of this module, it may import "+list(r.ours))
 		case !isOurs && !under(to, r.theirs):
-			complain(to, "of others it may import "+list(r.theirs))
+			complain(to, "of other modules, it may import "+list(r.theirs))
 		}
 	}
 	for _, to := range slices.Concat(l.TestImports, l.XTestImports) {
 		ours, isOurs := strings.CutPrefix(to, module)
 		switch {
-		case standard[to], l.serves() && isOurs:
+		case standard[to], l.isSupport() && isOurs:
 		case isOurs && ours != name && !forTestsOnly(ours) && !slices.Contains(r.ours, ours):
-			complain(ours, "its tests, too, may import of ours only internal/ and "+list(r.ours))
+			complain(ours, "besides test support, of this module its tests may import "+list(r.ours))
 		case !isOurs && !under(to, forTests) && !under(to, r.theirs):
-			complain(to, "its tests may import of others "+list(slices.Concat(r.theirs, forTests)))
+			complain(to, "of other modules, its tests may import "+list(slices.Concat(r.theirs, forTests)))
 		}
 	}
 	for _, to := range l.Deps {
 		if under(to, r.never) {
-			complain(to, "it must not be reached, not even through another package")
+			complain(to, "not even through another package")
 		}
 	}
-	return arrows
+	return complaints
 }
 
-// under tells whether the package is one of these, or below one of them.
+// under reports whether path is one of the roots, or below one.
 func under(path string, roots []string) bool {
-	return slices.ContainsFunc(roots, func(root string) bool { return path == root || strings.HasPrefix(path, root+"/") })
+	return slices.ContainsFunc(roots, func(root string) bool {
+		return path == root || strings.HasPrefix(path, root+"/")
+	})
 }
 
 func list(names []string) string {

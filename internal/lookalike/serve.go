@@ -154,9 +154,11 @@ func (o *op) watchWrites(dir string) {
 
 // openDriver opens the FIFOs of a driver, whose directory is dir.
 func (s *server) openDriver(name, dir string) error {
+	bind := func(address string) { s.host.handleBind(address, name) }
+	unbind := func(address string) { s.host.handleUnbind(address, name) }
 	return errors.Join(
-		s.openFIFO(name, path.Join(dir, "bind"), func(address string) { s.host.handleBind(address, name) }),
-		s.openFIFO(name, path.Join(dir, "unbind"), func(address string) { s.host.handleUnbind(address, name) }),
+		s.openFIFO(name, path.Join(dir, "bind"), bind),
+		s.openFIFO(name, path.Join(dir, "unbind"), unbind),
 	)
 }
 

@@ -153,8 +153,8 @@ func (o *op) handleServices(pf *function) {
 	if !ok {
 		return
 	}
-	// A script can write down to state, change the services and write up before Serve looks. All that
-	// shows it is that state was written before and after the services, though it reads up as before.
+	// A script can write down to state, change the services and write up before Serve looks. Only
+	// the writes to state before and after the services show that; it reads up as before.
 	state := path.Join(pf.dir(o.h), "qat/state")
 	missedDown := pf.spec.State == "up" && pf.stateWritten && o.h.server.pendingSoon(state)
 	pf.stateWritten = false

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package testenv
 
 import (
@@ -7,15 +9,17 @@ import (
 	"testing"
 )
 
-// Inputs makes the files below root (without those of git) inputs of the test, so that `go test` does not answer from its cache when one
-// of them changed. It is for a test that lets another program, such as go, read them: the cache sees only what the test itself opens.
+// Inputs makes the files below root inputs of the test, except those in hidden directories such as
+// .git: when one of them changes, go test does not use a cached result. A test needs it if another
+// program, such as go, reads the files for it, because go test records only what the test itself
+// opens.
 func Inputs(t testing.TB, root string) {
 	t.Helper()
 	if err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.IsDir() && path != root && strings.HasPrefix(entry.Name(), ".") {
 			return fs.SkipDir
 		}
-		return err // the walk opens each directory, and with it the names, sizes and times of its files are known
+		return err // the walk opens each directory, which records the names, sizes and times of its files
 	}); err != nil {
 		t.Fatal(err)
 	}

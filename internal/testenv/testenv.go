@@ -1,4 +1,6 @@
-// Package testenv says what a test may expect of the machine that it runs on.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package testenv helps tests that depend on the machine they run on, or on other programs.
 package testenv
 
 import (
@@ -6,11 +8,12 @@ import (
 	"testing"
 )
 
-// Skip skips the test with its reason on a person's machine. Where CI=true it fails the test: in CI nothing is left out.
+// Skip skips the test for a reason that lies in the machine. With CI=true it fails the test
+// instead: in CI, every test must run.
 func Skip(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
-		t.Fatalf("in CI this test must run, but: %s", reason)
+		t.Fatalf("must not be skipped in CI: %s", reason)
 	}
 	t.Skip(reason)
 }
