@@ -94,13 +94,13 @@ func (f *fixture) bound() int { return len(f.host.Bound("vfio-pci")) }
 // write writes to sysfs as a user does with echo, and waits until the host has done what the
 // write requests.
 func (f *fixture) write(ctx context.Context, file, value, operation string) error {
-	from := f.recorder.len()
+	n := len(f.recorder.get().ops)
 	file = filepath.Join(f.host.Sysfs(), "bus/pci", file)
 	if err := os.WriteFile(file, []byte(value+"\n"), 0); err != nil {
 		return err
 	}
-	return f.recorder.wait(ctx, func(ops []lookalike.Operation) bool {
-		return slices.ContainsFunc(ops[from:], func(o lookalike.Operation) bool {
+	return f.recorder.wait(ctx, n, func(ops []lookalike.Operation) bool {
+		return slices.ContainsFunc(ops, func(o lookalike.Operation) bool {
 			return o.Requested && o.Name == operation
 		})
 	})

@@ -35,8 +35,7 @@ func printChanges(ctx context.Context, f *fixture, t *timeline) {
 	}
 	t.printf("\nThe demo prints every change. Ctrl-C ends it and removes the directory.\n\n")
 
-	changed := f.recorder.nextChange()
-	n, bound, lists := f.recorder.len(), f.bound(), f.kubelet.Lists()
+	rec, bound, lists := f.recorder.get(), f.bound(), f.kubelet.Lists()
 	for {
 		select {
 		case <-ctx.Done():
@@ -46,13 +45,12 @@ func printChanges(ctx context.Context, f *fixture, t *timeline) {
 			t.println(red, "The plugin has ended.")
 			t.log()
 			return
-		case <-changed:
+		case <-rec.changed:
 		}
 		f.waitQuiet(ctx)
-		changed = f.recorder.nextChange()
-		ops, nowBound, nowLists := f.recorder.since(n), f.bound(), f.kubelet.Lists()
-		t.change(ops, nowBound-bound, lists, nowLists)
-		n, bound, lists = n+len(ops), nowBound, nowLists
+		now, nowBound, nowLists := f.recorder.get(), f.bound(), f.kubelet.Lists()
+		t.change(now.ops[len(rec.ops):], nowBound-bound, lists, nowLists)
+		rec, bound, lists = now, nowBound, nowLists
 	}
 }
 
@@ -62,7 +60,7 @@ func (f *fixture) waitQuiet(ctx context.Context) {
 	defer cancel()
 	for {
 		select {
-		case <-f.recorder.nextChange():
+		case <-f.recorder.get().changed:
 		case <-time.After(quietPeriod):
 			return
 		case <-ctx.Done():

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -12,81 +11,59 @@ import (
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-// recorder records the operations of the host and counts its uevents and the kubelet's lists.
-type recorder struct {
-	mu      sync.Mutex // guards the following fields
-	ops     []lookalike.Operation
-	uevents int
-	lists   int
-	started time.Time     // the kubelet, just before it created its socket
-	changed chan struct{} // closed and replaced at each change
+// record is what has happened so far.
+type record struct {
+	ops     []lookalike.Operation // of the host; only appended to
+	uevents int                   // sent by the host
+	lists   int                   // received by the kubelet
+	started time.Time             // the kubelet, just before it created its socket
+	changed chan struct{}         // closed when something happens
 }
 
-func newRecorder() *recorder { return &recorder{changed: make(chan struct{})} }
+// recorder keeps the record.
+type recorder struct {
+	mu     sync.Mutex
+	record record
+}
 
-func (r *recorder) record(f func()) {
+func newRecorder() *recorder { return &recorder{record: record{changed: make(chan struct{})}} }
+
+func (r *recorder) get() record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f()
-	close(r.changed)
-	r.changed = make(chan struct{})
+	return r.record
+}
+
+func (r *recorder) update(f func(*record)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f(&r.record)
+	close(r.record.changed)
+	r.record.changed = make(chan struct{})
 }
 
 func (r *recorder) operation(o lookalike.Operation) {
-	r.record(func() { r.ops = append(r.ops, o) })
+	r.update(func(rec *record) { rec.ops = append(rec.ops, o) })
 }
 
-func (r *recorder) uevent([]byte) { r.record(func() { r.uevents++ }) }
+func (r *recorder) uevent([]byte) { r.update(func(rec *record) { rec.uevents++ }) }
 
-func (r *recorder) list(kubelettest.List) { r.record(func() { r.lists++ }) }
+func (r *recorder) list(kubelettest.List) { r.update(func(rec *record) { rec.lists++ }) }
 
 func (r *recorder) clean([]string) {
 	now := time.Now()
-	r.record(func() { r.started = now })
+	r.update(func(rec *record) { rec.started = now })
 }
 
-// len returns the number of operations so far.
-func (r *recorder) len() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.ops)
-}
-
-// since returns the operations after the first n.
-func (r *recorder) since(n int) []lookalike.Operation {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.ops[n:])
-}
-
-func (r *recorder) kubeletStarted() time.Time {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.started
-}
-
-func (r *recorder) counts() (uevents, lists int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.uevents, r.lists
-}
-
-// nextChange returns a channel that is closed at the next change.
-func (r *recorder) nextChange() <-chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.changed
-}
-
-// wait waits until cond is true for the operations so far.
-func (r *recorder) wait(ctx context.Context, cond func(ops []lookalike.Operation) bool) error {
+// wait waits until cond holds for the operations after the first n.
+func (r *recorder) wait(ctx context.Context, n int, cond func(ops []lookalike.Operation) bool) error {
 	for {
-		changed := r.nextChange()
-		if cond(r.since(0)) {
+		rec := r.get()
+		if cond(rec.ops[n:]) {
 			return nil
 		}
 		select {
-		case <-changed:
+		case <-rec.changed:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -45,7 +45,7 @@ func runSteps(ctx context.Context, f *fixture, t *timeline, steps []step) error 
 func runStep(ctx context.Context, f *fixture, s step) (*result, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, f.o.timeout, fmt.Errorf("no result within %s", f.o.timeout))
 	defer cancel()
-	start, n, boundBefore := time.Now(), f.recorder.len(), f.bound()
+	start, n, boundBefore := time.Now(), len(f.recorder.get().ops), f.bound()
 	if err := s.do(ctx, f); err != nil {
 		if errors.Is(err, ctx.Err()) {
 			err = context.Cause(ctx)
@@ -68,7 +68,7 @@ func runStep(ctx context.Context, f *fixture, s step) (*result, error) {
 	}
 	bound := f.bound() // returns when the host is done, which may be after the kubelet knows
 	visible := start
-	if last := lastVisible(f.recorder.since(n), time.Now()); last.After(start) {
+	if last := lastVisible(f.recorder.get().ops[n:], time.Now()); last.After(start) {
 		visible = last
 	}
 	r := &result{took: visible.Sub(start), bound: bound - boundBefore, list: healthy(f.kubelet.Lists())}

@@ -95,7 +95,7 @@ func steps() []step {
 				"resource again.",
 			do:    func(_ context.Context, f *fixture) error { return f.kubelet.Restart() },
 			want:  map[string]int{"cy": numVFs, "dc": 0, "sym-dc": numVFs},
-			since: func(f *fixture) time.Time { return f.recorder.kubeletStarted() },
+			since: func(f *fixture) time.Time { return f.recorder.get().started },
 			from:  "the kubelet's new socket",
 		},
 		{

@@ -134,14 +134,14 @@ func (t *timeline) log() {
 }
 
 func (t *timeline) summary() {
-	uevents, lists := t.fixture.recorder.counts()
+	rec := t.fixture.recorder.get()
 	byTime := func(a, b stepTime) int { return cmp.Compare(a.knew, b.knew) }
 	fastest, slowest := slices.MinFunc(t.times, byTime), slices.MaxFunc(t.times, byTime)
 	t.printf("\n%s\n", t.paint(bold, "Summary"))
 	for _, l := range [][3]string{
 		{
 			"steps", fmt.Sprint(t.steps),
-			fmt.Sprintf("a kernel would have sent %d uevents; the kubelet received %d lists", uevents, lists),
+			fmt.Sprintf("a kernel would have sent %d uevents; the kubelet received %d lists", rec.uevents, rec.lists),
 		},
 		{"fastest", micros(fastest.knew), fastest.what},
 		{"slowest", micros(slowest.knew), slowest.what},
