@@ -16,14 +16,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// productFiles parses the files of the product, without tests, and returns them by their paths
-// below the module.
+// productFiles returns the parsed files of the product, without tests, by path below the module.
 func productFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 	t.Helper()
 	packages, _ := goList(t)
 	set, files := token.NewFileSet(), map[string]*ast.File{}
 	for _, l := range packages {
-		if l.serves() {
+		if l.isSupport() {
 			continue
 		}
 		for _, name := range l.GoFiles {
@@ -37,8 +36,7 @@ func productFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 	return set, files
 }
 
-// go-udev is licensed under the GPL-3.0. With a single user it can be replaced.
-func TestOneFileOfEventsImportsGoUdev(t *testing.T) {
+func TestOneFileOfEventsUsesGoUdev(t *testing.T) {
 	var users []string
 	_, files := productFiles(t)
 	for path, f := range files {
@@ -50,12 +48,13 @@ func TestOneFileOfEventsImportsGoUdev(t *testing.T) {
 	}
 	slices.Sort(users)
 	if len(users) != 1 || filepath.Dir(users[0]) != "events" {
-		t.Errorf("%s is imported by %q, want exactly one file, of package events", udev, users)
+		t.Errorf("%s is licensed under GPL-3.0: exactly one file of events may import it, got %q", udev, users)
 	}
 }
 
-// enders maps calls that end the process to what a package does instead. Only programs end.
-var enders = map[string]string{
+// exits maps the calls that end the process or the goroutine to what a package does instead. Each
+// but panic stands for all functions whose names begin with it.
+var exits = map[string]string{
 	"panic":             "return an error",
 	"os.Exit":           "return an error",
 	"runtime.Goexit":    "return",
@@ -65,42 +64,42 @@ var enders = map[string]string{
 	"klog.FlushAndExit": "return an error",
 }
 
-func TestPackagesHaveNoInitAndDoNotExit(t *testing.T) {
+func TestOnlyProgramsExitOrInitialize(t *testing.T) {
 	set, files := productFiles(t)
 	for path, f := range files {
 		if f.Name.Name == "main" {
 			continue
 		}
-		for _, violation := range violations(set, f) {
-			t.Errorf("%s/%s", filepath.Dir(path), violation)
+		for _, complaint := range forbidden(set, f) {
+			t.Errorf("%s/%s", filepath.Dir(path), complaint)
 		}
 	}
 }
 
-// violations returns the init functions of a file and its calls of enders, one sentence for each.
-func violations(set *token.FileSet, f *ast.File) (list []string) {
-	add := func(n ast.Node, what, instead string) {
+// forbidden returns a complaint for each call that exits and each init function.
+func forbidden(set *token.FileSet, f *ast.File) (complaints []string) {
+	complain := func(n ast.Node, what, instead string) {
 		position := set.Position(n.Pos())
-		list = append(list, fmt.Sprintf("%s:%d: %s is allowed only in programs: %s",
+		complaints = append(complaints, fmt.Sprintf("%s:%d: %s is allowed only in programs: %s",
 			filepath.Base(position.Filename), position.Line, what, instead))
 	}
 	ast.Inspect(f, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.FuncDecl:
 			if n.Recv == nil && n.Name.Name == "init" {
-				add(n, "init()", "use a constructor")
+				complain(n, "init()", "use a constructor")
 			}
 		case *ast.CallExpr:
 			name := callee(n)
-			for ender, instead := range enders {
-				if name == ender || strings.Contains(ender, ".") && strings.HasPrefix(name, ender) {
-					add(n, name, instead)
+			for exit, instead := range exits {
+				if name == exit || strings.Contains(exit, ".") && strings.HasPrefix(name, exit) {
+					complain(n, name, instead)
 				}
 			}
 		}
 		return true
 	})
-	return list
+	return complaints
 }
 
 // callee returns the name in a call such as panic(…) or os.Exit(…), and "" for other calls.
@@ -116,7 +115,7 @@ func callee(call *ast.CallExpr) string {
 	return ""
 }
 
-func TestViolations(t *testing.T) {
+func TestForbiddenCallsAreFound(t *testing.T) {
 	const source = `package x
 func init() {}
 type t struct{}
@@ -135,7 +134,7 @@ func f() { panic("x"); os.Exit(1); klog.Fatalf("x"); klog.FlushAndExit(0, 1); kl
 		"x.go:5: klog.FlushAndExit is allowed only in programs: return an error",
 		"x.go:5: log.Fatal is allowed only in programs: return an error",
 	}
-	if diff := cmp.Diff(want, violations(set, f)); diff != "" {
+	if diff := cmp.Diff(want, forbidden(set, f)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
