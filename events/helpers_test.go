@@ -125,12 +125,15 @@ func start(t tester, s Source, sink Sink) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := goRun(ctx, s, sink)
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := await(t, "the end of Run", done); err != nil {
-			t.Errorf("Run: %v, want nil after the end of its context", err)
-		}
-	})
+	var once sync.Once // not OnceFunc, which turns Fatal into a panic
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := await(t, "the end of Run", done); err != nil {
+				t.Errorf("Run: %v, want nil after the end of its context", err)
+			}
+		})
+	}
 	t.Cleanup(stop)
 	return stop
 }

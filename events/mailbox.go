@@ -49,7 +49,7 @@ type Batch[K comparable] struct {
 	TraceLost   int         // number of records dropped, all older than those in Trace
 }
 
-// NewMailbox returns a Mailbox for at most limit dirty keys, and at least one.
+// NewMailbox returns a Mailbox for at most limit dirty keys. A limit below 1 counts as 1.
 func NewMailbox[K comparable](limit int) *Mailbox[K] {
 	return &Mailbox[K]{limit: max(limit, 1), wake: make(chan struct{}, 1), marked: map[K]uint64{}, round: 1}
 }

@@ -155,15 +155,24 @@ func TestRewatchAfterAncestorWasRenamed(t *testing.T) {
 }
 
 func TestRewatchOfMissingDirectoryAfterAncestorWasRenamed(t *testing.T) {
-	f := startFixture(t)
-	f.watch("a/b/c/d")
-	f.mkdir("a/b/c")
-	f.wantWatches("a/b/c")
-	f.rename("a", "old") // no event: the watch moved along
-	f.rewatch("a/b/c/d")
-	f.wantWatches(".")
-	f.mkdir("a/b/c/d")
-	f.wait(Create, "a/b/c/d")
+	for _, replaced := range []bool{false, true} {
+		t.Run(fmt.Sprint("replaced: ", replaced), func(t *testing.T) {
+			f := startFixture(t)
+			f.watch("a/b/c/d")
+			f.mkdir("a/b/c")
+			f.wantWatches("a/b/c")
+			f.rename("a", "old") // no event: the watch moved along
+			want := "."
+			if replaced {
+				f.mkdir("a/b/c")
+				want = "a/b/c"
+			}
+			f.rewatch("a/b/c/d")
+			f.wantWatches(want)
+			f.mkdir("a/b/c/d")
+			f.wait(Create, "a/b/c/d")
+		})
+	}
 }
 
 func TestRewatchOnSysfs(t *testing.T) {
@@ -216,35 +225,50 @@ func TestInotifyOverflowCausesResync(t *testing.T) {
 
 var errRead = errors.New("read failed")
 
-// failReads passes n read errors to the Watcher, and returns when it has counted them.
-func (f *fixture) failReads(n int) {
+// failReads passes an error to the Watcher n times, and returns when it has handled them.
+func (f *fixture) failReads(n int, err error) {
 	for range n {
-		f.w.inotify.Errors <- errRead
+		f.w.inotify.Errors <- err
 	}
 	f.w.inotify.Errors <- unix.EINVAL // ignored, but received only after the others
 }
 
 func TestFailedInotifyReadCausesResync(t *testing.T) {
 	f := startFixture(t)
-	f.failReads(1)
+	f.failReads(1, errRead)
 	f.r.waitForResyncs(t, 1)
-	f.failReads(0)
+	f.failReads(1, unix.EINVAL)
 	f.touch("barrier/x")
 	f.wait(Create, "barrier/x")
 	f.r.wantResyncs(t, 1)
 }
 
+func TestResyncReplacesPendingEvents(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	f.mkdir("d/sub")
+	f.watch("d")
+	f.watch("d/sub")
+	f.rewatch("d") // makes Create of d/sub pending
+	f.failReads(1, fsnotify.ErrEventOverflow)
+	must(t, f.w.handleWake(f.r))
+	f.r.wantResyncs(t, 1)
+	if events, _ := f.r.all(); len(events) != 0 {
+		t.Errorf("got %v in addition to the Resync", events)
+	}
+}
+
 func TestWatcherCountsConsecutiveFailures(t *testing.T) {
 	f := newFixture(t, t.TempDir())
-	f.failReads(maxFailures - 1)
+	f.failReads(maxFailures-1, errRead)
 	must(t, f.w.handleWake(f.r))
 	must(t, f.w.handleWake(f.r)) // reports no second Resync
 	f.r.wantResyncs(t, 1)
 	f.w.handle(fsnotify.Event{Name: f.path("barrier/x"), Op: fsnotify.Create}, f.r)
-	f.failReads(maxFailures - 1)
+	f.failReads(maxFailures, fsnotify.ErrEventOverflow) // counts as none
+	f.failReads(maxFailures-1, errRead)
 	must(t, f.w.handleWake(f.r))
 	f.r.wantResyncs(t, 2)
-	f.failReads(1)
+	f.failReads(1, errRead)
 	if err := f.w.handleWake(f.r); !errors.Is(err, errRead) {
 		t.Errorf("after %d failures in a row: %v, want %v", maxFailures, err, errRead)
 	}
@@ -253,7 +277,7 @@ func TestWatcherCountsConsecutiveFailures(t *testing.T) {
 func TestRunFailsWhenInotifyReadsKeepFailing(t *testing.T) {
 	f := newFixture(t, t.TempDir())
 	done := goRun(context.Background(), f.w, f.r)
-	for range maxFailures {
+	for range maxFailures { // Run closes the Watcher after the last one
 		f.w.inotify.Errors <- errRead
 	}
 	if err := await(t, "the end of Run", done); !errors.Is(err, errRead) {

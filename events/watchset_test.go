@@ -138,6 +138,22 @@ func TestRenamedDirectoryIsWatchedBeforeItsEventIsRead(t *testing.T) {
 	f.wantEvents(observed{Create, "a"})
 }
 
+func TestRenamedAndReplacedDirectoryIsWatchedBeforeItsEventIsRead(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	f.mkdir("a")
+	f.watch("a")
+	f.touch("barrier/first") // as above
+	f.rename("a", "b")
+	f.mkdir("a")
+	f.watch("b")
+	f.start()
+	f.wantWatches("a", "b")
+	f.reset()
+	f.touch("a/x")
+	f.touch("b/x")
+	f.wantEvents(observed{Create, "a/x"}, observed{Create, "b/x"})
+}
+
 func TestFileReplacesDirectory(t *testing.T) {
 	f := startFixture(t)
 	f.touch("d")
