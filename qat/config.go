@@ -104,7 +104,6 @@ func (c *Config) complete() error {
 		{"DPDK driver", []string{c.DPDKDriver}, DPDKDrivers()},
 		{"VFIO interface", []string{c.VFIOInterface}, VFIOInterfaces()},
 		{"kernel VF driver", c.KernelVFDrivers, KernelVFDrivers()},
-		{"allocation policy", c.policies(), Policies()},
 	} {
 		for _, v := range check.values {
 			if !slices.Contains(check.allowed, v) {
@@ -112,21 +111,16 @@ func (c *Config) complete() error {
 			}
 		}
 	}
-	var err error
+	err := policy.Policy(c.AllocationPolicy).Check()
+	if err != nil {
+		return err
+	}
 	for _, root := range []*string{&c.SysfsRoot, &c.DevRoot, &c.EtcRoot} {
 		if *root, err = sysfs.ResolveRoot(*root); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// policies is the allocation policy, if there is one.
-func (c *Config) policies() []string {
-	if c.AllocationPolicy == "" {
-		return nil
-	}
-	return []string{c.AllocationPolicy}
 }
 
 func setDefault[T comparable](value *T, preset T) {

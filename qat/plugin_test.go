@@ -472,7 +472,7 @@ func TestNewNamesWhatIsAllowed(t *testing.T) {
 			Config{KernelVFDrivers: []string{"4xxxvf", "4xxx"}},
 			`kernel VF driver "4xxx": must be one of ` + strings.Join(KernelVFDrivers(), ", "),
 		},
-		{Config{AllocationPolicy: "fair"}, `allocation policy "fair": must be one of balanced, packed`},
+		{Config{AllocationPolicy: "fair"}, `invalid allocation policy "fair": must be balanced or packed`},
 		{Config{MaxNumDevices: -1}, "device limit -1: must be 0 (no limit) or more"},
 		{
 			Config{HealthInterval: MinHealthInterval - 1},

@@ -9,7 +9,7 @@ import "slices"
 type Family struct {
 	Name     string
 	PF, VF   uint16 // PCI device IDs; the vendor is Intel
-	PFDriver string
+	pfDriver string
 	VFDriver string // the VFs' kernel driver, whether or not the mainline kernel has it
 
 	// Denylisted reports that vfio-pci refuses the VFs unless it is loaded with disable_denylist=1
@@ -26,18 +26,18 @@ const vendorIntel = 0x8086
 // families lists the devices of drivers/crypto/intel/qat (qat_common/adf_accel_devices.h) and of
 // Intel's out-of-tree driver.
 var families = [...]Family{
-	{Name: "DH895xCC", PF: 0x0435, VF: 0x0443, PFDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
-	{Name: "DH895xCC", PF: 0x0434, VF: 0x0442, PFDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
-	{Name: "C62x", PF: 0x37c8, VF: 0x37c9, PFDriver: "c6xx", VFDriver: "c6xxvf", Denylisted: true},
-	{Name: "C3xxx", PF: 0x19e2, VF: 0x19e3, PFDriver: "c3xxx", VFDriver: "c3xxxvf", Denylisted: true},
-	{Name: "200xx", PF: 0x18ee, VF: 0x18ef, PFDriver: "200xx", VFDriver: "200xxvf"},
-	{Name: "D15xx", PF: 0x6f54, VF: 0x6f55, PFDriver: "d15xx", VFDriver: "d15xxvf"},
-	{Name: "C4xxx", PF: 0x18a0, VF: 0x18a1, PFDriver: "c4xxx", VFDriver: "c4xxxvf"},
-	{Name: "4xxx", PF: 0x4940, VF: 0x4941, PFDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
-	{Name: "401xx", PF: 0x4942, VF: 0x4943, PFDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
-	{Name: "402xx", PF: 0x4944, VF: 0x4945, PFDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
-	{Name: "420xx", PF: 0x4946, VF: 0x4947, PFDriver: "420xx", VFDriver: "420xxvf", Services: true},
-	{Name: "6xxx", PF: 0x4948, VF: 0x4949, PFDriver: "6xxx", VFDriver: "6xxxvf", Services: true},
+	{Name: "DH895xCC", PF: 0x0435, VF: 0x0443, pfDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
+	{Name: "DH895xCC", PF: 0x0434, VF: 0x0442, pfDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
+	{Name: "C62x", PF: 0x37c8, VF: 0x37c9, pfDriver: "c6xx", VFDriver: "c6xxvf", Denylisted: true},
+	{Name: "C3xxx", PF: 0x19e2, VF: 0x19e3, pfDriver: "c3xxx", VFDriver: "c3xxxvf", Denylisted: true},
+	{Name: "200xx", PF: 0x18ee, VF: 0x18ef, pfDriver: "200xx", VFDriver: "200xxvf"},
+	{Name: "D15xx", PF: 0x6f54, VF: 0x6f55, pfDriver: "d15xx", VFDriver: "d15xxvf"},
+	{Name: "C4xxx", PF: 0x18a0, VF: 0x18a1, pfDriver: "c4xxx", VFDriver: "c4xxxvf"},
+	{Name: "4xxx", PF: 0x4940, VF: 0x4941, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
+	{Name: "401xx", PF: 0x4942, VF: 0x4943, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
+	{Name: "402xx", PF: 0x4944, VF: 0x4945, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
+	{Name: "420xx", PF: 0x4946, VF: 0x4947, pfDriver: "420xx", VFDriver: "420xxvf", Services: true},
+	{Name: "6xxx", PF: 0x4948, VF: 0x4949, pfDriver: "6xxx", VFDriver: "6xxxvf", Services: true},
 }
 
 // KernelVFDrivers returns the names of the VFs' kernel drivers, each once, in the order of the

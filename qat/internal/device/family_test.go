@@ -40,7 +40,7 @@ func TestFamilyOf(t *testing.T) {
 				continue
 			}
 			want := Family{
-				Name: f.Name, PF: test.pf, VF: test.vf, PFDriver: test.pfDriver, VFDriver: test.pfDriver + "vf",
+				Name: f.Name, PF: test.pf, VF: test.vf, pfDriver: test.pfDriver, VFDriver: test.pfDriver + "vf",
 				Denylisted: test.denylisted, Services: test.services,
 			}
 			if *f != want || isVF != wantVF {

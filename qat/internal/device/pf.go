@@ -22,7 +22,7 @@ import (
 func (h *Handle) identifyPF() {
 	f := &h.identity
 	// drivers/crypto/intel/qat/qat_common/adf_dbgfs.c, adf_dbgfs_init
-	name := "qat_" + f.Family.PFDriver + "_" + f.Address.String()
+	name := "qat_" + f.Family.pfDriver + "_" + f.Address.String()
 	f.Debugfs = filepath.Join(h.reader.cfg.Sysfs, "kernel/debug", name)
 	if !f.Family.Services {
 		return

@@ -82,7 +82,7 @@ func TestReadPF(t *testing.T) {
 			want.Address, want.Family = address(t, test.pf.Address), got.Family
 			want.Incarnation = inode(t, h, test.pf.Address, ".")
 			want.Dir = filepath.Join(h.Sysfs(), "devices", test.dir)
-			want.Debugfs = filepath.Join(h.Sysfs(), "kernel/debug/qat_"+got.Family.PFDriver+"_"+test.pf.Address)
+			want.Debugfs = filepath.Join(h.Sysfs(), "kernel/debug/qat_"+got.Family.pfDriver+"_"+test.pf.Address)
 			if diff := cmp.Diff(&want, got); diff != "" {
 				t.Errorf("Function (-want +got):\n%s", diff)
 			}

@@ -38,7 +38,7 @@ func (a *audit) next() time.Time {
 
 // runAudit compares suspects again whose time has come, and everything if an
 // audit is due.
-func (c *Controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
+func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 	for address, at := range c.audit.suspects {
 		if now.Before(at) {
 			continue
@@ -56,7 +56,7 @@ func (c *Controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 }
 
 // findSuspects compares everything with what is known.
-func (c *Controller) findSuspects(now time.Time) {
+func (c *controller) findSuspects(now time.Time) {
 	addresses, err := c.functions.all()
 	if err != nil {
 		klog.ErrorS(err, "Cannot audit the host")

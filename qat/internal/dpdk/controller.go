@@ -27,7 +27,7 @@ import (
 // and nothing can call it back.
 const closeTimeout = time.Second
 
-// Config configures a Controller.
+// Config configures the mode.
 type Config struct {
 	Sysfs, Dev     string // roots, without symbolic links
 	Driver         string // the DPDK driver: one of [device.Drivers]
@@ -42,8 +42,8 @@ type Config struct {
 	Preference     *policy.Preference // kept up to date with the lists
 }
 
-// A Controller lists and binds the VFs of one host. It is a [hostwatch.Mode].
-type Controller struct {
+// controller lists and binds the VFs of one host.
+type controller struct {
 	classifier classifier
 	reader     *device.Reader
 	watches    *hostwatch.Watches
@@ -59,16 +59,20 @@ type Controller struct {
 	readErr    error // why the list of functions could not be read the last time
 }
 
-// New returns a Controller that has read nothing yet. It starts no more reads
+// New returns the mode for one call of [hostwatch.Run]. It starts no more reads
 // and writes in the background once ctx ends.
-func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) *Controller {
+func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mode[Key] {
+	return newController(ctx, cfg, host)
+}
+
+func newController(ctx context.Context, cfg Config, host hostwatch.Host[Key]) *controller {
 	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
 	monitor := health.NewMonitor(health.Config{Interval: cfg.HealthInterval, Wake: wake, Now: time.Now})
 	serves := make(map[string]bool, len(cfg.Serves))
 	for _, driver := range cfg.Serves {
 		serves[driver] = true
 	}
-	return &Controller{
+	return &controller{
 		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver},
 		reader:     cfg.Reader,
 		watches:    host.Watches,
@@ -84,7 +88,7 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) *Controller 
 
 // Classify returns the key that an event concerns. PCI errors, which only the
 // event itself shows, go to the health monitor at once.
-func (c *Controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
+func (c *controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 	key, verdict := c.classifier.classify(e)
 	if verdict == hostwatch.Relevant && key.kind == keyFunction && e.Origin == events.Uevent {
 		if a, ok := pci.Parse(sysfs.Base(e.Path)); ok && a == key.address {
@@ -96,7 +100,7 @@ func (c *Controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 
 // Reconcile reads what the batch names and what is due, and returns the Tree
 // that follows.
-func (c *Controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
+func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
 	addresses := c.addresses(b.Keys, now)
 	c.audit.eventSeen(addresses)
 	if b.All {
@@ -118,7 +122,7 @@ func (c *Controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 }
 
 // addresses lists the functions that the keys stand for.
-func (c *Controller) addresses(keys []Key, now time.Time) []pci.Address {
+func (c *controller) addresses(keys []Key, now time.Time) []pci.Address {
 	var list []pci.Address
 	for _, key := range keys {
 		switch key.kind {
@@ -139,7 +143,7 @@ func (c *Controller) addresses(keys []Key, now time.Time) []pci.Address {
 }
 
 // unusable lists the VFs that are not listed, and those whose node is missing.
-func (c *Controller) unusable() []pci.Address {
+func (c *controller) unusable() []pci.Address {
 	return c.functions.vfs(func(vf *function) bool {
 		_, listed := c.assignment.listed[vf.Address]
 		return !listed || vf.Node.Missing != ""
@@ -148,7 +152,7 @@ func (c *Controller) unusable() []pci.Address {
 
 // all lists every function that exists or is known, after the directories that
 // show new ones are watched.
-func (c *Controller) all() []pci.Address {
+func (c *controller) all() []pci.Address {
 	for _, dir := range c.reader.HostWatches() {
 		c.watches.Want(dir, 0)
 	}
@@ -162,7 +166,7 @@ func (c *Controller) all() []pci.Address {
 
 // update reads these functions again, decides about the VFs that this affects,
 // and acts on the decisions.
-func (c *Controller) update(addresses []pci.Address, now time.Time) {
+func (c *controller) update(addresses []pci.Address, now time.Time) {
 	affected := c.functions.refresh(addresses)
 	driverLoaded := c.reader.DriverLoaded(c.rules.driver)
 	decisions := make(map[pci.Address]decision, len(affected))
@@ -187,7 +191,7 @@ func (c *Controller) update(addresses []pci.Address, now time.Time) {
 }
 
 // facts collects what decide goes by.
-func (c *Controller) facts(a pci.Address, driverLoaded bool) facts {
+func (c *controller) facts(a pci.Address, driverLoaded bool) facts {
 	f := facts{vf: c.functions.known[a], unreadable: c.functions.unreadable[a], driverLoaded: driverLoaded}
 	if f.vf == nil {
 		return f
@@ -216,13 +220,13 @@ func bindVF(vf *function) bind.VF {
 }
 
 // next is when Reconcile has something to do though nothing is marked.
-func (c *Controller) next(now time.Time) time.Time {
+func (c *controller) next(now time.Time) time.Time {
 	_, bind := c.binder.Due(now)
 	return hostwatch.Earlier(bind, hostwatch.Earlier(c.health.Next(now), c.audit.next()))
 }
 
 // Outcome says what became of the functions that a key stands for.
-func (c *Controller) Outcome(key Key) string {
+func (c *controller) Outcome(key Key) string {
 	if key.kind != keyFunction {
 		return "read " + key.String()
 	}
@@ -230,7 +234,7 @@ func (c *Controller) Outcome(key Key) string {
 }
 
 // outcome says what became of a function.
-func (c *Controller) outcome(a pci.Address) string {
+func (c *controller) outcome(a pci.Address) string {
 	f := c.functions.known[a]
 	skipped, id := c.assignment.skipped[a.String()], a.String()
 	switch {
@@ -258,7 +262,7 @@ func (c *Controller) outcome(a pci.Address) string {
 
 // Close waits for reads and writes in progress, but not for long: what the
 // kernel blocks ends with the process.
-func (c *Controller) Close() {
+func (c *controller) Close() {
 	var waiting sync.WaitGroup
 	waiting.Go(c.binder.Wait)
 	waiting.Go(c.health.Wait)

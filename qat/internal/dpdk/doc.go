@@ -4,7 +4,7 @@
 // (VFs) of a host that user space can drive through VFIO or UIO, and binds VFs
 // to the driver that this takes.
 //
-// The [Controller] works in three steps, each in a file of its own:
+// The mode works in three steps, each in a file of its own:
 //
 //   - read (functions.go): read the PCI functions that events name, and keep
 //     what sysfs showed

@@ -26,14 +26,14 @@ import (
 type history struct {
 	t          *rapid.T
 	host       *lookalike.Host
-	controller *Controller
+	controller *controller
 	queue      []events.Event // sent and not delivered yet
 	lost       bool           // some never will be
 }
 
 // newReader returns a controller of the host that binds nothing.
-func newReader(h *lookalike.Host) *Controller {
-	return New(context.Background(), withDefaults(h, Config{NoBind: true}, nil), hostwatch.Host[Key]{
+func newReader(h *lookalike.Host) *controller {
+	return newController(context.Background(), withDefaults(h, Config{NoBind: true}, nil), hostwatch.Host[Key]{
 		Mark:    func(Key, time.Time) {},
 		Watches: hostwatch.NewWatches(nil),
 	})

@@ -16,6 +16,7 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/internal/lookalike"
 	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/policy"
 )
 
 // lists returns a Tree as resource → IDs; an unhealthy device with its reason.
@@ -316,6 +317,22 @@ func TestListedVFsKeepTheirPlaceUnderALimit(t *testing.T) {
 		must(t, h.Unbind(vfs[6]))
 		r.rescan()
 		r.wantLists(map[string][]string{"cy": {vfs[0], vfs[4], vfs[5], vfs[7]}})
+	})
+}
+
+func TestLimitWithBalancedIsSpreadOverPFs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym"}))
+		var want []string
+		for _, pf := range []string{pfA, pfB} {
+			must(t, h.SetVFs(pf, 16))
+			bindAll(t, h, pf, device.DriverVFIO)
+			want = append(want, h.VFs(pf)[:3]...)
+		}
+		r := newRig(t, h, Config{NoBind: true, Limit: 6, Policy: policy.Balanced})
+		r.rescan()
+		r.wantLists(map[string][]string{"cy": want})
 	})
 }
 

@@ -46,7 +46,7 @@ type rig struct {
 	t          *testing.T
 	host       *lookalike.Host
 	config     Config
-	controller *Controller
+	controller *controller
 	watches    watchRecorder
 	state      hostwatch.State
 	tree       *devtree.Tree // published last
@@ -64,7 +64,7 @@ func newRig(t *testing.T, h *lookalike.Host, cfg Config) *rig {
 	t.Helper()
 	r := &rig{t: t, host: h, watches: watchRecorder{}, held: map[string]chan struct{}{}}
 	r.config = withDefaults(h, cfg, r)
-	r.controller = New(t.Context(), r.config, hostwatch.Host[Key]{
+	r.controller = newController(t.Context(), r.config, hostwatch.Host[Key]{
 		Mark:    func(key Key, _ time.Time) { r.mark(key) },
 		Watches: hostwatch.NewWatches(r.watches),
 	})
