@@ -57,22 +57,41 @@ need_programs() {
 # depends PACKAGE PATTERN prints the first dependency of PACKAGE that matches PATTERN.
 depends() { apt-cache depends "$1" | awk -v p="$2" '/Depends:/ && $2 ~ p { print $2; exit }'; }
 
-# get_kernel unpacks Debian's newest cloud kernel and its headers into $kernel.
-get_kernel() {
-	local image headers deb makefile
+# find_kernel names the packages of Debian's newest cloud kernel and the directories that it is
+# unpacked to.
+find_kernel() {
 	image=$(depends linux-image-cloud-amd64 '^linux-image')
 	headers=$(depends linux-headers-cloud-amd64 '^linux-headers')
 	kernel=$cache/${image:?the package of the kernel was not found}
 	modules=$kernel/lib/modules/${image#linux-image-}/kernel
 	build=$kernel/usr/src/${headers:?the package of the headers was not found}
-	[ -e "$kernel.done" ] && return
-	rm -rf "$kernel" "$cache/deb"
-	mkdir -p "$kernel" "$cache/deb"
-	(cd "$cache/deb" && apt-get -qq download "$image" "$headers" "$(depends "$headers" common)" "$(depends "$headers" '^linux-kbuild')" 2>/dev/null) ||
-		cannot "apt-get download of $image and $headers failed"
+}
+
+# download_kernel downloads the packages to $cache/deb.
+download_kernel() {
+	rm -rf "$cache/deb"
+	mkdir -p "$cache/deb"
+	(cd "$cache/deb" && apt-get -qq download "$image" "$headers" "$(depends "$headers" common)" "$(depends "$headers" '^linux-kbuild')" 2>/dev/null)
+}
+
+# get_kernel unpacks the kernel and its headers into $kernel.
+get_kernel() {
+	local deb
+	find_kernel
+	[ ! -e "$kernel.done" ] || return 0
+	if ! download_kernel; then
+		# Package lists that are weeks old name versions that the archive no longer has.
+		[ "$(id -u)" = 0 ] || cannot "apt-get download of $image and $headers failed: run apt-get update as root"
+		step "updating the package lists"
+		apt-get -qq update || cannot "apt-get update failed"
+		find_kernel
+		download_kernel || cannot "apt-get download of $image and $headers failed"
+	fi
+	rm -rf "$kernel"
+	mkdir -p "$kernel"
 	for deb in "$cache"/deb/*.deb; do dpkg -x "$deb" "$kernel"; done
-	makefile=$build/Makefile # has the absolute path of the common headers
-	sed -i "s#/usr/src/#$kernel/usr/src/#" "$makefile"
+	# The Makefile has the absolute path of the common headers.
+	sed -i "s#/usr/src/#$kernel/usr/src/#" "$build/Makefile"
 	rm -rf "$cache/deb"
 	touch "$kernel.done"
 	step "fetched $image"
