@@ -83,6 +83,12 @@ get_runtime() {
 			return
 		fi
 		rm -rf "$cache/deb" "$runtime"
+		# Package lists that are weeks old name versions that the archive no longer has.
+		if [ -z "${lists_updated:-}" ] && apt-get -qq update; then
+			lists_updated=yes
+			get_runtime
+			return
+		fi
 	fi
 	for deb in containerd containerd-shim-runc-v2 ctr runc busybox; do
 		command -v $deb >/dev/null || cannot "$deb not found, and apt-get cannot download ${packages[*]}"
