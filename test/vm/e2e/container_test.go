@@ -1,6 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -12,47 +15,33 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// newPod is a node whose plugin runs in a container.
-func newPod(t *testing.T, parameters string, c *container, flags ...string) *node {
+// startPod returns a node whose plugin runs in the container, with additional flags.
+func startPod(t *testing.T, parameters string, c *container, flags ...string) *node {
 	t.Helper()
-	n := &node{pfs: newHost(t, parameters)}
-	n.events = listen(t)
-	n.kubelet = startKubelet(t)
-	n.run(t, c.in(t, flags...))
-	eventually(t, "that the plugin serves its health", func() bool { return strings.Contains(n.plugin.log.String(), "Serving /livez and /readyz") })
+	n := newNode(t, parameters)
+	n.runPlugin(t, c.command(t, flags...))
+	poll(t, pollInterval, "the plugin to serve its health", func() bool {
+		return strings.Contains(n.plugin.log.String(), "Serving /livez and /readyz")
+	})
 	return n
 }
 
-// get asks the plugin for a page of its health address, in its network namespace, as the kubelet's probe does through the pod's address.
-func (n *node) get(t *testing.T, path string) (status int, body string) {
+// getHealth sends a request to the plugin's health address, in the plugin's network namespace.
+func (n *node) getHealth(t *testing.T, path string) (status int, body string) {
 	t.Helper()
-	namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.plugin.cmd.Process.Pid))
+	conn, err := dialInNamespace(fmt.Sprintf("/proc/%d/ns/net", n.plugin.cmd.Process.Pid), "127.0.0.1:8081")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("connect to the plugin's health address: %v", err)
 	}
-	defer namespace.Close()
-	type dialled struct {
-		conn net.Conn
-		err  error
-	}
-	result := make(chan dialled)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its namespace with it
-		var d dialled
-		if d.err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); d.err == nil {
-			d.conn, d.err = net.DialTimeout("tcp", "127.0.0.1:8081", patience)
-		}
-		result <- d
-	}()
-	d := <-result
-	if d.err != nil {
-		t.Fatalf("reach the plugin's health address: %v", d.err)
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return d.conn, nil }}}
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+	}}
 	response, err := client.Get("http://plugin" + path)
 	if err != nil {
 		t.Fatal(err)
@@ -65,82 +54,119 @@ func (n *node) get(t *testing.T, path string) (status int, body string) {
 	return response.StatusCode, string(text)
 }
 
-// What the manifest grants is enough: no capability, no writable file system but the two parts of sysfs and the sockets' directory, a
-// network namespace of its own. A container runtime would add seccomp and the device cgroup, which test/cluster sees to.
-func TestTheShippedPodIsEnough(t *testing.T) {
-	n := newPod(t, "npf=2", shipped(t))
-	a, b := n.pfs[0], n.pfs[1]
-	n.settle(t)
+// dialInNamespace connects to a TCP address in a network namespace.
+func dialInNamespace(namespace, address string) (conn net.Conn, err error) {
+	ns, err := os.Open(namespace)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			conn, err = net.DialTimeout("tcp", address, testTimeout)
+		}
+	}()
+	<-done
+	return conn, err
+}
 
-	pid := strconv.Itoa(n.plugin.cmd.Process.Pid)
-	for _, line := range []string{"CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"} {
-		if !strings.Contains(read(t, "/proc/"+pid+"/status"), line) {
-			t.Errorf("the plugin has privileges: /proc/%s/status does not say %q", pid, line)
+// The pod has no capabilities, and a network namespace of its own. It can write only to two
+// directories of sysfs and to that of the kubelet's sockets. A container runtime adds seccomp and
+// the device cgroup, which test/cluster tests.
+func TestPodOfBaseManifestHasAllItNeeds(t *testing.T) {
+	n := startPod(t, "npf=2", baseContainer(t))
+	a, b := n.pfs[0], n.pfs[1]
+	n.waitForVFs(t)
+
+	proc := "/proc/" + strconv.Itoa(n.plugin.cmd.Process.Pid)
+	status := read(t, proc+"/status")
+	for _, line := range []string{
+		"CapPrm:\t0000000000000000",
+		"CapEff:\t0000000000000000",
+		"CapBnd:\t0000000000000000",
+		"NoNewPrivs:\t1",
+	} {
+		if !strings.Contains(status, line) {
+			t.Errorf("no line %q in %s/status", line, proc)
 		}
 	}
-	if mine, its := base("/proc/self/ns/net"), base("/proc/"+pid+"/ns/net"); mine == its {
-		t.Errorf("the plugin is in this network namespace, %s", its)
+	if namespace := linkBase(proc + "/ns/net"); namespace == linkBase("/proc/self/ns/net") {
+		t.Errorf("the plugin runs in the host's network namespace, %s", namespace)
 	}
 
-	began := monotonic()
-	write(t, a.path("sriov_numvfs"), "16")
-	listed := n.settle(t, a)
-	events := n.events.since(began)
-	t.Logf("16 VFs, bound by the plugin without a capability: at the kubelet %s after the kernel's last event", ms(listed-events[len(events)-1].at))
-	checkAllocation(t, n, "qat.intel.com/cy", 2)
-	if status, body := n.get(t, "/readyz?verbose"); status != 200 || strings.Count(body, "[+]") != 4 {
+	start := monotonic()
+	a.enableVFs(t)
+	listed := n.waitForVFs(t, a)
+	events := n.uevents.since(start)
+	t.Logf("16 VFs, bound without capabilities: at the kubelet %s after the last uevent",
+		ms(listed-events[len(events)-1].received))
+	n.checkAllocation(t, "qat.intel.com/cy", 2)
+	if status, body := n.getHealth(t, "/readyz?verbose"); status != 200 || strings.Count(body, "[+]") != 4 {
 		t.Errorf("/readyz?verbose: %d\n%s", status, body)
 	}
 
-	// A write that somebody makes on the host is heard through the pod's mount.
-	write(t, a.path("sriov_numvfs"), "0")
+	// Writes on the host are seen through the pod's mount of sysfs.
+	a.disableVFs(t)
 	write(t, a.path("qat/state"), "down")
 	write(t, a.path("qat/cfg_services"), "dc")
 	write(t, a.path("qat/state"), "up")
-	write(t, a.path("sriov_numvfs"), "16")
-	write(t, b.path("sriov_numvfs"), "16")
-	n.settle(t, a, b)
-	write(t, a.path("sriov_numvfs"), "0")
-	n.settle(t, b)
+	a.enableVFs(t)
+	b.enableVFs(t)
+	n.waitForVFs(t, a, b)
+	a.disableVFs(t)
+	n.waitForVFs(t, b)
 
-	for _, file := range []string{"/host/sys/kernel/debug", "/host/sys/fs/cgroup", "/host/dev/vfio", "/usr/local/bin"} {
-		inside := filepath.Join("/proc", pid, "root", file)
-		if err := unix.Access(inside, unix.W_OK); err != unix.EROFS && err != unix.ENOENT {
-			t.Errorf("%s: writing in the container gives %v, want that its file system is read-only", file, err)
+	for _, dir := range []string{"/host/sys/kernel/debug", "/host/sys/fs/cgroup", "/host/dev/vfio", "/usr/local/bin"} {
+		if err := unix.Access(filepath.Join(proc, "root", dir), unix.W_OK); err != unix.EROFS && err != unix.ENOENT {
+			t.Errorf("access %s for writing in the container: %v, want a read-only file system", dir, err)
 		}
 	}
 }
 
-func TestAPodThatCannotHearSaysSoAndLooks(t *testing.T) {
-	for name, change := range map[string]func(c *container) (says string){
-		"in a user namespace": func(c *container) string {
-			c.UserNamespace = true
-			return "this process is in a user namespace, which the kernel's events do not reach"
+func TestPodWithoutUeventsIsNotReadyAndAudits(t *testing.T) {
+	for _, test := range []struct {
+		name, reason string // the beginning of the reason
+		change       func(c *container)
+	}{
+		{
+			"in a user namespace",
+			"this process runs in a user namespace, which kernel uevents do not reach",
+			func(c *container) { c.UserNamespace = true },
 		},
-		"with the pod's own sysfs": func(c *container) string {
-			i := slices.IndexFunc(c.Mounts, func(m mount) bool { return m.Source == "/sys" })
-			at := c.Mounts[i].Target
-			c.Mounts = slices.DeleteFunc(c.Mounts, func(m mount) bool { return m.Target == at || strings.HasPrefix(m.Target, at+"/") })
-			c.Mounts = append(c.Mounts, mount{Source: "sysfs", Target: at})
-			return "the sysfs is not the host's but that of this network namespace"
+		{
+			"with the pod's own sysfs",
+			"the mounted sysfs belongs to this pod's network namespace, so writes made on the host are not reported",
+			func(c *container) {
+				i := slices.IndexFunc(c.Mounts, func(m mount) bool { return m.Source == "/sys" })
+				sysfs := c.Mounts[i].Target
+				c.Mounts = slices.DeleteFunc(c.Mounts, func(m mount) bool {
+					return m.Target == sysfs || strings.HasPrefix(m.Target, sysfs+"/")
+				})
+				c.Mounts = append(c.Mounts, mount{Source: "sysfs", Target: sysfs})
+			},
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			c := shipped(t)
-			says := change(c)
-			n := newPod(t, "npf=1", c, "-audit-interval=5s")
-			n.settle(t)
-			eventually(t, "that it is not ready, as "+says, func() bool {
-				status, body := n.get(t, "/readyz?verbose")
-				return status == 500 && strings.Contains(body, "[-]kernel-heard failed: "+says) && strings.Contains(body, "[+]registered ok")
+		t.Run(test.name, func(t *testing.T) {
+			c := baseContainer(t)
+			test.change(c)
+			n := startPod(t, "npf=1", c, "-audit-interval=5s")
+			n.waitForVFs(t)
+			poll(t, 50*time.Millisecond, "/readyz to fail because "+test.reason, func() bool {
+				status, body := n.getHealth(t, "/readyz?verbose")
+				return status == 500 && strings.Contains(body, "[-]kernel-heard failed: "+test.reason) &&
+					strings.Contains(body, "[+]registered ok")
 			})
-			if status, body := n.get(t, "/livez"); status != 200 {
-				t.Errorf("/livez: %d %s; a deaf plugin is alive", status, body)
+			if status, body := n.getHealth(t, "/livez"); status != 200 {
+				t.Errorf("/livez: %d %s, want 200 without uevents too", status, body)
 			}
-			write(t, n.pfs[0].path("sriov_numvfs"), "16")
-			n.settle(t, n.pfs[0])
-			if log := n.plugin.log.String(); strings.Count(log, "Deaf to what happens on the host") != 1 || !strings.Contains(log, says) {
-				t.Errorf("the log does not say once that, and why, it is deaf:\n%s", log)
+			n.pfs[0].enableVFs(t)
+			n.waitForVFs(t, n.pfs[0])
+			log := n.plugin.log.String()
+			if strings.Count(log, "Not receiving kernel uevents") != 1 || !strings.Contains(log, test.reason) {
+				t.Errorf("the log does not say once that no uevents are received because %s:\n%s", test.reason, log)
 			}
 		})
 	}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -10,63 +12,67 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestRoundsLeaveNothingBehind(t *testing.T) {
+func TestRepeatedVFChangesDoNotLeak(t *testing.T) {
 	rounds := 30
-	if steady() {
-		rounds = 200 // its time leaps over the second that the kernel sleeps whenever VFs go (drivers/pci/iov.c, sriov_disable)
+	if isSteady() {
+		// Its clock skips the second that the kernel sleeps at each removal of VFs
+		// (drivers/pci/iov.c, sriov_disable).
+		rounds = 200
 	}
-	n := newNode(t, "npf=1")
+	n := startNode(t, "npf=1")
 	p := n.pfs[0]
-	round := func() {
-		write(t, p.path("sriov_numvfs"), "16")
-		n.settle(t, p)
-		write(t, p.path("sriov_numvfs"), "0")
-		n.settle(t)
+	changeVFs := func() {
+		p.enableVFs(t)
+		n.waitForVFs(t, p)
+		p.disableVFs(t)
+		n.waitForVFs(t)
 	}
-	const warm = 20 // rounds until the heap and the threads have their size
-	for range warm {
-		round()
+	const warmUp = 20 // rounds until the heap and the number of threads are stable
+	for range warmUp {
+		changeVFs()
 	}
-	before, began := n.plugin.rest(t), time.Now()
-	for range rounds - warm {
-		round()
+	before, start := n.plugin.waitIdle(t), time.Now()
+	for range rounds - warmUp {
+		changeVFs()
 	}
-	t.Logf("%d rounds of 0 to 16 to 0, %v each", rounds, (time.Since(began) / time.Duration(rounds-warm)).Round(time.Millisecond))
-	after := n.plugin.rest(t)
-	t.Logf("after %3d rounds: %+v", warm, before)
+	perRound := time.Since(start) / time.Duration(rounds-warmUp)
+	t.Logf("%d rounds of 0 to 16 to 0 VFs, %v each", rounds, perRound.Round(time.Millisecond))
+	after := n.plugin.waitIdle(t)
+	t.Logf("after %3d rounds: %+v", warmUp, before)
 	t.Logf("after %3d rounds: %+v", rounds, after)
 	if after.Descriptors != before.Descriptors {
-		t.Errorf("descriptors grew from %d to %d", before.Descriptors, after.Descriptors)
+		t.Errorf("file descriptors grew from %d to %d", before.Descriptors, after.Descriptors)
 	}
-	if after.Threads > before.Threads+4 { // the runtime keeps a thread for each system call that was slow
+	if after.Threads > before.Threads+4 { // the Go runtime keeps the threads of slow system calls
 		t.Errorf("threads grew from %d to %d", before.Threads, after.Threads)
 	}
 	if after.Resident > before.Resident+8<<10 {
 		t.Errorf("resident memory grew from %d to %d KiB", before.Resident, after.Resident)
 	}
-	if left := groups(t); len(left) > 0 {
-		t.Errorf("devices left: %v", left)
+	if left := vfioGroups(t); len(left) > 0 {
+		t.Errorf("VFIO groups left behind: %v", left)
 	}
 
-	// A plugin that has seen one round has the goroutines that belong to what it serves.
+	// Compare the goroutines with those of a plugin that has seen one round.
 	old := goroutines(t, n.plugin)
 	n.startPlugin(t)
-	round()
+	changeVFs()
 	fresh := goroutines(t, n.plugin)
 	if diff := cmp.Diff(fresh, old); diff != "" {
-		t.Errorf("goroutines by who started them (-after one round +after %d):\n%s", rounds, diff)
+		t.Errorf("goroutines by their creator (-after one round +after %d):\n%s", rounds, diff)
 	}
-	t.Logf("goroutines after %d rounds as after one: %v", rounds, old)
+	t.Logf("goroutines after one round and after %d: %v", rounds, old)
 }
 
-// A goroutine of the dump that the program's code started, not the runtime; the first one, of main, has no such line.
+// goroutine matches the creator of a goroutine in a traceback. The main goroutine has none.
 var goroutine = regexp.MustCompile(`(?m)^created by (\S+) in goroutine`)
 
-// goroutines ends a program in the way that makes Go's runtime write its goroutines, and counts them by who started them.
+// goroutines ends a program with SIGQUIT, upon which the Go runtime prints its goroutines. It
+// returns their number by creator, without those of the runtime.
 func goroutines(t *testing.T, p *program) map[string]int {
 	t.Helper()
-	if err := p.end(t, unix.SIGQUIT); err == nil {
-		t.Error("SIGQUIT ended the plugin with exit status 0")
+	if err := p.stop(t, unix.SIGQUIT); err == nil {
+		t.Error("the plugin ended with exit status 0 after SIGQUIT")
 	}
 	found := map[string]int{}
 	for _, m := range goroutine.FindAllStringSubmatch(p.log.String(), -1) {
@@ -80,20 +86,22 @@ func goroutines(t *testing.T, p *program) map[string]int {
 	return found
 }
 
-func TestAnIdlePluginSleeps(t *testing.T) {
-	n := newNode(t, "npf=4", "-health-interval=0") // the heartbeat has to be read at intervals, by its nature
+func TestIdlePluginDoesNotWake(t *testing.T) {
+	n := startNode(t, "npf=4", "-health-interval=0") // heartbeats can only be polled
 	for _, p := range n.pfs {
-		write(t, p.path("sriov_numvfs"), "16")
+		p.enableVFs(t)
 	}
-	n.settle(t, n.pfs...)
+	n.waitForVFs(t, n.pfs...)
 	const idle = 5 * time.Second
-	<-time.After(idle) // what a burst leaves to the runtime, such as its scavenger, comes to rest
-	before := n.plugin.rest(t)
+	<-time.After(idle) // let the runtime's work end, such as its scavenger's
+	before := n.plugin.waitIdle(t)
 	<-time.After(idle)
 	after := n.plugin.usage(t)
-	t.Logf("%v with 64 VFs and no event: %d voluntary context switches, %d ticks of 10 ms; %d KiB resident, %d threads, %d descriptors",
-		idle, after.Switches-before.Switches, after.Ticks-before.Ticks, after.Resident, after.Threads, after.Descriptors)
-	if woken := after.Switches - before.Switches; woken > 5 {
-		t.Errorf("the plugin woke %d times in %v", woken, idle)
+	switches := after.Switches - before.Switches
+	t.Logf("%v with 64 VFs and no event: %d voluntary context switches, %d ticks of 10 ms; "+
+		"%d KiB resident, %d threads, %d descriptors",
+		idle, switches, after.Ticks-before.Ticks, after.Resident, after.Threads, after.Descriptors)
+	if switches > 5 {
+		t.Errorf("the plugin woke up %d times in %v, want at most 5", switches, idle)
 	}
 }

@@ -1,78 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
-	"fmt"
-	"path/filepath"
+	"maps"
 	"testing"
 	"time"
 )
 
-// healthNode is a node of two PFs with all VFs listed; the heartbeat is read each second.
-func healthNode(t *testing.T) (n *node, a, b *pf) {
+// startHealthNode returns a node with two PFs whose VFs are listed. The plugin polls the PFs each
+// second.
+func startHealthNode(t *testing.T) (n *node, a, b *pf) {
 	t.Helper()
-	n = newNode(t, "npf=2", "-health-interval=1s")
+	n = startNode(t, "npf=2", "-health-interval=1s")
 	a, b = n.pfs[0], n.pfs[1]
-	write(t, a.path("sriov_numvfs"), "16")
-	write(t, b.path("sriov_numvfs"), "16")
-	n.settle(t, a, b)
+	a.enableVFs(t)
+	b.enableVFs(t)
+	n.waitForVFs(t, a, b)
 	return n, a, b
 }
 
-// awaitUnhealthy waits until a's VFs are Unhealthy and b's are not.
-func (n *node) awaitUnhealthy(t *testing.T, a, b *pf) int64 {
+// waitForUnhealthy waits until the VFs of one PF are Unhealthy and those of the other are not. It
+// returns when the kubelet received the last list.
+func (n *node) waitForUnhealthy(t *testing.T, unhealthy, healthy *pf) time.Duration {
 	t.Helper()
-	want := vfList(t, "Unhealthy", a)
-	for resource, devices := range vfList(t, "", b) {
-		want[resource] = devices
+	want := vfLists(t, "Unhealthy", unhealthy)
+	maps.Copy(want, vfLists(t, "Healthy", healthy))
+	received := n.waitForLists(t, want)
+	if r := n.kubelet.try(t, "allocate pod "+unhealthy.resource(t)+" 1"); r.Error == "" {
+		t.Errorf("the unhealthy %v was allocated", r.IDs)
 	}
-	at := n.await(t, want)
-	if r := n.kubelet.try(t, fmt.Sprintf("allocate ill qat.intel.com/%s 1", a.resource(t))); r.Error == "" {
-		t.Errorf("%v was allocated", r.IDs)
-	}
-	return at
+	return received
 }
 
-func TestAHeartbeatThatFailsMakesVFsUnhealthyUntilItIsBack(t *testing.T) {
-	n, a, b := healthNode(t)
+func TestFailingHeartbeatMakesVFsUnhealthy(t *testing.T) {
+	n, a, b := startHealthNode(t)
 	for range 2 {
-		began := monotonic()
+		start := monotonic()
 		write(t, a.control("hb_fail"), "1")
-		at := n.awaitUnhealthy(t, a, b)
-		took := time.Duration(at-began) * time.Microsecond
+		took := n.waitForUnhealthy(t, a, b) - start
 		t.Logf("unhealthy %v after the heartbeat began to fail", took.Round(time.Millisecond))
 		if took < time.Second {
-			t.Errorf("unhealthy after %v: that was one failing read, want two in a row", took)
+			t.Errorf("unhealthy after %v, that is after one failed heartbeat, want two in a row", took)
 		}
 		write(t, a.control("hb_fail"), "0")
-		n.settle(t, a, b)
+		n.waitForVFs(t, a, b)
 	}
 }
 
-func TestPCIErrorRecoveryMakesVFsUnhealthyMeanwhile(t *testing.T) {
-	n, a, b := healthNode(t)
-	for _, test := range []struct {
-		event string
-		wait  func()
-	}{
-		{"BEGIN_RECOVERY", func() { n.awaitUnhealthy(t, a, b) }},
-		{"SUCCESSFUL_RECOVERY", func() { n.settle(t, a, b) }},
-		{"FAILED_RECOVERY", func() { n.awaitUnhealthy(t, a, b) }},
-		{"SUCCESSFUL_RECOVERY", func() { n.settle(t, a, b) }},
-	} {
-		write(t, a.control("error_event"), test.event)
-		test.wait()
+func TestPCIErrorMakesVFsUnhealthyUntilRecovery(t *testing.T) {
+	n, a, b := startHealthNode(t)
+	for _, failure := range []string{"BEGIN_RECOVERY", "FAILED_RECOVERY"} {
+		write(t, a.control("error_event"), failure)
+		n.waitForUnhealthy(t, a, b)
+		write(t, a.control("error_event"), "SUCCESSFUL_RECOVERY")
+		n.waitForVFs(t, a, b)
 	}
 }
 
-func TestAFatalErrorCountsUntilThePFWasDownAndUp(t *testing.T) {
-	n, a, b := healthNode(t)
-	sent := filepath.Join(filepath.Dir(b.heartbeat("4xxx")), "queries_sent")
-	waitFor(t, "the plugin's first look", func() bool { return read(t, sent) != "0" }) // what was before that is not new
-	write(t, a.control("ras"), "7 3 0")                                                // not fatal: nothing happens
+func TestFatalErrorMakesVFsUnhealthyUntilPFRestart(t *testing.T) {
+	n, a, b := startHealthNode(t)
+	// Errors before the first poll do not count.
+	sent := b.heartbeat("queries_sent")
+	poll(t, pollInterval, "the first poll of the PF", func() bool { return read(t, sent) != "0" })
+	write(t, a.control("ras"), "7 3 0") // no fatal errors, so a stays healthy
 	write(t, b.control("ras"), "0 0 1")
-	n.awaitUnhealthy(t, b, a)
+	n.waitForUnhealthy(t, b, a)
 	write(t, b.path("qat/state"), "down")
 	write(t, b.path("qat/state"), "up")
-	write(t, b.path("sriov_numvfs"), "16")
-	n.settle(t, a, b)
+	b.enableVFs(t)
+	n.waitForVFs(t, a, b)
 }

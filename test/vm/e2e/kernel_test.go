@@ -1,8 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,149 +14,136 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests of this file hold what the plugin's design relies on in the kernel itself: no program of ours runs.
+// The tests in this file check what the plugin relies on in the kernel and in the QAT driver. The
+// plugin does not run.
 
-func TestKernelTellsOfEachNewVFTwiceAndOfThePFLast(t *testing.T) {
-	p := newHost(t, "npf=1")[0]
-	events := listen(t)
-	write(t, p.path("sriov_numvfs"), "16")
+func TestKernelUeventsOfVFCreationAndRemoval(t *testing.T) {
+	p := loadPFs(t, "npf=1")[0]
+	uevents := recordUevents(t)
+	p.enableVFs(t)
 	var want []string
 	for _, vf := range p.vfs(t) {
 		want = append(want, "add "+vf, "change "+vf)
 	}
 	want = append(want, "change "+p.address)
-	if diff := cmp.Diff(want, words(events.take(t, 33))); diff != "" {
-		t.Errorf("0 to 16 (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, actionsAndNames(uevents.take(t, 33))); diff != "" {
+		t.Errorf("0 to 16 VFs (-want +got):\n%s", diff)
 	}
 
 	want = nil
 	for _, vf := range p.vfs(t) {
 		want = append(want, "remove "+vf)
 	}
-	write(t, p.path("sriov_numvfs"), "0")
-	if diff := cmp.Diff(want, words(events.take(t, 16))); diff != "" {
-		t.Errorf("16 to 0, with no event of the PF (-want +got):\n%s", diff)
+	p.disableVFs(t)
+	if diff := cmp.Diff(want, actionsAndNames(uevents.take(t, 16))); diff != "" {
+		t.Errorf("16 to 0 VFs, without a uevent of the PF (-want +got):\n%s", diff)
 	}
 }
 
-func TestKernelTellsOfVFIOBeforeItTellsOfTheBinding(t *testing.T) {
-	p := newHost(t, "npf=1")[0]
-	write(t, p.path("sriov_numvfs"), "16")
+func TestKernelSendsVFIOUeventsBeforeBindAndUnbind(t *testing.T) {
+	p := loadPFs(t, "npf=1")[0]
+	p.enableVFs(t)
 	vf := p.vfs(t)[0]
-	events := listen(t)
-	bind(t, vf)
-	got := events.take(t, 3)
-	group := base(filepath.Join(pciDevices, vf, "iommu_group"))
+	uevents := recordUevents(t)
+	bindToVFIO(t, vf)
+	got := uevents.take(t, 3)
 	want := []string{"add vfio", "add vfio-dev", "bind pci vfio-pci"}
-	if diff := cmp.Diff(want, subsystems(got)); diff != "" {
+	if diff := cmp.Diff(want, actionsAndSubsystems(got)); diff != "" {
 		t.Fatalf("bind (-want +got):\n%s", diff)
 	}
+	group := groupOf(vf)
 	if got[0].path != "/devices/virtual/vfio/"+group || got[0].env["DEVNAME"] != "vfio/"+group {
-		t.Errorf("the group's event has DEVPATH %s and DEVNAME %s", got[0].path, got[0].env["DEVNAME"])
+		t.Errorf("uevent of the group has DEVPATH %s and DEVNAME %s", got[0].path, got[0].env["DEVNAME"])
 	}
 	if !strings.Contains(got[1].path, "/"+vf+"/vfio-dev/") {
-		t.Errorf("the vfio-dev's event has DEVPATH %s without the address", got[1].path)
+		t.Errorf("uevent of the vfio-dev has DEVPATH %s, want one with the VF's address", got[1].path)
 	}
 
 	write(t, filepath.Join(pciDrivers, "vfio-pci/unbind"), vf)
-	got = events.take(t, 3)
 	want = []string{"remove vfio-dev", "remove vfio", "unbind pci "}
-	if diff := cmp.Diff(want, subsystems(got)); diff != "" {
+	if diff := cmp.Diff(want, actionsAndSubsystems(uevents.take(t, 3))); diff != "" {
 		t.Errorf("unbind (-want +got):\n%s", diff)
 	}
 }
 
-// subsystems writes each message as action, subsystem and, for a binding, driver.
-func subsystems(events []uevent) []string {
-	var out []string
-	for _, e := range events {
-		s := e.action + " " + e.env["SUBSYSTEM"]
-		if strings.HasSuffix(e.action, "bind") {
-			s += " " + e.env["DRIVER"]
-		}
-		out = append(out, s)
-	}
-	return out
-}
-
-func TestKernelTakesAPFAwayAndBringsItBack(t *testing.T) {
-	p := newHost(t, "npf=1")[0]
-	events := listen(t)
+func TestKernelUeventsOfPFHotplug(t *testing.T) {
+	p := loadPFs(t, "npf=1")[0]
+	uevents := recordUevents(t)
 	write(t, p.control("present"), "0")
 	write(t, p.control("present"), "1")
 	want := []string{"unbind " + p.address, "remove " + p.address, "add " + p.address, "bind " + p.address}
-	if diff := cmp.Diff(want, words(events.take(t, 4))); diff != "" {
+	if diff := cmp.Diff(want, actionsAndNames(uevents.take(t, 4))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-// 6.12 tells of the vfio-dev's end at once, 6.1 only when the holder lets go; until then nothing but its missing links to PF and
-// driver shows that the VF is on its way out (drivers/vfio/vfio_main.c, vfio_unregister_group_dev; drivers/pci/iov.c,
-// pci_iov_remove_virtfn; drivers/base/dd.c, __device_release_driver).
-func TestKernelKeepsAHeldVFUntilItIsReleased(t *testing.T) {
-	p := newHost(t, "npf=1")[0]
-	write(t, p.path("sriov_numvfs"), "16")
+// Linux 6.12 sends remove of the vfio-dev at once, Linux 6.1 only when the VF is closed. Until then
+// only the missing links to the PF and to the driver show that the VF is being removed
+// (drivers/vfio/vfio_main.c, vfio_unregister_group_dev; drivers/pci/iov.c, pci_iov_remove_virtfn;
+// drivers/base/dd.c, __device_release_driver).
+func TestKernelKeepsHeldVFUntilItIsClosed(t *testing.T) {
+	p := loadPFs(t, "npf=1")[0]
+	p.enableVFs(t)
 	vf := p.vfs(t)[0]
-	bind(t, vf)
-	release := hold(t, vf)
-	events := listen(t)
-	gone := make(chan error, 1)
-	go func() { gone <- tryWrite(p.control("present"), "0") }()
-	waitFor(t, "virtfn0 to go", func() bool { return base(p.path("virtfn0")) == "" })
-	got := events.take(t, 0)
-	t.Logf("while held: %v", got)
-	if len(got) > 1 || len(got) == 1 && subsystems(got)[0] != "remove vfio-dev" {
-		t.Errorf("while held: %v, want the end of the vfio-dev at most", got)
+	bindToVFIO(t, vf)
+	closeVF := openVF(t, vf)
+	uevents := recordUevents(t)
+	removed := make(chan error, 1)
+	go func() { removed <- tryWrite(p.control("present"), "0") }()
+	poll(t, pollInterval, "the kernel to remove virtfn0", func() bool { return linkBase(p.path("virtfn0")) == "" })
+	got := uevents.take(t, 0)
+	t.Logf("uevents while the VF is held: %v", got)
+	if len(got) > 1 || len(got) == 1 && actionsAndSubsystems(got)[0] != "remove vfio-dev" {
+		t.Errorf("uevents while the VF is held: %v, want at most remove of the vfio-dev", got)
 	}
 	for link, want := range map[string]bool{"iommu_group": true, "physfn": false, "driver": false} {
-		if got := base(filepath.Join(pciDevices, vf, link)) != ""; got != want {
-			t.Errorf("the held VF has its link %s: %v, want %v", link, got, want)
+		if got := linkBase(filepath.Join(pciDevices, vf, link)) != ""; got != want {
+			t.Errorf("the held VF has the link %s: %v, want %v", link, got, want)
 		}
 	}
-	released := time.Now()
-	release()
-	if err := <-gone; err != nil {
+	closed := time.Now()
+	closeVF()
+	if err := <-removed; err != nil {
 		t.Error(err)
 	}
-	t.Logf("the PF was gone %v after the release", time.Since(released).Round(time.Millisecond))
-	// vfio-dev and vfio remove, unbind, remove of the VF; remove of the other 15; unbind and remove of the PF.
-	if got = append(got, events.take(t, 21-len(got))...); len(got) != 21 {
-		t.Errorf("in all: %v", got)
+	t.Logf("the PF was gone %v after the VF was closed", time.Since(closed).Round(time.Millisecond))
+	// remove of the vfio-dev and of the vfio group, unbind and remove of the VF; remove of the
+	// other 15 VFs; unbind and remove of the PF.
+	if got = append(got, uevents.take(t, 21-len(got))...); len(got) != 21 {
+		t.Errorf("%d uevents in all, want 21: %v", len(got), got)
 	}
 }
 
-func TestKernelShowsPFsOfEachFamily(t *testing.T) {
-	for _, test := range []struct {
-		family, driver, pf, vf string
-		vfs                    int
-		qat                    bool // has the group qat/
-		vfDriver               string
-	}{
-		{"4xxx", "4xxx", "0x4940", "4941", 16, true, ""},
-		{"402xx", "4xxx", "0x4944", "4945", 16, true, ""},
-		{"6xxx", "6xxx", "0x4948", "4949", 16, true, ""},
-		{"c6xx", "c6xx", "0x37c8", "37c9", 16, false, "c6xxvf"},
-		{"dh895xcc", "dh895xcc", "0x0435", "443", 32, false, "dh895xccvf"},
-		{"c4xxx", "c4xxx", "0x18a0", "18a1", 128, false, "c4xxxvf"},
+func TestSysfsOfEachFamily(t *testing.T) {
+	type facts struct {
+		Driver, Device, VFDevice, VFDriver string
+		VFs                                int
+		NUMANode, Heartbeat                string
+		HasQATGroup                        bool
+	}
+	for family, want := range map[string]facts{
+		"4xxx":     {"4xxx", "0x4940", "4941", "", 16, "1", "0", true},
+		"402xx":    {"4xxx", "0x4944", "4945", "", 16, "1", "0", true},
+		"6xxx":     {"6xxx", "0x4948", "4949", "", 16, "1", "0", true},
+		"c6xx":     {"c6xx", "0x37c8", "37c9", "c6xxvf", 16, "1", "0", false},
+		"dh895xcc": {"dh895xcc", "0x0435", "443", "dh895xccvf", 32, "1", "0", false},
+		"c4xxx":    {"c4xxx", "0x18a0", "18a1", "c4xxxvf", 128, "1", "0", false},
 	} {
-		t.Run(test.family, func(t *testing.T) {
-			p := newHost(t, "npf=1 numa=1 family="+test.family)[0]
-			write(t, p.path("sriov_numvfs"), "1") // any number means all
+		t.Run(family, func(t *testing.T) {
+			p := loadPFs(t, "npf=1 numa=1 family="+family)[0]
+			write(t, p.path("sriov_numvfs"), "1") // any number creates all VFs
 			vfs := p.vfs(t)
-			type facts struct {
-				Driver, Device, VF, NUMA, VFDriver, Heartbeat string
-				VFs, QAT                                      int
-			}
-			want := facts{test.driver, test.pf, test.vf, "1", test.vfDriver, "0", test.vfs, 0}
-			if test.qat {
-				want.QAT = 1
-			}
 			got := facts{
-				Driver: base(p.path("driver")), Device: read(t, p.path("device")), VF: read(t, p.path("sriov_vf_device")), NUMA: read(t, p.path("numa_node")),
-				Heartbeat: read(t, p.heartbeat(test.driver)), VFs: len(vfs), QAT: len(glob(t, p.path("qat"))),
+				Driver:      driverOf(p.address),
+				Device:      read(t, p.path("device")),
+				VFDevice:    read(t, p.path("sriov_vf_device")),
+				VFs:         len(vfs),
+				NUMANode:    read(t, p.path("numa_node")),
+				Heartbeat:   read(t, p.heartbeat("status")),
+				HasQATGroup: len(glob(t, p.path("qat"))) > 0,
 			}
 			if len(vfs) > 0 {
-				got.VFDriver = base(filepath.Join(pciDevices, vfs[0], "driver"))
+				got.VFDriver = driverOf(vfs[0])
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -164,10 +152,10 @@ func TestKernelShowsPFsOfEachFamily(t *testing.T) {
 	}
 }
 
-func TestKernelAndDriverRefuse(t *testing.T) {
-	pfs := newHost(t, "npf=3 family=4xxx,6xxx,4xxx domains=0,0,1")
-	gen4, gen6, bare := pfs[0], pfs[1], "/sys/bus/pci/devices/0001:75:00.0"
-	write(t, gen4.path("sriov_numvfs"), "16")
+func TestKernelAndDriverRejectWrites(t *testing.T) {
+	pfs := loadPFs(t, "npf=3 family=4xxx,6xxx,4xxx domains=0,0,1")
+	gen4, gen6, noIOMMU := pfs[0], pfs[1], pciDevices+"/0001:75:00.0"
+	gen4.enableVFs(t)
 	write(t, gen6.path("qat/state"), "down")
 	for _, test := range []struct {
 		name, path, value string
@@ -175,12 +163,12 @@ func TestKernelAndDriverRefuse(t *testing.T) {
 	}{
 		{"another number of VFs", gen4.path("sriov_numvfs"), "8", unix.EBUSY},
 		{"services while up", gen4.path("qat/cfg_services"), "dc", unix.EINVAL},
-		{"an unknown state", gen4.path("qat/state"), "sideways", unix.EINVAL},
-		{"an unknown service", gen6.path("qat/cfg_services"), "sym;tea", unix.EINVAL},
-		{"a service twice", gen6.path("qat/cfg_services"), "sym;sym", unix.EINVAL},
-		{"dcc with another", gen6.path("qat/cfg_services"), "dcc;sym", unix.EINVAL},
+		{"unknown state", gen4.path("qat/state"), "sideways", unix.EINVAL},
+		{"unknown service", gen6.path("qat/cfg_services"), "sym;tea", unix.EINVAL},
+		{"duplicate service", gen6.path("qat/cfg_services"), "sym;sym", unix.EINVAL},
+		{"dcc with another service", gen6.path("qat/cfg_services"), "dcc;sym", unix.EINVAL},
 		{"four services", gen6.path("qat/cfg_services"), "sym;asym;dc;decomp", unix.EINVAL},
-		{"VFs without an IOMMU", bare + "/sriov_numvfs", "16", unix.EINVAL},
+		{"VFs without an IOMMU", noIOMMU + "/sriov_numvfs", "16", unix.EINVAL},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if err := tryWrite(test.path, test.value); !errors.Is(err, test.want) {
@@ -192,22 +180,22 @@ func TestKernelAndDriverRefuse(t *testing.T) {
 	for _, busy := range []string{"in_use", "in_reset"} {
 		write(t, gen4.control(busy), "1")
 		for file, value := range map[string]string{"qat/state": "down", "sriov_numvfs": "0"} {
-			if err := tryWrite(gen4.path(file), value); file == "qat/state" && !errors.Is(err, unix.EBUSY) {
-				t.Errorf("write %s to %s with %s: %v, want %v", value, file, busy, err, unix.EBUSY)
+			if err := tryWrite(gen4.path(file), value); !errors.Is(err, unix.EBUSY) {
+				t.Errorf("write %q to %s with %s: %v, want %v", value, file, busy, err, unix.EBUSY)
 			}
 		}
 		write(t, gen4.control(busy), "0")
 	}
 }
 
-func TestDriverKeepsServicesAsASet(t *testing.T) {
-	pfs := newHost(t, "npf=2 family=4xxx,6xxx")
+func TestDriverShowsServicesInFixedOrder(t *testing.T) {
+	pfs := loadPFs(t, "npf=2 family=4xxx,6xxx")
 	for _, p := range pfs {
 		write(t, p.path("qat/state"), "down")
 	}
 	for _, test := range []struct {
 		pf          *pf
-		write, read string
+		write, want string
 	}{
 		{pfs[0], "sym;asym", "asym;sym"},
 		{pfs[0], "dc;sym", "sym;dc"},
@@ -216,66 +204,68 @@ func TestDriverKeepsServicesAsASet(t *testing.T) {
 		{pfs[1], "decomp;sym", "sym;decomp"},
 	} {
 		write(t, test.pf.path("qat/cfg_services"), test.write)
-		if got := read(t, test.pf.path("qat/cfg_services")); got != test.read {
-			t.Errorf("wrote %q, read %q, want %q", test.write, got, test.read)
+		if got := read(t, test.pf.path("qat/cfg_services")); got != test.want {
+			t.Errorf("cfg_services after writing %q = %q, want %q", test.write, got, test.want)
 		}
 	}
 	write(t, "/sys/module/qat_sim/parameters/services_as_written", "1")
 	write(t, pfs[0].path("qat/cfg_services"), "sym;asym")
 	if got := read(t, pfs[0].path("qat/cfg_services")); got != "sym;asym" {
-		t.Errorf("an older driver shows %q, want the words as written", got)
+		t.Errorf("cfg_services of an older driver = %q, want it as written", got)
 	}
 }
 
-func TestDriverChecksTheHeartbeatWhenItIsRead(t *testing.T) {
-	p := newHost(t, "npf=1")[0]
+func TestReadingHeartbeatStatusPerformsCheck(t *testing.T) {
+	p := loadPFs(t, "npf=1")[0]
+	status := p.heartbeat("status")
+	const wait = 250 * time.Millisecond // the driver checks at most once in 200 ms
 	var got []string
-	look := func() { got = append(got, read(t, p.heartbeat("4xxx"))) }
-	look()
-	look()
-	<-time.After(250 * time.Millisecond) // what the test is about: 200 ms must pass
-	look()
+	got = append(got, read(t, status))
+	got = append(got, read(t, status))
+	<-time.After(wait)
+	got = append(got, read(t, status))
 	write(t, p.control("hb_fail"), "1")
-	<-time.After(250 * time.Millisecond)
-	look()
+	<-time.After(wait)
+	got = append(got, read(t, status))
 	if diff := cmp.Diff([]string{"0", "-1", "0", "-1"}, got); diff != "" {
-		t.Errorf("good, too soon, good, failing (-want +got):\n%s", diff)
+		t.Errorf("good, too soon, good, failed (-want +got):\n%s", diff)
 	}
 	write(t, p.path("qat/state"), "down")
-	if found := glob(t, p.heartbeat("4xxx")); len(found) != 0 {
-		t.Error("a device that is down has a heartbeat directory")
+	if found := glob(t, status); len(found) != 0 {
+		t.Error("a PF that is down has a heartbeat directory")
 	}
 }
 
-func TestDriverSendsNoUeventOfItsState(t *testing.T) {
-	p := newHost(t, "npf=1")[0]
-	events := listen(t)
+func TestDriverSendsNoUeventOfStateChange(t *testing.T) {
+	p := loadPFs(t, "npf=1")[0]
+	uevents := recordUevents(t)
 	write(t, p.path("qat/state"), "down")
 	write(t, p.path("qat/cfg_services"), "dc")
 	write(t, p.path("qat/state"), "up")
 	write(t, p.control("error_event"), "BEGIN_RECOVERY")
-	got := events.take(t, 1)
-	if len(got) != 1 || got[0].action != "change" || got[0].env["ERROR_EVENT"] != "BEGIN_RECOVERY" || got[0].env["DEVICE_ONLINE"] != "0" {
-		t.Errorf("got %v, want the recovery's event alone", got)
+	got := uevents.take(t, 1)
+	if len(got) != 1 || got[0].action != "change" || got[0].env["ERROR_EVENT"] != "BEGIN_RECOVERY" ||
+		got[0].env["DEVICE_ONLINE"] != "0" {
+		t.Errorf("uevents = %v, want only that of the error recovery", got)
 	}
 }
 
-func TestKernelRefusesGen2VFsToVFIO(t *testing.T) {
-	p := newHost(t, "npf=1 family=c6xx vf_drivers=0")[0]
-	write(t, p.path("sriov_numvfs"), "16")
+func TestVFIODenylistRejectsGen2VFs(t *testing.T) {
+	p := loadPFs(t, "npf=1 family=c6xx vf_drivers=0")[0]
+	p.enableVFs(t)
 	vf := p.vfs(t)[3]
-	bind(t, vf)
-	if driver := base(filepath.Join(pciDevices, vf, "driver")); driver != "" {
-		t.Errorf("bound to %s in spite of the denylist", driver)
+	bindToVFIO(t, vf)
+	if driver := driverOf(vf); driver != "" {
+		t.Errorf("bound to %s despite the denylist", driver)
 	}
 	reloadVFIO(t, "disable_denylist=1")
 	write(t, "/sys/bus/pci/drivers_probe", vf)
-	if driver := base(filepath.Join(pciDevices, vf, "driver")); driver != "vfio-pci" {
-		t.Errorf("driver %q, want vfio-pci with the denylist off", driver)
+	if driver := driverOf(vf); driver != "vfio-pci" {
+		t.Errorf("driver without the denylist = %q, want vfio-pci", driver)
 	}
 }
 
-// reloadVFIO loads vfio-pci with other parameters until the test ends, and then with none.
+// reloadVFIO reloads vfio-pci with the parameters, and without any when the test ends.
 func reloadVFIO(t *testing.T, parameters string) {
 	t.Helper()
 	reload := func(parameters string) {
@@ -287,19 +277,19 @@ func reloadVFIO(t *testing.T, parameters string) {
 	t.Cleanup(func() { reload("") })
 }
 
-func TestKernelMakesOneGroupOfEachVF(t *testing.T) {
-	p := newHost(t, "npf=1")[0]
-	write(t, p.path("sriov_numvfs"), "16")
+func TestEachVFHasItsOwnIOMMUGroup(t *testing.T) {
+	p := loadPFs(t, "npf=1")[0]
+	p.enableVFs(t)
 	var want []string
 	for _, vf := range p.vfs(t) {
-		bind(t, vf)
-		want = append(want, base(filepath.Join(pciDevices, vf, "iommu_group")))
+		bindToVFIO(t, vf)
+		want = append(want, groupOf(vf))
 	}
 	slices.Sort(want)
-	if diff := cmp.Diff(want, groups(t)); diff != "" {
-		t.Error(diff)
+	if diff := cmp.Diff(want, vfioGroups(t)); diff != "" {
+		t.Errorf("nodes in /dev/vfio (-want +got):\n%s", diff)
 	}
 	if n := len(slices.Compact(want)); n != 16 {
-		t.Error(fmt.Sprint(n, " groups"))
+		t.Errorf("16 VFs have %d IOMMU groups", n)
 	}
 }

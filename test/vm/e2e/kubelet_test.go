@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -11,22 +13,26 @@ import (
 	"time"
 )
 
-// A kubelet is the program devmanager (test/kubelet/cmd/devmanager says its protocol): the kubelet's own device manager.
+// socketDir is the directory of the kubelet's socket and those of its device plugins.
+const socketDir = "/var/lib/kubelet/device-plugins/"
+
+// kubelet is a running devmanager, the program that runs the kubelet's own device manager. Its
+// protocol is described in test/kubelet/cmd/devmanager.
 type kubelet struct {
 	*program
+	requests sync.Mutex // held from a command to its reply
 	commands io.Writer
 	replies  chan reply
-	asking   sync.Mutex
 
-	mu     sync.Mutex
-	counts map[string]int // devices in each resource's newest list
-	last   int64          // when the newest list was received, monotonic()
-	lists  int            // how many lists have come
-	begun  int            // which start of the device manager they belong to
-	news   chan struct{}  // closed and made anew with each event
+	mu       sync.Mutex     // guards all following fields
+	start    int            // which start of the device manager the counts belong to
+	counts   map[string]int // number of devices in the newest list of each resource
+	lists    int            // number of lists received
+	received time.Duration  // when the newest list was received, on the clock of monotonic
+	next     chan struct{}  // closed by the next event
 }
 
-// message is a line of devmanager's: an event, or the reply to a command.
+// message is a line of devmanager's output: an event or the reply to a command.
 type message struct {
 	Event      string `json:"event"`
 	Resource   string `json:"resource"`
@@ -37,25 +43,23 @@ type message struct {
 }
 
 type reply struct {
-	Reply     string           `json:"reply"`
-	Error     string           `json:"error"`
-	Resources map[string]count `json:"resources"`
-	Devices   []device         `json:"devices"`
-	IDs       []string         `json:"ids"`
-	Env       map[string]string
-	Nodes     []struct{ Host, Container, Permissions string }
+	Reply   string   `json:"reply"`
+	Error   string   `json:"error"`
+	Devices []device `json:"devices"`
+	IDs     []string `json:"ids"`
+	Env     map[string]string
+	Nodes   []struct{ Host, Container, Permissions string }
 }
-
-type count struct{ Capacity, Allocatable int }
 
 type device struct {
 	ID, Health string
 	NUMA       []int
 }
 
+// startKubelet starts a devmanager with an empty directory of sockets.
 func startKubelet(t *testing.T) *kubelet {
 	t.Helper()
-	if err := os.RemoveAll(sockets); err != nil { // with the checkpoint of another test's pods
+	if err := os.RemoveAll(socketDir); err != nil { // it may hold the checkpoint of another test
 		t.Fatal(err)
 	}
 	cmd := exec.Command("/bin/devmanager")
@@ -63,20 +67,25 @@ func startKubelet(t *testing.T) *kubelet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A pipe of ours: one of cmd's would be closed as soon as the program ends, with its last lines unread.
-	lines, out := io.Pipe()
-	cmd.Stdout = out
-	k := &kubelet{commands: commands, replies: make(chan reply, 16), counts: map[string]int{}, news: make(chan struct{})}
-	k.program = start(t, cmd)
-	read := make(chan struct{})
+	// Not cmd.StdoutPipe: Wait would close it before its last lines are read.
+	lines, stdout := io.Pipe()
+	cmd.Stdout = stdout
+	k := &kubelet{
+		commands: commands,
+		replies:  make(chan reply, 16),
+		counts:   map[string]int{},
+		next:     make(chan struct{}),
+	}
+	k.program = startProgram(t, cmd)
+	reader := make(chan struct{})
 	go func() {
-		defer close(read)
-		defer lines.Close() // so that nothing waits to write what is not read
+		defer close(reader)
+		defer lines.Close() // unblocks the writer
 		k.read(t, lines)
 	}()
 	go func() {
 		<-k.done
-		out.Close()
+		stdout.Close()
 	}()
 	t.Cleanup(func() {
 		if err := commands.Close(); err != nil {
@@ -84,13 +93,13 @@ func startKubelet(t *testing.T) *kubelet {
 		}
 		select {
 		case <-k.done:
-		case <-time.After(patience):
-			t.Error("devmanager does not end")
+		case <-time.After(testTimeout):
+			t.Error("devmanager did not end at the end of its input")
 			lines.Close()
 		}
-		<-read
+		<-reader
 	})
-	k.ask(t, "capacity") // it answers when it has started
+	k.do(t, "capacity") // devmanager replies once it has started
 	return k
 }
 
@@ -105,26 +114,32 @@ func (k *kubelet) read(t *testing.T, lines io.Reader) {
 			k.replies <- m.reply
 			continue
 		}
-		k.mu.Lock()
-		if m.Start != k.begun {
-			k.begun = m.Start
-			clear(k.counts) // a kubelet that starts knows no device
-		}
-		if m.Event == "listed" {
-			k.counts[m.Resource], k.last = m.Capacity, m.ReceivedUS
-			k.lists++
-		}
-		close(k.news)
-		k.news = make(chan struct{})
-		k.mu.Unlock()
+		k.record(&m)
 	}
 }
 
-// try sends a command and returns its reply, which may hold an error.
+// record records an event.
+func (k *kubelet) record(m *message) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if m.Start != k.start {
+		k.start = m.Start
+		clear(k.counts) // a restarted kubelet has no lists
+	}
+	if m.Event == "listed" {
+		k.counts[m.Resource] = m.Capacity
+		k.lists++
+		k.received = time.Duration(m.ReceivedUS) * time.Microsecond
+	}
+	close(k.next)
+	k.next = make(chan struct{})
+}
+
+// try sends a command and returns its reply, which may be an error.
 func (k *kubelet) try(t *testing.T, command string) reply {
 	t.Helper()
-	k.asking.Lock()
-	defer k.asking.Unlock()
+	k.requests.Lock()
+	defer k.requests.Unlock()
 	if _, err := io.WriteString(k.commands, command+"\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -133,14 +148,14 @@ func (k *kubelet) try(t *testing.T, command string) reply {
 		return r
 	case <-k.done:
 		t.Fatalf("devmanager ended: %v", k.err)
-	case <-time.After(patience):
-		t.Fatalf("devmanager does not answer %q", command)
+	case <-time.After(testTimeout):
+		t.Fatalf("devmanager did not reply to %q", command)
 	}
 	return reply{}
 }
 
-// ask sends a command that must succeed.
-func (k *kubelet) ask(t *testing.T, command string) reply {
+// do sends a command that must succeed.
+func (k *kubelet) do(t *testing.T, command string) reply {
 	t.Helper()
 	r := k.try(t, command)
 	if r.Error != "" {
@@ -149,18 +164,26 @@ func (k *kubelet) ask(t *testing.T, command string) reply {
 	return r
 }
 
-// state is how many devices there are in all lists, how many lists have come, when the newest did, and what says when that changes.
-func (k *kubelet) state() (devices, lists int, at int64, news <-chan struct{}) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, n := range k.counts {
-		devices += n
-	}
-	return devices, k.lists, k.last, k.news
+// kubeletState summarizes the lists that a kubelet has received.
+type kubeletState struct {
+	devices  int             // in the newest lists of all resources
+	lists    int             // received so far
+	received time.Duration   // when the newest list was received
+	changed  <-chan struct{} // closed by the next event
 }
 
-// all is each resource's devices, as the kubelet may give them to containers; resources with none are left out.
-func (k *kubelet) all(t *testing.T) map[string][]device {
+func (k *kubelet) state() kubeletState {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := kubeletState{lists: k.lists, received: k.received, changed: k.next}
+	for _, n := range k.counts {
+		s.devices += n
+	}
+	return s
+}
+
+// devices returns the devices of each resource that has any.
+func (k *kubelet) devices(t *testing.T) map[string][]device {
 	t.Helper()
 	k.mu.Lock()
 	var names []string
@@ -168,12 +191,12 @@ func (k *kubelet) all(t *testing.T) map[string][]device {
 		names = append(names, name)
 	}
 	k.mu.Unlock()
-	lists := map[string][]device{}
+	all := map[string][]device{}
 	for _, name := range names {
-		// An error says that no list has come, as after a restart.
+		// The reply is an error if there is no list, as after a restart.
 		if devices := k.try(t, "devices "+name).Devices; len(devices) > 0 {
-			lists[name] = devices
+			all[name] = devices
 		}
 	}
-	return lists
+	return all
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -16,21 +18,21 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == jailWord {
-		fmt.Fprintln(os.Stderr, jail(os.Args[2]))
+	if len(os.Args) == 3 && os.Args[1] == containerArg {
+		fmt.Fprintln(os.Stderr, execInContainer(os.Args[2]))
 		os.Exit(1)
 	}
 	if os.Getpid() != 1 {
-		// The second line makes `go test` show "[no tests to run]" behind its "ok", even without -v: nothing is passed over in silence.
+		// The second line makes go test print "[no tests to run]" after "ok", even without -v.
 		fmt.Println("not in the test VM: run make e2e\ntesting: warning: no tests to run")
 		return
 	}
-	if err := setUp(); err != nil {
-		fmt.Println("the guest cannot be set up:", err)
+	if err := setUpGuest(); err != nil {
+		fmt.Println("set up the guest:", err)
 		powerOff(1)
 	}
 	if len(os.Args) > 1 && os.Args[1] == "shell" {
-		shell()
+		runShell()
 		powerOff(0)
 	}
 	rc := m.Run()
@@ -38,17 +40,22 @@ func TestMain(m *testing.M) {
 		fmt.Println("FAIL:", err)
 		rc = 1
 	}
-	if complaints := kernelComplaints(); len(complaints) > 0 {
-		fmt.Printf("FAIL: the kernel complained:\n%s\n", strings.Join(complaints, "\n"))
+	if warnings := kernelWarnings(); len(warnings) > 0 {
+		fmt.Printf("FAIL: the kernel logged warnings:\n%s\n", strings.Join(warnings, "\n"))
 		rc = 1
 	}
 	powerOff(rc)
 }
 
-// setUp makes a root file system that can start modules and programs.
-func setUp() error {
+// setUpGuest mounts the kernel's file systems and loads the modules of the initrd.
+func setUpGuest() error {
 	for _, m := range []struct{ kind, dir string }{
-		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"}, {"debugfs", "/sys/kernel/debug"},
+		{"proc", "/proc"},
+		{"sysfs", "/sys"},
+		{"devtmpfs", "/dev"},
+		{"tmpfs", "/tmp"},
+		{"tmpfs", "/run"},
+		{"debugfs", "/sys/kernel/debug"},
 	} {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil {
 			return err
@@ -66,7 +73,8 @@ func setUp() error {
 			return err
 		}
 	}
-	// Kernels differ in whether they find the emulated IOMMU's interrupt remapping; without it a VF can be opened only so.
+	// Not every kernel finds the interrupt remapping of the emulated IOMMU. Without it, VFIO opens
+	// a VF only with this parameter set.
 	return os.WriteFile("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", []byte("1"), 0)
 }
 
@@ -89,9 +97,10 @@ func removeModule(name string) error {
 	return nil
 }
 
-// shell gives the serial line to a shell, with one host of two PFs.
-func shell() {
-	fmt.Println(`busybox sh; "exit" ends the machine. Try: insmod /modules/qat_sim.ko npf=2; ls /sys/bus/pci/devices /sys/kernel/debug/qat_sim`)
+// runShell runs a shell on the serial console.
+func runShell() {
+	fmt.Println(`busybox sh; "exit" powers the machine off. Try:`)
+	fmt.Println(`insmod /modules/qat_sim.ko npf=2; ls /sys/bus/pci/devices /sys/kernel/debug/qat_sim`)
 	_ = exec.Command("/bin/busybox", "--install", "-s", "/bin").Run()
 	cmd := exec.Command("/bin/busybox", "sh")
 	cmd.Env = []string{"PATH=/bin", "HOME=/", "PS1=vm# "}
@@ -101,8 +110,9 @@ func shell() {
 	}
 }
 
-// kernelComplaints returns the lines of the kernel's log that no correct module and no correct test brings about.
-func kernelComplaints() (found []string) {
+// kernelWarnings returns the lines of the kernel log that only a bug in a module or in a test can
+// cause.
+func kernelWarnings() (found []string) {
 	size, err := unix.Klogctl(unix.SYSLOG_ACTION_SIZE_BUFFER, nil)
 	if err != nil {
 		return []string{err.Error()}
@@ -112,9 +122,13 @@ func kernelComplaints() (found []string) {
 	if err != nil {
 		return []string{err.Error()}
 	}
+	patterns := []string{
+		"WARNING:", "BUG:", "Oops", "refcount_t",
+		"blocked for more than", "rcu_sched self-detected", "already present!",
+	}
 	for lines := bufio.NewScanner(bytes.NewReader(log[:n])); lines.Scan(); {
-		for _, word := range []string{"WARNING:", "BUG:", "Oops", "refcount_t", "blocked for more than", "rcu_sched self-detected", "already present!"} {
-			if strings.Contains(lines.Text(), word) {
+		for _, pattern := range patterns {
+			if strings.Contains(lines.Text(), pattern) {
 				found = append(found, lines.Text())
 			}
 		}
@@ -122,7 +136,7 @@ func kernelComplaints() (found []string) {
 	return found
 }
 
-// powerOff ends the machine; run.sh looks for the line.
+// powerOff ends the machine. run.sh takes the exit status from the line that it prints.
 func powerOff(rc int) {
 	fmt.Printf("@@EXIT %d\n", rc)
 	unix.Sync()

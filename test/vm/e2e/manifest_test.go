@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -11,23 +13,23 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// A container is what a manifest says of one, as far as a kernel without a container runtime can be held to it.
+// container is a container of a pod, as far as execInContainer can create it without a container
+// runtime.
 type container struct {
-	Args   []string // with the variables filled in
-	Mounts []mount  // in the order in which a runtime makes them: what lies deeper comes later
-	// What may differ from the manifest, for tests of what goes wrong then.
-	UserNamespace bool
+	Args          []string // with variables expanded
+	Mounts        []mount  // in the order in which a runtime makes them: parents first
+	UserNamespace bool     // no manifest asks for it; see TestPodWithoutUeventsIsNotReadyAndAudits
 }
 
-// A mount is a volume and where it is mounted.
+// mount is a volume and its mount point.
 type mount struct {
-	Source    string // path on the host; "" is an empty directory
+	Source    string // path on the host, "proc", "sysfs", or "" for an empty directory
 	Target    string
 	ReadOnly  bool
-	Recursive bool // read-only with all that is mounted below it
+	Recursive bool // mounts below it are read-only too
 }
 
-// manifest is the part of a DaemonSet and a ConfigMap that is read.
+// manifest is the part of a DaemonSet or a ConfigMap that the tests use.
 type manifest struct {
 	Kind string
 	Data map[string]string
@@ -72,50 +74,29 @@ type volume struct {
 	EmptyDir *struct{}              `yaml:"emptyDir"`
 }
 
-// shipped is the container of deployments/qat_plugin/base, which run.sh lays into the machine.
-func shipped(t *testing.T) *container {
+// baseContainer returns the container of deployments/qat_plugin/base, which run.sh copies to /pod.
+func baseContainer(t *testing.T) *container {
 	t.Helper()
-	values := map[string]string{}
-	var daemonSet *manifest
-	for _, file := range glob(t, "/pod/*.yaml") {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for decoder := yaml.NewDecoder(bytes.NewReader(text)); ; {
-			var m manifest
-			if err := decoder.Decode(&m); err != nil {
-				break // the end, or what is of another kind
-			}
-			switch m.Kind {
-			case "ConfigMap":
-				values = m.Data
-			case "DaemonSet":
-				daemonSet = &m
-			}
-		}
-	}
-	if daemonSet == nil || len(values) == 0 {
-		t.Fatalf("there is no DaemonSet with its ConfigMap in %q", glob(t, "/pod/*"))
-	}
+	daemonSet, values := readManifests(t)
 	pod := daemonSet.Spec.Template.Spec
-	of := pod.Containers[0]
-	s := of.SecurityContext
-	if pod.HostNetwork || pod.HostPID || s.Privileged || s.AllowPrivilegeEscalation || !s.ReadOnlyRootFilesystem || s.RunAsUser != 0 ||
-		len(s.Capabilities.Add) > 0 || !slices.Equal(s.Capabilities.Drop, []string{"ALL"}) {
-		t.Fatalf("the manifest asks for other things than this test gives: %+v, hostNetwork %v, hostPID %v", s, pod.HostNetwork, pod.HostPID)
+	spec := pod.Containers[0]
+	s := spec.SecurityContext
+	if pod.HostNetwork || pod.HostPID || s.Privileged || s.AllowPrivilegeEscalation || !s.ReadOnlyRootFilesystem ||
+		s.RunAsUser != 0 || len(s.Capabilities.Add) > 0 || !slices.Equal(s.Capabilities.Drop, []string{"ALL"}) {
+		t.Fatalf("execInContainer does not implement this of the manifest: %+v, hostNetwork %v, hostPID %v",
+			s, pod.HostNetwork, pod.HostPID)
 	}
 	c := &container{}
-	for _, arg := range of.Args {
-		for _, e := range of.Env {
+	for _, arg := range spec.Args {
+		for _, e := range spec.Env {
 			arg = strings.ReplaceAll(arg, "$("+e.Name+")", values[e.ValueFrom.ConfigMapKeyRef.Key])
 		}
 		c.Args = append(c.Args, arg)
 	}
-	for _, m := range of.VolumeMounts {
+	for _, m := range spec.VolumeMounts {
 		i := slices.IndexFunc(pod.Volumes, func(v volume) bool { return v.Name == m.Name })
 		if i < 0 || pod.Volumes[i].HostPath == nil && pod.Volumes[i].EmptyDir == nil || m.SubPath != "" {
-			t.Fatalf("the mount %+v is of a kind that this test does not know", m)
+			t.Fatalf("execInContainer does not implement this volume mount: %+v", m)
 		}
 		mounted := mount{Target: m.MountPath, ReadOnly: m.ReadOnly, Recursive: m.RecursiveReadOnly != ""}
 		if host := pod.Volumes[i].HostPath; host != nil {
@@ -127,4 +108,31 @@ func shipped(t *testing.T) *container {
 		return strings.Count(path.Clean(a.Target), "/") - strings.Count(path.Clean(b.Target), "/")
 	})
 	return c
+}
+
+// readManifests returns the DaemonSet in /pod and the data of its ConfigMap.
+func readManifests(t *testing.T) (daemonSet *manifest, values map[string]string) {
+	t.Helper()
+	for _, file := range glob(t, "/pod/*.yaml") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for decoder := yaml.NewDecoder(bytes.NewReader(text)); ; {
+			var m manifest
+			if err := decoder.Decode(&m); err != nil {
+				break // the end of the file, or an object that does not fit into manifest
+			}
+			switch m.Kind {
+			case "ConfigMap":
+				values = m.Data
+			case "DaemonSet":
+				daemonSet = &m
+			}
+		}
+	}
+	if daemonSet == nil || len(values) == 0 {
+		t.Fatalf("no DaemonSet and ConfigMap in %q", glob(t, "/pod/*"))
+	}
+	return daemonSet, values
 }

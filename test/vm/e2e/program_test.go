@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -15,18 +17,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const patience = 60 * time.Second // the CPU is emulated, and may be shared with others
+const (
+	// testTimeout is how long anything may take. The CPU is emulated, and its host may be busy.
+	testTimeout = 60 * time.Second
 
-// A program is a process of one of our binaries, with what it wrote to its standard error.
+	// pollInterval is for changes of sysfs that no event reports.
+	pollInterval = 5 * time.Millisecond
+)
+
+// program is a process that runs one of the programs under test.
 type program struct {
 	cmd  *exec.Cmd
-	log  *logBuffer
-	done chan struct{} // closed once it has ended; err is valid then
-	err  error
+	log  *logBuffer // its standard error
+	done chan struct{}
+	err  error // valid once done is closed
 }
 
-// start runs a binary. When the test fails, the end of its log is shown.
-func start(t *testing.T, cmd *exec.Cmd) *program {
+// startProgram starts a program, which is killed when the test ends. If the test fails, the end of
+// the program's log is shown.
+func startProgram(t *testing.T, cmd *exec.Cmd) *program {
 	t.Helper()
 	p := &program{cmd: cmd, log: &logBuffer{}, done: make(chan struct{})}
 	cmd.Stderr = p.log
@@ -38,24 +47,24 @@ func start(t *testing.T, cmd *exec.Cmd) *program {
 		close(p.done)
 	}()
 	t.Cleanup(func() {
-		p.end(t, unix.SIGKILL)
+		p.stop(t, unix.SIGKILL)
 		if t.Failed() {
-			t.Logf("the end of what %s wrote:\n%s", filepath.Base(cmd.Path), p.log.tail(80))
+			t.Logf("end of the log of %s:\n%s", filepath.Base(cmd.Path), p.log.tail(80))
 		}
 	})
 	return p
 }
 
-// end sends a signal and returns how the program ended; one that has ended keeps its result.
-func (p *program) end(t *testing.T, signal unix.Signal) error {
+// stop sends a signal and returns how the program ended. It may be called again afterwards.
+func (p *program) stop(t *testing.T, signal unix.Signal) error {
 	t.Helper()
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Error(err)
 	}
 	select {
 	case <-p.done:
-	case <-time.After(patience):
-		t.Errorf("%s goes on %v after %v", p.cmd.Path, patience, signal)
+	case <-time.After(testTimeout):
+		t.Errorf("%s still runs %v after %v", p.cmd.Path, testTimeout, signal)
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	}
@@ -65,8 +74,8 @@ func (p *program) end(t *testing.T, signal unix.Signal) error {
 // usage is what a process holds and has used.
 type usage struct {
 	Descriptors, Threads int
-	Switches             int // voluntary context switches of all threads: each wake-up ends in one
-	Ticks                int // of CPU, 10 ms each
+	Switches             int // voluntary context switches of all threads: one for each wake-up
+	Ticks                int // CPU time, in units of 10 ms
 	Resident             int // KiB
 }
 
@@ -76,61 +85,55 @@ func (p *program) usage(t *testing.T) (u usage) {
 	u.Descriptors = len(glob(t, dir+"/fd/*"))
 	for _, task := range glob(t, dir+"/task/*/status") {
 		u.Threads++
-		u.Switches += field(t, task, "voluntary_ctxt_switches:")
+		u.Switches += readField(t, task, "voluntary_ctxt_switches:")
 	}
-	u.Resident = field(t, dir+"/status", "VmRSS:")
+	u.Resident = readField(t, dir+"/status", "VmRSS:")
 	stat := read(t, dir+"/stat")
 	for _, n := range strings.Fields(stat[strings.LastIndexByte(stat, ')'):])[12:14] { // utime, stime
-		u.Ticks += number(t, n)
+		u.Ticks += parseInt(t, n)
 	}
 	return u
 }
 
-// rest waits until the process sleeps, and returns its usage then: while it works it may have a file of sysfs open.
-func (p *program) rest(t *testing.T) usage {
+// waitIdle waits until the process sleeps and returns its usage. A process that works may have
+// files of sysfs open.
+func (p *program) waitIdle(t *testing.T) (u usage) {
 	t.Helper()
-	tick := time.NewTicker(200 * time.Millisecond)
+	poll(t, 200*time.Millisecond, p.cmd.Path+" to become idle", func() bool {
+		last := u
+		u = p.usage(t)
+		return u.Switches == last.Switches && u.Ticks == last.Ticks
+	})
+	return u
+}
+
+// poll calls done at the interval until it returns true. It is for changes that no event reports.
+func poll(t *testing.T, interval time.Duration, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	deadline := time.After(patience)
-	for last := p.usage(t); ; {
+	for deadline := time.After(testTimeout); !done(); {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("%s does not come to rest: %+v", p.cmd.Path, last)
-		}
-		now := p.usage(t)
-		if now.Switches == last.Switches && now.Ticks == last.Ticks {
-			return now
-		}
-		last = now
-	}
-}
-
-// eventually waits for a condition that nothing tells of.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !is(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain for this: %s", patience, what)
+			t.Fatalf("timed out after %v waiting for %s", testTimeout, what)
 		}
 	}
 }
 
-// field reads a number from a file of /proc that has a name and a value on each line.
-func field(t *testing.T, file, name string) int {
+// readField reads a number from a file of /proc that has a name and a value on each line.
+func readField(t *testing.T, file, name string) int {
 	t.Helper()
 	for line := range strings.Lines(read(t, file)) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == name {
-			return number(t, f[1])
+			return parseInt(t, f[1])
 		}
 	}
-	t.Fatalf("%s has no %s", file, name)
+	t.Fatalf("no %s in %s", name, file)
 	return 0
 }
 
-func number(t *testing.T, text string) int {
+func parseInt(t *testing.T, text string) int {
 	t.Helper()
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -139,7 +142,7 @@ func number(t *testing.T, text string) int {
 	return n
 }
 
-// logBuffer keeps what a program writes.
+// logBuffer holds the log of a program. It can be read while the program writes.
 type logBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer

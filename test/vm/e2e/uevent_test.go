@@ -1,9 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
 	"bytes"
 	"errors"
 	"os"
+	"path"
 	"strings"
 	"sync"
 	"testing"
@@ -12,11 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A uevent is one message of the kernel, as this test's own few lines read it: the plugin's reader is what is tested.
+// uevent is a uevent of the kernel. The tests parse it with their own code, because the parser of
+// package events is under test.
 type uevent struct {
 	action, path string
 	env          map[string]string
-	at           int64 // monotonic() when it was received
+	received     time.Duration // on the clock of monotonic
 }
 
 func (e uevent) String() string {
@@ -27,20 +31,22 @@ func (e uevent) String() string {
 	return s
 }
 
-// uevents collects the kernel's messages from its making on.
-type uevents struct {
+// ueventRecorder records the uevents of the kernel.
+type ueventRecorder struct {
 	socket *os.File
 	done   chan struct{}
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards all following fields
 	all   []uevent
-	taken int
-	news  chan struct{} // closed and made anew with each message
+	taken int           // number of uevents that take has returned
+	next  chan struct{} // closed by the next uevent
 }
 
-func listen(t *testing.T) *uevents {
+// recordUevents records uevents until the test ends.
+func recordUevents(t *testing.T) *ueventRecorder {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+	kind := unix.SOCK_RAW | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	fd, err := unix.Socket(unix.AF_NETLINK, kind, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,94 +57,118 @@ func listen(t *testing.T) *uevents {
 		unix.Close(fd)
 		t.Fatal(err)
 	}
-	l := &uevents{socket: os.NewFile(uintptr(fd), "uevents"), done: make(chan struct{}), news: make(chan struct{})}
-	go l.run(t)
+	r := &ueventRecorder{
+		socket: os.NewFile(uintptr(fd), "uevents"),
+		done:   make(chan struct{}),
+		next:   make(chan struct{}),
+	}
+	go r.run(t)
 	t.Cleanup(func() {
-		l.socket.Close()
-		<-l.done
+		r.socket.Close()
+		<-r.done
 	})
-	return l
+	return r
 }
 
-func (l *uevents) run(t *testing.T) {
-	defer close(l.done)
+func (r *ueventRecorder) run(t *testing.T) {
+	defer close(r.done)
 	buffer := make([]byte, 16<<10)
 	for {
-		n, err := l.socket.Read(buffer)
+		n, err := r.socket.Read(buffer)
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
-				t.Errorf("the test's own uevent socket: %v", err)
+				t.Errorf("read the test's uevent socket: %v", err)
 			}
 			return
 		}
-		e := uevent{env: map[string]string{}, at: monotonic()}
-		for i, field := range bytes.Split(bytes.TrimSuffix(buffer[:n], []byte{0}), []byte{0}) {
-			if i == 0 {
-				e.action, e.path, _ = strings.Cut(string(field), "@")
-				continue
-			}
-			key, value, _ := strings.Cut(string(field), "=")
-			e.env[key] = value
-		}
-		l.mu.Lock()
-		l.all = append(l.all, e)
-		close(l.news)
-		l.news = make(chan struct{})
-		l.mu.Unlock()
+		e := parseUevent(buffer[:n])
+		r.mu.Lock()
+		r.all = append(r.all, e)
+		close(r.next)
+		r.next = make(chan struct{})
+		r.mu.Unlock()
 	}
 }
 
-// changed is closed with the next message.
-func (l *uevents) changed() <-chan struct{} {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.news
+func parseUevent(message []byte) uevent {
+	e := uevent{env: map[string]string{}, received: monotonic()}
+	for i, field := range bytes.Split(bytes.TrimSuffix(message, []byte{0}), []byte{0}) {
+		if i == 0 {
+			e.action, e.path, _ = strings.Cut(string(field), "@")
+			continue
+		}
+		key, value, _ := strings.Cut(string(field), "=")
+		e.env[key] = value
+	}
+	return e
 }
 
-// take returns what has come since the last take, once n messages have, and then no other within the time that quiet says.
-func (l *uevents) take(t *testing.T, n int) []uevent {
+// changed returns a channel that the next uevent closes.
+func (r *ueventRecorder) changed() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.next
+}
+
+// take waits for n uevents since the last take, and then until no more arrive. It returns all of
+// them.
+func (r *ueventRecorder) take(t *testing.T, n int) []uevent {
 	t.Helper()
 	const quiet = 150 * time.Millisecond // longer than the PCI core sleeps
-	patience := time.After(30 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
-		l.mu.Lock()
-		fresh, news := l.all[l.taken:], l.news
-		l.mu.Unlock()
+		r.mu.Lock()
+		fresh, next := r.all[r.taken:], r.next
+		r.mu.Unlock()
 		var silence <-chan time.Time
 		if len(fresh) >= n {
 			silence = time.After(quiet)
 		}
 		select {
-		case <-news:
+		case <-next:
 			continue
 		case <-silence:
-		case <-patience:
-			t.Errorf("%d uevents came where %d were awaited", len(fresh), n)
+		case <-deadline:
+			t.Errorf("received %d uevents, want at least %d", len(fresh), n)
 		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.taken += len(fresh)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.taken += len(fresh)
 		return fresh
 	}
 }
 
-// since returns the messages received from the moment on.
-func (l *uevents) since(at int64) []uevent {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for i := range l.all {
-		if l.all[i].at >= at {
-			return l.all[i:]
+// since returns the uevents received since a time.
+func (r *ueventRecorder) since(start time.Duration) []uevent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.all {
+		if r.all[i].received >= start {
+			return r.all[i:]
 		}
 	}
 	return nil
 }
 
-// words writes each message as its action and the last element of its path, to be compared with a list.
-func words(events []uevent) []string {
+// actionsAndNames formats uevents as the action and the last element of the path.
+func actionsAndNames(events []uevent) []string {
 	var out []string
 	for _, e := range events {
-		out = append(out, e.action+" "+e.path[strings.LastIndexByte(e.path, '/')+1:])
+		out = append(out, e.action+" "+path.Base(e.path))
+	}
+	return out
+}
+
+// actionsAndSubsystems formats uevents as the action, the subsystem and, for bind and unbind, the
+// driver.
+func actionsAndSubsystems(events []uevent) []string {
+	var out []string
+	for _, e := range events {
+		s := e.action + " " + e.env["SUBSYSTEM"]
+		if strings.HasSuffix(e.action, "bind") {
+			s += " " + e.env["DRIVER"]
+		}
+		out = append(out, s)
 	}
 	return out
 }

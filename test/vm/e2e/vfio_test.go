@@ -1,8 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"unsafe"
@@ -18,22 +19,22 @@ const (
 	vfioType1v2           = 3
 )
 
-// hold opens a VF as a workload does and returns what lets go of it.
-func hold(t *testing.T, address string) (release func()) {
+// openVF opens a VF as a workload does. It is closed when the test ends, or by closeVF.
+func openVF(t *testing.T, address string) (closeVF func()) {
 	t.Helper()
 	container, err := os.OpenFile("/dev/vfio/vfio", os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	group, err := os.OpenFile("/dev/vfio/"+base(filepath.Join(pciDevices, address, "iommu_group")), os.O_RDWR, 0)
+	group, err := os.OpenFile("/dev/vfio/"+groupOf(address), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.IoctlSetPointerInt(int(group.Fd()), vfioGroupSetContainer, int(container.Fd())); err != nil {
-		t.Fatalf("give the group of %s a container: %v", address, err)
+		t.Fatalf("set the container of the group of %s: %v", address, err)
 	}
 	if err := unix.IoctlSetInt(int(container.Fd()), vfioSetIOMMU, vfioType1v2); err != nil {
-		t.Fatalf("choose the IOMMU of %s: %v", address, err)
+		t.Fatalf("set the IOMMU type for %s: %v", address, err)
 	}
 	name, err := unix.BytePtrFromString(address)
 	if err != nil {
@@ -43,11 +44,11 @@ func hold(t *testing.T, address string) (release func()) {
 	if errno != 0 {
 		t.Fatalf("open %s: %v", address, errno)
 	}
-	release = sync.OnceFunc(func() {
+	closeVF = sync.OnceFunc(func() {
 		unix.Close(int(device))
 		group.Close()
 		container.Close()
 	})
-	t.Cleanup(release) // the module cannot be unloaded before
-	return release
+	t.Cleanup(closeVF) // the module cannot be unloaded before
+	return closeVF
 }

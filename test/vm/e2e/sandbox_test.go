@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -14,20 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// jailWord is the argument by which the machine's first program becomes the one that goes into a container.
-const jailWord = "jail"
+// containerArg is the argument with which the test binary enters a container. The container
+// follows as JSON.
+const containerArg = "container"
 
-// in is the command that runs qat_plugin in the container, in network, mount, process and IPC namespaces of its own.
-func (c *container) in(t *testing.T, flags ...string) *exec.Cmd {
+// command returns a command that runs qat_plugin in the container, with additional flags.
+func (c *container) command(t *testing.T, flags ...string) *exec.Cmd {
 	t.Helper()
-	with := *c
-	with.Args = append(append([]string{}, c.Args...), flags...)
-	text, err := json.Marshal(with)
+	withFlags := *c
+	withFlags.Args = append(append([]string{}, c.Args...), flags...)
+	text, err := json.Marshal(withFlags)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/init", jailWord, string(text))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
+	cmd := exec.Command("/init", containerArg, string(text))
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+	}
 	if c.UserNamespace {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 		root := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
@@ -36,9 +41,12 @@ func (c *container) in(t *testing.T, flags ...string) *exec.Cmd {
 	return cmd
 }
 
-// jail is the life of the process in the container until it becomes qat_plugin. It returns only when something failed.
-func jail(text string) error {
-	runtime.LockOSThread() // privileges are each thread's own: that which drops them must be the one that becomes the program (capabilities(7))
+// execInContainer sets up the container in the namespaces of this process, as a container runtime
+// does, and replaces the process with qat_plugin. It returns only if that fails.
+func execInContainer(text string) error {
+	// Each thread has capabilities of its own. The one that drops them must be the one that calls
+	// execve (capabilities(7)).
+	runtime.LockOSThread()
 	var c container
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return err
@@ -54,29 +62,32 @@ func jail(text string) error {
 	if err := copyFile("/bin/qat_plugin", root+program); err != nil {
 		return err
 	}
-	for _, m := range append([]mount{{Source: "proc", Target: "/proc"}, {Source: "sysfs", Target: "/sys", ReadOnly: true}}, c.Mounts...) {
-		if err := m.make(root); err != nil {
+	standard := []mount{{Source: "proc", Target: "/proc"}, {Source: "sysfs", Target: "/sys", ReadOnly: true}}
+	for _, m := range append(standard, c.Mounts...) {
+		if err := m.mountBelow(root); err != nil {
 			return fmt.Errorf("mount %+v: %w", m, err)
 		}
 	}
-	if err := upLoopback(); err != nil {
-		return fmt.Errorf("bring lo up: %w", err)
+	if err := setLoopbackUp(); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
 	}
 	if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		return fmt.Errorf("make the root read-only: %w", err)
+		return fmt.Errorf("make the container's root read-only: %w", err)
 	}
-	// As switch_root does: the machine's first file system cannot be pivoted.
-	if err := errors.Join(os.Chdir(root), unix.Mount(root, "/", "", unix.MS_MOVE, ""), unix.Chroot("."), os.Chdir("/")); err != nil {
-		return fmt.Errorf("enter the root: %w", err)
+	// Like switch_root, because pivot_root does not work on the initial root file system.
+	err := errors.Join(os.Chdir(root), unix.Mount(root, "/", "", unix.MS_MOVE, ""), unix.Chroot("."), os.Chdir("/"))
+	if err != nil {
+		return fmt.Errorf("enter the container's root: %w", err)
 	}
 	if err := dropPrivileges(); err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
-	return fmt.Errorf("run %s: %w", program, syscall.Exec(program, append([]string{program}, c.Args...), nil))
+	return fmt.Errorf("execute %s: %w", program, syscall.Exec(program, append([]string{program}, c.Args...), nil))
 }
 
-// make mounts the volume below the container's root. proc and sysfs are made anew, as a runtime does.
-func (m mount) make(root string) error {
+// mountBelow mounts the volume below the container's root. For proc and sysfs it mounts a new
+// instance, as a runtime does.
+func (m mount) mountBelow(root string) error {
 	target := filepath.Join(root, m.Target)
 	if err := os.MkdirAll(target, 0o755); err != nil && !errors.Is(err, unix.EROFS) {
 		return err
@@ -111,8 +122,8 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, text, 0o755)
 }
 
-// upLoopback does what a network plugin does in each pod.
-func upLoopback() error {
+// setLoopbackUp sets the interface lo up, as a network plugin does in each pod.
+func setLoopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -126,10 +137,11 @@ func upLoopback() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
 }
 
-// dropPrivileges is "capabilities: drop: ALL" and "allowPrivilegeEscalation: false" for user 0.
+// dropPrivileges does for user 0 what "drop: [ALL]" and "allowPrivilegeEscalation: false" ask for.
 func dropPrivileges() error {
 	for c := 0; c <= unix.CAP_LAST_CAP; c++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: the kernel knows fewer
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
+		if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: the kernel does not know the capability
 			return err
 		}
 	}
