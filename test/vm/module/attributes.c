@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The sysfs groups qat/ and qat_ras/ of a bound PF, from Gen4 on. */
+/* The sysfs groups qat/ and qat_ras/ of a bound PF of Gen4 or later. */
 #include <linux/device.h>
 #include <linux/pci.h>
 #include <linux/sysfs.h>
@@ -22,7 +22,7 @@ static ssize_t state_store(struct device *d, struct device_attribute *a, const c
 	int ret = 0;
 
 	mutex_lock(&s->lock);
-	if (!s->pdev)			/* being removed */
+	if (!s->pdev)			/* the PF is being removed */
 		ret = -ENODEV;
 	else if (sysfs_streq(page, "up"))
 		ret = s->in_reset ? -EBUSY : sim_up(s);

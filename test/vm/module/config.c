@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Configuration space in memory, and the root bus that it hangs on. */
+/* The configuration space in memory, and the root bus through which it is accessed. */
 #include <linux/mm.h>
 #include <linux/pci.h>
 #include <linux/sizes.h>
@@ -50,10 +50,10 @@ static void build_header(struct sim_fn *f, u16 vendor, u16 device)
 	put8(f, CAP_PCIE, PCI_CAP_ID_EXP, 0);
 	put16(f, CAP_PCIE + PCI_EXP_FLAGS, 2 | PCI_EXP_TYPE_RC_END << 4, 0);
 	put32(f, CAP_PCIE + PCI_EXP_DEVCAP, PCI_EXP_DEVCAP_RBER | PCI_EXP_DEVCAP_FLR, 0);
-	put16(f, CAP_PCIE + PCI_EXP_DEVCTL, 0, 0x7fff);	/* the FLR bit clears itself */
+	put16(f, CAP_PCIE + PCI_EXP_DEVCTL, 0, 0x7fff);	/* all but the FLR bit, which reads as zero */
 }
 
-/* sim_config_reset makes the PF and its VFs what they are after power-on. */
+/* sim_config_reset sets the configuration space of the PF and its VFs to its state at power-on. */
 void sim_config_reset(struct sim_pf *s)
 {
 	struct sim_fn *f = s->fn;
@@ -81,7 +81,7 @@ void sim_config_reset(struct sim_pf *s)
 		build_header(f + i, 0xffff, 0xffff);
 }
 
-/* lookup returns NULL where nobody answers: no such function, VFs off, or the PF is gone. */
+/* lookup returns NULL for a function that does not respond: absent, or a VF that is not enabled. */
 static struct sim_fn *lookup(struct pci_bus *bus, unsigned int devfn)
 {
 	struct sim_pf *s = sim_of_bus(bus);
@@ -123,7 +123,7 @@ static int sim_write(struct pci_bus *bus, unsigned int devfn, int where, int siz
 
 struct pci_ops sim_ops = { .read = sim_read, .write = sim_write };
 
-/* sim_bus_add makes the root bus and lets the PCI core find the PF; window is where its BARs go. */
+/* sim_bus_add creates the root bus and scans it. The BARs of the PF are placed in the window. */
 int sim_bus_add(struct sim_pf *s, int bus, resource_size_t window)
 {
 	LIST_HEAD(res);
@@ -141,7 +141,7 @@ int sim_bus_add(struct sim_pf *s, int bus, resource_size_t window)
 		.flags = IORESOURCE_MEM | IORESOURCE_MEM_64,
 	};
 	if (request_resource(&iomem_resource, &s->mem)) {
-		pr_err("qat_sim: window %pR is taken\n", &s->mem);
+		pr_err("qat_sim: memory window %pR is in use\n", &s->mem);
 		kvfree(s->fn);
 		return -EBUSY;
 	}

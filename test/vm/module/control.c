@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The tests' hand on the hardware: /sys/kernel/debug/qat_sim/<n>/
+ * Files with which tests control PF number n, in /sys/kernel/debug/qat_sim/<n>/:
  *
- *   present      0: the PF stops answering and is removed, as when it is pulled out; 1: it is back
- *   hb_fail      heartbeat/status reads -1
- *   in_use       the kernel's crypto API uses the device: state and sriov_numvfs fail with EBUSY
- *   in_reset     a reset is under way: the same
- *   error_event  the uevent of PCI error recovery: BEGIN_RECOVERY, SUCCESSFUL_RECOVERY or
- *                FAILED_RECOVERY
- *   ras          three numbers: the counters of qat_ras/
+ *   present      0 stops the PF from responding and removes it (surprise removal), 1 adds it again
+ *   hb_fail      1 makes heartbeat checks fail, so that heartbeat/status reads -1
+ *   in_use       1 simulates a user in the kernel's crypto API: writes to state and sriov_numvfs
+ *                fail with EBUSY
+ *   in_reset     1 simulates a reset in progress, with the same effect
+ *   error_event  BEGIN_RECOVERY, SUCCESSFUL_RECOVERY or FAILED_RECOVERY sends the uevent of PCI
+ *                error recovery
+ *   ras          three numbers set the counters in qat_ras/: correctable, nonfatal, fatal
  */
 #include <linux/debugfs.h>
 #include <linux/pci.h>
@@ -34,7 +35,7 @@ static int present_set(void *data, u64 v)
 		return 0;
 	}
 	pdev = pci_get_slot(s->bus, 0);
-	WRITE_ONCE(s->present, false);	/* from here on configuration reads give all-ones */
+	WRITE_ONCE(s->present, false);	/* configuration reads return all-ones from now on */
 	if (pdev) {
 		pci_stop_and_remove_bus_device_locked(pdev);
 		pci_dev_put(pdev);
@@ -49,7 +50,7 @@ static int present_get(void *data, u64 *v)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(present_fops, present_get, present_set, "%llu\n");
 
-/* The PCI core does the same in pci_uevent_ers(), which modules cannot call. */
+/* Sends the uevent that pci_uevent_ers() of the PCI core sends, which is not exported. */
 static ssize_t error_event_write(struct file *file, const char __user *buf, size_t n, loff_t *pos)
 {
 	static const char * const types[] = { "BEGIN_RECOVERY", "FAILED_RECOVERY", "SUCCESSFUL_RECOVERY" };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The PFs' drivers, and those of Gen2's VFs, under the names of the real ones. */
+/* The drivers of the PFs and of Gen2 VFs, with the names of the real ones. */
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/iommu.h>
@@ -24,7 +24,7 @@ static struct sim_pf *of(struct pci_dev *pdev)
 	return sim_of_bus(pdev->bus);
 }
 
-/* Reading heartbeat/status is the check; one too soon after it reads -1 and is not counted. */
+/* Reading heartbeat/status performs a check. Too soon after the last one it only returns -1. */
 static int heartbeat_show(struct seq_file *m, void *unused)
 {
 	struct sim_pf *s = m->private;
@@ -50,7 +50,7 @@ out:
 }
 DEFINE_SHOW_ATTRIBUTE(heartbeat);
 
-/* dev_cfg tells the services where there is no qat/ group. */
+/* dev_cfg shows the services of Gen4 and later, also with qat_group=0. */
 static int dev_cfg_show(struct seq_file *m, void *unused)
 {
 	struct sim_pf *s = m->private;
@@ -92,7 +92,7 @@ void sim_down(struct sim_pf *s)
 	debugfs_lookup_and_remove("heartbeat", s->dbg);
 	if (sim_updown_ms)
 		msleep(sim_updown_ms);
-	pci_disable_sriov(s->pdev);	/* as the real driver drops its VFs on the way down */
+	pci_disable_sriov(s->pdev);	/* as the real driver does */
 }
 
 static int sim_sriov(struct pci_dev *pdev, int n)
@@ -110,7 +110,7 @@ static int sim_sriov(struct pci_dev *pdev, int n)
 		sim_down(s);
 		pci_disable_sriov(pdev);
 		sim_up(s);
-		if (n)	/* the number asked for does not matter, as in the real driver */
+		if (n)	/* the real driver ignores the number, too */
 			ret = pci_enable_sriov(pdev, s->family->vfs) ?: s->family->vfs;
 	}
 	mutex_unlock(&s->lock);
@@ -161,7 +161,7 @@ static int sim_vf_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	return pdev->bus->ops == &sim_ops ? pcim_enable_device(pdev) : -ENODEV;
 }
 
-/* driver_for returns the driver of that name, made if need be. */
+/* driver_for returns the driver of that name, which it adds if necessary. */
 static struct sim_driver *driver_for(const char *name, const char *suffix)
 {
 	struct sim_driver *d;
@@ -208,7 +208,7 @@ static int fill_drivers(void)
 		if (f->gen >= 4 && sim_qat_group)
 			d->drv.dev_groups = sim_groups;
 		if (f->gen >= 4 || !sim_vf_drivers)
-			continue;	/* the kernel's tree has none for the VFs of Gen4 and later */
+			continue;	/* there is no in-tree driver for VFs of Gen4 and later */
 		d = driver_for(f->driver, "vf");
 		if (!d || add_id(d, f->vf))
 			return -ENOSPC;

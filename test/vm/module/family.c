@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The kinds of QAT devices. Drivers of 200xx, d15xx and c4xxx live out of the kernel's tree. */
+/* The families of QAT devices. The drivers of 200xx, d15xx and c4xxx are out of tree. */
 #include <linux/string.h>
 
 #include "qat_sim.h"

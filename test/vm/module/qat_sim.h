@@ -2,12 +2,12 @@
 /*
  * qat_sim: Intel QAT physical functions without the hardware.
  *
- * Each PF sits alone on a root bus of its own, like the root-complex-integrated
- * endpoints of a Sapphire Rapids socket. Its configuration space lives in memory
- * (config.c); everything above is the real PCI core: enumeration, SR-IOV, sysfs,
- * uevents, IOMMU groups, vfio-pci. A pci_driver with the name of the real one
- * (driver.c) shows the real one's sysfs and debugfs. The tests steer it through
- * debugfs (control.c).
+ * Each PF is the only device on a root bus of its own, like the root complex
+ * integrated endpoints of a Sapphire Rapids socket. Its configuration space is in
+ * memory (config.c). Everything above that is the real PCI core: enumeration,
+ * SR-IOV, sysfs, uevents, IOMMU groups, vfio-pci. A pci_driver with the name of
+ * the real one provides the same files in sysfs and debugfs (driver.c). Tests
+ * control the PFs through debugfs (control.c).
  */
 #ifndef QAT_SIM_H
 #define QAT_SIM_H
@@ -18,48 +18,53 @@
 #define SIM_MAXPF 8
 #define SIM_CFG 4096
 
-/* What one kind of QAT device looks like; the table is in family.c. */
+/* A family of QAT devices; the table is in family.c. */
 struct sim_family {
-	const char *name;	/* of the product, and the value of the parameter "family" */
-	const char *driver;	/* of the PF; the VF's is this and "vf" */
+	const char *name;	/* value of the parameter "family" */
+	const char *driver;	/* of PFs; that of VFs has the suffix "vf" */
 	u16 pf, vf;		/* PCI device IDs, vendor 8086 */
-	u8 vfs;			/* VFs of a PF */
-	u8 gen;			/* 2, 4 or 6: from 4 on there is a qat/ group */
+	u8 vfs;			/* VFs of each PF */
+	u8 gen;			/* 2, 4 or 6; 2 has no group qat/ */
 };
 
-/* The configuration space of one function: values, and which bits software may write. */
+/* The configuration space of one function: its values, and a mask of the writable bits. */
 struct sim_fn {
 	u8 v[SIM_CFG], w[SIM_CFG];
 };
 
 /* One PF, its bus and its VFs. */
 struct sim_pf {
-	struct pci_sysdata sd;	/* first: what bus->sysdata points to */
+	struct pci_sysdata sd;	/* bus->sysdata points to it */
 	const struct sim_family *family;
 	int idx;
 	struct resource mem, busn;
 	struct pci_bus *bus;
-	struct sim_fn *fn;	/* [0] the PF, [1..vfs] the VFs */
-	bool present;		/* answers configuration reads */
+	struct sim_fn *fn;	/* [0]: the PF, [1..vfs]: its VFs */
+	bool present;		/* responds to configuration reads */
 
-	/* of the driver, while bound */
+	/* State of the driver. */
 	struct mutex lock;	/* held while the state changes */
-	struct pci_dev *pdev;	/* NULL when not bound */
+	struct pci_dev *pdev;	/* NULL if not bound */
 	struct dentry *dbg;	/* qat_<driver>_<PF>/ */
 	bool up;
-	unsigned int services;	/* a set of the services of driver.c */
-	char words[32];		/* the set as it was written */
-	struct mutex hb_lock;	/* of the heartbeat's four; the state's lock cannot be: removing a file waits for its readers */
-	unsigned long hb_last;	/* jiffies of the last heartbeat read */
-	bool hb_read;		/* hb_last is valid */
-	u32 sent, failed;
+	unsigned int services;	/* bit mask, see services.c */
+	char words[32];		/* the services as they were written */
 	u32 ras[3];		/* correctable, nonfatal, fatal */
 
-	/* of the test */
+	/*
+	 * hb_lock guards the heartbeat. lock cannot: it is held while
+	 * heartbeat/ is removed, which waits for readers.
+	 */
+	struct mutex hb_lock;
+	unsigned long hb_last;	/* jiffies of the last check */
+	bool hb_read;		/* hb_last is valid */
+	u32 sent, failed;	/* checks performed and failed */
+
+	/* Set by tests. */
 	struct dentry *ctl;	/* debugfs qat_sim/<idx>/ */
-	bool hb_fail;		/* heartbeat reads -1 */
-	bool in_use;		/* the kernel's crypto API uses the device */
-	bool in_reset;		/* a reset is under way */
+	bool hb_fail;		/* heartbeat checks fail */
+	bool in_use;		/* by the kernel's crypto API */
+	bool in_reset;
 };
 
 /* main.c: parameters */
@@ -88,7 +93,7 @@ int sim_services_emit(struct sim_pf *s, char *page);
 /* attributes.c */
 extern const struct attribute_group *sim_groups[];
 
-/* driver.c: sim_up and sim_down with s->lock held */
+/* driver.c; s->lock is held during sim_up and sim_down */
 int sim_up(struct sim_pf *s);
 void sim_down(struct sim_pf *s);
 int sim_drivers_register(void);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The services that a device is configured for, as newer kernels keep them: a set,
- * whatever the order of the words was, shown as asym;sym;dc;decomp;dcc.
+ * The services that a PF is configured for. Like newer kernels, the module keeps
+ * them as a set, and shows them in the order asym;sym;dc;decomp;dcc.
  */
 #include <linux/bitops.h>
 #include <linux/string.h>
@@ -16,7 +16,7 @@ static const char * const words[] = { "asym", "sym", "dc", "decomp", "dcc" };
 #define DECOMP BIT(3)
 #define DCC BIT(4)
 
-/* Gen4: two of asym, sym and dc at most; Gen6: three, and decomp; dcc stands alone in both. */
+/* Gen4: at most two of asym, sym and dc. Gen6: at most three of these and decomp. dcc: alone. */
 static bool supported(struct sim_pf *s, unsigned int set)
 {
 	bool gen6 = s->family->gen >= 6;
