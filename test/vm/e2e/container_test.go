@@ -76,7 +76,7 @@ func dialInNamespace(namespace, address string) (conn net.Conn, err error) {
 // The pod has no capabilities, and a network namespace of its own. It can write only to two
 // directories of sysfs and to that of the kubelet's sockets. A container runtime adds seccomp and
 // the device cgroup, which test/cluster tests.
-func TestPodOfBaseManifestHasAllItNeeds(t *testing.T) {
+func TestShippedPodHasSufficientPrivileges(t *testing.T) {
 	n := startPod(t, "npf=2", baseContainer(t))
 	a, b := n.pfs[0], n.pfs[1]
 	n.waitForVFs(t)

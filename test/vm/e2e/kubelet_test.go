@@ -43,11 +43,10 @@ type message struct {
 }
 
 type reply struct {
-	Reply   string   `json:"reply"`
-	Error   string   `json:"error"`
-	Devices []device `json:"devices"`
-	IDs     []string `json:"ids"`
-	Env     map[string]string
+	Error   string            `json:"error"`
+	Devices []device          `json:"devices"`
+	IDs     []string          `json:"ids"`
+	Env     map[string]string `json:"env"`
 	Nodes   []struct{ Host, Container, Permissions string }
 }
 
