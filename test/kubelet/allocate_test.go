@@ -1,14 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubelet
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-
 	v1 "k8s.io/api/core/v1"
 
 	"qatplugin/devtree"
@@ -16,8 +18,9 @@ import (
 	"qatplugin/test/kubelet/devicemanager"
 )
 
-// sorted compares edits whatever the order in which the device manager, which keeps sets, handed over the devices.
-func sorted() cmp.Options {
+// anyOrder ignores the order of edits, because the device manager requests devices in no particular
+// order.
+func anyOrder() cmp.Options {
 	return cmp.Options{
 		cmpopts.EquateEmpty(),
 		cmpopts.SortSlices(func(a, b devtree.DeviceNode) bool { return a.HostPath < b.HostPath }),
@@ -26,7 +29,20 @@ func sorted() cmp.Options {
 	}
 }
 
-func TestContainerGetsItsDevicesEdits(t *testing.T) {
+// podOf returns a pod with one container, c, that requests devices of the resource generic.
+func podOf(name string, devices int64) *v1.Pod {
+	return devicemanager.Pod(name, devicemanager.Container("c", generic, devices))
+}
+
+// wantAssigned checks which devices of the resource generic the container c of a pod has.
+func (n *node) wantAssigned(pod *v1.Pod, numbers ...int) {
+	n.t.Helper()
+	if diff := cmp.Diff(deviceIDs(numbers...), n.Assigned(pod, "c", generic)); diff != "" {
+		n.t.Errorf("devices of pod %q (-want +got):\n%s", pod.Name, diff)
+	}
+}
+
+func TestContainerGetsEditsOfItsDevices(t *testing.T) {
 	n, p := startNode(t), &fakePlugin{}
 	p.edit(t, func(b *devtree.Builder) error {
 		for i := range 2 {
@@ -43,7 +59,7 @@ func TestContainerGetsItsDevicesEdits(t *testing.T) {
 	n.startPlugin(p)
 	n.wantCount(generic, 2, 2)
 
-	pod := devicemanager.Pod("pod", devicemanager.Container("c", generic, 2))
+	pod := podOf("pod", 2)
 	got := n.mustRun(pod, "c")
 	want := &devtree.ContainerEdits{
 		DeviceNodes: []devtree.DeviceNode{
@@ -56,165 +72,121 @@ func TestContainerGetsItsDevicesEdits(t *testing.T) {
 		Annotations: map[string]string{"example.com/a": deviceID(0), "example.com/b": deviceID(1)},
 		CDINames:    []string{"intel.com/qat=a", "intel.com/qat=b"},
 	}
-	if diff := cmp.Diff(want, got, sorted()); diff != "" {
-		t.Errorf("container's edits (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, got, anyOrder()); diff != "" {
+		t.Errorf("edits of the container (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{deviceID(0), deviceID(1)}, n.Assigned(pod, "c", generic)); diff != "" {
-		t.Errorf("container's devices (-want +got):\n%s", diff)
-	}
+	n.wantAssigned(pod, 0, 1)
 }
 
-// mustRun admits the pod and starts the container.
-func (n *node) mustRun(pod *v1.Pod, container string) *devtree.ContainerEdits {
-	n.t.Helper()
-	if err := n.Admit(pod); err != nil {
-		n.t.Fatal(err)
-	}
-	edits, err := n.StartContainer(n.t.Context(), pod, container)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	if edits == nil {
-		n.t.Fatalf("container %q of pod %q got no devices", container, pod.Name)
-	}
-	return edits
-}
-
-func TestEnvironmentOfTwoContainersIsNotMixed(t *testing.T) {
-	n, p := startNode(t), &fakePlugin{}
-	p.edit(t, healthyDevices("generic", 2))
-	n.startPlugin(p)
-	n.wantCount(generic, 2, 2)
+func TestContainersOfPodHaveSeparateEnvironments(t *testing.T) {
+	n, _ := serveDevices(t, &fakePlugin{}, 2)
 	pod := devicemanager.Pod("pod", devicemanager.Container("a", generic, 1), devicemanager.Container("b", generic, 1))
-	a, b := n.mustRun(pod, "a"), n.mustRun(pod, "b")
-	for name, value := range a.Env {
-		if _, both := b.Env[name]; both || len(a.Env) != 1 || len(b.Env) != 1 {
-			t.Errorf("%s=%s: containers have %v and %v, want one variable each, of different devices", name, value, a.Env, b.Env)
-		}
+	a, b := n.mustRun(pod, "a").Env, n.mustRun(pod, "b").Env
+	if len(a) != 1 || len(b) != 1 || maps.Equal(a, b) {
+		t.Errorf("environments are %v and %v, want one variable each, of different devices", a, b)
 	}
 }
 
-func TestOnlyHealthyDevicesAreGiven(t *testing.T) {
+func TestOnlyHealthyDevicesAreAllocated(t *testing.T) {
 	n, p := startNode(t), &fakePlugin{}
-	p.edit(t, func(b *devtree.Builder) error {
-		for i := range 8 {
-			health := devtree.Unhealthy
-			if i == 5 {
-				health = devtree.Healthy
-			}
-			if err := b.Put("generic", device(i, health)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	p.edit(t, putDevices("generic", 8, devtree.Unhealthy))
+	p.edit(t, func(b *devtree.Builder) error { return b.Put("generic", device(5, devtree.Healthy)) })
 	n.startPlugin(p)
 	n.wantCount(generic, 8, 1)
 
-	if err := n.Admit(devicemanager.Pod("greedy", devicemanager.Container("c", generic, 2))); err == nil {
-		t.Error("a pod that wants two devices where one is healthy was admitted")
+	if err := n.Admit(podOf("rejected", 2)); err == nil {
+		t.Error("a pod that requests two devices was admitted, with one healthy device")
 	}
-	pod := devicemanager.Pod("modest", devicemanager.Container("c", generic, 1))
+	pod := podOf("pod", 1)
 	n.mustRun(pod, "c")
-	if diff := cmp.Diff([]string{deviceID(5)}, n.Assigned(pod, "c", generic)); diff != "" {
-		t.Errorf("container's devices (-want +got):\n%s", diff)
-	}
+	n.wantAssigned(pod, 5)
 }
 
-func TestNUMANodesAreHonoured(t *testing.T) {
-	n, p := startNode(t), &fakePlugin{}
-	p.edit(t, healthyDevices("generic", 8)) // even ones on node 0, odd ones on node 1
-	n.startPlugin(p)
-	n.wantCount(generic, 8, 8)
-	pod := devicemanager.Pod("pod", devicemanager.Container("c", generic, 4))
+func TestDevicesAreAlignedToNUMANode(t *testing.T) {
+	n, _ := serveDevices(t, &fakePlugin{}, 8) // those with even numbers are on node 0, the others on node 1
+	pod := podOf("pod", 4)
 	n.Align(pod, 1)
 	n.mustRun(pod, "c")
-	if diff := cmp.Diff([]string{deviceID(1), deviceID(3), deviceID(5), deviceID(7)}, n.Assigned(pod, "c", generic)); diff != "" {
-		t.Errorf("devices of a pod on NUMA node 1 (-want +got):\n%s", diff)
-	}
+	n.wantAssigned(pod, 1, 3, 5, 7)
 }
 
-func TestDevicesOfARemovedPodAreFree(t *testing.T) {
-	n, p := startNode(t), &fakePlugin{}
-	p.edit(t, healthyDevices("generic", 4))
-	n.startPlugin(p)
-	n.wantCount(generic, 4, 4)
+func TestDevicesOfRemovedPodAreFree(t *testing.T) {
+	n, _ := serveDevices(t, &fakePlugin{}, 4)
 	for range 3 {
-		pod := devicemanager.Pod("pod", devicemanager.Container("c", generic, 4))
+		pod := podOf("pod", 4)
 		n.mustRun(pod, "c")
-		if err := n.Admit(devicemanager.Pod("late", devicemanager.Container("c", generic, 1))); err == nil {
-			t.Error("a device was given twice")
+		if err := n.Admit(podOf("late", 1)); err == nil {
+			t.Error("a device was allocated twice")
 		}
 		n.Remove(pod)
 	}
 }
 
-func TestAllocationSurvivesAKubeletRestart(t *testing.T) {
-	n, p := startNode(t), &fakePlugin{}
-	tree := p.edit(t, healthyDevices("generic", 4))
-	n.startPlugin(p)
-	n.wantTree(tree)
-	pod := devicemanager.Pod("pod", devicemanager.Container("c", generic, 2))
+func TestAllocationSurvivesKubeletRestart(t *testing.T) {
+	n, tree := serveDevices(t, &fakePlugin{}, 4)
+	pod := podOf("pod", 2)
 	before := n.mustRun(pod, "c")
-	had := n.Assigned(pod, "c", generic)
+	assigned := n.Assigned(pod, "c", generic)
 
 	n.restart()
 	n.wantTree(tree)
 	after, err := n.StartContainer(t.Context(), pod, "c")
-	if err != nil {
-		t.Fatal(err)
+	must(t, err)
+	if diff := cmp.Diff(before, after, anyOrder()); diff != "" {
+		t.Errorf("edits of the container (-before +after the restart):\n%s", diff)
 	}
-	if diff := cmp.Diff(before, after, sorted()); diff != "" {
-		t.Errorf("container's edits (-before +after the restart):\n%s", diff)
-	}
-	other := devicemanager.Pod("other", devicemanager.Container("c", generic, 2))
+	other := podOf("other", 2)
 	n.mustRun(other, "c")
 	for _, id := range n.Assigned(other, "c", generic) {
-		if slices.Contains(had, id) {
-			t.Errorf("device %s was given twice", id)
+		if slices.Contains(assigned, id) {
+			t.Errorf("device %s was allocated twice", id)
 		}
 	}
 }
 
-// annotatingPlugin adds to what each container gets.
-type annotatingPlugin struct {
+// allocatingPlugin decides what containers get.
+type allocatingPlugin struct {
 	fakePlugin
-	own func(devices []*devtree.Device) (*devtree.ContainerEdits, error)
+	allocate func(devices []*devtree.Device) (*devtree.ContainerEdits, error)
 }
 
-func (p *annotatingPlugin) Allocate(_ context.Context, _ string, devices []*devtree.Device) (*devtree.ContainerEdits, error) {
-	return p.own(devices)
+func (p *allocatingPlugin) Allocate(
+	_ context.Context, _ string, devices []*devtree.Device,
+) (*devtree.ContainerEdits, error) {
+	return p.allocate(devices)
 }
 
-func (p *annotatingPlugin) PostAllocate(_ context.Context, resource string, _ []*devtree.Device, edits *devtree.ContainerEdits) error {
+func (p *allocatingPlugin) PostAllocate(
+	_ context.Context, resource string, _ []*devtree.Device, edits *devtree.ContainerEdits,
+) error {
 	edits.Annotations = map[string]string{"example.com/resource": resource}
 	return nil
 }
 
-func TestPluginDecidesWhatAContainerGets(t *testing.T) {
-	def := device(0, devtree.Healthy).ContainerEdits
-	tests := []struct {
-		name string
-		own  func([]*devtree.Device) (*devtree.ContainerEdits, error)
-		want devtree.ContainerEdits
+func TestContainerGetsEditsOfAllocator(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		allocate func([]*devtree.Device) (*devtree.ContainerEdits, error)
+		want     devtree.ContainerEdits
 	}{
-		{"its own edits", func(devices []*devtree.Device) (*devtree.ContainerEdits, error) {
-			return &devtree.ContainerEdits{Env: map[string]string{"QAT0": devices[0].ID}}, nil
-		}, devtree.ContainerEdits{Env: map[string]string{"QAT0": deviceID(0)}}},
-		{"the devices' edits", func([]*devtree.Device) (*devtree.ContainerEdits, error) {
-			return nil, kubeletapi.ErrUseDefault
-		}, def},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			n, p := startNode(t), &annotatingPlugin{own: tt.own}
-			p.edit(t, healthyDevices("generic", 1))
-			n.startPlugin(p)
-			n.wantCount(generic, 1, 1)
-			tt.want.Annotations = map[string]string{"example.com/resource": "generic"}
-			got := n.mustRun(devicemanager.Pod("pod", devicemanager.Container("c", generic, 1)), "c")
-			if diff := cmp.Diff(&tt.want, got, sorted()); diff != "" {
-				t.Errorf("container's edits (-want +got):\n%s", diff)
+		{
+			"edits of its own",
+			func(devices []*devtree.Device) (*devtree.ContainerEdits, error) {
+				return &devtree.ContainerEdits{Env: map[string]string{"QAT0": devices[0].ID}}, nil
+			},
+			devtree.ContainerEdits{Env: map[string]string{"QAT0": deviceID(0)}},
+		},
+		{
+			"the edits of the devices",
+			func([]*devtree.Device) (*devtree.ContainerEdits, error) { return nil, kubeletapi.ErrUseDefault },
+			device(0, devtree.Healthy).ContainerEdits,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n, _ := serveDevices(t, &allocatingPlugin{allocate: test.allocate}, 1)
+			test.want.Annotations = map[string]string{"example.com/resource": "generic"}
+			if diff := cmp.Diff(&test.want, n.mustRun(podOf("pod", 1), "c"), anyOrder()); diff != "" {
+				t.Errorf("edits of the container (-want +got):\n%s", diff)
 			}
 		})
 	}

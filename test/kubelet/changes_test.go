@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubelet
 
 import (
@@ -8,9 +10,7 @@ import (
 	"qatplugin/test/kubelet/devicemanager"
 )
 
-const generic = namespace + "/generic"
-
-func TestRegisteredResourceHasItsDevices(t *testing.T) {
+func TestRegisteredResourcesHaveTheirDevices(t *testing.T) {
 	n, p := startNode(t), &fakePlugin{}
 	p.edit(t, healthyDevices("generic", 16))
 	tree := p.edit(t, healthyDevices("cy", 3))
@@ -20,7 +20,7 @@ func TestRegisteredResourceHasItsDevices(t *testing.T) {
 	n.wantCount(namespace+"/cy", 3, 3)
 }
 
-func TestPluginThatStartsFirstWaitsForTheKubelet(t *testing.T) {
+func TestPluginWaitsForKubelet(t *testing.T) {
 	n, p := newNode(t), &fakePlugin{}
 	tree := p.edit(t, healthyDevices("generic", 16))
 	n.startPlugin(p)
@@ -28,58 +28,49 @@ func TestPluginThatStartsFirstWaitsForTheKubelet(t *testing.T) {
 	n.wantTree(tree)
 }
 
-func TestChangeReachesTheKubelet(t *testing.T) {
-	tests := []struct {
+func TestChangeReachesKubelet(t *testing.T) {
+	for _, test := range []struct {
 		name                  string
 		change                func(b *devtree.Builder) error
 		capacity, allocatable int64
 	}{
-		{"a device that turns unhealthy is not allocatable but counts", func(b *devtree.Builder) error {
-			return b.Put("generic", device(3, devtree.Unhealthy))
-		}, 4, 3},
-		{"a device that goes does not count", func(b *devtree.Builder) error {
-			b.Remove("generic", deviceID(3))
-			return nil
-		}, 3, 3},
-		{"a device that comes counts", func(b *devtree.Builder) error {
-			return b.Put("generic", device(4, devtree.Healthy))
-		}, 5, 5},
-		{"all devices unhealthy at once", func(b *devtree.Builder) error {
-			for i := range 4 {
-				if err := b.Put("generic", device(i, devtree.Unhealthy)); err != nil {
-					return err
-				}
-			}
-			return nil
-		}, 4, 0},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			n, p := startNode(t), &fakePlugin{}
-			before := p.edit(t, healthyDevices("generic", 4))
-			n.startPlugin(p)
-			n.wantTree(before)
-
-			after := p.edit(t, tt.change)
-			n.wantTree(after)
-			n.wantCount(generic, tt.capacity, tt.allocatable)
-
+		{
+			"a device turns unhealthy",
+			func(b *devtree.Builder) error { return b.Put("generic", device(3, devtree.Unhealthy)) },
+			4, 3,
+		},
+		{
+			"a device is removed",
+			func(b *devtree.Builder) error { b.Remove("generic", deviceID(3)); return nil },
+			3, 3,
+		},
+		{
+			"a device is added",
+			func(b *devtree.Builder) error { return b.Put("generic", device(4, devtree.Healthy)) },
+			5, 5,
+		},
+		{
+			"all devices turn unhealthy",
+			putDevices("generic", 4, devtree.Unhealthy),
+			4, 0,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := &fakePlugin{}
+			n, before := serveDevices(t, p, 4)
+			n.wantTree(p.edit(t, test.change))
+			n.wantCount(generic, test.capacity, test.allocatable)
 			p.set(before)
 			n.wantTree(before)
 			n.wantCount(generic, 4, 4)
-			if got := n.connections(generic); got != 1 {
-				t.Errorf("the resource was registered %d times, want once", got)
-			}
+			n.wantOneRegistration(generic)
 		})
 	}
 }
 
-func TestEmptiedResourceComesBackWithoutANewRegistration(t *testing.T) {
-	n, p := startNode(t), &fakePlugin{}
-	full := p.edit(t, healthyDevices("generic", 16))
-	n.startPlugin(p)
-	n.wantTree(full)
-
+func TestEmptyResourceStaysRegistered(t *testing.T) {
+	p := &fakePlugin{}
+	n, full := serveDevices(t, p, 16)
 	p.edit(t, func(b *devtree.Builder) error {
 		for i := range 16 {
 			b.Remove("generic", deviceID(i))
@@ -88,60 +79,44 @@ func TestEmptiedResourceComesBackWithoutANewRegistration(t *testing.T) {
 	})
 	n.wantCount(generic, 0, 0)
 
-	back := time.Now()
+	start := time.Now()
 	p.set(full)
 	n.wantTree(full)
 	history := n.history(generic)
-	last := history[len(history)-1]
-	took := last.Received.Sub(back)
-	t.Logf("back at the kubelet after %v", took)
-	// A new registration, a back-off or a timer would take more.
+	took := history[len(history)-1].Received.Sub(start)
+	t.Logf("the devices were back at the kubelet after %v", took)
+	// A new registration, a back-off or a timer would take longer.
 	if took > 250*time.Millisecond {
-		t.Errorf("the devices came back after %v, want milliseconds", took)
+		t.Errorf("the devices were back at the kubelet after %v, want milliseconds", took)
 	}
-	if got := n.connections(generic); got != 1 {
-		t.Errorf("the resource was registered %d times, want once", got)
-	}
+	n.wantOneRegistration(generic)
 }
 
-func TestResourceThatLeavesTheTreeHasNoDevices(t *testing.T) {
-	n, p := startNode(t), &fakePlugin{}
-	full := p.edit(t, healthyDevices("generic", 16))
-	n.startPlugin(p)
-	n.wantTree(full)
-
+func TestResourceMissingFromTreeHasNoDevices(t *testing.T) {
+	p := &fakePlugin{}
+	n, full := serveDevices(t, p, 16)
 	p.set(&devtree.Tree{})
 	n.wantCount(generic, 0, 0)
 	p.set(full)
 	n.wantTree(full)
 }
 
-func TestResourceThatIsNewAtRunTimeIsRegistered(t *testing.T) {
+func TestNewResourceIsRegistered(t *testing.T) {
 	n, p := startNode(t), &fakePlugin{}
-	n.wantNothing()
+	if counts, _ := n.Capacity(); len(counts) > 0 {
+		t.Fatalf("the kubelet has %v before the plugin runs", counts)
+	}
 	n.startPlugin(p)
 	p.edit(t, healthyDevices("generic", 16))
 	n.wantCount(generic, 16, 16)
-	tree := p.edit(t, healthyDevices("asym-dc", 2))
-	n.wantTree(tree)
-	if got := n.connections(generic); got != 1 {
-		t.Errorf("%s was registered %d times, want once", generic, got)
-	}
+	n.wantTree(p.edit(t, healthyDevices("asym-dc", 2)))
+	n.wantOneRegistration(generic)
 }
 
-func (n *node) wantNothing() {
-	n.t.Helper()
-	if counts, _ := n.Capacity(); len(counts) > 0 {
-		n.t.Fatalf("the kubelet knows %v before any plugin ran", counts)
-	}
-}
-
-// The kubelet reads more slowly than Trees come. Some are left out, but no list mixes two.
+// Trees are published faster than the kubelet reads lists. Some are skipped, but no list mixes two.
 func TestEveryListIsOneTree(t *testing.T) {
-	n, p := startNode(t), &fakePlugin{}
-	few := p.edit(t, healthyDevices("generic", 4))
-	n.startPlugin(p)
-	n.wantTree(few)
+	p := &fakePlugin{}
+	n, few := serveDevices(t, p, 4)
 	many := p.edit(t, healthyDevices("generic", 64))
 	for range 500 {
 		p.set(few)

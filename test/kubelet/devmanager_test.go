@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubelet
 
 import (
@@ -19,36 +21,29 @@ import (
 	"qatplugin/test/kubelet/devicemanager"
 )
 
-// devmanager is the program of cmd/devmanager at work.
+// devmanager is a running cmd/devmanager.
 type devmanager struct {
 	t     *testing.T
 	cmd   *exec.Cmd
 	in    io.WriteCloser
-	lines chan map[string]any // replies and events, in the order they came
-	ended func() error        // waits for the process
+	lines chan map[string]any // replies and events
+	wait  func() error        // waits for the end of the process
 }
 
 func startDevmanager(t *testing.T, path string) *devmanager {
 	t.Helper()
 	cmd := exec.Command(path)
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, cmd.Start())
 	d := &devmanager{t: t, cmd: cmd, in: in, lines: make(chan map[string]any, 1000)}
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
 		defer close(d.lines)
-		scanner := bufio.NewScanner(out)
-		for scanner.Scan() {
+		for scanner := bufio.NewScanner(out); scanner.Scan(); {
 			var line map[string]any
 			if err := json.Unmarshal(scanner.Bytes(), &line); err != nil {
 				t.Errorf("devmanager wrote %q: %v", scanner.Text(), err)
@@ -57,43 +52,41 @@ func startDevmanager(t *testing.T, path string) *devmanager {
 			d.lines <- line
 		}
 	}()
-	d.ended = sync.OnceValue(func() error { <-read; return cmd.Wait() })
+	d.wait = sync.OnceValue(func() error { <-read; return cmd.Wait() })
 	t.Cleanup(d.kill)
 	return d
 }
 
-// kill ends the process as a crash does.
+// kill ends the process like a crash.
 func (d *devmanager) kill() {
-	_ = d.cmd.Process.Kill() // it may have ended
-	_ = d.ended()            // by a signal, as wanted
+	_ = d.cmd.Process.Kill() // fails if the process has ended
+	_ = d.wait()             // fails because of the signal
 }
 
-// next is the next line that has the key: "event" or "reply".
+// next returns the next line that has a key: "event" or "reply".
 func (d *devmanager) next(key string) map[string]any {
 	d.t.Helper()
-	timeout := time.After(deadline)
-	for {
+	for timeout := time.After(testTimeout); ; {
 		select {
 		case line, ok := <-d.lines:
 			if !ok {
-				d.t.Fatalf("devmanager ended while a line with %q was awaited", key)
+				d.t.Fatalf("devmanager ended, want a line with %q", key)
 			}
 			if line[key] != nil {
 				return line
 			}
 		case <-timeout:
-			d.t.Fatalf("no line with %q came from devmanager", key)
+			d.t.Fatalf("no line with %q from devmanager", key)
 		}
 	}
 }
 
-// do sends the command and returns its reply.
-func (d *devmanager) do(command string, args ...any) map[string]any {
+// try sends a command and returns its reply.
+func (d *devmanager) try(command string, args ...any) map[string]any {
 	d.t.Helper()
 	line := fmt.Sprintln(append([]any{command}, args...)...)
-	if _, err := io.WriteString(d.in, line); err != nil {
-		d.t.Fatal(err)
-	}
+	_, err := io.WriteString(d.in, line)
+	must(d.t, err)
 	reply := d.next("reply")
 	if reply["reply"] != command {
 		d.t.Fatalf("reply to %q is %v", line, reply)
@@ -101,10 +94,10 @@ func (d *devmanager) do(command string, args ...any) map[string]any {
 	return reply
 }
 
-// must is do for a command that may not fail.
-func (d *devmanager) must(command string, args ...any) map[string]any {
+// do sends a command that must succeed, and returns its reply.
+func (d *devmanager) do(command string, args ...any) map[string]any {
 	d.t.Helper()
-	reply := d.do(command, args...)
+	reply := d.try(command, args...)
 	if reply["error"] != nil {
 		d.t.Fatalf("%s %v: %v", command, args, reply["error"])
 	}
@@ -113,8 +106,8 @@ func (d *devmanager) must(command string, args ...any) map[string]any {
 
 func TestDevmanagerProgram(t *testing.T) {
 	path := build(t, ".", "./cmd/devmanager")
-	t.Run("answers its commands", func(t *testing.T) { testCommands(t, path) })
-	t.Run("killed and started again, as a kubelet that crashes", func(t *testing.T) { testKilled(t, path) })
+	t.Run("runs commands", func(t *testing.T) { testCommands(t, path) })
+	t.Run("is killed and started again", func(t *testing.T) { testCrashes(t, path) })
 }
 
 func testCommands(t *testing.T, path string) {
@@ -123,30 +116,37 @@ func testCommands(t *testing.T, path string) {
 	p.edit(t, healthyDevices("generic", 2))
 	n.startPlugin(p)
 
-	d.must("wait", generic, 2, 2)
+	d.do("wait", generic, 2, 2)
 	p.edit(t, func(b *devtree.Builder) error { return b.Put("generic", device(1, devtree.Unhealthy)) })
 	event := d.next("event")
 	for event["changed"] == nil {
 		event = d.next("event")
 	}
-	for key, want := range map[string]any{"event": "listed", "resource": generic, "capacity": 2.0, "healthy": 1.0, "changed": []any{deviceID(1)}} {
+	for key, want := range map[string]any{
+		"event":    "listed",
+		"resource": generic,
+		"capacity": 2.0,
+		"healthy":  1.0,
+		"changed":  []any{deviceID(1)},
+	} {
 		if diff := cmp.Diff(want, event[key]); diff != "" {
-			t.Errorf("event's %s (-want +got):\n%s", key, diff)
+			t.Errorf("%s of the event (-want +got):\n%s", key, diff)
 		}
 	}
-	if received, applied := event["received_us"].(float64), event["applied_us"].(float64); received <= 0 || applied < received {
-		t.Errorf("event was received at %v µs and applied at %v µs", received, applied)
+	received, applied := event["received_us"].(float64), event["applied_us"].(float64)
+	if received <= 0 || applied < received {
+		t.Errorf("the event was received at %v µs and applied at %v µs", received, applied)
 	}
-	d.must("wait", generic, 2, 1)
+	d.do("wait", generic, 2, 1)
 
 	want := []any{
 		map[string]any{"id": deviceID(0), "health": "Healthy", "numa": []any{0.0}},
 		map[string]any{"id": deviceID(1), "health": "Unhealthy", "numa": []any{1.0}},
 	}
-	if diff := cmp.Diff(want, d.must("devices", generic)["devices"]); diff != "" {
+	if diff := cmp.Diff(want, d.do("devices", generic)["devices"]); diff != "" {
 		t.Errorf("devices (-want +got):\n%s", diff)
 	}
-	got := d.must("allocate", "pod", generic, 1)
+	got := d.do("allocate", "pod", generic, 1)
 	if diff := cmp.Diff([]any{deviceID(0)}, got["ids"]); diff != "" {
 		t.Errorf("allocated devices (-want +got):\n%s", diff)
 	}
@@ -154,47 +154,46 @@ func testCommands(t *testing.T, path string) {
 		t.Errorf("environment (-want +got):\n%s", diff)
 	}
 	if nodes, _ := got["nodes"].([]any); len(nodes) != 2 {
-		t.Errorf("nodes are %v, want the device's two", got["nodes"])
+		t.Errorf("device nodes are %v, want two", got["nodes"])
 	}
-	if reply := d.do("allocate", "other", generic, 1); reply["error"] == nil {
-		t.Error("a device was allocated that is Unhealthy or in use")
+	if reply := d.try("allocate", "other", generic, 1); reply["error"] == nil {
+		t.Error("a device was allocated that is unhealthy or in use")
 	}
-	d.must("remove", "pod")
-	d.must("allocate", "pod", generic, 1)
+	d.do("remove", "pod")
+	d.do("allocate", "pod", generic, 1)
 
-	d.must("restart")
-	d.must("wait", generic, 2, 1)
+	d.do("restart")
+	d.do("wait", generic, 2, 1)
 	for _, wrong := range []string{"nonsense", "devices", "remove nobody", "wait a/b 1 1 1ms", "wait a/b x 1"} {
 		words := strings.Fields(wrong)
-		if reply := d.do(words[0], strings.Join(words[1:], " ")); reply["error"] == nil {
-			t.Errorf("%q was taken: %v", wrong, reply)
+		if reply := d.try(words[0], strings.Join(words[1:], " ")); reply["error"] == nil {
+			t.Errorf("%q succeeded: %v", wrong, reply)
 		}
 	}
-	d.must("quit")
-	if err := d.ended(); err != nil {
-		t.Errorf("devmanager ended with %v", err)
+	d.do("quit")
+	if err := d.wait(); err != nil {
+		t.Errorf("devmanager ended with %v after quit", err)
 	}
 }
 
-// A kubelet that crashes says goodbye to nobody, and leaves its socket behind: connections to it are refused.
-func testKilled(t *testing.T, path string) {
+// A kubelet that crashes closes nothing in order, and leaves a socket behind that refuses
+// connections.
+func testCrashes(t *testing.T, path string) {
 	n, p := newNode(t), &fakePlugin{}
 	p.edit(t, healthyDevices("generic", 16))
 	n.startPlugin(p)
 	for range 10 {
 		d := startDevmanager(t, path)
-		d.must("wait", generic, 16, 16)
+		d.do("wait", generic, 16, 16)
 		d.kill()
 		if _, err := os.Stat(devicemanager.Socket); err != nil {
-			t.Errorf("a killed device manager should leave its socket: %v", err)
+			t.Errorf("a killed device manager must leave its socket behind: %v", err)
 		}
 	}
 	d := startDevmanager(t, path)
-	d.must("wait", generic, 16, 16)
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.ended(); err != nil {
-		t.Errorf("devmanager ended with %v on SIGTERM", err)
+	d.do("wait", generic, 16, 16)
+	must(t, d.cmd.Process.Signal(syscall.SIGTERM))
+	if err := d.wait(); err != nil {
+		t.Errorf("devmanager ended with %v after SIGTERM", err)
 	}
 }

@@ -1,8 +1,15 @@
-// Package kubelet holds no code: its tests let the project's kubeletapi.Manager and qat_plugin work with the kubelet's own device
-// manager (package devicemanager), in a mount namespace of the test's own.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kubelet tests kubeletapi.Manager and qat_plugin with the kubelet's own device manager
+// (package devicemanager). It contains only tests. They run in a mount namespace of their own.
 //
-// Run them with: go test -race . (and -args -kubelet-logs, to see what both sides log). Compiled for the first time, Kubernetes takes some
-// minutes.
+// Run them with
 //
-// It is a module of its own, so that Kubernetes is no dependency of the product. See gomod.sh for how its go.mod is kept.
+//	go test -race .
+//
+// and with -args -kubelet-logs to see the logs of both sides. Compiling Kubernetes takes some
+// minutes the first time.
+//
+// The package is in a module of its own, so that the product does not depend on Kubernetes.
+// gomod.sh maintains its go.mod.
 package kubelet

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubelet
 
 import (
@@ -13,17 +15,18 @@ import (
 	"qatplugin/test/kubelet/devicemanager"
 )
 
-// noNamespace says why this machine gives the tests no /var/lib/kubelet of their own; nil where it does. TestMain sets it once.
-var noNamespace error
+// errNoNamespace is why this machine cannot give the tests a /var/lib/kubelet of their own, or nil.
+// TestMain sets it.
+var errNoNamespace error
 
 func TestMain(m *testing.M) {
-	logs := flag.Bool("kubelet-logs", false, "show what the device manager and the plugin log (with a klog verbosity of 4)")
+	logs := flag.Bool("kubelet-logs", false, "show the logs of the device manager and of the plugin, at verbosity 4")
 	flag.Parse()
 	code, again, err := devicemanager.RunIsolated()
 	if again {
 		os.Exit(code)
 	}
-	noNamespace = err
+	errNoNamespace = err
 	if err := setLogs(*logs); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -31,7 +34,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// setLogs shows all logs or none: those of a hundred restarts hide what a test says.
+// setLogs shows or discards the logs.
 func setLogs(show bool) error {
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
@@ -43,7 +46,7 @@ func setLogs(show bool) error {
 	}
 	for name, value := range values {
 		if err := flags.Set(name, value); err != nil {
-			return fmt.Errorf("set klog's flag %s: %w", name, err)
+			return fmt.Errorf("set the flag -%s of klog: %w", name, err)
 		}
 	}
 	return nil

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubelet
 
 import (
@@ -7,13 +9,20 @@ import (
 	"testing"
 
 	"qatplugin/devtree"
+	"qatplugin/kubeletapi"
 )
 
-// fakePlugin reports the Trees that a test sets.
+// testPlugin is a plugin whose Trees the test edits: a fakePlugin, possibly with more methods.
+type testPlugin interface {
+	kubeletapi.Plugin
+	edit(t *testing.T, change func(b *devtree.Builder) error) *devtree.Tree
+}
+
+// fakePlugin is a plugin that publishes the Trees that a test sets.
 type fakePlugin struct {
 	mu      sync.Mutex
 	tree    *devtree.Tree
-	publish func(*devtree.Tree) // nil while nobody watches
+	publish func(*devtree.Tree) // nil while Watch does not run
 }
 
 func (p *fakePlugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
@@ -30,7 +39,7 @@ func (p *fakePlugin) Watch(ctx context.Context, publish func(*devtree.Tree)) err
 	return nil
 }
 
-// set makes the Tree the newest.
+// set publishes a Tree.
 func (p *fakePlugin) set(tree *devtree.Tree) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,25 +49,23 @@ func (p *fakePlugin) set(tree *devtree.Tree) {
 	}
 }
 
-// edit publishes the Tree that change makes of the newest one, and returns it.
+// edit changes the newest Tree, publishes the result and returns it.
 func (p *fakePlugin) edit(t *testing.T, change func(b *devtree.Builder) error) *devtree.Tree {
 	t.Helper()
 	p.mu.Lock()
 	b := p.tree.Edit()
 	p.mu.Unlock()
-	if err := change(b); err != nil {
-		t.Fatal(err)
-	}
+	must(t, change(b))
 	tree := b.Build()
 	p.set(tree)
 	return tree
 }
 
-// device is a VF as a plugin reports it; i counts from 0.
+// device returns device i, counted from 0, with two device nodes and an environment variable.
 func device(i int, health devtree.Health) *devtree.Device {
 	d := &devtree.Device{ID: deviceID(i), Health: health, NUMANodes: []int{i % 2}}
 	if health == devtree.Unhealthy {
-		d.Reason = "the test says so"
+		d.Reason = "set by the test"
 	}
 	group := fmt.Sprintf("/dev/vfio/%d", i)
 	d.DeviceNodes = []devtree.DeviceNode{
@@ -71,17 +78,29 @@ func device(i int, health devtree.Health) *devtree.Device {
 
 func deviceID(i int) string { return fmt.Sprintf("0000:6b:%02x.%d", i/8, i%8) }
 
-// healthyDevices puts n Healthy devices into the resource.
-func healthyDevices(resource string, n int) func(*devtree.Builder) error {
+func deviceIDs(numbers ...int) (ids []string) {
+	for _, i := range numbers {
+		ids = append(ids, deviceID(i))
+	}
+	return ids
+}
+
+// putDevices returns an edit that puts n devices of the given health into a resource.
+func putDevices(resource string, n int, health devtree.Health) func(*devtree.Builder) error {
 	return func(b *devtree.Builder) error {
 		if err := b.Keep(resource); err != nil {
 			return err
 		}
 		for i := range n {
-			if err := b.Put(resource, device(i, devtree.Healthy)); err != nil {
+			if err := b.Put(resource, device(i, health)); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
+}
+
+// healthyDevices returns an edit that puts n healthy devices into a resource.
+func healthyDevices(resource string, n int) func(*devtree.Builder) error {
+	return putDevices(resource, n, devtree.Healthy)
 }

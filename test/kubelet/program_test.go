@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubelet
 
 import (
@@ -19,12 +21,13 @@ import (
 	"qatplugin/test/kubelet/devicemanager"
 )
 
-// build builds a main package for the test and returns the program's path. dir is where the package's module is. Under the race detector
-// the program has it too: what it finds is an exit status, and the packages that this test is built of need not be compiled again.
+// build builds a main package of the module in dir, and returns the path of the program. The race
+// detector is enabled if the test has it, so that the packages that both use are compiled once.
 func build(t *testing.T, dir, pkg string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), filepath.Base(pkg))
-	args := []string{"build", "-buildvcs=false", "-o", path} // git may refuse to speak of a checkout of another user
+	// In a checkout that belongs to another user, git refuses to run and -buildvcs would fail.
+	args := []string{"build", "-buildvcs=false", "-o", path}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
@@ -36,34 +39,33 @@ func build(t *testing.T, dir, pkg string) string {
 	return path
 }
 
-// startProgram runs qat_plugin, with the kubelet's directory where it is on every node. The returned stop ends it as a node does when it
-// ends a pod, and checks that it went in peace.
+// startProgram runs a program. stop ends it with SIGTERM, as the end of its pod does, and checks
+// that it exits with status 0. The end of the test stops it too.
 func startProgram(t *testing.T, path string, args ...string) (stop func()) {
 	t.Helper()
+	name := filepath.Base(path)
 	var log bytes.Buffer
 	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	must(t, cmd.Start())
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
 	stop = sync.OnceFunc(func() {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Errorf("qat_plugin ended before it was told to: %v", err)
+			t.Errorf("%s ended before SIGTERM: %v", name, err)
 		}
 		select {
-		case err := <-ended:
+		case err := <-done:
 			if err != nil {
-				t.Errorf("qat_plugin ended with %v on SIGTERM", err)
+				t.Errorf("%s ended with %v after SIGTERM", name, err)
 			}
-		case <-time.After(deadline):
+		case <-time.After(testTimeout):
 			_ = cmd.Process.Kill()
-			<-ended
-			t.Error("qat_plugin did not end on SIGTERM")
+			<-done
+			t.Errorf("%s did not end after SIGTERM", name)
 		}
 		if t.Failed() {
-			t.Logf("log of qat_plugin:\n%s", &log)
+			t.Logf("log of %s:\n%s", name, &log)
 		}
 	})
 	t.Cleanup(stop)
@@ -79,12 +81,13 @@ const (
 
 func TestProgram(t *testing.T) {
 	path := build(t, "../..", "./cmd/qat_plugin")
-	t.Run("follows the host", func(t *testing.T) { testFollow(t, path) })
+	t.Run("follows changes of the host", func(t *testing.T) { testHostChanges(t, path) })
 	t.Run("gives a container its VFs", func(t *testing.T) { testContainer(t, path) })
 }
 
-// qatNode is a host of two PFs without VFs, one of service cy on NUMA node 1 and one of dc on node 0, with a kubelet and qat_plugin.
-func qatNode(t *testing.T, path string) (n *node, host *lookalike.Host, stop func()) {
+// startQATNode starts a kubelet, and qat_plugin on a look-alike host. The host has two PFs without
+// VFs: one with the services cy on NUMA node 1, and one with dc on node 0.
+func startQATNode(t *testing.T, path string) (n *node, host *lookalike.Host, stop func()) {
 	t.Helper()
 	n = startNode(t)
 	host = lookalike.Start(t)
@@ -94,15 +97,8 @@ func qatNode(t *testing.T, path string) (n *node, host *lookalike.Host, stop fun
 	return n, host, startProgram(t, path, "-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-v=2")
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func testFollow(t *testing.T, path string) {
-	n, host, stop := qatNode(t, path)
+func testHostChanges(t *testing.T, path string) {
+	n, host, stop := startQATNode(t, path)
 
 	must(t, host.SetVFs(cyPF, 16))
 	n.wantVFs(cy, host.VFs(cyPF), 1)
@@ -128,7 +124,7 @@ func testFollow(t *testing.T, path string) {
 	n.wantVFs(dc, nil, 0)
 	n.wantVFs(cy, vfs, 1)
 
-	must(t, host.SetState(cyPF, "down")) // takes the VFs away
+	must(t, host.SetState(cyPF, "down")) // removes the VFs
 	n.wantVFs(cy, nil, 1)
 	must(t, host.SetService(cyPF, "dc"))
 	must(t, host.SetState(cyPF, "up"))
@@ -139,13 +135,13 @@ func testFollow(t *testing.T, path string) {
 	stop()
 	for _, name := range list(t, devicemanager.SocketDir) {
 		if strings.HasSuffix(name, ".sock") && name != "kubelet.sock" {
-			t.Errorf("qat_plugin left its socket %q", name)
+			t.Errorf("qat_plugin left the socket %q behind", name)
 		}
 	}
 	n.wantCount(dc, 16, 0)
 }
 
-// wantVFs waits until the list of the resource is these VFs, all Healthy, in any order.
+// wantVFs waits until the list of a resource consists of these VFs, all Healthy.
 func (n *node) wantVFs(resource string, vfs []string, numa int) {
 	n.t.Helper()
 	name := strings.TrimPrefix(resource, namespace+"/")
@@ -158,10 +154,9 @@ func (n *node) wantVFs(resource string, vfs []string, numa int) {
 }
 
 func testContainer(t *testing.T, path string) {
-	n, host, _ := qatNode(t, path)
+	n, host, _ := startQATNode(t, path)
 	must(t, host.SetVFs(cyPF, 16))
-	vfs := host.VFs(cyPF)
-	n.wantVFs(cy, vfs, 1)
+	n.wantVFs(cy, host.VFs(cyPF), 1)
 
 	pod := devicemanager.Pod("pod", devicemanager.Container("c", cy, 3))
 	got := n.mustRun(pod, "c")
@@ -173,14 +168,14 @@ func testContainer(t *testing.T, path string) {
 		node := "/dev/vfio/" + filepath.Base(group)
 		want = append(want, devtree.DeviceNode{HostPath: node, ContainerPath: node, Permissions: "rw"})
 	}
-	if diff := cmp.Diff(want, got.DeviceNodes, sorted()); diff != "" {
-		t.Errorf("nodes of the container (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, got.DeviceNodes, anyOrder()); diff != "" {
+		t.Errorf("device nodes of the container (-want +got):\n%s", diff)
 	}
-	var told []string // QAT0, QAT1, ... are the devices in the order of the request, which is the kubelet's and not known here
+	var values []string // in the order of the kubelet's request, which is unknown
 	for _, name := range []string{"QAT0", "QAT1", "QAT2"} {
-		told = append(told, got.Env[name])
+		values = append(values, got.Env[name])
 	}
-	if diff := cmp.Diff(assigned, told, sorted()); diff != "" {
+	if diff := cmp.Diff(assigned, values, anyOrder()); diff != "" {
 		t.Errorf("values of QAT0, QAT1 and QAT2 (-want +got):\n%s", diff)
 	}
 	if len(got.Env) != 3 {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package kubelet
 
 import (
@@ -8,35 +10,37 @@ import (
 	"qatplugin/test/kubelet/devicemanager"
 )
 
-func TestGracefulEndLeavesNothing(t *testing.T) {
-	n, p := startNode(t), &fakePlugin{}
-	before := list(t, devicemanager.SocketDir)
-	p.edit(t, healthyDevices("generic", 16))
-	tree := p.edit(t, healthyDevices("cy", 4))
-	used := usageNow(t)
-	stop := n.startPlugin(p)
-	n.wantTree(tree)
-	sockets := []string{"kubelet.sock", "kubelet_internal_checkpoint", "qat.intel.com-cy.sock", "qat.intel.com-generic.sock"}
-	if diff := cmp.Diff(sockets, list(t, devicemanager.SocketDir)); diff != "" {
-		t.Errorf("kubelet's directory while the plugin runs (-want +got):\n%s", diff)
+const checkpoint = "kubelet_internal_checkpoint"
+
+func wantSocketDir(t *testing.T, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, list(t, devicemanager.SocketDir)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", devicemanager.SocketDir, diff)
 	}
-	stop()
-	if diff := cmp.Diff(append(before, "kubelet_internal_checkpoint"), list(t, devicemanager.SocketDir)); diff != "" {
-		t.Errorf("kubelet's directory when the plugin has ended (-want +got):\n%s", diff)
-	}
-	n.wantCount(generic, 16, 0) // the kubelet keeps an endpoint that is gone for five minutes
-	n.wantCount(namespace+"/cy", 4, 0)
-	eventually(t, func() error { return usageNow(t).exceeds(used) })
 }
 
-func TestEndWhileNoKubeletRuns(t *testing.T) {
+func TestShutdownLeavesNothingBehind(t *testing.T) {
+	n, p := startNode(t), &fakePlugin{}
+	wantSocketDir(t, "kubelet.sock")
+	p.edit(t, healthyDevices("generic", 16))
+	tree := p.edit(t, healthyDevices("cy", 4))
+	before := currentUsage(t)
+	stop := n.startPlugin(p)
+	n.wantTree(tree)
+	wantSocketDir(t, "kubelet.sock", checkpoint, "qat.intel.com-cy.sock", "qat.intel.com-generic.sock")
+	stop()
+	wantSocketDir(t, "kubelet.sock", checkpoint)
+	n.wantCount(generic, 16, 0) // the kubelet keeps a stopped endpoint for five minutes
+	n.wantCount(namespace+"/cy", 4, 0)
+	waitForUsage(t, before)
+}
+
+func TestShutdownWithoutKubelet(t *testing.T) {
 	n, p := newNode(t), &fakePlugin{}
 	p.edit(t, healthyDevices("generic", 16))
-	used := usageNow(t)
+	before := currentUsage(t)
 	stop := n.startPlugin(p)
 	stop()
-	if names := list(t, devicemanager.SocketDir); len(names) > 0 {
-		t.Errorf("the plugin left %q", names)
-	}
-	eventually(t, func() error { return usageNow(t).exceeds(used) })
+	wantSocketDir(t)
+	waitForUsage(t, before)
 }

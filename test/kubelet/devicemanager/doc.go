@@ -1,15 +1,21 @@
-// Package devicemanager runs the kubelet's own device manager (k8s.io/kubernetes/pkg/kubelet/cm/devicemanager) as the partner of a
-// device plugin under test. No kubelet runs around it: the caller admits pods and restarts it as a kubelet would.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package devicemanager runs the kubelet's own device manager
+// (k8s.io/kubernetes/pkg/kubelet/cm/devicemanager) to test device plugins. There is no kubelet
+// around it: the caller admits pods, and restarts the device manager as a kubelet would.
 //
-// What is real: the registration server on /var/lib/kubelet/device-plugins/kubelet.sock, the client of each plugin, the lists of
-// healthy and unhealthy devices, the choice of devices, Allocate, GetPreferredAllocation and PreStartContainer, and the
-// checkpoint that survives a restart. What is not: the topology manager, which says what [Manager.Align] told it, and the pods, which
-// are only names.
+// Everything that a device plugin meets is real: the registration server on
+// /var/lib/kubelet/device-plugins/kubelet.sock, the client of each plugin, the lists of healthy
+// and unhealthy devices, the choice of devices, Allocate, GetPreferredAllocation,
+// PreStartContainer, and the checkpoint that survives a restart. The topology manager is a fake
+// that returns what [Manager.Align] was given, and pods are only names.
 //
-// Everything that a plugin tells the device manager can be seen as an [Update], in order for each resource, none left out, with the
-// time it came. The device manager has no such callback; see [Manager.Start] for how it is listened to.
+// The caller gets an [Update] for everything that a plugin does, with the time at which it
+// happened. The Updates of one resource are complete and in order. The device manager has no
+// callback for that; [Manager.Start] describes how the package observes it.
 //
-// The path of the registration socket is fixed in Kubernetes. A test binary that uses this package therefore runs itself again in a
-// mount namespace of its own ([RunIsolated]), where /var/lib/kubelet is an empty tmpfs: no root is needed on most machines, and
-// a kubelet of the machine is neither seen nor harmed.
+// Kubernetes fixes the path of the registration socket. A program that uses this package therefore
+// calls [RunIsolated], which runs it again in a mount namespace of its own, with an empty tmpfs at
+// /var/lib/kubelet. Most machines allow that without root. A kubelet of the machine is not
+// affected.
 package devicemanager

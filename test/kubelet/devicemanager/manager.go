@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devicemanager
 
 import (
@@ -15,123 +17,118 @@ import (
 	kubelet "k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
 )
 
-// The directory of the plugins' sockets and the registration socket in it, as Kubernetes fixes them.
+// The directory of the plugins' sockets, and the registration socket in it. Kubernetes fixes both.
 const (
 	SocketDir = "/var/lib/kubelet/device-plugins"
 	Socket    = pluginapi.KubeletSocket
 )
 
-// ErrStopped is what a Manager answers while it is stopped.
-var ErrStopped = errors.New("the device manager is stopped")
+const numaNodes = 2 // of the machine, as far as the device manager knows
 
-// Config is what a Manager may be told at birth. The zero value is a good one.
-type Config struct {
-	NUMANodes int          // NUMA nodes of the machine; 0 means 2
-	OnUpdate  func(Update) // is called for each Update before the next one of that resource is read; nil for none
-}
+var errStopped = errors.New("the device manager is stopped")
 
 // Manager is the device manager of one node. Its methods may be called from any goroutine.
 type Manager struct {
-	config Config
+	onUpdate func(Update)
 
-	life sync.Mutex // held by Start and Stop
-	pods sync.Mutex // held while a pod is admitted or started: the kubelet does so one at a time
+	startStop sync.Mutex // held during Start and Stop
+	pods      sync.Mutex // held while a pod is admitted or started: a kubelet does one at a time
 
-	mu       sync.Mutex
-	run      *run // nil while stopped
+	mu       sync.Mutex // guards all following fields
+	current  *instance  // nil while stopped
 	starts   int
 	active   map[types.UID]*v1.Pod
-	affinity map[types.UID][]int
+	affinity map[types.UID][]int // NUMA nodes of a pod; see Align
 }
 
-// run is the time from one Start to the next Stop: the life of a kubelet process.
-type run struct {
+// instance is the kubelet's device manager between a Start and the next Stop.
+type instance struct {
 	impl     *kubelet.ManagerImpl
 	observer *observer
 }
 
-// New returns a Manager that is not started.
-func New(config Config) *Manager {
-	if config.NUMANodes == 0 {
-		config.NUMANodes = 2
-	}
-	if config.OnUpdate == nil {
-		config.OnUpdate = func(Update) {}
-	}
-	return &Manager{config: config, active: map[types.UID]*v1.Pod{}, affinity: map[types.UID][]int{}}
+// New returns a stopped Manager. It calls onUpdate for each Update, before it receives the next
+// one of the same resource.
+func New(onUpdate func(Update)) *Manager {
+	return &Manager{onUpdate: onUpdate, active: map[types.UID]*v1.Pod{}, affinity: map[types.UID][]int{}}
 }
 
-// Start makes a new device manager and starts it, as a kubelet process does: it reads the checkpoint, deletes every socket of the
-// directory, and listens.
+// Start creates and starts a new device manager, as a kubelet process does: it reads the
+// checkpoint, deletes all sockets in SocketDir, and listens.
 //
-// The server that it starts is the kubelet's own, made by the call and with the arguments that NewManagerImpl makes it with, but for
-// one: between the server and the device manager stands an observer that hands on each call and makes an [Update] of it.
+// The registration server is the kubelet's own. It is created like in NewManagerImpl, except that
+// its callbacks go to an observer, which passes each call on and makes an [Update] of it.
 func (m *Manager) Start() error {
-	m.life.Lock()
-	defer m.life.Unlock()
-	if m.current() != nil {
+	m.startStop.Lock()
+	defer m.startStop.Unlock()
+	if m.running() != nil {
 		return errors.New("start the device manager: it is running")
 	}
 	var nodes []cadvisorapi.Node
-	for i := range m.config.NUMANodes {
+	for i := range numaNodes {
 		nodes = append(nodes, cadvisorapi.Node{Id: i})
 	}
 	impl, err := kubelet.NewManagerImpl(nodes, topology{m})
 	if err != nil {
-		return fmt.Errorf("make a device manager: %w", err)
+		return fmt.Errorf("create the device manager: %w", err)
 	}
 	m.mu.Lock()
 	m.starts++
-	r := &run{impl: impl, observer: newObserver(impl, m.starts, m.config.OnUpdate)}
+	started := &instance{impl: impl, observer: newObserver(impl, m.starts, m.onUpdate)}
 	m.mu.Unlock()
-	if err := observe(impl, r.observer); err != nil {
+	if err := observe(impl, started.observer); err != nil {
 		return err
 	}
-	if err := impl.Start(klog.Background(), m.activePods, sourcesReady{}, containermap.NewContainerMap(), sets.New[string]()); err != nil {
-		return errors.Join(fmt.Errorf("start the device manager: %w", err), impl.Stop(klog.Background()))
+	log := klog.Background()
+	err = impl.Start(log, m.activePods, sourcesReady{}, containermap.NewContainerMap(), sets.New[string]())
+	if err != nil {
+		return errors.Join(fmt.Errorf("start the device manager: %w", err), impl.Stop(log))
 	}
 	m.mu.Lock()
-	m.run = r
+	m.current = started
 	m.mu.Unlock()
 	return nil
 }
 
-// Stop ends the device manager as the end of a kubelet process does: the registration socket and every connection to a plugin are closed.
-// The checkpoint and the plugins' sockets stay. Stopping twice is fine.
+// Stop stops the device manager like the end of a kubelet process: it closes the registration
+// socket and all connections to plugins. The checkpoint and the plugins' sockets stay. Stop may be
+// called more than once.
 func (m *Manager) Stop() error {
-	m.life.Lock()
-	defer m.life.Unlock()
+	m.startStop.Lock()
+	defer m.startStop.Unlock()
 	m.mu.Lock()
-	r := m.run
-	m.run = nil
+	stopped := m.current
+	m.current = nil
 	m.mu.Unlock()
-	if r == nil {
+	if stopped == nil {
 		return nil
 	}
-	r.observer.close()
-	if err := r.impl.Stop(klog.Background()); err != nil {
+	stopped.observer.close()
+	if err := stopped.impl.Stop(klog.Background()); err != nil {
 		return fmt.Errorf("stop the device manager: %w", err)
 	}
-	r.observer.disconnect()
+	stopped.observer.disconnect()
 	return nil
 }
 
-// Restart stops the device manager and starts a new one. Pods that were admitted stay, as they do when a kubelet restarts.
+// Restart stops the device manager and starts a new one. Admitted pods stay, as they do when a
+// kubelet restarts.
 func (m *Manager) Restart() error {
 	return errors.Join(m.Stop(), m.Start())
 }
 
-// Starts says how many times the Manager was started.
+// Starts returns how often the device manager was started.
 func (m *Manager) Starts() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.starts
 }
 
-func (m *Manager) current() *run {
+// running returns the running instance, or nil.
+func (m *Manager) running() *instance {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.run
+	return m.current
 }
 
 func (m *Manager) activePods() []*v1.Pod {
@@ -144,7 +141,8 @@ func (m *Manager) activePods() []*v1.Pod {
 	return pods
 }
 
-// sourcesReady says that the kubelet has heard of all its pods: only then does it free what pods that are gone had.
+// sourcesReady reports that the kubelet knows all its pods. Before that the device manager does not
+// free the devices of pods that are gone.
 type sourcesReady struct{}
 
 func (sourcesReady) AddSource(string) {}

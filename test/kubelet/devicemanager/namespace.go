@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devicemanager
 
 import (
@@ -11,38 +13,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isolatedEnv marks the process that RunIsolated started.
+// isolatedEnv is set in the process that RunIsolated starts.
 const isolatedEnv = "QATPLUGIN_TEST_MOUNT_NAMESPACE"
 
-// RunIsolated makes sure that the program runs with a /var/lib/kubelet of its own. The first call, in the process that a person or `go
-// test` started, runs the same program with the same arguments once more, in a new mount namespace, and returns its exit code with
-// again = true: the caller has nothing more to do than to exit with it. In the process in the namespace it prepares the directory and
-// returns again = false. An error says why this machine does not allow it.
+// RunIsolated makes the program run with a /var/lib/kubelet of its own. The first call runs the
+// program again, with the same arguments, in a new mount namespace, and returns its exit code and
+// again = true: the caller must exit with that code. In the new process the call mounts the
+// directory and returns again = false. It returns an error if the machine does not allow that.
 func RunIsolated() (code int, again bool, err error) {
 	if os.Getenv(isolatedEnv) != "" {
 		return 0, false, mountKubeletDir()
 	}
-	// CLONE_NEWNS needs CAP_SYS_ADMIN. A user namespace gives it to anybody, where the machine allows user namespaces.
+	// CLONE_NEWNS needs CAP_SYS_ADMIN. In a new user namespace every user has it.
 	plain := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	user := &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWNS | syscall.CLONE_NEWUSER,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
 	}
-	var failed []error
+	var failures []error
 	for _, attr := range []*syscall.SysProcAttr{plain, user} {
 		code, err := runAgain(attr)
 		if err == nil {
 			return code, true, nil
 		}
-		failed = append(failed, err)
+		failures = append(failures, err)
 	}
-	return 0, false, fmt.Errorf("make a mount namespace: %w", errors.Join(failed...))
+	return 0, false, fmt.Errorf("create a mount namespace: %w", errors.Join(failures...))
 }
 
-// runAgain runs this program once more and waits for it. An error means that it did not start.
+// runAgain runs this program again and returns its exit code, or an error if it did not start.
 func runAgain(attr *syscall.SysProcAttr) (int, error) {
-	// The child dies with the thread that started it.
+	// Pdeathsig is sent when the thread that started the child ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	attr.Pdeathsig = syscall.SIGKILL
@@ -67,8 +69,8 @@ func runAgain(attr *syscall.SysProcAttr) (int, error) {
 	}
 }
 
-// mountKubeletDir mounts an empty tmpfs for /var/lib/kubelet. On a machine without that directory, where none is to be made, the tmpfs is
-// mounted on its parent.
+// mountKubeletDir mounts an empty tmpfs at /var/lib/kubelet. If the machine has no such directory,
+// it must not be created there, so the tmpfs is mounted at its parent.
 func mountKubeletDir() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts of the new namespace private: %w", err)
@@ -78,10 +80,10 @@ func mountKubeletDir() error {
 		target = "/var/lib"
 	}
 	if err := unix.Mount("tmpfs", target, "tmpfs", 0, "mode=0755"); err != nil {
-		return fmt.Errorf("mount a tmpfs on %q: %w", target, err)
+		return fmt.Errorf("mount a tmpfs at %q: %w", target, err)
 	}
 	if err := os.MkdirAll(SocketDir, 0o755); err != nil {
-		return fmt.Errorf("make the kubelet's directory: %w", err)
+		return fmt.Errorf("create the kubelet's directory: %w", err)
 	}
 	return nil
 }

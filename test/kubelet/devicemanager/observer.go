@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devicemanager
 
 import (
@@ -20,67 +22,69 @@ type Kind string
 
 // The kinds of Update.
 const (
-	Connected    Kind = "connected"    // a registration succeeded: the plugin answered on its socket
-	Listed       Kind = "listed"       // a ListAndWatch message came
+	Connected    Kind = "connected"    // the plugin registered and answered on its socket
+	Listed       Kind = "listed"       // the plugin sent a list
 	Disconnected Kind = "disconnected" // the ListAndWatch stream ended
 )
 
-// Update is one thing that the device manager was told by a plugin.
+// Update is one thing that a plugin did.
 type Update struct {
 	Kind     Kind
-	Resource string    // with its namespace: qat.intel.com/generic
-	Start    int       // the Start it belongs to, from 1
-	Devices  []Device  // the list of a Listed, ascending by ID; not to be changed
-	Received time.Time // when the message was there, before the device manager had it
-	Applied  time.Time // when the device manager had taken it in and written its checkpoint
+	Resource string    // full name, such as qat.intel.com/generic
+	Start    int       // which start of the device manager it belongs to, from 1
+	Devices  []Device  // for Listed: the list, sorted by ID; not to be changed
+	Received time.Time // when it arrived, before the device manager handled it
+	Applied  time.Time // when the device manager had handled it and written its checkpoint
 }
 
-// Device is a device as a plugin told it.
+// Device is a device in a plugin's list.
 type Device struct {
 	ID        string
 	Health    string // Healthy or Unhealthy
 	NUMANodes []int64
 }
 
-// Healthy tells whether the device may be given to a container.
+// Healthy reports whether the device can be allocated.
 func (d Device) Healthy() bool { return d.Health == pluginapi.Healthy }
 
-// observer stands between the kubelet's server and its device manager. It hands on each call, and keeps what it heard.
+// observer is between the kubelet's registration server and its device manager. It passes each call
+// on, reports it as an Update, and keeps the newest lists.
 type observer struct {
 	impl     *kubelet.ManagerImpl
 	start    int
 	onUpdate func(Update)
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards all following fields
 	closed  bool
 	clients []plugin.Client
-	lists   map[string][]Device // a list does not change, it is replaced
+	lists   map[string][]Device // lists are replaced, never changed
 }
 
 func newObserver(impl *kubelet.ManagerImpl, start int, onUpdate func(Update)) *observer {
 	return &observer{impl: impl, start: start, onUpdate: onUpdate, lists: map[string][]Device{}}
 }
 
-// observe gives the device manager, before its Start, a server whose calls go through the observer.
-//
-// Its field is private, so this is done by reflection; a Kubernetes release that changes the field makes it an error.
+// observe replaces the server of a device manager that is not started by one whose callbacks go to
+// the observer. It uses reflection, because the field is private. It returns an error if the
+// Kubernetes release has another field.
 func observe(impl *kubelet.ManagerImpl, o *observer) error {
-	field := reflect.ValueOf(impl).Elem().FieldByName("server")
-	if !field.IsValid() || field.Type() != reflect.TypeFor[plugin.Server]() {
-		return fmt.Errorf("observe the device manager: this Kubernetes release has no field \"server\" of type %s in %T", reflect.TypeFor[plugin.Server](), impl)
+	field, want := reflect.ValueOf(impl).Elem().FieldByName("server"), reflect.TypeFor[plugin.Server]()
+	if !field.IsValid() || field.Type() != want {
+		return fmt.Errorf("observe the device manager: %T has no field server of type %s in this Kubernetes release",
+			impl, want)
 	}
 	server, err := plugin.NewServer(klog.Background(), Socket, impl, o)
 	if err != nil {
-		return fmt.Errorf("make the kubelet's registration server: %w", err)
+		return fmt.Errorf("create the kubelet's registration server: %w", err)
 	}
 	*(*plugin.Server)(field.Addr().UnsafePointer()) = server
 	return nil
 }
 
-// PluginConnected is called by the server when a plugin has registered.
+// PluginConnected is called when a plugin has registered.
 func (o *observer) PluginConnected(ctx context.Context, resource string, p plugin.DevicePlugin) error {
 	received := time.Now()
-	client, _ := p.(plugin.Client) // it is the same object
+	client, _ := p.(plugin.Client) // the kubelet's server passes its client
 	o.mu.Lock()
 	closed := o.closed
 	if !closed && client != nil {
@@ -89,14 +93,14 @@ func (o *observer) PluginConnected(ctx context.Context, resource string, p plugi
 	o.mu.Unlock()
 	if closed {
 		if client != nil {
-			_ = client.Disconnect(klog.Background()) // it only returns nil
+			_ = client.Disconnect(klog.Background()) // always nil
 		}
-		return ErrStopped
+		return errStopped
 	}
 	if err := o.impl.PluginConnected(ctx, resource, p); err != nil {
 		return err
 	}
-	o.tell(Update{Kind: Connected, Resource: resource, Received: received})
+	o.report(Update{Kind: Connected, Resource: resource, Received: received})
 	return nil
 }
 
@@ -106,18 +110,20 @@ func (o *observer) PluginDisconnected(logger klog.Logger, resource string) {
 	o.impl.PluginDisconnected(logger, resource)
 	o.mu.Lock()
 	if devices, ok := o.lists[resource]; ok {
-		devices = slices.Clone(devices) // others may read it
+		devices = slices.Clone(devices)
 		for i := range devices {
-			devices[i].Health = pluginapi.Unhealthy // as the device manager marks them
+			devices[i].Health = pluginapi.Unhealthy // as in the device manager
 		}
 		o.lists[resource] = devices
 	}
 	o.mu.Unlock()
-	o.tell(Update{Kind: Disconnected, Resource: resource, Received: received})
+	o.report(Update{Kind: Disconnected, Resource: resource, Received: received})
 }
 
 // PluginListAndWatchReceiver is called with each message of a plugin's stream.
-func (o *observer) PluginListAndWatchReceiver(logger klog.Logger, resource string, resp *pluginapi.ListAndWatchResponse) {
+func (o *observer) PluginListAndWatchReceiver(
+	logger klog.Logger, resource string, resp *pluginapi.ListAndWatchResponse,
+) {
 	received := time.Now()
 	o.impl.PluginListAndWatchReceiver(logger, resource, resp)
 	applied := time.Now()
@@ -133,11 +139,12 @@ func (o *observer) PluginListAndWatchReceiver(logger klog.Logger, resource strin
 	o.mu.Lock()
 	o.lists[resource] = devices
 	o.mu.Unlock()
-	o.tell(Update{Kind: Listed, Resource: resource, Devices: devices, Received: received, Applied: applied})
+	o.report(Update{Kind: Listed, Resource: resource, Devices: devices, Received: received, Applied: applied})
 }
 
-// tell reports the update, unless the Manager was stopped: what ends with a kubelet's process is heard by nobody.
-func (o *observer) tell(u Update) {
+// report calls onUpdate unless the Manager was stopped: nobody sees what a plugin does after the
+// end of the kubelet's process.
+func (o *observer) report(u Update) {
 	o.mu.Lock()
 	closed := o.closed
 	o.mu.Unlock()
@@ -151,7 +158,7 @@ func (o *observer) tell(u Update) {
 	o.onUpdate(u)
 }
 
-// list is the newest list of the resource, and whether there ever was one since Start.
+// list returns the newest list of a resource, and false if there was none yet.
 func (o *observer) list(resource string) ([]Device, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -166,14 +173,14 @@ func (o *observer) close() {
 	o.closed = true
 }
 
-// disconnect closes the connections that the server's Stop leaves open: those of registrations that it overtook or replaced. In
-// a kubelet the end of the process closes them.
+// disconnect closes the connections that the server's Stop leaves open: those of registrations that
+// were in progress or have been replaced. In a kubelet the end of the process closes them.
 func (o *observer) disconnect() {
 	o.mu.Lock()
 	clients := o.clients
 	o.clients = nil
 	o.mu.Unlock()
 	for _, c := range clients {
-		_ = c.Disconnect(klog.Background()) // it only returns nil
+		_ = c.Disconnect(klog.Background()) // always nil
 	}
 }

@@ -1,21 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package devicemanager
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
-// Count is what a resource shows in the status of its Node.
+// Count is how a resource appears in the status of the Node.
 type Count struct {
-	Capacity    int64 `json:"capacity"`    // devices, whatever their health
-	Allocatable int64 `json:"allocatable"` // Healthy devices, whether in use or not
+	Capacity    int64 `json:"capacity"`    // all devices
+	Allocatable int64 `json:"allocatable"` // healthy devices, in use or not
 }
 
-// Capacity is what the kubelet would write into its Node's status now. The removed resources are those it would take out of it; the
-// device manager names each of them once. A stopped Manager has none.
+// Capacity returns what the kubelet would write into the status of its Node, and the resources that
+// it would remove from it. The device manager names each removed resource once. Capacity returns
+// nothing while the Manager is stopped.
 func (m *Manager) Capacity() (counts map[string]Count, removed []string) {
-	r := m.current()
-	if r == nil {
+	running := m.running()
+	if running == nil {
 		return nil, nil
 	}
-	capacity, allocatable, removed := r.impl.GetCapacity()
+	capacity, allocatable, removed := running.impl.GetCapacity()
 	counts = make(map[string]Count, len(capacity))
 	for name, quantity := range capacity {
 		a := allocatable[name]
@@ -24,34 +30,30 @@ func (m *Manager) Capacity() (counts map[string]Count, removed []string) {
 	return counts, removed
 }
 
-// Count is the resource's share of Capacity, and whether the device manager knows the resource at all.
+// Count returns the Count of a resource, and false if the device manager does not know it.
 func (m *Manager) Count(resource string) (Count, bool) {
 	counts, _ := m.Capacity()
 	c, ok := counts[resource]
 	return c, ok
 }
 
-// Devices is the newest list of the resource, ascending by ID, with all devices Unhealthy once its plugin's stream has ended. It
-// is false until the first list since Start. The list is not to be changed.
+// Devices returns the newest list of a resource, sorted by ID. All devices are Unhealthy once the
+// plugin's stream has ended. It returns false if there was no list since Start. The list must not
+// be changed.
 func (m *Manager) Devices(resource string) ([]Device, bool) {
-	r := m.current()
-	if r == nil {
+	running := m.running()
+	if running == nil {
 		return nil, false
 	}
-	return r.observer.list(resource)
+	return running.observer.list(resource)
 }
 
-// AllocatableIDs are the IDs of the resource's Healthy devices as the device manager itself tells them (GetAllocatableDevices, which
-// the kubelet's pod resources API serves), ascending.
+// AllocatableIDs returns the IDs of the resource's healthy devices, sorted, as the device manager
+// itself reports them in GetAllocatableDevices, which the kubelet's pod resources API uses.
 func (m *Manager) AllocatableIDs(resource string) []string {
-	r := m.current()
-	if r == nil {
+	running := m.running()
+	if running == nil {
 		return nil
 	}
-	var ids []string
-	for id := range r.impl.GetAllocatableDevices()[resource] {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	return ids
+	return slices.Sorted(maps.Keys(running.impl.GetAllocatableDevices()[resource]))
 }

@@ -1,6 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"sync"
@@ -12,7 +15,7 @@ import (
 	"qatplugin/test/kubelet/devicemanager"
 )
 
-// event is the line of something that a plugin did.
+// event is the line that reports what a plugin did.
 type event struct {
 	Event      devicemanager.Kind `json:"event"`
 	Resource   string             `json:"resource"`
@@ -25,6 +28,58 @@ type event struct {
 	ReceivedUS int64              `json:"received_us"`
 	AppliedUS  int64              `json:"applied_us"`
 	UnixUS     int64              `json:"unix_us"`
+}
+
+// newEvent returns the event of an update. A list is reported by its differences from the one
+// before.
+func newEvent(u devicemanager.Update, before []devicemanager.Device) *event {
+	e := &event{
+		Event:      u.Kind,
+		Resource:   u.Resource,
+		Start:      u.Start,
+		ReceivedUS: microseconds(u.Received),
+		AppliedUS:  microseconds(u.Applied),
+		UnixUS:     u.Received.UnixMicro(),
+	}
+	if u.Kind != devicemanager.Listed {
+		return e
+	}
+	healthy := 0
+	for _, d := range u.Devices {
+		if d.Healthy() {
+			healthy++
+		}
+	}
+	e.Capacity, e.Healthy = new(len(u.Devices)), &healthy
+	e.Added, e.Removed, e.Changed = diff(before, u.Devices)
+	return e
+}
+
+// diff compares two lists, both sorted by ID. It returns IDs.
+func diff(before, after []devicemanager.Device) (added, removed, changed []string) {
+	for len(before) > 0 || len(after) > 0 {
+		order := 0
+		switch {
+		case len(before) == 0:
+			order = 1
+		case len(after) == 0:
+			order = -1
+		default:
+			order = cmp.Compare(before[0].ID, after[0].ID)
+		}
+		switch {
+		case order < 0:
+			removed, before = append(removed, before[0].ID), before[1:]
+		case order > 0:
+			added, after = append(added, after[0].ID), after[1:]
+		default:
+			if before[0].Health != after[0].Health {
+				changed = append(changed, after[0].ID)
+			}
+			before, after = before[1:], after[1:]
+		}
+	}
+	return added, removed, changed
 }
 
 // reply is the line that answers a command.
@@ -61,26 +116,27 @@ type mount struct {
 	ReadOnly  bool   `json:"read_only,omitempty"`
 }
 
-// lines writes JSON values, each as one line. It may be used from any goroutine.
-type lines struct {
+// lineWriter writes JSON values, one per line. It may be used from any goroutine.
+type lineWriter struct {
 	mu sync.Mutex
 	w  io.Writer
 }
 
-func (l *lines) write(v any) {
+func (l *lineWriter) write(v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
-		klog.ErrorS(err, "Cannot write a line")
+		klog.ErrorS(err, "Cannot encode a line of output")
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, err := l.w.Write(append(data, '\n')); err != nil {
-		klog.V(2).InfoS("Nobody reads a line", "err", err)
+		klog.V(2).InfoS("Cannot write a line of output", "err", err)
 	}
 }
 
-// microseconds is the time on CLOCK_MONOTONIC. Go keeps that reading in a time.Time but does not show it.
+// microseconds converts a time to CLOCK_MONOTONIC. A time.Time holds that reading but does not
+// return it.
 func microseconds(t time.Time) int64 {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {

@@ -1,10 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
-	"cmp"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,39 +21,44 @@ import (
 
 const waitTimeout = 30 * time.Second
 
-// session is the device manager and what its commands need.
+// session is a device manager and the state of the commands.
 type session struct {
 	manager *devicemanager.Manager
-	out     *lines // of the events, and of the replies to the program's input
-	quit    func()
+	out     *lineWriter // for events and replies
 
-	mu      sync.Mutex
-	pods    map[string]*v1.Pod
-	lists   map[string][]devicemanager.Device // the last list of each resource that an event told
-	changed chan struct{}                     // closed and made anew with each event
-	last    map[string]devicemanager.Update   // the newest update of each resource
+	mu       sync.Mutex // guards all following fields
+	pods     map[string]*v1.Pod
+	lists    map[string][]devicemanager.Device // newest list of each resource
+	received map[string]time.Time              // when the newest update of each resource was received
+	changed  chan struct{}                     // closed by the next change
 }
 
-func newSession(out *lines, quit func()) *session {
-	s := &session{out: out, quit: quit, pods: map[string]*v1.Pod{}, lists: map[string][]devicemanager.Device{}, changed: make(chan struct{}), last: map[string]devicemanager.Update{}}
-	s.manager = devicemanager.New(devicemanager.Config{OnUpdate: s.update})
+func newSession(out *lineWriter) *session {
+	s := &session{
+		out:      out,
+		pods:     map[string]*v1.Pod{},
+		lists:    map[string][]devicemanager.Device{},
+		received: map[string]time.Time{},
+		changed:  make(chan struct{}),
+	}
+	s.manager = devicemanager.New(s.update)
 	return s
 }
 
-// update writes an event and wakes those who wait.
+// update writes the event of an update and wakes waiting commands.
 func (s *session) update(u devicemanager.Update) {
 	s.mu.Lock()
 	e := newEvent(u, s.lists[u.Resource])
 	if u.Kind == devicemanager.Listed {
 		s.lists[u.Resource] = u.Devices
 	}
-	s.last[u.Resource] = u
+	s.received[u.Resource] = u.Received
 	s.mu.Unlock()
 	s.out.write(e)
 	s.wake()
 }
 
-// wake lets those who wait look again.
+// wake wakes waiting commands.
 func (s *session) wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,37 +66,46 @@ func (s *session) wake() {
 	s.changed = make(chan struct{})
 }
 
-// command does what the line says. An empty line is no command and has no reply.
-func (s *session) command(ctx context.Context, line string) *reply {
-	words := strings.Fields(line)
-	if len(words) == 0 {
-		return nil
+// runCommands runs commands until the input ends or the command is quit.
+func (s *session) runCommands(ctx context.Context, in io.Reader) {
+	for scanner := bufio.NewScanner(in); scanner.Scan(); {
+		words := strings.Fields(scanner.Text())
+		if len(words) == 0 {
+			continue
+		}
+		r := s.runCommand(ctx, words[0], words[1:])
+		s.out.write(r)
+		if r.Reply == "quit" && r.Error == "" {
+			return
+		}
 	}
-	name, args := words[0], words[1:]
-	r := &reply{Reply: name}
-	known := map[string]struct {
-		least, most int // number of arguments
-		do          func(context.Context, *reply, []string) error
+}
+
+func (s *session) runCommand(ctx context.Context, name string, args []string) *reply {
+	commands := map[string]struct {
+		minArgs, maxArgs int
+		run              func(context.Context, *reply, []string) error
 	}{
 		"capacity": {0, 0, s.capacity},
 		"devices":  {1, 1, s.devices},
 		"wait":     {3, 4, s.wait},
 		"allocate": {3, 3, s.allocate},
 		"remove":   {1, 1, s.remove},
-		"restart":  {0, 0, s.life(s.manager.Restart)},
-		"stop":     {0, 0, s.life(s.manager.Stop)},
-		"start":    {0, 0, s.life(s.manager.Start)},
-		"quit":     {0, 0, func(context.Context, *reply, []string) error { s.quit(); return nil }},
+		"restart":  {0, 0, s.startOrStop(s.manager.Restart)},
+		"stop":     {0, 0, s.startOrStop(s.manager.Stop)},
+		"start":    {0, 0, s.startOrStop(s.manager.Start)},
+		"quit":     {0, 0, func(context.Context, *reply, []string) error { return nil }}, // see runCommands
 	}
-	c, ok := known[name]
+	r := &reply{Reply: name}
+	command, ok := commands[name]
 	err := error(nil)
 	switch {
 	case !ok:
 		err = fmt.Errorf("unknown command %q", name)
-	case len(args) < c.least || len(args) > c.most:
+	case len(args) < command.minArgs || len(args) > command.maxArgs:
 		err = fmt.Errorf("%s: wrong number of arguments: %d", name, len(args))
 	default:
-		err = c.do(ctx, r, args)
+		err = command.run(ctx, r, args)
 	}
 	if err != nil {
 		r.Error = err.Error()
@@ -96,10 +113,10 @@ func (s *session) command(ctx context.Context, line string) *reply {
 	return r
 }
 
-func (s *session) life(do func() error) func(context.Context, *reply, []string) error {
+func (s *session) startOrStop(f func() error) func(context.Context, *reply, []string) error {
 	return func(context.Context, *reply, []string) error {
 		defer s.wake()
-		return do()
+		return f()
 	}
 }
 
@@ -111,9 +128,8 @@ func (s *session) capacity(_ context.Context, r *reply, _ []string) error {
 func (s *session) devices(_ context.Context, r *reply, args []string) error {
 	devices, ok := s.manager.Devices(args[0])
 	if !ok {
-		return fmt.Errorf("no list of %q has come", args[0])
+		return fmt.Errorf("no list of %q was received", args[0])
 	}
-	r.Devices = []device{}
 	for _, d := range devices {
 		r.Devices = append(r.Devices, device{ID: d.ID, Health: d.Health, NUMA: d.NUMANodes})
 	}
@@ -121,6 +137,7 @@ func (s *session) devices(_ context.Context, r *reply, args []string) error {
 }
 
 func (s *session) wait(ctx context.Context, r *reply, args []string) error {
+	resource := args[0]
 	var want devicemanager.Count
 	var err error
 	if want.Capacity, err = strconv.ParseInt(args[1], 10, 64); err != nil {
@@ -139,13 +156,13 @@ func (s *session) wait(ctx context.Context, r *reply, args []string) error {
 	defer cancel()
 	for first := true; ; first = false {
 		s.mu.Lock()
-		changed, last := s.changed, s.last[args[0]]
+		changed, received := s.changed, s.received[resource]
 		s.mu.Unlock()
-		got, ok := s.manager.Count(args[0])
+		got, ok := s.manager.Count(resource)
 		if ok && got == want {
-			r.Resources = map[string]devicemanager.Count{args[0]: got}
+			r.Resources = map[string]devicemanager.Count{resource: got}
 			if !first {
-				r.ReceivedUS = microseconds(last.Received)
+				r.ReceivedUS = microseconds(received)
 			}
 			return nil
 		}
@@ -153,35 +170,36 @@ func (s *session) wait(ctx context.Context, r *reply, args []string) error {
 		case <-changed:
 		case <-ctx.Done():
 			if !ok {
-				return fmt.Errorf("no plugin has registered %q: %w", args[0], ctx.Err())
+				return fmt.Errorf("no plugin has registered %q: %w", resource, ctx.Err())
 			}
-			return fmt.Errorf("%q counts %+v, not %+v: %w", args[0], got, want, ctx.Err())
+			return fmt.Errorf("%q has %+v, not %+v: %w", resource, got, want, ctx.Err())
 		}
 	}
 }
 
 func (s *session) allocate(ctx context.Context, r *reply, args []string) error {
+	name, resource := args[0], args[1]
 	n, err := strconv.ParseInt(args[2], 10, 64)
 	if err != nil {
 		return fmt.Errorf("number of devices: %w", err)
 	}
 	const container = "container"
-	pod := devicemanager.Pod(args[0], devicemanager.Container(container, args[1], n))
+	pod := devicemanager.Pod(name, devicemanager.Container(container, resource, n))
 	s.mu.Lock()
-	if s.pods[args[0]] != nil {
+	if s.pods[name] != nil {
 		s.mu.Unlock()
-		return fmt.Errorf("there is a pod %q", args[0])
+		return fmt.Errorf("pod %q exists already", name)
 	}
-	s.pods[args[0]] = pod
+	s.pods[name] = pod
 	s.mu.Unlock()
 	edits, err := s.admit(ctx, pod, container)
 	if err == nil && edits == nil {
-		err = fmt.Errorf("no plugin has registered %q", args[1])
+		err = fmt.Errorf("no plugin has registered %q", resource)
 	}
 	if err != nil {
 		return errors.Join(err, s.remove(ctx, r, args))
 	}
-	r.IDs = s.manager.Assigned(pod, container, args[1])
+	r.IDs = s.manager.Assigned(pod, container, resource)
 	r.Env, r.Annotations, r.CDI = edits.Env, edits.Annotations, edits.CDINames
 	for _, n := range edits.DeviceNodes {
 		r.Nodes = append(r.Nodes, node{Host: n.HostPath, Container: n.ContainerPath, Permissions: n.Permissions})
@@ -209,48 +227,4 @@ func (s *session) remove(_ context.Context, _ *reply, args []string) error {
 	}
 	s.manager.Remove(pod)
 	return nil
-}
-
-// newEvent tells the update, a list by what differs from the one before.
-func newEvent(u devicemanager.Update, before []devicemanager.Device) *event {
-	e := &event{Event: u.Kind, Resource: u.Resource, Start: u.Start, ReceivedUS: microseconds(u.Received), AppliedUS: microseconds(u.Applied), UnixUS: u.Received.UnixMicro()}
-	if u.Kind != devicemanager.Listed {
-		return e
-	}
-	e.Capacity, e.Healthy = new(int), new(int)
-	*e.Capacity = len(u.Devices)
-	for _, d := range u.Devices {
-		if d.Healthy() {
-			*e.Healthy++
-		}
-	}
-	e.Added, e.Removed, e.Changed = diff(before, u.Devices)
-	return e
-}
-
-// diff compares two lists, both ascending by ID.
-func diff(before, after []devicemanager.Device) (added, removed, changed []string) {
-	for len(before) > 0 || len(after) > 0 {
-		order := 0
-		switch {
-		case len(before) == 0:
-			order = 1
-		case len(after) == 0:
-			order = -1
-		default:
-			order = cmp.Compare(before[0].ID, after[0].ID)
-		}
-		switch {
-		case order < 0:
-			removed, before = append(removed, before[0].ID), before[1:]
-		case order > 0:
-			added, after = append(added, after[0].ID), after[1:]
-		default:
-			if before[0].Health != after[0].Health {
-				changed = append(changed, after[0].ID)
-			}
-			before, after = before[1:], after[1:]
-		}
-	}
-	return added, removed, changed
 }
