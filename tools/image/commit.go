@@ -1,7 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,72 +14,75 @@ import (
 	"time"
 )
 
-// A commit is what the sources are said to be.
+// A commit identifies the sources.
 type commit struct {
-	revision string // "": not known
-	unknown  string // why
+	revision string // "" if unknown
+	unknown  error  // the reason
 	time     time.Time
 }
 
-// findCommit asks git. Where the project is no checkout of its own, or git is not there, the revision stays unknown, which is no error.
-func findCommit(ctx context.Context, root string) (*commit, error) {
-	c, err := askGit(ctx, root)
+func (c commit) String() string {
+	if c.unknown != nil {
+		return fmt.Sprintf("unknown (%v), so there is no label", c.unknown)
+	}
+	return c.revision
+}
+
+// findCommit returns the commit that is checked out in the project. If there is none, the
+// revision is unknown, which is not an error. SOURCE_DATE_EPOCH overrides the time.
+func findCommit(ctx context.Context, root string) (commit, error) {
+	c, err := head(ctx, root)
 	if err != nil {
-		return nil, err
+		c = commit{unknown: err, time: fileTime}
 	}
 	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
 		seconds, err := strconv.ParseInt(epoch, 10, 64)
 		if err != nil || seconds < 0 {
-			return nil, fmt.Errorf("environment variable SOURCE_DATE_EPOCH, value %q: allowed is a number of seconds since 1970", epoch)
+			return c, fmt.Errorf("SOURCE_DATE_EPOCH: invalid value %q: must be a number of seconds since 1970",
+				epoch)
 		}
 		c.time = time.Unix(seconds, 0).UTC()
 	}
 	return c, nil
 }
 
-func askGit(ctx context.Context, root string) (*commit, error) {
-	unknown := &commit{time: fileTime}
-	above, err := git(ctx, root, "rev-parse", "--show-cdup")
-	switch {
-	case err != nil:
-		unknown.unknown = err.Error()
-		return unknown, nil
-	case above != "":
-		unknown.unknown = "the project is only a part of a git checkout"
-		return unknown, nil
+// head returns the HEAD of the git repository in root.
+func head(ctx context.Context, root string) (commit, error) {
+	if up, err := git(ctx, root, "rev-parse", "--show-cdup"); err != nil {
+		return commit{}, err
+	} else if up != "" {
+		return commit{}, errors.New("the project is a subdirectory of a git repository")
 	}
-	head, err := git(ctx, root, "show", "--no-patch", "--no-show-signature", "--format=%H %ct", "HEAD")
+	out, err := git(ctx, root, "show", "--no-patch", "--no-show-signature", "--format=%H %ct", "HEAD")
 	if err != nil {
-		unknown.unknown = err.Error()
-		return unknown, nil
+		return commit{}, err
 	}
-	revision, seconds, _ := strings.Cut(head, " ")
-	at, err := strconv.ParseInt(seconds, 10, 64)
+	revision, text, _ := strings.Cut(out, " ")
+	seconds, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("read the time of the git commit: %w", err)
+		return commit{}, fmt.Errorf("parse the time of the git commit: %w", err)
 	}
 	changes, err := git(ctx, root, "status", "--porcelain")
 	if err != nil {
-		return nil, err
+		return commit{}, err
 	}
 	if changes != "" {
-		revision += "-dirty" // as `git describe --dirty` says it: the sources are not those of the commit
+		revision += "-dirty" // as git describe --dirty marks it
 	}
-	return &commit{revision: revision, time: time.Unix(at, 0).UTC()}, nil
+	return commit{revision: revision, time: time.Unix(seconds, 0).UTC()}, nil
 }
 
-// git returns what git says. safe.directory: in a checkout of another user it would refuse to answer.
+// git runs git in root and returns its output. It accepts a checkout that belongs to
+// another user, which git refuses without safe.directory.
 func git(ctx context.Context, root string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "safe.directory=*", "--no-optional-locks", "-C", root}, args...)...)
+	global := []string{"-c", "safe.directory=*", "--no-optional-locks", "-C", root}
+	cmd := exec.CommandContext(ctx, "git", append(global, args...)...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		said, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
-		if said == "" {
-			said = err.Error()
-		}
-		return "", fmt.Errorf("git %s: %s", args[0], said)
+		message, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
+		return "", fmt.Errorf("git %s: %s", args[0], cmp.Or(message, err.Error()))
 	}
 	return strings.TrimSpace(string(out)), nil
 }

@@ -1,10 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -17,34 +27,108 @@ import (
 const (
 	title       = "intel-qat-plugin"
 	summary     = "Event-driven Kubernetes device plugin for Intel QAT"
-	description = "Tells the kubelet of a host's Intel QuickAssist (QAT) virtual functions as they come and go, and binds them for user space"
+	description = "Tells the kubelet of a host's Intel QuickAssist (QAT) virtual functions as they come " +
+		"and go, and binds them for user space"
 )
 
-// fileTime is that of each file in the image, and not the commit's: a layer is then the same for as long as its files are.
+// fileTime is the modification time of all files. It does not depend on the commit, so a
+// layer stays the same as long as its files do.
 var fileTime = time.Unix(0, 0).UTC()
 
-// labels are the image's: OCI's, and the three that people know from Intel's images. The Dockerfile has the same.
-func labels(expression string, c *commit, o *options) map[string]string {
+// A file is a file or directory in the image. It belongs to user and group 0.
+type file struct {
+	path    string // without a leading slash
+	mode    fs.FileMode
+	content []byte
+}
+
+func byPath(a, b file) int { return strings.Compare(a.path, b.path) }
+
+// withParents returns the files and the directories above them. Each directory precedes
+// what it contains.
+func withParents(files []file) []file {
+	all := slices.Clone(files)
+	for _, f := range files {
+		for dir := path.Dir(f.path); dir != "."; dir = path.Dir(dir) {
+			all = append(all, file{path: dir, mode: fs.ModeDir | 0o755})
+		}
+	}
+	slices.SortFunc(all, byPath)
+	return slices.CompactFunc(all, func(a, b file) bool { return a.path == b.path })
+}
+
+// writeTar writes a tar archive of the files, with nothing that depends on this machine.
+func writeTar(w io.Writer, files []file) error {
+	t := tar.NewWriter(w)
+	for _, f := range files {
+		header := &tar.Header{
+			Typeflag: tar.TypeReg,
+			Name:     f.path,
+			Mode:     int64(f.mode.Perm()),
+			Size:     int64(len(f.content)),
+			ModTime:  fileTime,
+		}
+		if f.mode.IsDir() {
+			header.Typeflag, header.Name = tar.TypeDir, f.path+"/"
+		}
+		if err := t.WriteHeader(header); err != nil {
+			return err
+		}
+		if _, err := t.Write(f.content); err != nil {
+			return err
+		}
+	}
+	return t.Close()
+}
+
+// writeRootfs writes the files to a directory, which must be empty or missing. Modes and
+// modification times are those in the image.
+func writeRootfs(dir string, files []file) error {
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return fmt.Errorf("directory %q is not empty: its files would become part of the image", dir)
+	}
+	// Backwards, because writing a file changes the modification time of its directory.
+	for _, f := range slices.Backward(withParents(files)) {
+		to := filepath.Join(dir, f.path)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if !f.mode.IsDir() {
+			if err := os.WriteFile(to, f.content, f.mode); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(os.Chmod(to, f.mode.Perm()), os.Chtimes(to, time.Time{}, fileTime)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// labels returns the labels of the image: those of OCI, and three that Intel's images
+// have. The Dockerfile sets the same.
+func labels(o *options, licenses string, from commit) map[string]string {
 	l := map[string]string{
 		"org.opencontainers.image.title":       title,
 		"org.opencontainers.image.description": description,
-		"org.opencontainers.image.licenses":    expression,
+		"org.opencontainers.image.licenses":    licenses,
 		"org.opencontainers.image.version":     o.version,
 		"name":                                 title,
 		"summary":                              summary,
 		"description":                          description,
 	}
-	if c.revision != "" {
-		l["org.opencontainers.image.revision"] = c.revision
+	if from.revision != "" {
+		l["org.opencontainers.image.revision"] = from.revision
 	}
-	if o.sourceURL != "" {
-		l["org.opencontainers.image.source"] = o.sourceURL
+	if o.source != "" {
+		l["org.opencontainers.image.source"] = o.source
 	}
 	return l
 }
 
-// newImage makes the image, of two layers: the licences, which seldom change, and the program.
-func newImage(c *contents, from *commit, o *options) (v1.Image, error) {
+// newImage creates the image. It has two layers: the licenses, which seldom change, and
+// the program.
+func newImage(o *options, c *contents, from commit) (v1.Image, error) {
 	created := v1.Time{Time: from.time}
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	img, err := mutate.ConfigFile(img, &v1.ConfigFile{
@@ -55,57 +139,34 @@ func newImage(c *contents, from *commit, o *options) (v1.Image, error) {
 		Config: v1.Config{
 			Entrypoint: []string{"/" + programPath},
 			User:       "0:0", // it writes to sysfs
-			Labels:     labels(c.expression(), from, o),
+			Labels:     labels(o, c.licenses(), from),
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range []struct {
-		what  string
-		files []file
-	}{{"/" + licenceDir, c.licences}, {"/" + programPath, []file{c.program}}} {
-		layer, err := newLayer(l.files)
+	for _, files := range [][]file{c.licenseFiles, {c.program}} {
+		layer, err := newLayer(files)
 		if err != nil {
 			return nil, err
 		}
-		img, err = mutate.Append(img, mutate.Addendum{Layer: layer, History: v1.History{Created: created, CreatedBy: "tools/image: " + l.what}})
-		if err != nil {
+		history := v1.History{Created: created, CreatedBy: "tools/image"}
+		if img, err = mutate.Append(img, mutate.Addendum{Layer: layer, History: history}); err != nil {
 			return nil, err
 		}
 	}
 	return img, nil
 }
 
-// newLayer makes a layer of the files and the directories above them.
+// newLayer creates a layer of the files and the directories above them.
 func newLayer(files []file) (v1.Layer, error) {
 	var text bytes.Buffer
-	w := tar.NewWriter(&text)
-	for _, dir := range parents(files) {
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755, ModTime: fileTime}); err != nil {
-			return nil, err
-		}
-	}
-	for _, f := range files {
-		if err := addFile(w, f); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Close(); err != nil {
+	if err := writeTar(&text, withParents(files)); err != nil {
 		return nil, err
 	}
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text.Bytes())), nil }
-	// WithCompressedCaching: it is compressed once, not again for each archive.
-	return tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(gzip.DefaultCompression),
-		tarball.WithCompressedCaching)
-}
-
-// addFile writes a file with nothing of this machine's: no time, and user and group 0 by number alone.
-func addFile(w *tar.Writer, f file) error {
-	h := &tar.Header{Typeflag: tar.TypeReg, Name: f.path, Mode: int64(f.mode), Size: int64(len(f.content)), ModTime: fileTime}
-	if err := w.WriteHeader(h); err != nil {
-		return err
-	}
-	_, err := w.Write(f.content)
-	return err
+	return tarball.LayerFromOpener(open,
+		tarball.WithMediaType(types.OCILayer),
+		tarball.WithCompressionLevel(gzip.DefaultCompression),
+		tarball.WithCompressedCaching) // compress once for both archives
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
@@ -5,8 +7,6 @@ import (
 	"bytes"
 	"debug/buildinfo"
 	"debug/elf"
-	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"path"
@@ -18,220 +18,208 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// An entry is one of a layer.
-type entry struct {
-	header  *tar.Header
-	content []byte
-}
-
-// entries are those of all layers of the image, in their order.
-func entries(t *testing.T, img v1.Image) []entry {
-	t.Helper()
-	layers, err := img.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []entry
-	for _, layer := range layers {
-		r, err := layer.Uncompressed()
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, tarEntries(t, r)...)
-		if err := r.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return all
-}
-
-func tarEntries(t *testing.T, r io.Reader) (all []entry) {
-	t.Helper()
-	for reader := tar.NewReader(r); ; {
-		header, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			return all
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		content, err := io.ReadAll(reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, entry{header, content})
-	}
-}
-
-// theProgram is the one in the image.
-func theProgram(t *testing.T, img v1.Image) []byte {
-	t.Helper()
-	for _, e := range entries(t, img) {
-		if e.header.Name == programPath {
-			return e.content
-		}
-	}
-	t.Fatalf("the image has no %s", programPath)
-	return nil
-}
-
-func TestTheConfigurationSaysWhatRunsAndUnderWhichLicences(t *testing.T) {
-	config, err := ociImage(t, theProduct(t)).ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	what := "Tells the kubelet of a host's Intel QuickAssist (QAT) virtual functions as they come and go, and binds them for user space"
-	want := v1.Config{
-		Entrypoint: []string{"/usr/local/bin/qat_plugin"},
-		User:       "0:0",
-		Labels: map[string]string{
-			"org.opencontainers.image.title":       "intel-qat-plugin",
-			"org.opencontainers.image.description": what,
-			"org.opencontainers.image.licenses":    "Apache-2.0 AND BSD-3-Clause AND GPL-3.0-only",
-			"org.opencontainers.image.version":     testVersion,
-			"name":                                 "intel-qat-plugin",
-			"summary":                              "Event-driven Kubernetes device plugin for Intel QAT",
-			"description":                          what,
-		},
-	}
-	if diff := cmp.Diff(want, config.Config); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	if got := config.OS + "/" + config.Architecture; got != "linux/amd64" {
-		t.Errorf("it is for %s, want linux/amd64", got)
-	}
-	if !config.Created.Equal(time.Unix(0, 0)) {
-		t.Errorf("made at %v; without git and SOURCE_DATE_EPOCH it must be 1970", config.Created)
-	}
-}
-
-func TestTheImageHoldsTheProgramAndLicencesAlone(t *testing.T) {
-	img := ociImage(t, theProduct(t))
-	folders := []string{"", "go/"}
-	for _, m := range programModules(t, img) {
-		folders = append(folders, m+"/")
-	}
+// TestImageHasProgramAndLicensesOnly also checks the owners, modes and times of the
+// files.
+func TestImageHasProgramAndLicensesOnly(t *testing.T) {
+	p := sharedProduct(t)
+	folders := append(p.modules(t), ".", "go")
 	files := 0
-	for _, e := range entries(t, img) {
+	for _, e := range p.entries(t) {
 		h := e.header
 		mode := int64(0o644)
-		switch folder, isLicence := strings.CutPrefix(h.Name, "licenses/"); {
+		rel, isLicense := strings.CutPrefix(h.Name, "licenses/")
+		switch {
 		case h.Typeflag == tar.TypeDir:
 			mode = 0o755
 		case h.Typeflag != tar.TypeReg:
-			t.Errorf("%s is no file and no directory: type %c", h.Name, h.Typeflag)
+			t.Errorf("%s is neither a file nor a directory: type %c", h.Name, h.Typeflag)
 		case h.Name == "usr/local/bin/qat_plugin":
 			mode = 0o755
 			files++
-		case isLicence && licenceFile.MatchString(path.Base(h.Name)) && slices.Contains(folders, strings.TrimSuffix(folder, path.Base(h.Name))):
+		case isLicense && legalFile.MatchString(path.Base(rel)) && slices.Contains(folders, path.Dir(rel)):
 			files++
 		default:
-			t.Errorf("%s does not belong in the image", h.Name)
+			t.Errorf("unexpected file %s", h.Name)
 		}
-		if h.Mode != mode || h.Uid != 0 || h.Gid != 0 || h.Uname+h.Gname != "" || !h.ModTime.Equal(time.Unix(0, 0)) {
+		isRoot := h.Uid == 0 && h.Gid == 0 && h.Uname+h.Gname == ""
+		if h.Mode != mode || !isRoot || !h.ModTime.Equal(time.Unix(0, 0)) {
 			t.Errorf("%s has mode %o, user %d %q, group %d %q, time %v; want %o, 0, 0 and 1970",
 				h.Name, h.Mode, h.Uid, h.Uname, h.Gid, h.Gname, h.ModTime, mode)
 		}
 	}
 	if files < len(folders)+1 {
-		t.Errorf("%d files: fewer than there are modules", files)
+		t.Errorf("the image has %d files, fewer than modules", files)
 	}
 }
 
-func TestEachDirectoryComesBeforeWhatIsInIt(t *testing.T) {
-	layers, err := ociImage(t, theProduct(t)).Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, layer := range layers {
-		r, err := layer.Uncompressed()
-		if err != nil {
-			t.Fatal(err)
-		}
+func TestDirectoriesPrecedeTheirFiles(t *testing.T) {
+	for _, layer := range sharedProduct(t).layers(t) {
 		seen := map[string]bool{".": true}
-		for _, e := range tarEntries(t, r) {
+		for _, e := range layer {
 			name := path.Clean(e.header.Name)
 			if !seen[path.Dir(name)] || seen[name] {
-				t.Errorf("%s is doubled or before its directory", name)
+				t.Errorf("%s is a duplicate, or precedes its directory", name)
 			}
 			seen[name] = true
 		}
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
 	}
 }
 
-// programModules are the others' modules that go wrote into the program.
-func programModules(t *testing.T, img v1.Image) (modules []string) {
+// modules returns the paths of the modules that the Go linker recorded in the program,
+// without the main module.
+func (p *product) modules(t *testing.T) (modules []string) {
 	t.Helper()
-	info, err := buildinfo.Read(bytes.NewReader(theProgram(t, img)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	info, err := buildinfo.Read(bytes.NewReader(p.program(t)))
+	must(t, err)
 	for _, dep := range info.Deps {
 		modules = append(modules, dep.Path)
 	}
 	if len(modules) < 10 || !slices.Contains(modules, "github.com/pilebones/go-udev") {
-		t.Fatalf("the program's modules are %q: too few, or go-udev is not among them", modules)
+		t.Fatalf("the program has the modules %q: too few, or go-udev is missing", modules)
 	}
 	return modules
 }
 
-func TestTheProgramIsStaticAndSaysItsVersion(t *testing.T) {
-	text := theProgram(t, ociImage(t, theProduct(t)))
+func TestProgramIsStaticAndHasVersion(t *testing.T) {
+	text := sharedProduct(t).program(t)
 	f, err := elf.NewFile(bytes.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
-			t.Errorf("the program has a segment %v: it needs a loader, which the image lacks", p.Type)
+			t.Errorf("the program has a segment %v, which needs a loader; the image has none", p.Type)
 		}
 	}
 	if f.Section(".debug_info") != nil || f.Section(".symtab") != nil {
 		t.Error("the program is not stripped")
 	}
 	if bytes.Contains(text, []byte(scratch)) {
-		t.Errorf("the program names the directory %s that it was built in", scratch)
+		t.Errorf("the program contains the path of its build directory %s", scratch)
 	}
 	if runtime.GOOS+"/"+runtime.GOARCH != "linux/amd64" {
-		t.Log("it is not run here, on " + runtime.GOOS + "/" + runtime.GOARCH)
+		t.Log("not running the program on " + runtime.GOOS + "/" + runtime.GOARCH)
 		return
 	}
-	to := filepath.Join(t.TempDir(), "qat_plugin")
-	if err := os.WriteFile(to, text, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.CommandContext(t.Context(), to, "-version").CombinedOutput()
+	binary := filepath.Join(t.TempDir(), "qat_plugin")
+	must(t, os.WriteFile(binary, text, 0o755))
+	out, err := exec.CommandContext(t.Context(), binary, "-version").CombinedOutput()
 	if want := "qat_plugin " + testVersion + " go"; err != nil || !strings.HasPrefix(string(out), want) {
-		t.Errorf("qat_plugin -version: %v, %q; want it to begin with %q", err, out, want)
+		t.Errorf("qat_plugin -version: %v, %q; want output that starts with %q", err, out, want)
 	}
 }
 
-func TestAnotherArchitectureBuilds(t *testing.T) {
+func TestOtherArchitecture(t *testing.T) {
 	if testing.Short() {
-		t.Skip("-short: Go's library for it is compiled first, which takes a minute")
+		t.Skip("-short: compiling Go's standard library for arm64 takes a minute")
 	}
-	p, err := makeProduct(t.Context(), theProduct(t).project, "arm64")
-	if err != nil {
-		t.Fatal(err)
-	}
-	img := ociImage(t, p)
-	config, err := img.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := elf.NewFile(bytes.NewReader(theProgram(t, img)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if config.Architecture != "arm64" || f.Machine != elf.EM_AARCH64 {
+	p, err := newProduct(t.Context(), sharedProduct(t).project, "arm64")
+	must(t, err)
+	f, err := elf.NewFile(bytes.NewReader(p.program(t)))
+	must(t, err)
+	if config := p.config(t); config.Architecture != "arm64" || f.Machine != elf.EM_AARCH64 {
 		t.Errorf("the image is for %s, its program for %v; want arm64", config.Architecture, f.Machine)
 	}
-	if got := bomProperty(t, p, "cdx:gomod:build:env:GOARCH"); got != "arm64" {
+	if got := bomProperty(t, p.readBOM(t), "cdx:gomod:build:env:GOARCH"); got != "arm64" {
 		t.Errorf("the SBOM is for %q, want arm64", got)
+	}
+}
+
+func TestRevisionAndSourceLabels(t *testing.T) {
+	o, err := parse([]string{"-root", top, "-source", "https://example.com/plugin"}, nil)
+	must(t, err)
+	l := labels(o, "MIT", commit{revision: "abc"})
+	revision, source := l["org.opencontainers.image.revision"], l["org.opencontainers.image.source"]
+	if revision != "abc" || source != "https://example.com/plugin" {
+		t.Errorf("revision %q, source %q", revision, source)
+	}
+}
+
+func TestRootfsMatchesImage(t *testing.T) {
+	p := sharedProduct(t)
+	dir := filepath.Join(t.TempDir(), "rootfs")
+	args := []string{"-root", p.project, "-version", testVersion, "-rootfs", dir}
+	var stderr strings.Builder
+	if code := run(t.Context(), args, &strings.Builder{}, &stderr); code != 0 {
+		t.Fatalf("exit status %d: %s", code, &stderr)
+	}
+	describe := func(info os.FileInfo, content []byte) string {
+		return info.Mode().String() + " " + info.ModTime().UTC().String() + " " + string(content)
+	}
+	want, got := map[string]string{}, map[string]string{}
+	for _, e := range p.entries(t) {
+		want[path.Clean(e.header.Name)] = describe(e.header.FileInfo(), e.content)
+	}
+	must(t, filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		var content []byte
+		if !info.IsDir() {
+			content = readFile(t, path)
+		}
+		rel, err := filepath.Rel(dir, path)
+		got[rel] = describe(info, content)
+		return err
+	}))
+	for name := range want {
+		if want[name] != got[name] {
+			t.Errorf("%s differs: image %.60q, directory %.60q", name, want[name], got[name])
+		}
+	}
+	if len(want) != len(got) {
+		t.Errorf("the image has %d files and directories, the directory %d", len(want), len(got))
+	}
+	code := run(t.Context(), args, &strings.Builder{}, &stderr)
+	if code != 1 || !strings.Contains(stderr.String(), "is not empty") {
+		t.Errorf("with a directory that is not empty: exit status %d, error %q", code, &stderr)
+	}
+}
+
+func TestSBOMListsModulesAndLicenses(t *testing.T) {
+	p := sharedProduct(t)
+	want := append(p.modules(t), stdlib)
+	var got []string
+	for _, c := range *p.readBOM(t).Components {
+		got = append(got, c.Name)
+		if c.Version == "" || c.Licenses == nil || len(*c.Licenses) != 1 {
+			t.Errorf("%s has version %q and licenses %v; want one each", c.Name, c.Version, c.Licenses)
+		}
+		if c.Name == "github.com/pilebones/go-udev" && (*c.Licenses)[0].License.ID != "GPL-3.0-only" {
+			t.Errorf("go-udev has license %v, want GPL-3.0-only", (*c.Licenses)[0].License)
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("components (-want +got):\n%s", diff)
+	}
+}
+
+func TestSBOMDescribesProgramAndNotTheBuild(t *testing.T) {
+	bom := sharedProduct(t).readBOM(t)
+	type description struct{ Name, Version, Licenses, Program, Time, Serial, Tool, ToolVersion string }
+	component, tool := bom.Metadata.Component, (*bom.Metadata.Tools.Components)[0]
+	got := description{
+		Name:        component.Name,
+		Version:     component.Version,
+		Licenses:    (*component.Licenses)[0].Expression,
+		Program:     bomProperty(t, bom, "cdx:gomod:binary:name"),
+		Time:        bom.Metadata.Timestamp,
+		Serial:      bom.SerialNumber,
+		Tool:        tool.Name,
+		ToolVersion: tool.Version,
+	}
+	want := description{
+		Name:        "qatplugin",
+		Version:     testVersion,
+		Licenses:    "Apache-2.0 AND BSD-3-Clause AND GPL-3.0-only",
+		Program:     "qat_plugin",
+		Time:        "1970-01-01T00:00:00Z",
+		Tool:        "cyclonedx-gomod",
+		ToolVersion: "v1.10.0",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

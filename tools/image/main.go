@@ -1,11 +1,18 @@
-// Command image makes the container image of qat_plugin without a daemon: it builds the program, gathers the licences of all that is linked
-// into it, and writes the image as an OCI layout and as a docker-archive, each a tar file, with an SBOM (CycloneDX) beside them.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command image builds the container image of qat_plugin without a container daemon. It
+// exists because the licenses of all linked modules must accompany the program, and
+// neither a Dockerfile alone nor the image builders for Go collect them.
 //
-// The same sources, Go and flags give the same bytes, in whatever directory and at whatever time. The image is FROM scratch and holds
-// /usr/local/bin/qat_plugin and /licenses, nothing else. With -rootfs only these files are written, into a directory: for the Dockerfile.
+// It compiles the program, collects the licenses, and writes the image as an OCI layout
+// and as a docker-archive, each in a tar file, with an SBOM (CycloneDX) beside them. The
+// image is built from scratch; it contains only /usr/local/bin/qat_plugin and /licenses.
+// With -rootfs the tool writes these files to a directory instead, for the Dockerfile.
 //
-// It ends with exit status 0, with 1 when something failed, and with 2 on a wrong flag. A module whose licence is missing or not known is a
-// failure: an image may not be given away without it.
+// The same sources, Go version and flags give the same bytes, in any directory and at any
+// time. A module whose license is missing or unknown is an error.
+//
+// The exit status is 0 on success, 1 on failure, and 2 for an invalid flag.
 package main
 
 import (
@@ -16,7 +23,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -32,20 +38,19 @@ func main() {
 	os.Exit(code)
 }
 
-// options are the flags' values.
+// options holds the values of the flags.
 type options struct {
-	root      string   // the project's checkout
-	out       string   // directory of the archives and the SBOM
-	rootfs    string   // directory for the image's files; "": make an image
-	image     string   // its name, without a tag
-	version   string   // of the program, and the image's tag
-	arch      string   // GOARCH
-	sourceURL string   // "": not known
-	tag       name.Tag // image and version
+	root    string // the project's directory
+	out     string // the directory of the archives and the SBOM
+	rootfs  string // the directory for the image's files; "" to build an image
+	tag     name.Tag
+	version string // of the program; also the tag of the image
+	arch    string // a GOARCH
+	source  string // the URL of the sources, or ""
 }
 
-// tagText is what the registries' protocol allows as a tag.
-var tagText = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+// validTag matches the tags that the protocol of registries allows.
+var validTag = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stdout)
@@ -56,12 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "image:", err)
 		return 2
 	}
-	b := &build{root: o.root, arch: o.arch, version: o.version, stderr: stderr}
-	if err := b.checkArch(ctx); err != nil {
-		fmt.Fprintln(stderr, "image:", err)
-		return 2
-	}
-	if err := makeAll(ctx, o, b, stdout); err != nil {
+	if err := build(ctx, o, stdout, stderr); err != nil {
 		fmt.Fprintln(stderr, "image:", err)
 		return 1
 	}
@@ -69,43 +69,45 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func parse(args []string, stdout io.Writer) (*options, error) {
-	o := &options{}
+	o, image := &options{}, ""
 	flags := flag.NewFlagSet("image", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&o.root, "root", filepath.Join("..", ".."), "`directory` of the project")
-	flags.StringVar(&o.out, "out", "", "`directory` for the archives and the SBOM (default bin/image of the project)")
-	flags.StringVar(&o.rootfs, "rootfs", "", "make no image, but write its files below this empty `directory`")
-	flags.StringVar(&o.image, "image", title, "`name` of the image, without a tag")
-	flags.StringVar(&o.version, "version", "devel", "`version` of the program; the image's tag, too")
-	flags.StringVar(&o.arch, "arch", "amd64", "architecture, as `GOARCH` names it")
-	flags.StringVar(&o.sourceURL, "source", "", "`URL` of the sources, for a label; those who pass the image on must offer them (GPL-3.0)")
+	flags.StringVar(&o.out, "out", "",
+		"`directory` for the archives and the SBOM (default bin/image in the project)")
+	flags.StringVar(&o.rootfs, "rootfs", "",
+		"write the files of the image to this empty `directory`, and build no image")
+	flags.StringVar(&image, "image", title, "`name` of the image, without a tag")
+	flags.StringVar(&o.version, "version", "devel", "`version` of the program, and tag of the image")
+	flags.StringVar(&o.arch, "arch", "amd64", "architecture of the image, a `GOARCH`")
+	flags.StringVar(&o.source, "source", "",
+		"`URL` of the sources, for a label; who distributes the image must offer the sources (GPL-3.0)")
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, "image makes the container image of qat_plugin, without a daemon and reproducibly.\n\nFlags:\n")
+		fmt.Fprint(stdout, "image builds the container image of qat_plugin without a daemon.\n\nFlags:\n")
 		flags.SetOutput(stdout)
 		flags.PrintDefaults()
-		fmt.Fprint(stdout, "\nThe image says that it was made at SOURCE_DATE_EPOCH (seconds since 1970), else at the time of the git commit, else in 1970.\n")
+		fmt.Fprint(stdout, "\nThe creation time of the image is SOURCE_DATE_EPOCH (seconds since 1970) if set,\n"+
+			"else the time of the git commit, else 1970.\n")
 		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("%w; see -h", err)
 	case flags.NArg() > 0:
-		return nil, fmt.Errorf("argument %q: only flags are allowed, see -h", strings.Join(flags.Args(), " "))
+		return nil, fmt.Errorf("unexpected argument %q; see -h", flags.Arg(0))
+	case !validTag.MatchString(o.version):
+		return nil, fmt.Errorf("-version: invalid value %q: must be 1 to 128 letters, digits, '_', '.' "+
+			"and '-', and must not start with '.' or '-'", o.version)
 	}
-	if _, err := name.NewRepository(o.image); err != nil {
-		return nil, fmt.Errorf("flag -image, value %q: allowed is a name without a tag, such as registry.example.com/qat/%s: %w", o.image, title, err)
-	}
-	if !tagText.MatchString(o.version) {
-		return nil, fmt.Errorf("flag -version, value %q: allowed is what can be an image's tag: up to 128 letters, digits, '_', '.' and '-', the last two not first", o.version)
-	}
-	if o.tag, err = name.NewTag(o.image + ":" + o.version); err != nil {
-		return nil, fmt.Errorf("flags -image and -version: %w", err)
+	if o.tag, err = name.NewTag(image + ":" + o.version); err != nil {
+		return nil, fmt.Errorf("-image: invalid value %q: must be a name without a tag, "+
+			"such as registry.example.com/qat/%s: %w", image, title, err)
 	}
 	if o.root, err = filepath.Abs(o.root); err != nil {
 		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(o.root, program)); err != nil {
-		return nil, fmt.Errorf("flag -root, value %q: allowed is the project's directory, with %s: %w", o.root, program, err)
+		return nil, fmt.Errorf("-root: invalid value %q: must be the directory with %s: %w", o.root, program, err)
 	}
 	if o.out == "" {
 		o.out = filepath.Join(o.root, "bin", "image")
@@ -113,41 +115,71 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 	return o, nil
 }
 
-// base begins the names of the files that are written.
-func (o *options) base() string { return path.Base(o.tag.RepositoryStr()) + "-" + o.arch }
+// imageName returns the name of the image as containerd prints it, with docker.io if the
+// flags name no registry.
+func (o *options) imageName() string {
+	if rest, ok := strings.CutPrefix(o.tag.Name(), name.DefaultRegistry+"/"); ok {
+		return "docker.io/" + rest
+	}
+	return o.tag.Name()
+}
 
-// makeAll makes what the flags ask for.
-func makeAll(ctx context.Context, o *options, b *build, stdout io.Writer) error {
+// build builds what the flags request and prints what it built.
+func build(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	dir, err := os.MkdirTemp("", "qatplugin-image-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	c, err := b.contents(ctx, dir)
+	binary := filepath.Join(dir, filepath.Base(program))
+	c, err := newContents(ctx, &goCommand{dir: o.root, arch: o.arch, stderr: stderr}, o.version, binary)
 	if err != nil {
 		return err
 	}
 	if o.rootfs != "" {
-		if err := writeTree(o.rootfs, c.files()); err != nil {
-			return fmt.Errorf("write the image's files: %w", err)
+		if err := writeRootfs(o.rootfs, c.files()); err != nil {
+			return fmt.Errorf("write the files of the image: %w", err)
 		}
-		return reportFiles(stdout, c.files())
+		printFiles(stdout, c.files())
+		return nil
 	}
-	commit, err := findCommit(ctx, o.root)
+	head, err := findCommit(ctx, o.root)
 	if err != nil {
 		return err
 	}
-	img, err := newImage(c, commit, o)
+	img, err := newImage(o, c, head)
 	if err != nil {
-		return fmt.Errorf("make the image: %w", err)
+		return fmt.Errorf("create the image: %w", err)
 	}
-	bom, err := newBOM(filepath.Join(dir, filepath.Base(program)), c, o.version, commit.time)
+	bom, err := newBOM(binary, c, o.version, head.time)
 	if err != nil {
-		return fmt.Errorf("make the SBOM: %w", err)
+		return fmt.Errorf("create the SBOM: %w", err)
 	}
-	made, err := writeAll(o, img, bom)
+	digest, err := img.Digest()
 	if err != nil {
 		return err
 	}
-	return report(stdout, o, img, c, commit, bom, made)
+	id, err := img.ConfigName()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "image     %s linux/%s\ndigest    %s\nid        %s\nrevision  %s\nlicenses  %s\n\n",
+		o.imageName(), o.arch, digest, id, head, c.licenses())
+	fmt.Fprintf(stdout, "files written; the SBOM has %d components:\n", len(*bom.Components))
+	if err := writeArchives(o, img, bom, stdout); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "\nfiles in the image:\n")
+	printFiles(stdout, c.files())
+	return nil
+}
+
+// printFiles prints the modes, sizes and paths of files.
+func printFiles(w io.Writer, files []file) {
+	total := 0
+	for _, f := range files {
+		fmt.Fprintf(w, "  %04o %9d  /%s\n", f.mode, len(f.content), f.path)
+		total += len(f.content)
+	}
+	fmt.Fprintf(w, "       %9d  total\n", total)
 }

@@ -1,8 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,10 +17,16 @@ import (
 	"sync"
 	"testing"
 
+	cdx "github.com/CycloneDX/cyclonedx-go"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"go.uber.org/goleak"
 )
 
-// scratch is the directory that all tests share, for what takes long to make. TestMain makes and removes it.
+// top is the project's directory.
+var top = filepath.Join("..", "..")
+
+// scratch holds what all tests share. TestMain creates and removes it.
 var scratch string
 
 func TestMain(m *testing.M) {
@@ -25,57 +35,76 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	_ = os.Unsetenv("SOURCE_DATE_EPOCH") // whoever packages the project may have set it
+	_ = os.Unsetenv("SOURCE_DATE_EPOCH") // a packager may have set it
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		_ = os.RemoveAll(scratch)
 		os.Exit(code)
 	}))
 }
 
-// A product is what the tool made of a copy of the project.
-type product struct {
-	project string
-	out     string
-	said    string // on standard output
-	oci     string // paths
-	docker  string
-	bom     string
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readFile(t *testing.T, elements ...string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(elements...))
+	must(t, err)
+	return text
+}
+
+// wantError checks that an error contains a text, or that there is none if the text is
+// empty.
+func wantError(t *testing.T, err error, want string) {
+	t.Helper()
+	if want == "" {
+		must(t, err)
+	} else if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want one with %q", err, want)
+	}
 }
 
 const testVersion = "v1.2.3-test"
 
-// made is one product for all tests: a copy of the project, so that nobody changes it meanwhile, without git.
-var made = sync.OnceValues(func() (*product, error) {
+// A product is what the tool built from a copy of the project.
+type product struct {
+	project          string
+	stdout           string
+	oci, docker, bom string // paths
+}
+
+// shared builds one product for all tests. The copy of the project has no git repository,
+// and does not change during the tests.
+var shared = sync.OnceValues(func() (*product, error) {
 	project := filepath.Join(scratch, "project")
-	if err := copyProject(filepath.Join("..", ".."), project); err != nil {
+	if err := copyProject(top, project); err != nil {
 		return nil, err
 	}
-	return makeProduct(context.Background(), project, "amd64")
+	return newProduct(context.Background(), project, "amd64")
 })
 
-func theProduct(t *testing.T) *product {
+func sharedProduct(t *testing.T) *product {
 	t.Helper()
-	p, err := made()
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, err := shared()
+	must(t, err)
 	return p
 }
 
-// makeProduct runs the tool on a project.
-func makeProduct(ctx context.Context, project, arch string) (*product, error) {
-	p := &product{project: project, out: filepath.Join(project, "bin", "image")}
+func newProduct(ctx context.Context, project, arch string) (*product, error) {
 	var stdout, stderr bytes.Buffer
-	if code := run(ctx, []string{"-root", project, "-version", testVersion, "-arch", arch}, &stdout, &stderr); code != 0 {
-		return nil, fmt.Errorf("exit status %d:\n%s", code, stderr.String())
+	args := []string{"-root", project, "-version", testVersion, "-arch", arch}
+	if code := run(ctx, args, &stdout, &stderr); code != 0 {
+		return nil, fmt.Errorf("exit status %d:\n%s", code, &stderr)
 	}
-	p.said = stdout.String()
-	base := filepath.Join(p.out, "intel-qat-plugin-"+arch)
-	p.oci, p.docker, p.bom = base+ociEnd, base+dockerEnd, base+bomEnd
-	return p, nil
+	base := filepath.Join(project, "bin", "image", "intel-qat-plugin-"+arch)
+	return &product{project, stdout.String(), base + ociSuffix, base + dockerSuffix, base + bomSuffix}, nil
 }
 
-// copyProject copies the main module, without what is not built of it.
+// copyProject copies the main module without what its build does not need. In a worktree
+// .git is a file.
 func copyProject(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -85,13 +114,13 @@ func copyProject(from, to string) error {
 		if err != nil {
 			return err
 		}
-		if entry.IsDir() {
-			if slices.Contains([]string{".git", "bin", "test", "tools"}, rel) {
-				return fs.SkipDir
-			}
+		excluded := slices.Contains([]string{".git", "bin", "test", "tools"}, rel)
+		switch {
+		case excluded && entry.IsDir():
+			return fs.SkipDir
+		case entry.IsDir():
 			return os.MkdirAll(filepath.Join(to, rel), 0o755)
-		}
-		if !entry.Type().IsRegular() {
+		case excluded || !entry.Type().IsRegular():
 			return nil
 		}
 		text, err := os.ReadFile(path)
@@ -102,31 +131,141 @@ func copyProject(from, to string) error {
 	})
 }
 
-func TestAWrongFlagEndsItWithWhatIsAllowed(t *testing.T) {
-	root := filepath.Join("..", "..")
+// index unpacks the OCI layout and returns its index and its only image.
+func (p *product) index(t *testing.T) (*v1.IndexManifest, v1.Image) {
+	t.Helper()
+	f, err := os.Open(p.oci)
+	must(t, err)
+	defer f.Close()
+	var files []file
+	for _, e := range readTar(t, f) {
+		files = append(files, file{e.header.Name, 0o644, e.content})
+	}
+	dir := t.TempDir()
+	must(t, writeRootfs(dir, files))
+	index, err := layout.ImageIndexFromPath(dir)
+	must(t, err)
+	manifest, err := index.IndexManifest()
+	must(t, err)
+	if len(manifest.Manifests) != 1 {
+		t.Fatalf("the OCI layout has %d images, want 1", len(manifest.Manifests))
+	}
+	img, err := index.Image(manifest.Manifests[0].Digest)
+	must(t, err)
+	return manifest, img
+}
+
+func (p *product) image(t *testing.T) v1.Image {
+	t.Helper()
+	_, img := p.index(t)
+	return img
+}
+
+func (p *product) config(t *testing.T) *v1.ConfigFile {
+	t.Helper()
+	config, err := p.image(t).ConfigFile()
+	must(t, err)
+	return config
+}
+
+// An entry is one of a tar archive.
+type entry struct {
+	header  *tar.Header
+	content []byte
+}
+
+// layers returns the entries of each layer of the image.
+func (p *product) layers(t *testing.T) (all [][]entry) {
+	t.Helper()
+	layers, err := p.image(t).Layers()
+	must(t, err)
+	for _, layer := range layers {
+		r, err := layer.Uncompressed()
+		must(t, err)
+		all = append(all, readTar(t, r))
+		must(t, r.Close())
+	}
+	return all
+}
+
+// entries returns the entries of all layers.
+func (p *product) entries(t *testing.T) []entry {
+	t.Helper()
+	return slices.Concat(p.layers(t)...)
+}
+
+func readTar(t *testing.T, r io.Reader) (all []entry) {
+	t.Helper()
+	for reader := tar.NewReader(r); ; {
+		header, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		must(t, err)
+		content, err := io.ReadAll(reader)
+		must(t, err)
+		all = append(all, entry{header, content})
+	}
+}
+
+// program returns the program in the image.
+func (p *product) program(t *testing.T) []byte {
+	t.Helper()
+	for _, e := range p.entries(t) {
+		if e.header.Name == programPath {
+			return e.content
+		}
+	}
+	t.Fatalf("the image has no %s", programPath)
+	return nil
+}
+
+func (p *product) readBOM(t *testing.T) *cdx.BOM {
+	t.Helper()
+	bom := cdx.NewBOM()
+	must(t, cdx.NewBOMDecoder(bytes.NewReader(readFile(t, p.bom)), cdx.BOMFileFormatJSON).Decode(bom))
+	return bom
+}
+
+func bomProperty(t *testing.T, bom *cdx.BOM, name string) string {
+	t.Helper()
+	for _, property := range *bom.Metadata.Properties {
+		if property.Name == name {
+			return property.Value
+		}
+	}
+	t.Fatalf("the SBOM has no property %s", name)
+	return ""
+}
+
+func TestInvalidFlags(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		args []string
-		want string // in the complaint
+		name      string
+		args      []string
+		wantError string
 	}{
-		{"an architecture that Go does not know", []string{"-arch", "x86_64"}, `flag -arch, value "x86_64": allowed is what Go builds for linux on: 386, amd64, arm, arm64,`},
-		{"one that Go knows, but not for linux", []string{"-arch", "wasm"}, `flag -arch, value "wasm": allowed is`},
-		{"a tag with a space", []string{"-version", "a b"}, `flag -version, value "a b": allowed is what can be an image's tag`},
-		{"a tag that begins with a dot", []string{"-version", ".1"}, `flag -version, value ".1": allowed is`},
-		{"no tag", []string{"-version", ""}, `flag -version, value "": allowed is`},
-		{"a name with a tag", []string{"-image", "plugin:devel"}, `flag -image, value "plugin:devel": allowed is a name without a tag`},
-		{"another directory", []string{"-root", "."}, `tools/image": allowed is the project's directory, with cmd/qat_plugin`},
-		{"no flag", []string{"amd64"}, `argument "amd64": only flags are allowed`},
-		{"an unknown flag", []string{"-platform", "x"}, "-platform; see -h"},
+		{"tag with a space", []string{"-version", "a b"}, `-version: invalid value "a b": must be 1 to 128 letters`},
+		{"tag that starts with a dot", []string{"-version", ".1"}, `-version: invalid value ".1": must be`},
+		{"empty tag", []string{"-version", ""}, `-version: invalid value "": must be`},
+		{"image with a tag", []string{"-image", "x:devel"}, `-image: invalid value "x:devel": must be a name`},
+		{"other directory", []string{"-root", "."}, `tools/image": must be the directory with cmd/qat_plugin`},
+		{"argument", []string{"amd64"}, `unexpected argument "amd64"`},
+		{"unknown flag", []string{"-platform", "x"}, "-platform; see -h"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var stderr strings.Builder
-			if code := run(t.Context(), append([]string{"-root", root}, tt.args...), io.Discard, &stderr); code != 2 {
+			if code := run(t.Context(), append([]string{"-root", top}, tt.args...), io.Discard, &stderr); code != 2 {
 				t.Errorf("exit status %d, want 2", code)
 			}
-			if !strings.HasPrefix(stderr.String(), "image: ") || !strings.Contains(stderr.String(), tt.want) {
-				t.Errorf("it says %q, want in it %q", stderr.String(), tt.want)
+			got := stderr.String()
+			if !strings.HasPrefix(got, "image: ") || !strings.Contains(got, tt.wantError) {
+				t.Errorf("error %q, want one with %q", got, tt.wantError)
 			}
 		})
 	}
+}
+
+func TestUnsupportedArchitecture(t *testing.T) {
+	_, err := newProduct(t.Context(), sharedProduct(t).project, "x86_64")
+	wantError(t, err, "exit status 1:\ngo: unsupported GOOS/GOARCH pair linux/x86_64\n")
 }

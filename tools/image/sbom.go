@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
@@ -12,14 +14,20 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// generator is the module that makes the SBOM.
+// generator is the module that creates the SBOM.
 const generator = "github.com/CycloneDX/cyclonedx-gomod"
 
-// newBOM describes the built program at the path: the modules that go wrote into it, and so those that are linked for its architecture. Their
-// licences are those found in the image. It holds no serial number and no hash of this tool: they would differ from one run to the next.
-func newBOM(path string, c *contents, version string, at time.Time) (*cdx.BOM, error) {
-	// Short package URLs: a module is its sources, which know no architecture. That of the program stands in the metadata.
-	g, err := bin.NewGenerator(path, bin.WithLogger(zerolog.Nop()), bin.WithIncludeStdlib(true), bin.WithShortPURLS(true), bin.WithVersionOverride(version))
+// newBOM returns the SBOM of the program at a path. Its components are the modules that
+// the Go linker recorded in the program, with the licenses that are in the image. It has
+// no serial number and no hash of this tool, which would change with each run.
+func newBOM(program string, c *contents, version string, created time.Time) (*cdx.BOM, error) {
+	// Short package URLs: the sources of a module are the same for all architectures. The
+	// metadata holds the architecture of the program.
+	g, err := bin.NewGenerator(program,
+		bin.WithLogger(zerolog.Nop()),
+		bin.WithIncludeStdlib(true),
+		bin.WithShortPURLS(true),
+		bin.WithVersionOverride(version))
 	if err != nil {
 		return nil, err
 	}
@@ -27,43 +35,44 @@ func newBOM(path string, c *contents, version string, at time.Time) (*cdx.BOM, e
 	if err != nil {
 		return nil, err
 	}
-	bom.Metadata.Timestamp = at.Format(time.RFC3339)
+	bom.Metadata.Timestamp = created.Format(time.RFC3339)
 	bom.Metadata.Tools = &cdx.ToolsChoice{Components: &[]cdx.Component{{
-		Type: cdx.ComponentTypeApplication, Group: "CycloneDX", Name: "cyclonedx-gomod", Version: generatorVersion(),
+		Type:    cdx.ComponentTypeApplication,
+		Group:   "CycloneDX",
+		Name:    "cyclonedx-gomod",
+		Version: generatorVersion(),
 	}}}
-	bom.Metadata.Component.Licenses = &cdx.Licenses{{Expression: c.expression()}}
+	bom.Metadata.Component.Licenses = &cdx.Licenses{{Expression: c.licenses()}}
 	for i := range *bom.Components {
 		component := &(*bom.Components)[i]
-		names := c.spdx[component.Name]
-		switch len(names) {
+		switch spdx := c.spdx[component.Name]; len(spdx) {
 		case 0:
-			return nil, fmt.Errorf("module %s is in the program, but go list does not name it", component.Name)
+			return nil, fmt.Errorf("go list does not print module %s of the program", component.Name)
 		case 1:
-			component.Licenses = &cdx.Licenses{{License: &cdx.License{ID: names[0]}}}
+			component.Licenses = &cdx.Licenses{{License: &cdx.License{ID: spdx[0]}}}
 		default:
-			component.Licenses = &cdx.Licenses{{Expression: strings.Join(names, " AND ")}}
+			component.Licenses = &cdx.Licenses{{Expression: strings.Join(spdx, " AND ")}}
 		}
 	}
-	if n := len(*bom.Components) + 1; n != len(c.modules) {
-		return nil, fmt.Errorf("go list names %d modules, the program %d", len(c.modules), n)
+	if n := len(*bom.Components) + 1; n != len(c.spdx) { // and the main module
+		return nil, fmt.Errorf("go list prints %d modules, but the program has %d", len(c.spdx), n)
 	}
 	return bom, nil
 }
 
-// generatorVersion is that of the module which this tool was built with.
+// generatorVersion returns the version of the generator that this tool is built with.
 func generatorVersion() string {
-	info, _ := debug.ReadBuildInfo()
-	if info == nil {
-		return ""
-	}
-	for _, dep := range info.Deps {
-		if dep.Path == generator {
-			return dep.Version
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range info.Deps {
+			if dep.Path == generator {
+				return dep.Version
+			}
 		}
 	}
 	return ""
 }
 
 func writeBOM(w io.Writer, bom *cdx.BOM) error {
-	return cdx.NewBOMEncoder(w, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom, cdx.SpecVersion1_6)
+	encoder := cdx.NewBOMEncoder(w, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false)
+	return encoder.EncodeVersion(bom, cdx.SpecVersion1_6)
 }
