@@ -1,9 +1,15 @@
-// Package deployments holds no code: its tests read deployments/ as a cluster would, with the libraries of kustomize, Helm and Pod Security,
-// and the real qat_plugin. They hold that what is rendered is what testdata/ has, that the chart renders the same objects, that no grant came in
-// unnoticed, and that the program takes what it is told and finds it mounted.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package deployments tests the manifests in deployments/ with the libraries of
+// kustomize, Helm and Pod Security, and with the real qat_plugin. The tests check that
 //
-// Run them with: go test -count=1 . Without -count=1 go may answer from its cache, which does not see files outside of this module. After a
-// change of deployments/ that is meant, go test -count=1 . -update writes testdata/ anew, and git diff shows what a cluster would see of it.
+//   - rendered manifests are those in testdata/, and the Helm chart renders the same objects
+//   - every privilege of a pod is listed in the tests, with its reason
+//   - the program accepts its arguments and finds the paths in them mounted
 //
-// It is a module of its own, so that kustomize and Helm are no dependencies of the product.
+// Run them with `go test -count=1 .`, because the test cache of go ignores files outside
+// of the module. After an intended change of deployments/, `go test -count=1 . -update`
+// rewrites testdata/; git diff then shows what changes for a cluster.
+//
+// It is a module of its own, so that the product does not depend on kustomize and Helm.
 package deployments

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package deployments
 
 import (
@@ -8,38 +10,40 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// places are all directories that kubectl apply -k is for, by the names of their files in testdata.
-func places() map[string]string {
-	places := others()
-	for _, o := range overlays() {
-		places[o.name] = o.dir
+// directories maps the names of files in testdata to the directories for kubectl apply
+// -k.
+func directories() map[string]string {
+	all := maps.Clone(others)
+	for _, o := range overlays {
+		all[o.name] = o.dir
 	}
-	return places
+	return all
 }
 
-func TestWhatAClusterGetsIsWhatTestdataHas(t *testing.T) {
-	for name, dir := range places() {
+func TestRenderedManifestsMatchTestdata(t *testing.T) {
+	for name, dir := range directories() {
 		t.Run(name, func(t *testing.T) {
 			got := kustomize(t, filepath.Join(manifests, dir))
 			file := filepath.Join("testdata", name+".yaml")
 			if *update {
 				must(t, os.WriteFile(file, []byte(got), 0o644))
 			}
-			if diff := cmp.Diff(string(readFile(t, file)), got); diff != "" {
-				t.Errorf("deployments/%s renders something else than %s; if it is meant, run with -update (-want +got):\n%s", dir, file, diff)
+			if diff := cmp.Diff(readFile(t, file), got); diff != "" {
+				t.Errorf("deployments/%s does not render %s; run with -update if that is intended (-want +got):\n%s",
+					dir, file, diff)
 			}
 		})
 	}
 }
 
-// A directory that nobody renders could hold anything.
 func TestEveryKustomizationIsRendered(t *testing.T) {
 	want := map[string]bool{"qat_plugin/base": true} // rendered as qat_plugin
-	for _, dir := range places() {
+	for _, dir := range directories() {
 		want[dir] = true
 	}
 	got := map[string]bool{}
@@ -51,33 +55,31 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		}
 		return err
 	}))
-	if diff := cmp.Diff(slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got))); diff != "" {
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("directories with a kustomization (-want +got):\n%s", diff)
 	}
 	files, err := filepath.Glob("testdata/*.yaml")
 	must(t, err)
+	names := slices.Collect(maps.Keys(directories()))
 	for _, file := range files {
-		if places()[strings.TrimSuffix(filepath.Base(file), ".yaml")] == "" {
-			t.Errorf("%s is of no directory", file)
+		if !slices.Contains(names, strings.TrimSuffix(filepath.Base(file), ".yaml")) {
+			t.Errorf("%s belongs to no directory", file)
 		}
 	}
 }
 
-// Every line is one that a person reads on a screen or beside a diff.
-func TestLinesAreNoLongerThanElsewhereInTheProject(t *testing.T) {
+func TestManifestLinesAreShortAndTrimmed(t *testing.T) {
+	const limit = 150
 	must(t, filepath.WalkDir(manifests, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		number := 0
-		for line := range strings.Lines(string(readFile(t, path))) {
-			number++
-			line = strings.TrimSuffix(line, "\n")
-			if n := len([]rune(line)); n > 150 {
-				t.Errorf("%s:%d has %d columns, more than 150", path, number, n)
+		for i, line := range strings.Split(readFile(t, path), "\n") {
+			if n := utf8.RuneCountInString(line); n > limit {
+				t.Errorf("%s:%d: %d columns, the limit is %d", path, i+1, n, limit)
 			}
 			if line != strings.TrimRight(line, " \t") {
-				t.Errorf("%s:%d ends in white space", path, number)
+				t.Errorf("%s:%d: trailing white space", path, i+1)
 			}
 		}
 		return nil

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package deployments
 
 import (
@@ -9,91 +11,91 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// A grant is one thing that a pod may do, or is spared, beyond a pod that asks for nothing.
-type grant struct{ what, why string }
+// A grant is a privilege of the plugin's pod over a pod with the strictest settings.
+type grant struct{ what, reason string }
 
-// common are the grants of both modes.
-func common() []grant {
-	return []grant{
-		{"runs as user 0", "sysfs attributes and the kubelet's directory are writable for their owner alone"},
-		{"user namespace of the host", "uevents reach no other"},
-		{"priority class system-node-critical", "without the plugin all devices of the node are unhealthy"},
-		{"tolerates any taint of NoSchedule", "nodes with accelerators are tainted to keep others away"},
-		{"reads /sys at /host/sys", "devices, drivers, IOMMU groups and debugfs; writes on the host are heard only on the same sysfs"},
-		{"writes /sys/devices at /host/sys/devices", "driver_override of VFs; uevent of lo"},
-		{"writes /sys/bus/pci at /host/sys/bus/pci", "drivers_probe, bind and unbind; uevent of the bus"},
-		{"writes /var/lib/kubelet/device-plugins at /var/lib/kubelet/device-plugins", "kubelet.sock and the plugin's sockets"},
-		{"listens on port 8081 of the pod", "the kubelet's probes"},
-	}
+// commonGrants are those of both modes.
+var commonGrants = []grant{
+	{"runs as user 0", "sysfs attributes and the kubelet's directory are writable only for root"},
+	{"user namespace of the host", "uevents reach no other user namespace"},
+	{"priority class system-node-critical", "without the plugin all devices of the node are unhealthy"},
+	{"tolerates every NoSchedule taint", "nodes with accelerators are tainted to keep other pods away"},
+	{"reads /sys at /host/sys", "devices, drivers, IOMMU groups and debugfs; inotify needs the host's own sysfs"},
+	{"writes /sys/devices at /host/sys/devices", "driver_override of VFs; uevent of lo"},
+	{"writes /sys/bus/pci at /host/sys/bus/pci", "drivers_probe, bind and unbind; uevent of the bus"},
+	{
+		"writes /var/lib/kubelet/device-plugins at /var/lib/kubelet/device-plugins",
+		"kubelet.sock and the plugin's sockets",
+	},
+	{"listens on port 8081 of the pod", "the kubelet's probes"},
 }
 
-// grants are all that an overlay's pod is granted, each with its reason.
-func (o overlay) grants() []grant {
-	switch o.name {
-	case "kernel":
-		return append(common(),
-			grant{"is privileged", "adf_ctl opens /dev/qat_adf_ctl, which the device cgroup allows no other container"},
-			grant{"reads /dev at /dev", "adf_ctl looks for the driver's nodes there, which come and go with the driver"},
-			grant{"reads /etc at /host/etc", "the devices' configuration files come and go"},
-			grant{"reads /usr/local/bin/adf_ctl at /usr/local/bin/adf_ctl", "it must fit the node's driver"},
-			grant{"reads /lib at /lib", "libraries of adf_ctl"},
-			grant{"reads /lib64 at /lib64", "libraries of adf_ctl, and what loads them"},
-			grant{"reads /usr/lib at /usr/lib", "libraries of adf_ctl"},
-			grant{"reads /usr/lib64 at /usr/lib64", "libraries of adf_ctl"},
-		)
-	case "cdi":
-		return append(dpdk(), grant{"writes /var/run/cdi at /var/run/cdi", "the spec of the VFs"})
-	default:
-		return dpdk()
-	}
-}
+var dpdkGrants = append(slices.Clone(commonGrants),
+	grant{"SELinux type container_device_plugin_t", "the default type denies sysfs and the kubelet's socket"},
+	grant{"reads /dev at /host/dev", "nodes of VFIO and UIO come and go"},
+)
 
-func dpdk() []grant {
-	return append(common(),
-		grant{"SELinux type container_device_plugin_t", "the ordinary one may neither write to sysfs nor speak to the kubelet"},
-		grant{"reads /dev at /host/dev", "nodes of VFIO and UIO come and go"},
-	)
-}
+var kernelGrants = append(slices.Clone(commonGrants),
+	grant{"is privileged", "adf_ctl opens /dev/qat_adf_ctl, which the device cgroup denies to other containers"},
+	grant{"reads /dev at /dev", "adf_ctl opens the driver's nodes there, which come and go with the driver"},
+	grant{"reads /etc at /host/etc", "the devices' configuration files come and go"},
+	grant{"reads /usr/local/bin/adf_ctl at /usr/local/bin/adf_ctl", "it must match the node's driver"},
+	grant{"reads /lib at /lib", "libraries of adf_ctl"},
+	grant{"reads /lib64 at /lib64", "libraries of adf_ctl, and the dynamic loader"},
+	grant{"reads /usr/lib at /usr/lib", "libraries of adf_ctl"},
+	grant{"reads /usr/lib64 at /usr/lib64", "libraries of adf_ctl"},
+)
 
-// Whoever grants more says why, here and in docs/security.md.
-func TestNoGrantIsUnaccountedFor(t *testing.T) {
-	for _, o := range overlays() {
-		t.Run(o.name, func(t *testing.T) {
-			var want []string
-			for _, g := range o.grants() {
-				if want = append(want, g.what); g.why == "" {
-					t.Errorf("%q has no reason", g.what)
-				}
+var cdiGrants = append(slices.Clone(dpdkGrants),
+	grant{"writes /var/run/cdi at /var/run/cdi", "the CDI spec of the VFs"},
+)
+
+// TestEveryGrantIsListed fails if a pod has a privilege that is not listed above.
+// docs/security.md lists them for users.
+func TestEveryGrantIsListed(t *testing.T) {
+	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
+		list := dpdkGrants
+		switch o.name {
+		case "kernel":
+			list = kernelGrants
+		case "cdi":
+			list = cdiGrants
+		}
+		var want []string
+		for _, g := range list {
+			if want = append(want, g.what); g.reason == "" {
+				t.Errorf("no reason for %q", g.what)
 			}
-			slices.Sort(want)
-			if diff := cmp.Diff(want, granted(t, o.plugin(t))); diff != "" {
-				t.Errorf("grants (-accounted for +given):\n%s", diff)
-			}
-		})
-	}
+		}
+		slices.Sort(want)
+		if diff := cmp.Diff(want, grants(t, p)); diff != "" {
+			t.Errorf("(-listed +granted):\n%s", diff)
+		}
+	})
 }
 
-// granted lists what a pod is granted. Whatever it has no word for ends the test, so nothing is passed over.
-func granted(t testing.TB, p plugin) (list []string) {
+// grants returns the grants of a pod, sorted. It fails the test for a setting that it
+// cannot describe.
+func grants(t testing.TB, p plugin) (list []string) {
 	t.Helper()
-	add := func(condition bool, format string, args ...any) {
-		if condition {
+	add := func(granted bool, format string, args ...any) {
+		if granted {
 			list = append(list, fmt.Sprintf(format, args...))
 		}
 	}
-	spec, c := p.pod(), p.container(t)
+	spec, c := p.podSpec(), p.container(t)
 	add(spec.HostNetwork, "network of the host")
 	add(spec.HostPID, "processes of the host")
 	add(spec.HostIPC, "IPC of the host")
-	add(spec.HostUsers == nil || *spec.HostUsers, "user namespace of the host")
-	add(spec.AutomountServiceAccountToken == nil || *spec.AutomountServiceAccountToken, "token of a service account")
-	add(spec.EnableServiceLinks == nil || *spec.EnableServiceLinks, "variables of services")
+	add(isNilOr(spec.HostUsers, true), "user namespace of the host")
+	add(isNilOr(spec.AutomountServiceAccountToken, true), "token of a service account")
+	add(isNilOr(spec.EnableServiceLinks, true), "environment variables of services")
 	add(spec.PriorityClassName != "", "priority class %s", spec.PriorityClassName)
 	for _, toleration := range spec.Tolerations {
-		add(toleration.Effect == "", "tolerates any taint")
-		add(toleration.Effect != "", "tolerates any taint of %s", toleration.Effect)
+		add(toleration.Effect == "", "tolerates every taint")
+		add(toleration.Effect != "", "tolerates every %s taint", toleration.Effect)
 		if toleration.Operator != corev1.TolerationOpExists || toleration.Key != "" {
-			t.Fatalf("the toleration %v has no word here", toleration)
+			t.Fatalf("unknown toleration %v", toleration)
 		}
 	}
 	for _, port := range c.Ports {
@@ -101,25 +103,29 @@ func granted(t testing.TB, p plugin) (list []string) {
 		add(port.HostPort != 0, "listens on port %d of the host", port.HostPort)
 	}
 	if spec.SecurityContext != nil {
-		t.Fatal("a security context of the pod has no word here: say it at the container")
+		t.Fatal("the pod has a security context: set it for the container")
 	}
 	s := c.SecurityContext
 	privileged := s.Privileged != nil && *s.Privileged
 	add(privileged, "is privileged")
-	add(s.RunAsUser == nil || *s.RunAsUser == 0, "runs as user 0")
-	add(s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem, "writes to its image")
-	add(s.ProcMount != nil && *s.ProcMount != corev1.DefaultProcMount, "sees /proc unmasked")
+	add(isNilOr(s.RunAsUser, 0), "runs as user 0")
+	add(isNilOr(s.ReadOnlyRootFilesystem, false), "writes to its root file system")
+	add(s.ProcMount != nil && *s.ProcMount != corev1.DefaultProcMount, "unmasked /proc")
 	add(s.AppArmorProfile != nil, "AppArmor %v", s.AppArmorProfile)
-	if !privileged { // which is all of these
-		add(s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation, "gains privileges by running a program")
-		add(s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}), "capabilities that a runtime gives")
+	if !privileged { // which includes all of these
+		add(isNilOr(s.AllowPrivilegeEscalation, true), "privilege escalation")
+		dropsAll := s.Capabilities != nil && slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"})
+		add(!dropsAll, "the runtime's default capabilities")
 		if s.Capabilities != nil {
 			for _, capability := range s.Capabilities.Add {
 				add(true, "capability %s", capability)
 			}
 		}
-		add(s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault, "system calls beyond the runtime's default")
-		add(s.SELinuxOptions != nil, "SELinux type %s", s.SELinuxOptions.Type)
+		confined := s.SeccompProfile != nil && s.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault
+		add(!confined, "system calls outside of the runtime's default profile")
+		if s.SELinuxOptions != nil {
+			add(true, "SELinux type %s", s.SELinuxOptions.Type)
+		}
 	}
 	mounted := map[string]bool{}
 	for _, m := range c.VolumeMounts {
@@ -127,76 +133,83 @@ func granted(t testing.TB, p plugin) (list []string) {
 		path := p.hostPath(t, m.Name)
 		add(path != "" && m.ReadOnly, "reads %s at %s", path, m.MountPath)
 		add(path != "" && !m.ReadOnly, "writes %s at %s", path, m.MountPath)
-		add(path == "" && !m.ReadOnly, "writes to a directory of its own at %s", m.MountPath)
-		add(m.MountPropagation != nil, "mounts go %v at %s", m.MountPropagation, m.MountPath)
+		add(path == "" && !m.ReadOnly, "writes to an empty directory at %s", m.MountPath)
+		add(m.MountPropagation != nil, "mount propagation %v at %s", m.MountPropagation, m.MountPath)
 	}
 	for _, v := range spec.Volumes {
-		add(!mounted[v.Name], "the volume %s for nothing", v.Name)
+		add(!mounted[v.Name], "unused volume %s", v.Name)
 	}
 	slices.Sort(list)
 	return list
 }
 
-// A runtime that can makes what is mounted below them read-only, too; a file has nothing below it.
-func TestReadingADirectoryOfTheHostHoldsForWhatIsMountedBelowIt(t *testing.T) {
-	for _, o := range overlays() {
-		p := o.plugin(t)
+// isNilOr reports whether a pointer is nil or points to a value.
+func isNilOr[T comparable](p *T, value T) bool { return p == nil || *p == value }
+
+// TestHostDirectoriesAreRecursivelyReadOnly: without recursiveReadOnly, file systems
+// mounted below a read-only mount remain writable. Only recent runtimes support it.
+func TestHostDirectoriesAreRecursivelyReadOnly(t *testing.T) {
+	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
 		for _, m := range p.container(t).VolumeMounts {
 			switch p.hostPath(t, m.Name) {
 			case "/sys", "/dev", "/etc":
 				if m.RecursiveReadOnly == nil || *m.RecursiveReadOnly != corev1.RecursiveReadOnlyIfPossible {
-					t.Errorf("%s: %s is not recursiveReadOnly: IfPossible", o.name, m.Name)
+					t.Errorf("%s is not recursiveReadOnly: IfPossible", m.Name)
 				}
 			}
 		}
-	}
+	})
 }
 
-// The default AppArmor profiles of containerd and CRI-O deny writes below /sys, and the pod keeps them.
-func TestNothingIsWrittenWhereAppArmorForbidsIt(t *testing.T) {
-	for _, o := range overlays() {
-		p := o.plugin(t)
+// TestNoWritableMountWhereAppArmorDeniesWrites: the default AppArmor profiles of
+// containerd and CRI-O deny writes below /sys and /proc, and the pod keeps the default.
+func TestNoWritableMountWhereAppArmorDeniesWrites(t *testing.T) {
+	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
 		for _, m := range p.container(t).VolumeMounts {
-			for _, forbidden := range []string{"/sys", "/proc"} {
-				if _, below := below(m.MountPath, forbidden); below && !m.ReadOnly {
-					t.Errorf("%s: %s is written at %s, which the runtime's AppArmor profile denies", o.name, m.Name, m.MountPath)
+			for _, denied := range []string{"/sys", "/proc"} {
+				if _, ok := below(m.MountPath, denied); ok && !m.ReadOnly {
+					t.Errorf("%s is writable at %s, where AppArmor denies writes", m.Name, m.MountPath)
 				}
 			}
 		}
-	}
+	})
 }
 
-// On cgroup v1, or with a runtime that knows no recursive read-only mounts, user 0 could give itself every device through the host's cgroups.
-func TestTheHostsCgroupsAreHidden(t *testing.T) {
-	for _, o := range overlays() {
+// TestHostCgroupsAreHidden: with cgroup v1, or with a runtime that does not support
+// recursive read-only mounts, user 0 could give itself access to every device through the
+// host's cgroups.
+func TestHostCgroupsAreHidden(t *testing.T) {
+	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
 		if o.name == "kernel" {
-			continue // is privileged
+			return // privileged
 		}
-		if m, onHost := o.plugin(t).mount(t, "/host/sys/fs/cgroup"); m == nil || onHost != "/cgroup" || !m.ReadOnly {
-			t.Errorf("%s: /host/sys/fs/cgroup is %q of the host", o.name, onHost)
+		if m, onHost := p.mount(t, "/host/sys/fs/cgroup"); m == nil || onHost != "/cgroup" || !m.ReadOnly {
+			t.Errorf("/host/sys/fs/cgroup is %q on the host", onHost)
 		}
-	}
+	})
 }
 
-// A directory that is missing is a reason to say so and not to make it, on the host.
-func TestNothingIsMadeOnTheHost(t *testing.T) {
-	for _, o := range overlays() {
-		for _, v := range o.plugin(t).pod().Volumes {
+// TestHostPathsMustExist: a runtime creates a missing directory on the host unless the
+// volume has a type.
+func TestHostPathsMustExist(t *testing.T) {
+	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
+		for _, v := range p.podSpec().Volumes {
 			if v.HostPath == nil || v.HostPath.Path == "/var/run/cdi" {
 				continue
 			}
-			if kind := v.HostPath.Type; kind == nil || *kind != corev1.HostPathDirectory && *kind != corev1.HostPathFile {
-				t.Errorf("%s: the type of %s is %v, want Directory or File: else a runtime makes it where it is missing", o.name, v.HostPath.Path, kind)
+			kind := v.HostPath.Type
+			if kind == nil || *kind != corev1.HostPathDirectory && *kind != corev1.HostPathFile {
+				t.Errorf("volume %s has type %v, want Directory or File", v.HostPath.Path, kind)
 			}
 		}
-	}
+	})
 }
 
-func TestTheNetworkIsClosed(t *testing.T) {
-	for _, o := range overlays() {
-		policy := o.plugin(t).policy.Spec
+func TestNetworkPolicyDeniesAll(t *testing.T) {
+	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
+		policy := p.policy.Spec
 		if len(policy.PolicyTypes) != 2 || len(policy.Ingress)+len(policy.Egress) > 0 {
-			t.Errorf("%s: the policy lets something through: %v", o.name, policy)
+			t.Errorf("the network policy allows traffic: %v", policy)
 		}
-	}
+	})
 }

@@ -1,8 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package deployments
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -12,11 +13,13 @@ import (
 	"qatplugin/qat"
 )
 
-// Field for field: neither Helm nor the chart adds a label of its own.
-func TestTheChartRendersWhatKustomizeRenders(t *testing.T) {
-	for _, o := range overlays() {
+// TestChartMatchesKustomize compares field for field: neither Helm nor the chart adds
+// labels.
+func TestChartMatchesKustomize(t *testing.T) {
+	for _, o := range overlays {
 		t.Run(o.name, func(t *testing.T) {
-			want, got := objectsOf(t, kustomize(t, manifests+"/"+o.dir)), objectsOf(t, mustHelm(t, o.values))
+			want := objectsOf(t, kustomize(t, manifests+"/"+o.dir))
+			got := objectsOf(t, mustHelm(t, o.values))
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("with values %s (-kustomize +helm):\n%s", o.values, diff)
 			}
@@ -24,103 +27,132 @@ func TestTheChartRendersWhatKustomizeRenders(t *testing.T) {
 	}
 }
 
-// A knob is a value of the chart, set to something else.
-type knob struct {
-	value  string // path in values.yaml
-	values string
-	same   string // what says the same in a kustomization of one's own, on top of the base; "": kustomize has patches for it
-	holds  string // what is then rendered
+// A setting is a value of the chart that differs from the default.
+type setting struct {
+	name      string // path in values.yaml
+	values    string
+	kustomize string // lines of a user's kustomization for the same; "" if it needs a patch
+	rendered  string // a part of what the chart renders
 }
 
-const configPatch = "patches: [{patch: '{apiVersion: v1, kind: ConfigMap, metadata: {name: intel-qat-plugin-config}, data: {%s}}'}]\n"
-
-func knobs() []knob {
-	const digest = "sha256:0123456789012345678901234567890123456789012345678901234567890123"
-	return []knob{
-		{"mode", `{mode: kernel}`, "", "-mode=kernel"},
-		{
-			"image.repository", `{image: {repository: registry.example.com/x}}`,
-			"images: [{name: intel-qat-plugin, newName: registry.example.com/x}]\n", "image: registry.example.com/x:devel",
-		},
-		{"image.tag", `{image: {tag: v1}}`, "images: [{name: intel-qat-plugin, newTag: v1}]\n", "image: intel-qat-plugin:v1"},
-		{
-			"image.digest", `{image: {digest: "` + digest + `"}}`,
-			"images: [{name: intel-qat-plugin, digest: '" + digest + "'}]\n", "image: intel-qat-plugin@" + digest,
-		},
-		{"image.pullPolicy", `{image: {pullPolicy: Always}}`, "", "imagePullPolicy: Always"},
-		{"imagePullSecrets", `{imagePullSecrets: [{name: registry}]}`, "", "imagePullSecrets:\n      - name: registry"},
-		{"nameSuffix", `{nameSuffix: -two}`, "nameSuffix: -two\n", "name: intel-qat-plugin-config-two"},
-		{"config.dpdkDriver", `{config: {dpdkDriver: igb_uio}}`, fmt.Sprintf(configPatch, "DPDK_DRIVER: igb_uio"), `"igb_uio"`},
-		{
-			"config.kernelVFDrivers", `{config: {kernelVFDrivers: [4xxxvf, 6xxxvf]}}`,
-			fmt.Sprintf(configPatch, `KERNEL_VF_DRIVERS: "4xxxvf,6xxxvf"`), `"4xxxvf,6xxxvf"`,
-		},
-		{"config.maxNumDevices", `{config: {maxNumDevices: 1000000}}`, fmt.Sprintf(configPatch, `MAX_NUM_DEVICES: "1000000"`), `"1000000"`},
-		{"config.verbosity", `{config: {verbosity: 4}}`, fmt.Sprintf(configPatch, `VERBOSITY: "4"`), `VERBOSITY: "4"`},
-		{"extraArgs", `{extraArgs: [-bind=false]}`, "", "- -bind=false"},
-		{"cdi.enabled", `{cdi: {enabled: true}}`, "", "- -use-cdi"},
-		{"nfd.enabled", `{nfd: {enabled: true}}`, "", `intel.feature.node.kubernetes.io/qat: "true"`},
-		{"networkPolicy.enabled", `{networkPolicy: {enabled: false}}`, "", ""},
-		{"nodeSelector", `{nodeSelector: {pool: qat}}`, "", "pool: qat"},
-		{"tolerations", `{tolerations: [{operator: Exists}]}`, "", "tolerations:\n      - operator: Exists\n      nodeSelector"},
-		{"priorityClassName", `{priorityClassName: ""}`, "", ""},
-		{"resources", `{resources: {limits: {memory: 1Gi}}}`, "", "memory: 1Gi"},
-	}
+// configPatch returns a kustomization that sets an entry of the ConfigMap.
+func configPatch(entry string) string {
+	return "patches: [{patch: '{apiVersion: v1, kind: ConfigMap, metadata: {name: intel-qat-plugin-config}, " +
+		"data: {" + entry + "}}'}]\n"
 }
 
-func TestEachValueChangesWhatIsRendered(t *testing.T) {
-	base := mustHelm(t, ``)
-	for _, k := range knobs() {
-		t.Run(k.value, func(t *testing.T) {
-			got := mustHelm(t, k.values)
-			if got == base || !strings.Contains(got, k.holds) {
-				t.Errorf("with values %s nothing says %q:\n%s", k.values, k.holds, got)
+const digest = "sha256:0123456789012345678901234567890123456789012345678901234567890123"
+
+var settings = []setting{
+	{"mode", `{mode: kernel}`, "", "-mode=kernel"},
+	{
+		"image.repository",
+		`{image: {repository: registry.example.com/x}}`,
+		"images: [{name: intel-qat-plugin, newName: registry.example.com/x}]\n",
+		"image: registry.example.com/x:devel",
+	},
+	{
+		"image.tag",
+		`{image: {tag: v1}}`,
+		"images: [{name: intel-qat-plugin, newTag: v1}]\n",
+		"image: intel-qat-plugin:v1",
+	},
+	{
+		"image.digest",
+		`{image: {digest: "` + digest + `"}}`,
+		"images: [{name: intel-qat-plugin, digest: '" + digest + "'}]\n",
+		"image: intel-qat-plugin@" + digest,
+	},
+	{"image.pullPolicy", `{image: {pullPolicy: Always}}`, "", "imagePullPolicy: Always"},
+	{"imagePullSecrets", `{imagePullSecrets: [{name: registry}]}`, "", "imagePullSecrets:\n      - name: registry"},
+	{"nameSuffix", `{nameSuffix: -two}`, "nameSuffix: -two\n", "name: intel-qat-plugin-config-two"},
+	{
+		"config.dpdkDriver",
+		`{config: {dpdkDriver: igb_uio}}`,
+		configPatch("DPDK_DRIVER: igb_uio"),
+		`"igb_uio"`,
+	},
+	{
+		"config.kernelVFDrivers",
+		`{config: {kernelVFDrivers: [4xxxvf, 6xxxvf]}}`,
+		configPatch(`KERNEL_VF_DRIVERS: "4xxxvf,6xxxvf"`),
+		`"4xxxvf,6xxxvf"`,
+	},
+	{
+		"config.maxNumDevices",
+		`{config: {maxNumDevices: 1000000}}`,
+		configPatch(`MAX_NUM_DEVICES: "1000000"`),
+		`"1000000"`,
+	},
+	{"config.verbosity", `{config: {verbosity: 4}}`, configPatch(`VERBOSITY: "4"`), `VERBOSITY: "4"`},
+	{"extraArgs", `{extraArgs: [-bind=false]}`, "", "- -bind=false"},
+	{"cdi.enabled", `{cdi: {enabled: true}}`, "", "- -use-cdi"},
+	{"nfd.enabled", `{nfd: {enabled: true}}`, "", `intel.feature.node.kubernetes.io/qat: "true"`},
+	{"networkPolicy.enabled", `{networkPolicy: {enabled: false}}`, "", ""},
+	{"nodeSelector", `{nodeSelector: {pool: qat}}`, "", "pool: qat"},
+	{
+		"tolerations",
+		`{tolerations: [{operator: Exists}]}`,
+		"",
+		"tolerations:\n      - operator: Exists\n      nodeSelector",
+	},
+	{"priorityClassName", `{priorityClassName: ""}`, "", ""},
+	{"resources", `{resources: {limits: {memory: 1Gi}}}`, "", "memory: 1Gi"},
+}
+
+func TestChartValues(t *testing.T) {
+	defaults := mustHelm(t, ``)
+	for _, s := range settings {
+		t.Run(s.name, func(t *testing.T) {
+			got := mustHelm(t, s.values)
+			if got == defaults || !strings.Contains(got, s.rendered) {
+				t.Errorf("values %s do not render %q:\n%s", s.values, s.rendered, got)
 			}
-			decode(t, got) // still what the API knows
-			if k.same == "" {
+			decode(t, got) // fails for fields that the API does not know
+			if s.kustomize == "" {
 				return
 			}
-			if diff := cmp.Diff(objectsOf(t, kustomizeOn(t, "qat_plugin", k.same)), objectsOf(t, got)); diff != "" {
-				t.Errorf("(-kustomize with %s +helm with %s):\n%s", strings.TrimSpace(k.same), k.values, diff)
+			want := objectsOf(t, kustomizeOn(t, "qat_plugin", s.kustomize))
+			if diff := cmp.Diff(want, objectsOf(t, got)); diff != "" {
+				t.Errorf("(-kustomize with %s +helm with %s):\n%s", strings.TrimSpace(s.kustomize), s.values, diff)
 			}
 		})
 	}
 }
 
-// Each value is a knob above, stands in the schema, and has a comment.
-func TestEachValueIsKnown(t *testing.T) {
-	c := loadChart(t)
+func TestChartValuesAreTestedAndDocumented(t *testing.T) {
 	var want []string
-	for _, k := range knobs() {
-		want = append(want, k.value)
+	for _, s := range settings {
+		want = append(want, s.name)
 	}
 	slices.Sort(want)
-	if diff := cmp.Diff(want, leaves("", c.Values)); diff != "" {
-		t.Errorf("(-knobs +values.yaml):\n%s", diff)
+	if diff := cmp.Diff(want, valueNames("", loadChart(t).Values)); diff != "" {
+		t.Errorf("(-settings above +values.yaml):\n%s", diff)
 	}
-	for _, section := range strings.Split(string(readFile(t, chartDir, "values.yaml")), "\n\n")[1:] {
+	for _, section := range strings.Split(readFile(t, chartDir, "values.yaml"), "\n\n")[1:] {
 		if !strings.HasPrefix(section, "# ") && !strings.HasPrefix(section, "image:") {
-			t.Errorf("a value has no comment:\n%s", section)
+			t.Errorf("value without a comment:\n%s", section)
 		}
 	}
 }
 
-// leaves are the paths of the values. What a user fills in, or takes as a whole, is one.
-func leaves(path string, values map[string]any) (paths []string) {
-	for _, key := range slices.Sorted(maps.Keys(values)) {
-		inner, isMap := values[key].(map[string]any)
-		if name := strings.TrimPrefix(path+"."+key, "."); isMap && !slices.Contains([]string{"nodeSelector", "resources"}, name) {
-			paths = append(paths, leaves(name, inner)...)
+// valueNames returns the paths of the values, sorted. Maps that users set as a whole are
+// one value.
+func valueNames(path string, values map[string]any) (names []string) {
+	for key, value := range values {
+		name := strings.TrimPrefix(path+"."+key, ".")
+		if inner, isMap := value.(map[string]any); isMap && name != "nodeSelector" && name != "resources" {
+			names = append(names, valueNames(name, inner)...)
 		} else {
-			paths = append(paths, name)
+			names = append(names, name)
 		}
 	}
-	slices.Sort(paths)
-	return paths
+	slices.Sort(names)
+	return names
 }
 
-func TestAWrongValueIsRefusedWithItsName(t *testing.T) {
-	for values, want := range map[string]string{
+func TestInvalidChartValues(t *testing.T) {
+	for values, want := range map[string]string{ // what the error names
 		`{mode: dpkd}`:                                "mode",
 		`{modes: dpdk}`:                               "modes",
 		`{image: {name: x}}`:                          "name",
@@ -133,7 +165,7 @@ func TestAWrongValueIsRefusedWithItsName(t *testing.T) {
 		`{config: {maxNumDevices: -1}}`:               "maxNumDevices",
 		`{config: {verbosity: "4"}}`:                  "verbosity",
 		`{extraArgs: [steal]}`:                        "extraArgs",
-		`{mode: kernel, cdi: {enabled: true}}`:        "cdi.enabled is of mode dpdk",
+		`{mode: kernel, cdi: {enabled: true}}`:        "cdi.enabled",
 		`{config: {VERBOSITY: "4"}}`:                  "VERBOSITY",
 		`{networkPolicy: {enabled: "no"}}`:            "networkPolicy",
 		`{imagePullSecrets: [registry]}`:              "imagePullSecrets",
@@ -143,13 +175,12 @@ func TestAWrongValueIsRefusedWithItsName(t *testing.T) {
 		`{priorityClassName: [system-node-critical]}`: "priorityClassName",
 	} {
 		if _, _, err := helm(t, "any", values); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("values %s: error %v, want one that says %s", values, err, want)
+			t.Errorf("values %s: error %v, want one that names %s", values, err, want)
 		}
 	}
 }
 
-// What the schema allows is what the program does.
-func TestTheSchemaAllowsWhatTheProgramKnows(t *testing.T) {
+func TestChartSchemaAllowsAllDrivers(t *testing.T) {
 	for _, driver := range qat.DPDKDrivers() {
 		mustHelm(t, `{config: {dpdkDriver: `+driver+`}}`)
 	}
@@ -158,42 +189,45 @@ func TestTheSchemaAllowsWhatTheProgramKnows(t *testing.T) {
 	}
 }
 
-// A node has room for one plugin, whoever installed it, and with kustomize or with Helm.
-func TestNamesAreNotTheReleases(t *testing.T) {
+// TestChartIgnoresReleaseName: a node has room for one plugin, however it was installed.
+func TestChartIgnoresReleaseName(t *testing.T) {
 	one, _, err := helm(t, "one", ``)
 	must(t, err)
-	other, _, err := helm(t, "other", ``)
+	two, _, err := helm(t, "two", ``)
 	must(t, err)
-	if diff := cmp.Diff(one, other); diff != "" {
-		t.Errorf("two releases (-one +other):\n%s", diff)
+	if diff := cmp.Diff(one, two); diff != "" {
+		t.Errorf("(-release one +release two):\n%s", diff)
 	}
 }
 
-func TestTheNotesNameWhatWasInstalled(t *testing.T) {
-	for _, o := range overlays() {
+func TestChartNotesNameInstalledObjects(t *testing.T) {
+	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
 		_, notes, err := helm(t, "any", o.values)
 		must(t, err)
-		name := o.plugin(t).daemonSet.Name
+		name := p.daemonSet.Name
 		for _, want := range []string{
-			"kubectl -n accelerators rollout status daemonset/" + name + "\n", "kubectl -n accelerators logs daemonset/" + name + "\n",
-			fmt.Sprintf("port-forward daemonset/%s %d", name, o.plugin(t).container(t).Ports[0].ContainerPort), "readyz?verbose",
+			"kubectl -n accelerators rollout status daemonset/" + name + "\n",
+			"kubectl -n accelerators logs daemonset/" + name + "\n",
+			fmt.Sprintf("port-forward daemonset/%s %d", name, p.container(t).Ports[0].ContainerPort),
+			"readyz?verbose",
 		} {
 			if !strings.Contains(notes, want) {
-				t.Errorf("%s: the notes do not say %q:\n%s", o.name, want, notes)
+				t.Errorf("the notes lack %q:\n%s", want, notes)
 			}
 		}
-	}
+	})
 }
 
-func TestTheChartIsOneThatHelmPackages(t *testing.T) {
+func TestChartIsValid(t *testing.T) {
 	c := loadChart(t)
 	must(t, c.Validate())
 	if c.Name() != "intel-qat-plugin" || c.AppVersion() != "devel" {
 		t.Errorf("the chart is %s with appVersion %s", c.Name(), c.AppVersion())
 	}
+	known := []string{"Chart.yaml", "values.yaml", "values.schema.json", ".helmignore"}
 	for _, f := range c.Raw {
-		if !strings.HasPrefix(f.Name, "templates/") && !slices.Contains([]string{"Chart.yaml", "values.yaml", "values.schema.json", ".helmignore"}, f.Name) {
-			t.Errorf("the chart also holds %s", f.Name)
+		if !strings.HasPrefix(f.Name, "templates/") && !slices.Contains(known, f.Name) {
+			t.Errorf("unexpected file %s in the chart", f.Name)
 		}
 	}
 }

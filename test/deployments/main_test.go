@@ -1,23 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package deployments
 
 import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-// top is the project's directory, and manifests that of what is tested.
 const (
-	top       = "../.."
+	top       = "../.." // the project's directory
 	manifests = top + "/deployments"
 )
 
-var update = flag.Bool("update", false, "write testdata anew, from what is rendered now")
+var update = flag.Bool("update", false, "rewrite testdata")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// An overlay is one way to install the plugin.
+type overlay struct {
+	name   string // of its file in testdata
+	dir    string // below deployments
+	values string // of the chart, which render the same
+}
+
+var overlays = []overlay{
+	{"base", "qat_plugin", ``},
+	{"debug", "qat_plugin/overlays/debug", `{nameSuffix: -debug, config: {verbosity: 4}}`},
+	{"kernel", "qat_plugin/overlays/kernel", `{mode: kernel}`},
+	{"cdi", "qat_plugin/overlays/cdi", `{cdi: {enabled: true}}`},
+	{"nfd", "qat_plugin/overlays/nfd", `{nfd: {enabled: true}}`},
+}
+
+// others maps the names of files in testdata to the directories of deployments that do
+// not install the plugin.
+var others = map[string]string{
+	"node-feature-rules": "nfd",
+	"sample":             "workloads/sample",
+	"crypto-perf":        "workloads/crypto-perf",
+	"compress-perf":      "workloads/compress-perf",
+}
+
+// overlayNamed returns the plugin that an overlay installs.
+func overlayNamed(t testing.TB, name string) plugin {
+	t.Helper()
+	for _, o := range overlays {
+		if o.name == name {
+			return o.plugin(t)
+		}
+	}
+	t.Fatalf("no overlay %s", name)
+	panic("unreachable")
+}
+
+// forEachOverlay runs a subtest for each overlay.
+func forEachOverlay(t *testing.T, test func(t *testing.T, o overlay, p plugin)) {
+	for _, o := range overlays {
+		t.Run(o.name, func(t *testing.T) { test(t, o, o.plugin(t)) })
+	}
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -26,9 +72,27 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func readFile(t testing.TB, elements ...string) []byte {
+func readFile(t testing.TB, elements ...string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(elements...))
 	must(t, err)
-	return text
+	return string(text)
+}
+
+// findInSource returns the submatches of a pattern in a source file of the product, for
+// what the product does not export. There must be at least min matches.
+func findInSource(t testing.TB, file, pattern string, min int) [][]string {
+	t.Helper()
+	found := regexp.MustCompile(pattern).FindAllStringSubmatch(readFile(t, top, file), -1)
+	if len(found) < min {
+		t.Fatalf("%s has %d matches of %s, want at least %d", file, len(found), pattern, min)
+	}
+	return found
+}
+
+// below returns the part of a path after a directory, and whether the path is in the
+// directory or is the directory itself.
+func below(path, dir string) (rest string, ok bool) {
+	rest, ok = strings.CutPrefix(path, dir)
+	return rest, ok && (rest == "" || rest[0] == '/')
 }

@@ -1,95 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package deployments
 
 import (
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// below is what of a path comes after a directory.
-func below(path, dir string) (rest string, ok bool) {
-	rest, ok = strings.CutPrefix(path, dir)
-	return rest, ok && (rest == "" || rest[0] == '/')
+// TestNamesAndSelectors: users, scripts and Intel's own installations depend on these
+// names, and the selector of a DaemonSet is immutable.
+func TestNamesAndSelectors(t *testing.T) {
+	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
+		app, suffix := "intel-qat-plugin", ""
+		switch o.name {
+		case "kernel":
+			app = "intel-qat-kernel-plugin"
+		case "debug":
+			suffix = "-debug"
+		}
+		type names struct {
+			DaemonSet, ConfigMap, NetworkPolicy, Container string
+			Labels, Selector, PodLabels, PolicySelector    map[string]string
+		}
+		label := map[string]string{"app": app}
+		want := names{app + suffix, app + "-config" + suffix, app + suffix, app, label, label, label, label}
+		d := p.daemonSet
+		got := names{
+			DaemonSet:      d.Name,
+			ConfigMap:      p.config.Name,
+			NetworkPolicy:  p.policy.Name,
+			Container:      p.container(t).Name,
+			Labels:         d.Labels,
+			Selector:       d.Spec.Selector.MatchLabels,
+			PodLabels:      d.Spec.Template.Labels,
+			PolicySelector: p.policy.Spec.PodSelector.MatchLabels,
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		for _, namespace := range []string{d.Namespace, p.config.Namespace, p.policy.Namespace} {
+			if namespace != "" {
+				t.Errorf("namespace %s is set: users choose it with -n", namespace)
+			}
+		}
+	})
 }
 
-// People, scripts and Intel's own installations know these, and a selector can never be changed.
-func TestNamesAndSelectorsStay(t *testing.T) {
-	for _, o := range overlays() {
-		t.Run(o.name, func(t *testing.T) {
-			p := o.plugin(t)
-			app, suffix := "intel-qat-plugin", ""
-			switch o.name {
-			case "kernel":
-				app = "intel-qat-kernel-plugin"
-			case "debug":
-				suffix = "-debug"
-			}
-			type names struct {
-				DaemonSet, ConfigMap, NetworkPolicy, Container string
-				Labels, Selector, PodLabels, PolicySelector    map[string]string
-			}
-			label := map[string]string{"app": app}
-			want := names{app + suffix, app + "-config" + suffix, app + suffix, app, label, label, label, label}
-			d := p.daemonSet
-			got := names{
-				d.Name, p.config.Name, p.policy.Name, p.container(t).Name,
-				d.Labels, d.Spec.Selector.MatchLabels, d.Spec.Template.Labels, p.policy.Spec.PodSelector.MatchLabels,
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-			for _, object := range objectsOf(t, kustomize(t, manifests+"/"+o.dir)) {
-				if namespace := object["metadata"].(map[string]any)["namespace"]; namespace != nil {
-					t.Errorf("%v names the namespace %v: people choose it with -n", object["kind"], namespace)
-				}
-			}
-		})
-	}
-}
-
-// Both can be in one namespace, each on its nodes.
-func TestTheTwoModesShareNoObject(t *testing.T) {
+// TestModesShareNoObject: both modes can be installed in one namespace, each on its
+// nodes. An object in both would be overwritten by one installation and removed with the
+// other.
+func TestModesShareNoObject(t *testing.T) {
 	base := objectsOf(t, kustomize(t, manifests+"/qat_plugin"))
 	for key := range objectsOf(t, kustomize(t, manifests+"/qat_plugin/overlays/kernel")) {
 		if base[key] != nil {
-			t.Errorf("%s is in both: each installation would overwrite it, and each removal take it from the other", key)
+			t.Errorf("%s is in both modes", key)
 		}
 	}
 }
 
-func TestAnImageIsSetByItsName(t *testing.T) {
-	for _, o := range overlays() {
-		text := kustomizeOn(t, o.dir, "images: [{name: intel-qat-plugin, newName: registry.example.com/qat/plugin, newTag: v1.2.3}]\n")
-		image := decode(t, text).daemonSets[0].Spec.Template.Spec.Containers[0].Image
-		if want := "registry.example.com/qat/plugin:v1.2.3"; image != want {
-			t.Errorf("%s: after `kustomize edit set image intel-qat-plugin=%s` the image is %s", o.name, want, image)
+func TestKustomizeSetsImage(t *testing.T) {
+	for _, o := range overlays {
+		const lines = "images: [{name: intel-qat-plugin, newName: registry.example.com/plugin, newTag: v1.2.3}]\n"
+		image := decode(t, kustomizeOn(t, o.dir, lines)).daemonSets[0].Spec.Template.Spec.Containers[0].Image
+		if want := "registry.example.com/plugin:v1.2.3"; image != want {
+			t.Errorf("%s: image %s, want %s", o.name, image, want)
 		}
 	}
 	for _, name := range []string{"crypto-perf", "compress-perf"} {
-		text := kustomizeOn(t, others()[name], "images: [{name: "+name+", newName: registry.example.com/perf}]\n")
-		if image := decode(t, text).pods[0].Spec.Containers[0].Image; image != "registry.example.com/perf:devel" {
-			t.Errorf("%s: its image was not set, it is %s", name, image)
+		lines := "images: [{name: " + name + ", newName: registry.example.com/perf}]\n"
+		image := decode(t, kustomizeOn(t, others[name], lines)).pods[0].Spec.Containers[0].Image
+		if want := "registry.example.com/perf:devel"; image != want {
+			t.Errorf("%s: image %s, want %s", name, image, want)
 		}
 	}
 }
 
-// What the kernel mode's pod does not need to do otherwise, it does as the base's pod.
-func TestTheKernelPodIsLikeTheBasePodWhereNothingForbidsIt(t *testing.T) {
-	specs := map[string]any{}
-	for _, o := range overlays() {
-		if !slices.Contains([]string{"base", "kernel"}, o.name) {
-			continue
-		}
-		p := o.plugin(t)
+// TestKernelPodMatchesBasePod ignores what other tests check: names and labels
+// (TestNamesAndSelectors), privileges (TestEveryGrantIsListed) and arguments
+// (TestProgram).
+func TestKernelPodMatchesBasePod(t *testing.T) {
+	strip := func(p plugin) any {
 		d, c := &p.daemonSet, p.container(t)
-		d.Name, d.Labels, d.Spec.Selector, d.Spec.Template.Labels = "", nil, nil, nil // see TestNamesAndSelectorsStay
+		d.Spec.Selector, d.Spec.Template.Labels, d.Spec.Template.Spec.Volumes = nil, nil, nil
 		c.Name, c.Env, c.Args, c.TerminationMessagePath = "", nil, nil, ""
-		d.Spec.Template.Spec.Volumes, c.VolumeMounts, c.SecurityContext = nil, nil, nil // see TestNoGrantIsUnaccountedFor
-		specs[o.name] = d.Spec
+		c.VolumeMounts, c.SecurityContext = nil, nil
+		return d.Spec
 	}
-	if diff := cmp.Diff(specs["base"], specs["kernel"]); diff != "" {
+	if diff := cmp.Diff(strip(overlayNamed(t, "base")), strip(overlayNamed(t, "kernel"))); diff != "" {
 		t.Errorf("(-base +kernel):\n%s", diff)
 	}
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package deployments
 
 import (
@@ -12,61 +14,74 @@ import (
 	"k8s.io/pod-security-admission/policy"
 )
 
-// verdicts are what Pod Security has against a pod at each level, in its own words, which kubectl shows as a warning.
-type verdicts struct{ Baseline, Restricted []string }
+// violations are those of a pod at each Pod Security level, in the words of kubectl's
+// warning.
+type violations struct{ Baseline, Restricted []string }
 
-func judge(t testing.TB, spec *corev1.PodSpec) verdicts {
+// violationsOf evaluates a pod with one container. It replaces the quoted name of the
+// container by CONTAINER, and the list of the volumes with a hostPath by HOSTPATHS.
+func violationsOf(t testing.TB, spec *corev1.PodSpec) violations {
 	t.Helper()
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	must(t, err)
+	var hostPaths []string
+	for _, v := range spec.Volumes {
+		if v.HostPath != nil {
+			hostPaths = append(hostPaths, fmt.Sprintf("%q", v.Name))
+		}
+	}
+	names := strings.NewReplacer(
+		fmt.Sprintf("container %q", spec.Containers[0].Name), "CONTAINER",
+		"volumes "+strings.Join(hostPaths, ", "), "HOSTPATHS",
+	)
 	at := func(level api.Level) (list []string) {
-		for _, result := range evaluator.EvaluatePod(api.LevelVersion{Level: level, Version: api.LatestVersion()}, &metav1.ObjectMeta{}, spec) {
+		version := api.LevelVersion{Level: level, Version: api.LatestVersion()}
+		for _, result := range evaluator.EvaluatePod(version, &metav1.ObjectMeta{}, spec) {
 			if !result.Allowed {
-				list = append(list, fmt.Sprintf("%s (%s)", result.ForbiddenReason, result.ForbiddenDetail))
+				detail := names.Replace(result.ForbiddenDetail)
+				list = append(list, fmt.Sprintf("%s (%s)", result.ForbiddenReason, detail))
 			}
 		}
 		return list
 	}
-	return verdicts{at(api.LevelBaseline), at(api.LevelRestricted)}
+	return violations{at(api.LevelBaseline), at(api.LevelRestricted)}
 }
 
-// The level is privileged because of the hostPaths alone; the rest is little, but in mode kernel.
-func TestPodSecurityHasAgainstThePluginWhatIsKnown(t *testing.T) {
-	const (
-		seLinux = `seLinuxOptions (container "intel-qat-plugin" set forbidden securityContext.seLinuxOptions: type "container_device_plugin_t")`
-		nonRoot = `runAsNonRoot != true (pod or container %q must set securityContext.runAsNonRoot=true)`
-		user0   = `runAsUser=0 (container %q must not set runAsUser=0)`
+const (
+	nonRoot = "runAsNonRoot != true (pod or CONTAINER must set securityContext.runAsNonRoot=true)"
+	user0   = "runAsUser=0 (CONTAINER must not set runAsUser=0)"
+)
 
-		privileged   = `privileged (container "intel-qat-kernel-plugin" must not set securityContext.privileged=true)`
-		escalation   = `allowPrivilegeEscalation != false (container "intel-qat-kernel-plugin" must set securityContext.allowPrivilegeEscalation=false)`
-		capabilities = `unrestricted capabilities (container "intel-qat-kernel-plugin" must set securityContext.capabilities.drop=["ALL"])`
-		seccomp      = `seccompProfile (pod or container "intel-qat-kernel-plugin" must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost")`
+// TestPodSecurityViolations: every hostPath volume requires the level privileged. Beyond
+// that the pod violates the level baseline only by its SELinux type, and in mode kernel
+// by being privileged.
+func TestPodSecurityViolations(t *testing.T) {
+	const (
+		hostPaths   = "hostPath volumes (HOSTPATHS)"
+		volumeTypes = `restricted volume types (HOSTPATHS use restricted volume type "hostPath")`
+		seLinux     = "seLinuxOptions (CONTAINER set forbidden securityContext.seLinuxOptions: " +
+			`type "container_device_plugin_t")`
+
+		privileged = "privileged (CONTAINER must not set securityContext.privileged=true)"
+		escalation = "allowPrivilegeEscalation != false " +
+			"(CONTAINER must set securityContext.allowPrivilegeEscalation=false)"
+		capabilities = `unrestricted capabilities (CONTAINER must set securityContext.capabilities.drop=["ALL"])`
+		seccomp      = "seccompProfile (pod or CONTAINER must set securityContext.seccompProfile.type " +
+			`to "RuntimeDefault" or "Localhost")`
 	)
-	for _, o := range overlays() {
-		t.Run(o.name, func(t *testing.T) {
-			p := o.plugin(t)
-			name, volumes := p.container(t).Name, []string{}
-			for _, v := range p.pod().Volumes {
-				if v.HostPath != nil {
-					volumes = append(volumes, fmt.Sprintf("%q", v.Name))
-				}
+	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
+		want := violations{
+			Baseline:   []string{hostPaths, seLinux},
+			Restricted: []string{seLinux, volumeTypes, nonRoot, user0},
+		}
+		if o.name == "kernel" {
+			want = violations{
+				Baseline:   []string{hostPaths, privileged},
+				Restricted: []string{privileged, escalation, capabilities, volumeTypes, nonRoot, user0, seccomp},
 			}
-			quoted := strings.Join(volumes, ", ")
-			hostPath := fmt.Sprintf("hostPath volumes (volumes %s)", quoted)
-			types := fmt.Sprintf(`restricted volume types (volumes %s use restricted volume type "hostPath")`, quoted)
-			want := verdicts{
-				Baseline:   []string{hostPath, seLinux},
-				Restricted: []string{seLinux, types, fmt.Sprintf(nonRoot, name), fmt.Sprintf(user0, name)},
-			}
-			if o.name == "kernel" {
-				want = verdicts{
-					Baseline:   []string{hostPath, privileged},
-					Restricted: []string{privileged, escalation, capabilities, types, fmt.Sprintf(nonRoot, name), fmt.Sprintf(user0, name), seccomp},
-				}
-			}
-			if diff := cmp.Diff(want, judge(t, p.pod())); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
+		}
+		if diff := cmp.Diff(want, violationsOf(t, p.podSpec())); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
 }

@@ -1,8 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package deployments
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -12,21 +13,23 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 
 	"qatplugin/internal/lookalike"
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-// deadline is for what takes milliseconds, on a machine that is busy.
-const deadline = 30 * time.Second
+// timeout is for steps of the program, which take milliseconds on an idle machine.
+const timeout = 30 * time.Second
 
-// buildProgram builds the real qat_plugin.
+// buildProgram builds qat_plugin and returns its path.
 func buildProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qat_plugin")
@@ -38,27 +41,30 @@ func buildProgram(t *testing.T) string {
 	return path
 }
 
-// args are the container's arguments with its variables in them, as a kubelet does it.
+var variable = regexp.MustCompile(`\$\(([^)]*)\)`)
+
+// args returns the arguments of the container, with the variables expanded as the kubelet
+// does.
 func (p plugin) args(t testing.TB) []string {
 	t.Helper()
 	c := p.container(t)
 	values := map[string]string{}
 	for _, e := range c.Env {
 		from := e.ValueFrom.ConfigMapKeyRef
-		value, there := p.config.Data[from.Key]
-		if from.Name != p.config.Name || !there {
-			t.Fatalf("%s is taken from %s in the ConfigMap %s, and there is none", e.Name, from.Key, from.Name)
+		value, ok := p.config.Data[from.Key]
+		if from.Name != p.config.Name || !ok {
+			t.Fatalf("%s: no key %s in the ConfigMap %s", e.Name, from.Key, from.Name)
 		}
 		values[e.Name] = value
 	}
 	used := map[string]bool{}
 	args := slices.Clone(c.Args)
-	for i := range args {
-		args[i] = regexp.MustCompile(`\$\(([^)]*)\)`).ReplaceAllStringFunc(args[i], func(reference string) string {
-			name := reference[2 : len(reference)-1]
-			value, there := values[name]
-			if !there {
-				t.Fatalf("the argument %s speaks of %s, which is no variable", args[i], name)
+	for i, arg := range args {
+		args[i] = variable.ReplaceAllStringFunc(arg, func(reference string) string {
+			name := strings.Trim(reference, "$()")
+			value, ok := values[name]
+			if !ok {
+				t.Fatalf("argument %s: no variable %s", arg, name)
 			}
 			used[name] = true
 			return value
@@ -66,41 +72,41 @@ func (p plugin) args(t testing.TB) []string {
 	}
 	for name := range values {
 		if !used[name] {
-			t.Errorf("the variable %s is not used", name)
+			t.Errorf("variable %s is not used", name)
 		}
 	}
 	return args
 }
 
-// flags are the arguments by the names of their flags.
+// flags returns the values of the arguments by the names of their flags.
 func (p plugin) flags(t testing.TB) map[string]string {
 	t.Helper()
 	flags := map[string]string{}
 	for _, arg := range p.args(t) {
 		name, value, _ := strings.Cut(arg, "=")
-		if _, twice := flags[name]; twice {
-			t.Errorf("%s is given twice", name)
+		if _, ok := flags[name]; ok {
+			t.Errorf("duplicate flag %s", name)
 		}
 		flags[name] = value
 	}
 	return flags
 }
 
-func TestTheProgram(t *testing.T) {
+func TestProgram(t *testing.T) {
 	program := buildProgram(t)
-	defaults := defaultsOf(t, program)
-	for _, o := range overlays() {
-		t.Run(o.name, func(t *testing.T) {
-			p := o.plugin(t)
-			t.Run("finds its paths mounted", func(t *testing.T) { testMounted(t, p, defaults) })
-			t.Run("gets ready with its arguments", func(t *testing.T) { testReady(t, p, program) })
-		})
-	}
-	t.Run("has the defaults that the ConfigMap has", func(t *testing.T) {
-		p := overlays()[0].plugin(t)
+	defaults := flagDefaults(t, program)
+	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
+		t.Run("paths are mounted", func(t *testing.T) { testMounts(t, p, defaults) })
+		t.Run("becomes ready", func(t *testing.T) { testReady(t, p, program) })
+	})
+	t.Run("ConfigMap has the defaults", func(t *testing.T) {
+		p := overlayNamed(t, "base")
 		want, got := map[string]string{}, map[string]string{}
 		for key, name := range map[string]string{
-			"DPDK_DRIVER": "-dpdk-driver", "KERNEL_VF_DRIVERS": "-kernel-vf-drivers", "MAX_NUM_DEVICES": "-max-num-devices", "VERBOSITY": "-v",
+			"DPDK_DRIVER":       "-dpdk-driver",
+			"KERNEL_VF_DRIVERS": "-kernel-vf-drivers",
+			"MAX_NUM_DEVICES":   "-max-num-devices",
+			"VERBOSITY":         "-v",
 		} {
 			want[key], got[key] = defaults[name], p.flags(t)[name]
 		}
@@ -113,47 +119,52 @@ func TestTheProgram(t *testing.T) {
 	})
 }
 
-// defaultsOf reads what -h says of each flag. It says nothing of a default that is 0, false or empty.
-func defaultsOf(t *testing.T, program string) map[string]string {
+// flagDefaults returns the defaults in the output of -h, which omits those that are 0,
+// false or empty. They are "0" here.
+func flagDefaults(t *testing.T, program string) map[string]string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), program, "-h").Output()
 	must(t, err)
 	defaults, name := map[string]string{}, ""
-	for line := range strings.Lines(string(out)) {
-		line = strings.TrimSuffix(line, "\n")
+	for line := range strings.SplitSeq(string(out), "\n") {
 		if flag, ok := strings.CutPrefix(line, "  -"); ok {
 			name, _, _ = strings.Cut("-"+flag, " ")
 			defaults[name] = "0"
-		} else if _, after, ok := strings.Cut(line, "(default "); ok && name != "" {
-			defaults[name] = strings.TrimSuffix(after, ")")
+		} else if _, value, ok := strings.Cut(line, "(default "); ok && name != "" {
+			defaults[name] = strings.TrimSuffix(value, ")")
 		}
 	}
 	return defaults
 }
 
-// testMounted follows each path that the program is told, or has by default, to the place on the host that it should be.
-func testMounted(t *testing.T, p plugin, defaults map[string]string) {
+// testMounts checks that the paths in the flags are mounts of the right paths on the
+// host.
+func testMounts(t *testing.T, p plugin, defaults map[string]string) {
 	flags := p.flags(t)
-	wanted := map[string]string{"-sysfs-root": "/sys", "-dev-root": "/dev", "-kubelet-dir": "/var/lib/kubelet/device-plugins"}
+	wants := map[string]string{
+		"-sysfs-root":  "/sys",
+		"-dev-root":    "/dev",
+		"-kubelet-dir": "/var/lib/kubelet/device-plugins",
+	}
 	if flags["-mode"] == "kernel" {
-		wanted["-etc-root"], wanted["-adf-ctl"] = "/etc", "/usr/local/bin/adf_ctl"
+		wants["-etc-root"], wants["-adf-ctl"] = "/etc", "/usr/local/bin/adf_ctl"
 	}
-	if _, uses := flags["-use-cdi"]; uses {
-		wanted["-cdi-dir"] = "/var/run/cdi"
+	if _, ok := flags["-use-cdi"]; ok {
+		wants["-cdi-dir"] = "/var/run/cdi"
 	}
-	for name, want := range wanted {
-		path, given := flags[name]
-		if !given {
+	for name, want := range wants {
+		path, ok := flags[name]
+		if !ok {
 			path = defaults[name]
 		}
 		if m, onHost := p.mount(t, path); m == nil || onHost != want {
-			t.Errorf("%s=%s is %q of the host, want %s", name, path, onHost, want)
+			t.Errorf("%s=%s is %q on the host, want %s", name, path, onHost, want)
 		}
 	}
 }
 
-// testReady runs the program on a look-alike host in the place of the real one, wherever the pod has its parts mounted, and asks what the
-// kubelet's probes ask.
+// testReady runs the program with the arguments of the pod on a look-alike host, and
+// requests what the kubelet's probes request.
 func testReady(t *testing.T, p plugin, program string) {
 	host, dir := lookalike.Start(t), t.TempDir()
 	kubelet, err := kubelettest.Start(dir)
@@ -163,48 +174,92 @@ func testReady(t *testing.T, p plugin, program string) {
 	must(t, host.AddPF(lookalike.PF{Address: "0000:6b:00.0", Services: "sym;asym"}))
 	must(t, host.SetVFs("0000:6b:00.0", 2))
 	adfCtl := filepath.Join(t.TempDir(), "adf_ctl")
-	must(t, os.WriteFile(adfCtl, []byte("#!/bin/sh\n"), 0o700)) // there is no device up
-	parts := map[string]string{"/sys": host.Sysfs(), "/dev": host.Dev(), "/etc": t.TempDir(), "/var/run/cdi": t.TempDir(), "/usr/local/bin/adf_ctl": adfCtl}
+	must(t, os.WriteFile(adfCtl, []byte("#!/bin/sh\n"), 0o700)) // reports no device
+	standIns := map[string]string{                              // by path on the host
+		"/sys":                   host.Sysfs(),
+		"/dev":                   host.Dev(),
+		"/etc":                   t.TempDir(),
+		"/var/run/cdi":           t.TempDir(),
+		"/usr/local/bin/adf_ctl": adfCtl,
+	}
 
 	args := p.args(t)
-	port := containerPort(t, p)
+	port := fmt.Sprintf(":%d", probedPort(t, p))
 	address := freeAddress(t)
 	for i, arg := range args {
 		name, value, _ := strings.Cut(arg, "=")
 		if name == "-health-address" {
-			if value != fmt.Sprintf(":%d", port) {
-				t.Errorf("%s=%s, but the container's port is %d", name, value, port)
+			if value != port {
+				t.Errorf("%s=%s, but the probes use port %s", name, value, port)
 			}
 			args[i] = name + "=" + address
 		} else if _, onHost := p.mount(t, value); strings.HasPrefix(value, "/") {
-			if parts[onHost] == "" {
-				t.Fatalf("%s is %q of the host, which has no stand-in here", arg, onHost)
+			if standIns[onHost] == "" {
+				t.Fatalf("%s is %q on the host, which has no stand-in here", arg, onHost)
 			}
-			args[i] = name + "=" + parts[onHost]
+			args[i] = name + "=" + standIns[onHost]
 		}
 	}
-	if _, given := p.flags(t)["-dev-root"]; !given {
+	if _, ok := p.flags(t)["-dev-root"]; !ok {
 		args = append(args, "-dev-root="+host.Dev())
 	}
-	stop := run(t, program, append(args, "-kubelet-dir="+dir)...)
+	stop := startProgram(t, program, append(args, "-kubelet-dir="+dir)...)
 	defer stop()
-
-	ctx, cancel := context.WithTimeout(t.Context(), deadline)
-	defer cancel()
 	c := p.container(t)
-	for _, path := range []string{c.LivenessProbe.HTTPGet.Path, c.ReadinessProbe.HTTPGet.Path} {
-		awaitOK(ctx, t, "http://"+address+path)
+	awaitOK(t, "http://"+address+c.LivenessProbe.HTTPGet.Path)
+	awaitOK(t, "http://"+address+c.ReadinessProbe.HTTPGet.Path)
+}
+
+// probes returns the probes of a container by name.
+func probes(c *corev1.Container) map[string]*corev1.Probe {
+	return map[string]*corev1.Probe{
+		"startup":   c.StartupProbe,
+		"liveness":  c.LivenessProbe,
+		"readiness": c.ReadinessProbe,
 	}
 }
 
-// containerPort is the one that both probes name.
-func containerPort(t *testing.T, p plugin) int32 {
+// probedPort returns the only port of the container, which all probes must use.
+func probedPort(t *testing.T, p plugin) int32 {
 	t.Helper()
 	c := p.container(t)
-	if len(c.Ports) != 1 || c.LivenessProbe.HTTPGet.Port.StrVal != c.Ports[0].Name || c.ReadinessProbe.HTTPGet.Port.StrVal != c.Ports[0].Name {
-		t.Fatalf("the probes ask other ports than the container's: %v", c.Ports)
+	for name, probe := range probes(c) {
+		if len(c.Ports) != 1 || probe.HTTPGet.Port.StrVal != c.Ports[0].Name {
+			t.Fatalf("the %s probe does not use the only port of %v", name, c.Ports)
+		}
 	}
 	return c.Ports[0].ContainerPort
+}
+
+// TestProbeTimeoutsExceedCheckTimeout: the kubelet discards the answer of a probe that it
+// has given up, and with it the reason of a failed check.
+func TestProbeTimeoutsExceedCheckTimeout(t *testing.T) {
+	match := findInSource(t, "cmd/qat_plugin/health.go", `checkTimeout = (\d+) \* time\.Second`, 1)[0]
+	seconds, err := strconv.Atoi(match[1])
+	must(t, err)
+	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
+		for name, probe := range probes(p.container(t)) {
+			if int(probe.TimeoutSeconds) <= seconds {
+				t.Errorf("the %s probe waits %d s, an answer may take %d s", name, probe.TimeoutSeconds, seconds)
+			}
+		}
+	})
+}
+
+// TestPluginMayHangForTwoMinutes: while a VF that a workload holds is being removed, the
+// kernel blocks reads of the device for seconds, or until the workload releases it. A
+// restarted plugin would only wait, too.
+func TestPluginMayHangForTwoMinutes(t *testing.T) {
+	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
+		c := p.container(t)
+		for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe} {
+			seconds := probe.PeriodSeconds * probe.FailureThreshold
+			if seconds < 120 || probe.HTTPGet.Path != "/livez" {
+				t.Errorf("%d s without an answer of %s restart the plugin, want at least 120 s and /livez",
+					seconds, probe.HTTPGet.Path)
+			}
+		}
+	})
 }
 
 func freeAddress(t *testing.T) string {
@@ -215,8 +270,9 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// run starts the program. stop ends it as a node does when it ends a pod, and checks that it went in peace.
-func run(t *testing.T, program string, args ...string) (stop func()) {
+// startProgram starts the program. stop ends it with SIGTERM, as the kubelet does, and
+// checks that it exits with status 0.
+func startProgram(t *testing.T, program string, args ...string) (stop func()) {
 	t.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(program, args...)
@@ -229,11 +285,11 @@ func run(t *testing.T, program string, args ...string) (stop func()) {
 		select {
 		case err := <-ended:
 			if err != nil {
-				t.Errorf("qat_plugin ended with %v", err)
+				t.Errorf("qat_plugin: %v", err)
 			}
-		case <-time.After(deadline):
+		case <-time.After(timeout):
 			_ = cmd.Process.Kill()
-			t.Errorf("qat_plugin did not end on SIGTERM: %v", <-ended)
+			t.Errorf("qat_plugin did not exit on SIGTERM: %v", <-ended)
 		}
 		if t.Failed() {
 			t.Logf("qat_plugin %s:\n%s", strings.Join(args, " "), &log)
@@ -241,30 +297,25 @@ func run(t *testing.T, program string, args ...string) (stop func()) {
 	}
 }
 
-// awaitOK asks until the answer is what a probe takes for good.
-func awaitOK(ctx context.Context, t *testing.T, url string) {
+// awaitOK waits until a URL answers with status 200.
+func awaitOK(t *testing.T, url string) {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	last := "no answer"
-	for ctx.Err() == nil {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		must(t, err)
-		if answer, err := client.Do(request); err != nil {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: timeout}
+	last := ""
+	for end := time.Now().Add(timeout); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		answer, err := client.Get(url)
+		if err != nil {
 			last = err.Error()
-		} else {
-			body, _ := io.ReadAll(answer.Body)
-			_ = answer.Body.Close()
-			if answer.StatusCode == http.StatusOK {
-				return
-			}
-			last = fmt.Sprintf("%s\n%s", answer.Status, body)
-			if answer.StatusCode == http.StatusNotFound {
-				break
-			}
+			continue
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(20 * time.Millisecond):
+		body, _ := io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
+		if answer.StatusCode == http.StatusOK {
+			return
+		}
+		last = fmt.Sprintf("%s\n%s", answer.Status, body)
+		if answer.StatusCode == http.StatusNotFound {
+			break
 		}
 	}
 	t.Errorf("%s: %s", url, last)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package deployments
 
 import (
@@ -30,20 +32,22 @@ func kustomize(t testing.TB, dir string) string {
 	return string(text)
 }
 
-// kustomizeOn renders a kustomization of somebody's own: lines on top of a directory of deployments/.
+// kustomizeOn renders a user's kustomization: lines on top of a directory of
+// deployments/.
 func kustomizeOn(t testing.TB, dir, lines string) string {
 	t.Helper()
-	own, err := filepath.EvalSymlinks(t.TempDir())
+	// kustomize compares paths after it has resolved symbolic links.
+	user, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
 	base, err := filepath.Abs(filepath.Join(manifests, dir))
 	must(t, err)
 	base, err = filepath.EvalSymlinks(base)
 	must(t, err)
-	base, err = filepath.Rel(own, base)
+	base, err = filepath.Rel(user, base)
 	must(t, err)
-	text := fmt.Sprintf("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [%s]\n%s", base, lines)
-	must(t, os.WriteFile(filepath.Join(own, "kustomization.yaml"), []byte(text), 0o600))
-	return kustomize(t, own)
+	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [" + base + "]\n" + lines
+	must(t, os.WriteFile(filepath.Join(user, "kustomization.yaml"), []byte(text), 0o600))
+	return kustomize(t, user)
 }
 
 const chartDir = manifests + "/helm/intel-qat-plugin"
@@ -55,13 +59,15 @@ func loadChart(t testing.TB) *chart.Chart {
 	return c
 }
 
-// helm renders the chart, as `helm template` does, its values checked against their schema. The text of NOTES.txt comes apart.
+// helm renders the chart, as `helm template` does. The values are checked with their
+// schema. It returns the text of NOTES.txt separately.
 func helm(t testing.TB, release, values string) (objects, notes string, err error) {
 	t.Helper()
 	set := map[string]any{}
 	must(t, yaml.Unmarshal([]byte(values), &set))
 	c := loadChart(t)
-	all, err := chartutil.ToRenderValues(c, set, chartutil.ReleaseOptions{Name: release, Namespace: "accelerators", IsInstall: true}, chartutil.DefaultCapabilities)
+	options := chartutil.ReleaseOptions{Name: release, Namespace: "accelerators", IsInstall: true}
+	all, err := chartutil.ToRenderValues(c, set, options, chartutil.DefaultCapabilities)
 	if err != nil {
 		return "", "", err
 	}
@@ -90,7 +96,7 @@ func mustHelm(t testing.TB, values string) string {
 	return objects
 }
 
-// objectsOf are the objects of a rendering as they are in JSON, by kind and name.
+// objectsOf returns the objects in YAML documents, by kind and name.
 func objectsOf(t testing.TB, text string) map[string]map[string]any {
 	t.Helper()
 	objects := map[string]map[string]any{}
@@ -102,14 +108,14 @@ func objectsOf(t testing.TB, text string) map[string]map[string]any {
 		metadata, _ := object["metadata"].(map[string]any)
 		key := fmt.Sprintf("%v %v", object["kind"], metadata["name"])
 		if objects[key] != nil {
-			t.Fatalf("there are two of %s", key)
+			t.Fatalf("two objects %s", key)
 		}
 		objects[key] = object
 	}
 	return objects
 }
 
-// documents are the parts of a YAML text.
+// documents splits a YAML text into its documents.
 func documents(text string) (parts []string) {
 	for part := range strings.SplitSeq("\n"+text, "\n---\n") {
 		if strings.TrimSpace(part) != "" {

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deployments
+
+import (
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// objects are those of a rendered directory, in the types of the API.
+type objects struct {
+	daemonSets []appsv1.DaemonSet
+	configMaps []corev1.ConfigMap
+	policies   []networkingv1.NetworkPolicy
+	pods       []corev1.Pod
+	rules      []nodeFeatureRule
+}
+
+// decode decodes YAML documents. It fails the test for fields that the API does not know,
+// and for other kinds of objects.
+func decode(t testing.TB, text string) (o objects) {
+	t.Helper()
+	for _, document := range documents(text) {
+		var kind metav1.TypeMeta
+		must(t, yaml.Unmarshal([]byte(document), &kind))
+		switch kind.APIVersion + " " + kind.Kind {
+		case "apps/v1 DaemonSet":
+			o.daemonSets = append(o.daemonSets, decodeStrict[appsv1.DaemonSet](t, document))
+		case "v1 ConfigMap":
+			o.configMaps = append(o.configMaps, decodeStrict[corev1.ConfigMap](t, document))
+		case "networking.k8s.io/v1 NetworkPolicy":
+			o.policies = append(o.policies, decodeStrict[networkingv1.NetworkPolicy](t, document))
+		case "v1 Pod":
+			o.pods = append(o.pods, decodeStrict[corev1.Pod](t, document))
+		case "nfd.k8s-sigs.io/v1alpha1 NodeFeatureRule":
+			o.rules = append(o.rules, decodeStrict[nodeFeatureRule](t, document))
+		default:
+			t.Fatalf("unexpected object %s %s:\n%s", kind.APIVersion, kind.Kind, document)
+		}
+	}
+	return o
+}
+
+func decodeStrict[T any](t testing.TB, document string) (object T) {
+	t.Helper()
+	text, err := yaml.YAMLToJSONStrict([]byte(document))
+	must(t, err)
+	unknown, err := json.UnmarshalStrict(text, &object) // case-sensitive, as the API server is
+	if err != nil || len(unknown) > 0 {
+		t.Fatalf("%v %v in:\n%s", err, unknown, document)
+	}
+	return object
+}
+
+// A plugin is an installation of the plugin: the three objects of an overlay.
+type plugin struct {
+	daemonSet appsv1.DaemonSet
+	config    corev1.ConfigMap
+	policy    networkingv1.NetworkPolicy
+}
+
+func (o overlay) plugin(t testing.TB) plugin {
+	t.Helper()
+	got := decode(t, kustomize(t, manifests+"/"+o.dir))
+	single := len(got.daemonSets) == 1 && len(got.configMaps) == 1 && len(got.policies) == 1
+	if !single || len(got.pods)+len(got.rules) > 0 {
+		t.Fatalf("%s does not consist of a DaemonSet, a ConfigMap and a NetworkPolicy", o.dir)
+	}
+	return plugin{got.daemonSets[0], got.configMaps[0], got.policies[0]}
+}
+
+func (p plugin) podSpec() *corev1.PodSpec { return &p.daemonSet.Spec.Template.Spec }
+
+// container returns the only container of the pod.
+func (p plugin) container(t testing.TB) *corev1.Container {
+	t.Helper()
+	if len(p.podSpec().Containers) != 1 || len(p.podSpec().InitContainers) > 0 {
+		t.Fatalf("%s does not have exactly one container", p.daemonSet.Name)
+	}
+	return &p.podSpec().Containers[0]
+}
+
+// mount returns the innermost mount that contains a path of the container, and the path
+// on the host. The mount is nil if none does.
+func (p plugin) mount(t testing.TB, path string) (m *corev1.VolumeMount, onHost string) {
+	t.Helper()
+	for _, candidate := range p.container(t).VolumeMounts {
+		rest, ok := below(path, candidate.MountPath)
+		if !ok || m != nil && len(m.MountPath) > len(candidate.MountPath) {
+			continue
+		}
+		m, onHost = &candidate, p.hostPath(t, candidate.Name)+rest
+	}
+	return m, onHost
+}
+
+// hostPath returns the path of a volume on the host, or "" for an empty directory.
+func (p plugin) hostPath(t testing.TB, volume string) string {
+	t.Helper()
+	for _, v := range p.podSpec().Volumes {
+		switch {
+		case v.Name != volume:
+		case v.HostPath != nil:
+			return v.HostPath.Path
+		case v.EmptyDir != nil:
+			return ""
+		default:
+			t.Fatalf("volume %s is neither a hostPath nor an emptyDir", volume)
+		}
+	}
+	return ""
+}
