@@ -1,6 +1,9 @@
-// Package cluster holds no code: its tests install the project's deployments on a real Kubernetes of one node, as people do, and look at what
-// the node, and the pods on it, then have.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cluster tests the deployments on a real one-node Kubernetes: it installs them
+// as users do, and checks the resources of the Node and the devices of its pods.
 //
-// run.sh makes the node and runs them; a plain `go test` says that there is none. It is a module of its own, so that Kubernetes is no
-// dependency of the product. See gomod.sh for how its go.mod is kept.
+// run.sh starts the node and runs the tests; a plain `go test` runs none. It is a module
+// of its own, so that the product does not depend on Kubernetes. gomod.sh updates its
+// go.mod.
 package cluster

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
@@ -8,45 +10,44 @@ import (
 	"testing"
 )
 
-// docs/install.md says that these commands are run, one after the other, and so they are: from a checkout, with nothing of the plugin installed.
-// Those of docs/troubleshooting.md, which only look, are run before the last block, that removes the plugin.
-func TestTheCommandsOfTheInstallGuideWork(t *testing.T) {
-	leaveQATAlone(t)
+// TestInstallGuideCommands runs the commands of docs/install.md in their order. Before
+// the last block, which removes the plugin, it runs those of docs/troubleshooting.md,
+// which only read.
+func TestInstallGuideCommands(t *testing.T) {
+	skipIfMachineHasQAT(t)
 	n := openNode(t)
-	install := commands(t, "install.md")
+	install := commandsIn(t, "install.md")
 	if len(install) < 4 {
 		t.Fatalf("docs/install.md has %d blocks of commands, want at least 4", len(install))
 	}
 	last := len(install) - 1
 	n.cleanup(func() { kubectl(t, "delete", "namespace", "qat", "--ignore-not-found") })
+	kubeconfig := os.Getenv("KUBECONFIG")
 	for _, block := range install[:last] {
-		runBlock(t, block, os.Getenv("KUBECONFIG"))
+		runCommands(t, block, kubeconfig)
 	}
-	// Theirs are for the namespace that kubectl uses.
-	own := filepath.Join(t.TempDir(), "kubeconfig")
-	text, err := os.ReadFile(os.Getenv("KUBECONFIG"))
-	must(t, err)
-	must(t, os.WriteFile(own, text, 0o600))
-	kubectl(t, "--kubeconfig", own, "config", "set-context", "--current", "--namespace=qat")
-	for _, block := range commands(t, "troubleshooting.md") {
-		runBlock(t, block, own)
+	// The commands for troubleshooting use the current namespace of kubectl.
+	inNamespace := filepath.Join(t.TempDir(), "kubeconfig")
+	must(t, os.WriteFile(inNamespace, []byte(readFile(t, kubeconfig)), 0o600))
+	kubectl(t, "--kubeconfig", inNamespace, "config", "set-context", "--current", "--namespace=qat")
+	for _, block := range commandsIn(t, "troubleshooting.md") {
+		runCommands(t, block, inNamespace)
 	}
-	runBlock(t, install[last], os.Getenv("KUBECONFIG"))
-	if out, _, err := try(t, "get", "namespace", "qat"); err == nil {
-		t.Errorf("after the guide's last command the namespace is still there:\n%s", out)
+	runCommands(t, install[last], kubeconfig)
+	if out, _, err := tryKubectl("get", "namespace", "qat"); err == nil {
+		t.Errorf("after the last command of the guide the namespace still exists:\n%s", out)
 	}
 }
 
-// commands are the blocks of shell commands without a prompt of a page. That of the image is left out: run.sh has run it, and here the checkout
-// cannot be written to.
-func commands(t *testing.T, page string) (blocks []string) {
+// commandsIn returns the blocks of shell commands in a page, without that of the image:
+// run.sh has built it, and the node sees the checkout read-only.
+func commandsIn(t *testing.T, page string) (blocks []string) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(os.Getenv("CLUSTER_TOP"), "docs", page))
-	must(t, err)
-	for _, part := range strings.Split(string(text), "\n```sh\n")[1:] {
+	text := readFile(t, projectFile("docs", page))
+	for _, part := range strings.Split(text, "\n```sh\n")[1:] {
 		block, _, closed := strings.Cut(part, "\n```\n")
 		if !closed {
-			t.Fatalf("docs/%s: a block does not end: %s", page, part)
+			t.Fatalf("docs/%s: a block has no end: %s", page, part)
 		}
 		if block != "make image" {
 			blocks = append(blocks, block)
@@ -55,14 +56,14 @@ func commands(t *testing.T, page string) (blocks []string) {
 	return blocks
 }
 
-func runBlock(t *testing.T, block, kubeconfig string) {
+func runCommands(t *testing.T, commands, kubeconfig string) {
 	t.Helper()
-	cmd := exec.Command("bash", "-euo", "pipefail", "-c", block)
-	cmd.Dir = os.Getenv("CLUSTER_TOP")
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", commands)
+	cmd.Dir = projectFile()
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v, of the commands\n%s\nwhich said\n%s", err, block, out)
+		t.Fatalf("%v:\n%s\nThe output is\n%s", err, commands, out)
 	}
-	t.Logf("%s\n\n%s", block, out)
+	t.Logf("%s\n\n%s", commands, out)
 }

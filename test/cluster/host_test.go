@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
@@ -16,61 +18,63 @@ import (
 const (
 	cyPF = "0000:6b:00.0"
 	dcPF = "0000:70:00.0"
-	// standIns is how many nodes there are in the node's own /dev/vfio; more than VFs.
-	standIns = 1100
+	// vfioGroups is more than the number of VFs in any test.
+	vfioGroups = 1100
 )
 
-// A host is a look-alike host on the node: its sysfs and /dev are what the plugin's pod gets in place of the node's.
+// A host is a look-alike host on the node. The plugin's pod mounts its sysfs and /dev
+// instead of those of the node.
 type host struct {
 	*lookalike.Host
 	t *testing.T
 }
 
-// startHost makes a host without devices, with vfio-pci loaded, and the node's stand-ins for what its kernel would have put into /dev.
+// startHost starts a host without devices that has loaded vfio-pci, and creates stand-ins
+// in the node's /dev for the device nodes that its kernel would create.
 func startHost(t *testing.T, options ...lookalike.Option) *host {
 	t.Helper()
 	h := &host{Host: lookalike.Start(t, options...), t: t}
 	must(t, h.LoadDriver("vfio-pci"))
-	// Mount points, which every host has.
-	for _, dir := range []string{"sys/fs", "dev/pts", "dev/shm", "dev/mqueue"} {
-		must(t, os.MkdirAll(filepath.Join(h.Dir(), dir), 0o755))
+	for _, mountPoint := range []string{"sys/fs", "dev/pts", "dev/shm", "dev/mqueue"} {
+		must(t, os.MkdirAll(filepath.Join(h.Dir(), mountPoint), 0o755))
 	}
-	standIn(t, "/dev/vfio/vfio")
-	for i := range standIns {
-		standIn(t, fmt.Sprintf("/dev/vfio/%d", i))
+	addStandIn(t, "/dev/vfio/vfio")
+	for i := range vfioGroups {
+		addStandIn(t, fmt.Sprintf("/dev/vfio/%d", i))
 	}
 	return h
 }
 
-// standIn makes a device node: the container runtime demands one for each that a container is given, and the look-alike host's are plain files. It
-// is the kernel's log, which a container may open only when the node was given to it, and whose opening does nothing.
-func standIn(t *testing.T, path string) {
+// addStandIn creates a device node. A container runtime requires one for each device of a
+// container, but those of the look-alike host are plain files. The node is /dev/kmsg: a
+// container can open it only if its device control group allows it, and opening it has no
+// effect.
+func addStandIn(t *testing.T, path string) {
 	t.Helper()
-	device(t, path, 1, 11)
+	addNode(t, path, 1, 11)
 }
 
-// device makes a device node, if there is none.
-func device(t *testing.T, path string, major, minor uint32) {
+// addNode creates a device node, unless it exists.
+func addNode(t *testing.T, path string, major, minor uint32) {
 	t.Helper()
-	if err := unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(major, minor))); err != nil && !errors.Is(err, fs.ErrExist) {
-		t.Fatalf("make %s: %v", path, err)
+	err := unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(major, minor)))
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		t.Fatalf("mknod %s: %v", path, err)
 	}
 }
 
-// paths says where a pod finds this host in place of the node.
-func (h *host) paths() map[string]string {
+// hostPaths maps paths of the node to those of this host.
+func (h *host) hostPaths() map[string]string {
 	return map[string]string{"/sys": h.Sysfs(), "/dev": h.Dev()}
 }
 
-// add adds a PF with 16 VFs, which the plugin has to bind.
-func (h *host) add(pf, services string) {
-	h.t.Helper()
-	must(h.t, h.AddPF(lookalike.PF{Address: pf, Services: services}))
-	must(h.t, h.SetVFs(pf, 16))
+// addPF adds a PF with 16 VFs, which are not bound.
+func (h *host) addPF(address, services string) error {
+	return errors.Join(h.AddPF(lookalike.PF{Address: address, Services: services}), h.SetVFs(address, 16))
 }
 
-// node is the VFIO node of a VF.
-func (h *host) node(vf string) string {
+// vfioNode returns the path of a VF's VFIO node.
+func (h *host) vfioNode(vf string) string {
 	h.t.Helper()
 	group, err := os.Readlink(filepath.Join(h.Path(vf), "iommu_group"))
 	must(h.t, err)

@@ -1,7 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -18,169 +19,154 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// namespace is where the plugin is installed; workloads holds the pods that ask for devices. strict is never used but to hear what Pod
-// Security says at another level than in namespace.
 const (
-	namespace = "plugin"
-	workloads = "workloads"
-	strict    = "strict"
+	pluginNamespace   = "plugin"
+	workloadNamespace = "workloads"
+	dryRunNamespace   = "strict" // for the warnings of another Pod Security level
 )
 
-// A namespace's Pod Security level, as its label.
+// Labels of namespaces for Pod Security.
 const (
 	warnRestricted    = "pod-security.kubernetes.io/warn=restricted"
 	warnBaseline      = "pod-security.kubernetes.io/warn=baseline"
 	enforceRestricted = "pod-security.kubernetes.io/enforce=restricted"
 )
 
-// An installation is one of deployments/qat_plugin/overlays, or the base, applied by kubectl.
+// An installation is the base or an overlay of deployments/qat_plugin, applied with
+// kubectl.
 type installation struct {
 	*node
-	set      string // the DaemonSet's name
-	dir      string // of the kustomization that was applied
-	warnings string // what kubectl said besides
+	set      string // the name of the DaemonSet
+	dir      string // of the applied kustomization
+	warnings string // of kubectl apply
 }
 
-// deployment is a directory below deployments/.
-func deployment(name string) string {
-	return filepath.Join(os.Getenv("CLUSTER_TOP"), "deployments", name)
-}
+// deployment returns the path of a directory below deployments/.
+func deployment(name string) string { return projectFile("deployments", name) }
 
-// makeNamespace makes a namespace with labels, where there is none.
-func (n *node) makeNamespace(name string, labels ...string) {
+// addNamespace creates a namespace unless it exists, and labels it.
+func (n *node) addNamespace(name string, labels ...string) {
 	n.t.Helper()
-	if _, _, err := try(n.t, "get", "namespace", name); err != nil {
+	if _, _, err := tryKubectl("get", "namespace", name); err != nil {
 		kubectl(n.t, "create", "namespace", name)
 	}
 	kubectl(n.t, append([]string{"label", "--overwrite", "namespace", name}, labels...)...)
-	await(n.t, func(ctx context.Context) (*corev1.ServiceAccount, error) {
-		return n.client.CoreV1().ServiceAccounts(name).Get(ctx, "default", metav1.GetOptions{})
-	}, n.client.CoreV1().ServiceAccounts(name).Watch, func(*corev1.ServiceAccount) (bool, string) { return true, "" })
+	poll(n.t, func() error { // pods are rejected before it exists
+		_, err := n.client.CoreV1().ServiceAccounts(name).Get(n.t.Context(), "default", metav1.GetOptions{})
+		return err
+	})
 }
 
-// install applies a directory below deployments/ as it is, but for the paths on the host, which moved replaces: /sys by that of a look-alike
-// host, and so on. It does not wait for anything. The installation is deleted when the test ends.
-func (n *node) install(name string, moved map[string]string) *installation {
+// install applies a directory below deployments/, with some paths on the host replaced.
+// It does not wait for the pods. The installation is deleted when the test ends.
+func (n *node) install(name string, hostPaths map[string]string) *installation {
 	n.t.Helper()
-	n.makeNamespace(namespace, warnRestricted)
+	n.addNamespace(pluginNamespace, warnRestricted)
 	dir := deployment(name)
-	if len(moved) > 0 {
-		dir = n.moveHostPaths(dir, moved)
+	if len(hostPaths) > 0 {
+		dir = replaceHostPaths(n.t, dir, hostPaths)
 	}
-	set := daemonSet(n.t, kubectl(n.t, "kustomize", dir))
-	in := &installation{node: n, set: set.Name, dir: dir}
-	n.cleanup(in.remove)
-	out, complaints, err := try(n.t, "apply", "--validate=strict", "-n", namespace, "-k", dir)
+	set := daemonSetIn(n.t, kubectl(n.t, "kustomize", dir))
+	n.cleanup(func() {
+		kubectl(n.t, "delete", "-n", pluginNamespace, "--ignore-not-found", "--cascade=foreground", "-k", dir)
+	})
+	stdout, stderr, err := tryKubectl("apply", "--validate=strict", "-n", pluginNamespace, "-k", dir)
 	if err != nil {
-		n.t.Fatalf("kubectl apply -k %s: %v\n%s%s", name, err, out, complaints)
+		n.t.Fatalf("kubectl apply -k %s: %v\n%s%s", name, err, stdout, stderr)
 	}
-	in.warnings = complaints
-	return in
+	return &installation{node: n, set: set.Name, dir: dir, warnings: stderr}
 }
 
-// remove deletes the installation and waits until its pods are gone.
-func (in *installation) remove() {
-	in.t.Helper()
-	kubectl(in.t, "delete", "-n", namespace, "--ignore-not-found", "--cascade=foreground", "-k", in.dir)
-}
-
-// moveHostPaths makes a kustomization on top of another one that only replaces paths of hostPath volumes. What else it would change is found by
-// a comparison.
-func (n *node) moveHostPaths(dir string, moved map[string]string) string {
-	n.t.Helper()
-	shipped := kubectl(n.t, "kustomize", dir)
+// replaceHostPaths creates a kustomization on top of another one that replaces paths of
+// hostPath volumes. It checks that nothing else changes.
+func replaceHostPaths(t *testing.T, dir string, hostPaths map[string]string) string {
+	t.Helper()
+	want := daemonSetIn(t, kubectl(t, "kustomize", dir))
 	var patch []map[string]string
-	want := daemonSet(n.t, shipped)
-	for i := range want.Spec.Template.Spec.Volumes {
-		path := want.Spec.Template.Spec.Volumes[i].HostPath
-		if path == nil {
+	for i, volume := range want.Spec.Template.Spec.Volumes {
+		if volume.HostPath == nil {
 			continue
 		}
-		for from, to := range moved {
-			if rest, below := strings.CutPrefix(path.Path, from); below && (rest == "" || rest[0] == '/') {
-				path.Path = to + rest
-				field := fmt.Sprintf("/spec/template/spec/volumes/%d/hostPath/path", i)
-				patch = append(patch, map[string]string{"op": "replace", "path": field, "value": path.Path})
-				break
+		for from, to := range hostPaths {
+			rest, ok := strings.CutPrefix(volume.HostPath.Path, from)
+			if !ok || rest != "" && rest[0] != '/' {
+				continue
 			}
+			volume.HostPath.Path = to + rest
+			patch = append(patch, map[string]string{
+				"op":    "replace",
+				"path":  fmt.Sprintf("/spec/template/spec/volumes/%d/hostPath/path", i),
+				"value": to + rest,
+			})
+			break
 		}
 	}
 	text, err := json.Marshal(patch)
-	must(n.t, err)
-	resource := relative(n.t, dir)
-	made := writeKustomization(n.t, fmt.Sprintf("resources: [%q]\npatches: [{target: {kind: DaemonSet}, patch: %q}]\n", resource, text))
-	got := daemonSet(n.t, kubectl(n.t, "kustomize", made))
-	if diff := cmp.Diff(want, got); diff != "" {
-		n.t.Fatalf("more than paths on the host was replaced (-want +got):\n%s", diff)
-	}
-	return made
-}
-
-// relative is the directory as a kustomization that writeKustomization makes names it: absolute paths are not allowed there.
-func relative(t *testing.T, dir string) string {
-	t.Helper()
-	rel, err := filepath.Rel("/", dir)
 	must(t, err)
-	return strings.Repeat("../", 16) + rel // from anywhere up to the root
+	patched := addKustomization(t, dir, fmt.Sprintf("patches: [{target: {kind: DaemonSet}, patch: %q}]\n", text))
+	if diff := cmp.Diff(want, daemonSetIn(t, kubectl(t, "kustomize", patched))); diff != "" {
+		t.Fatalf("the patch changes more than hostPath volumes (-want +got):\n%s", diff)
+	}
+	return patched
 }
 
-// writeKustomization makes a kustomization in a directory of the test's.
-func writeKustomization(t *testing.T, text string) string {
+// addKustomization creates a kustomization in a temporary directory: lines on top of
+// another one.
+func addKustomization(t *testing.T, base, lines string) string {
 	t.Helper()
-	dir := t.TempDir()
-	text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n" + text
-	must(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644))
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	base, err = filepath.Rel(dir, base) // kustomize rejects absolute paths
+	must(t, err)
+	text := fmt.Sprintf("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [%q]\n", base)
+	must(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text+lines), 0o644))
 	return dir
 }
 
-// daemonSet is the one DaemonSet of a stream of objects. Fields that the API does not know are an error.
-func daemonSet(t *testing.T, objects string) *appsv1.DaemonSet {
+// daemonSetIn returns the only DaemonSet in YAML documents. Fields that the API does not
+// know are errors.
+func daemonSetIn(t *testing.T, objects string) (set *appsv1.DaemonSet) {
 	t.Helper()
-	var found *appsv1.DaemonSet
 	for object := range strings.SplitSeq(objects, "\n---\n") {
 		var kind metav1.TypeMeta
 		must(t, yaml.Unmarshal([]byte(object), &kind))
-		if kind.Kind == "DaemonSet" {
-			if found != nil {
-				t.Fatal("there is more than one DaemonSet")
-			}
-			found = &appsv1.DaemonSet{}
-			must(t, yaml.UnmarshalStrict([]byte(object), found))
+		if kind.Kind != "DaemonSet" {
+			continue
 		}
+		if set != nil {
+			t.Fatal("more than one DaemonSet")
+		}
+		set = &appsv1.DaemonSet{}
+		must(t, yaml.UnmarshalStrict([]byte(object), set))
 	}
-	if found == nil {
-		t.Fatalf("there is no DaemonSet in:\n%s", objects)
+	if set == nil {
+		t.Fatalf("no DaemonSet in:\n%s", objects)
 	}
-	return found
+	return set
 }
 
-// ready waits until kubectl says that the DaemonSet is rolled out and the API says that its pod is ready, and returns the pod. One may be sooner than
-// the other.
-func (in *installation) ready() *corev1.Pod {
+// awaitReady waits until the DaemonSet is rolled out and its pod is ready, and returns
+// the pod.
+func (in *installation) awaitReady() (pod *corev1.Pod) {
 	in.t.Helper()
-	kubectl(in.t, "rollout", "status", "-n", namespace, "daemonset/"+in.set, "--timeout="+deadline.String())
-	pod, _ := await(in.t, in.findPod, in.client.CoreV1().Pods(namespace).Watch, func(pod *corev1.Pod) (bool, string) {
-		return isReady(pod), fmt.Sprintf("the DaemonSet is rolled out, but its pod %s is not ready", pod.Name)
+	kubectl(in.t, "rollout", "status", "-n", pluginNamespace, "daemonset/"+in.set, "--timeout="+timeout.String())
+	poll(in.t, func() (err error) {
+		if pod, err = in.pod(); err != nil {
+			return err
+		}
+		return checkReady(pod)
 	})
 	return pod
 }
 
-// pod is the plugin's pod.
-func (in *installation) pod() *corev1.Pod {
-	in.t.Helper()
-	pod, err := in.findPod(in.t.Context())
-	must(in.t, err)
-	return pod
-}
-
-// findPod finds the one pod of the DaemonSet that is not on its way out.
-func (in *installation) findPod(ctx context.Context) (*corev1.Pod, error) {
-	set, err := in.client.AppsV1().DaemonSets(namespace).Get(ctx, in.set, metav1.GetOptions{})
+// pod returns the only pod of the DaemonSet that is not being deleted.
+func (in *installation) pod() (*corev1.Pod, error) {
+	set, err := in.client.AppsV1().DaemonSets(pluginNamespace).Get(in.t.Context(), in.set, metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}
 	options := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(set.Spec.Selector)}
-	pods, err := in.client.CoreV1().Pods(namespace).List(ctx, options)
+	pods, err := in.client.CoreV1().Pods(pluginNamespace).List(in.t.Context(), options)
 	if err != nil {
 		return nil, err
 	}
@@ -191,58 +177,51 @@ func (in *installation) findPod(ctx context.Context) (*corev1.Pod, error) {
 	return &found[0], nil
 }
 
-// logs are what the plugin's pods logged, from the files that the kubelet keeps: it may not answer just now.
+// logs returns the logs of the plugin's pods. It reads the files of the kubelet, which
+// may not be running.
 func (in *installation) logs() string {
 	in.t.Helper()
-	files, err := filepath.Glob(filepath.Join(os.Getenv("CLUSTER_LOGS"), "pods", namespace+"_"+in.set+"-*", "*", "*.log"))
+	pods := filepath.Join(os.Getenv("CLUSTER_LOGS"), "pods", pluginNamespace+"_"+in.set+"-*")
+	files, err := filepath.Glob(filepath.Join(pods, "*", "*.log"))
 	must(in.t, err)
 	var all strings.Builder
 	for _, file := range files {
-		text, err := os.ReadFile(file)
-		must(in.t, err)
-		all.Write(text)
+		all.WriteString(readFile(in.t, file))
 	}
 	return all.String()
 }
 
-// sent waits until the plugin logged that it sent a list of a resource with so many healthy devices, after the moment, and returns when that was. It
-// needs VERBOSITY 4.
-func (in *installation) sent(resource string, healthy int, moment time.Time) time.Time {
+// awaitListSent waits until the plugin logs, after a time, that it sent a list with this
+// number of healthy devices, and returns the time of the log message. It needs VERBOSITY
+// 4.
+func (in *installation) awaitListSent(resource string, healthy int, after time.Time) (sent time.Time) {
 	in.t.Helper()
-	want := fmt.Sprintf(`"Sent the list" resource=%q `, resource)
-	var others []string
-	for end := time.Now().Add(deadline); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		others = nil
+	message, end := fmt.Sprintf(`"Sent the list" resource=%q `, resource), fmt.Sprintf(" healthy=%d", healthy)
+	poll(in.t, func() error {
+		var others []string
 		for line := range strings.SplitSeq(in.logs(), "\n") {
-			_, line, _ = strings.Cut(line, " F ") // behind the runtime's own time and the stream
-			if !strings.Contains(line, want) {
+			_, line, _ = strings.Cut(line, " F ") // after the runtime's own time and the name of the stream
+			if !strings.Contains(line, message) {
 				continue
 			}
-			if at := logged(in.t, line); at.After(moment) && strings.HasSuffix(line, fmt.Sprintf(" healthy=%d", healthy)) {
-				return at
+			sent = logTime(in.t, line)
+			if sent.After(after) && strings.HasSuffix(line, end) {
+				return nil
 			}
 			others = append(others, line)
 		}
-	}
-	in.t.Fatalf("the plugin did not log after %s that it sent %d healthy devices of %s, but:\n%s",
-		moment.UTC().Format("15:04:05.000000"), healthy, resource, strings.Join(others, "\n"))
-	panic("unreachable")
+		return fmt.Errorf("no log message after %s about a list of %s with %d healthy devices; there are\n%s",
+			after.UTC().Format("15:04:05.000000"), resource, healthy, strings.Join(others, "\n"))
+	})
+	return sent
 }
 
-// logged is the time at the beginning of a line of klog: I1124 20:53:05.340274.
-func logged(t *testing.T, line string) time.Time {
+// logTime returns the time of a klog line, which starts with a time such as I1124
+// 20:53:05.340274.
+func logTime(t *testing.T, line string) time.Time {
 	t.Helper()
-	now := time.Now().UTC()
-	at, err := time.Parse("2006 0102 15:04:05.000000", fmt.Sprintf("%d %s", now.Year(), line[1:min(len(line), 21)]))
+	text := fmt.Sprintf("%d %s", time.Now().UTC().Year(), line[1:min(len(line), 21)])
+	at, err := time.Parse("2006 0102 15:04:05.000000", text)
 	must(t, err)
 	return at
-}
-
-func isReady(pod *corev1.Pod) bool {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }

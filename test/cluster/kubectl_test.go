@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
@@ -9,49 +11,42 @@ import (
 	"testing"
 )
 
-// try runs kubectl. What it says on standard error are warnings, or why it failed.
-func try(t *testing.T, args ...string) (stdout, stderr string, err error) {
-	t.Helper()
+// tryKubectl runs kubectl. Its standard error holds warnings, or the error.
+func tryKubectl(args ...string) (stdout, stderr string, err error) {
 	cmd := exec.Command("kubectl", args...)
-	var out, complaints bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaints
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()
-	return out.String(), complaints.String(), err
+	return out.String(), errs.String(), err
 }
 
-// kubectl runs kubectl, which must succeed.
+// kubectl runs kubectl and returns its standard output. It fails the test if kubectl
+// fails.
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
-	out, complaints, err := try(t, args...)
+	stdout, stderr, err := tryKubectl(args...)
 	if err != nil {
-		t.Fatalf("kubectl %s: %v\n%s%s", strings.Join(args, " "), err, out, complaints)
+		t.Fatalf("kubectl %s: %v\n%s%s", strings.Join(args, " "), err, stdout, stderr)
 	}
-	return out
+	return stdout
 }
 
-// report shows what there is to see of a test that failed. The logs of all programs and pods lie in the directory that it names.
+// report logs the state of the cluster after a failure. The directory CLUSTER_LOGS keeps
+// the complete logs of all programs and pods.
 func (n *node) report() {
 	for _, args := range [][]string{
 		{"get", "nodes,daemonsets,pods", "-A", "-o", "wide"},
 		{"get", "events", "-A", "--sort-by=.lastTimestamp"},
 		{"describe", "pods", "-A"},
 	} {
-		out, complaints, _ := try(n.t, args...)
-		n.t.Logf("kubectl %s:\n%s%s", strings.Join(args, " "), out, complaints)
+		stdout, stderr, _ := tryKubectl(args...)
+		n.t.Logf("kubectl %s:\n%s%s", strings.Join(args, " "), stdout, stderr)
 	}
 	logs := os.Getenv("CLUSTER_LOGS")
 	files, _ := filepath.Glob(filepath.Join(logs, "pods/*/*/*.log"))
 	for _, file := range append(files, filepath.Join(logs, "kubelet.log")) {
-		n.t.Logf("the end of %s:\n%s", file, tail(file, 40))
+		text, _ := os.ReadFile(file)
+		lines := strings.SplitAfter(string(text), "\n")
+		n.t.Logf("the last lines of %s:\n%s", file, strings.Join(lines[max(0, len(lines)-40):], ""))
 	}
-}
-
-// tail is the end of a text file.
-func tail(file string, lines int) string {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err.Error()
-	}
-	all := strings.SplitAfter(string(text), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "")
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
@@ -14,9 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/net"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -24,15 +24,14 @@ import (
 
 const (
 	nodeName = "node1"
-	// deadline is far beyond what anything here takes; it only keeps a broken test from hanging.
-	deadline = 90 * time.Second
-	// resources of the plugin, and what of them a pod may ask for here.
+
+	// Resources of the plugin.
 	prefix = "qat.intel.com/"
 	cy     = prefix + "cy"
 	dc     = prefix + "dc"
 )
 
-// A node is the cluster of one node, as a test sees it.
+// A node is the one-node cluster in a test.
 type node struct {
 	t        *testing.T
 	client   kubernetes.Interface
@@ -43,30 +42,36 @@ func openNode(t *testing.T) *node {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	must(t, err)
-	config.QPS = -1 // nobody is to be spared
+	config.QPS = -1 // no limit
+	config.Timeout = timeout
 	config.WarningHandler = rest.NoWarnings{}
-	config.NextProtos = []string{"http/1.1"} // a connection of HTTP/2 whose watch has just ended is not yet idle, and stays
+	// With HTTP/2, a connection whose watch has just ended does not count as idle, and
+	// stays open.
+	config.NextProtos = []string{"http/1.1"}
 	transport, err := rest.HTTPClientFor(config)
 	must(t, err)
 	t.Cleanup(func() { net.CloseIdleConnectionsFor(transport.Transport) })
 	client, err := kubernetes.NewForConfigAndClient(config, transport)
 	must(t, err)
 	n := &node{t: t, client: client}
-	t.Cleanup(n.gone)
+	t.Cleanup(n.awaitPodsDeleted)
 	return n
 }
 
-// gone waits until the test's pods, whose deletion has begun, are gone: the next test finds all VFs free.
-func (n *node) gone() {
-	for _, namespace := range []string{metav1.NamespaceDefault, workloads, namespace} {
-		out, complaints, err := try(n.t, "wait", "--for=delete", "pods", "--all", "-n", namespace, "--timeout="+deadline.String())
+// awaitPodsDeleted waits until the pods that the test has deleted are gone, so that the
+// next test finds all VFs free.
+func (n *node) awaitPodsDeleted() {
+	for _, namespace := range []string{metav1.NamespaceDefault, workloadNamespace, pluginNamespace} {
+		stdout, stderr, err := tryKubectl("wait", "--for=delete", "pods", "--all", "-n", namespace,
+			"--timeout="+timeout.String())
 		if err != nil {
-			n.t.Errorf("pods stay: %v\n%s%s", err, out, complaints)
+			n.t.Errorf("pods remain: %v\n%s%s", err, stdout, stderr)
 		}
 	}
 }
 
-// cleanup is t.Cleanup that shows what there is to see of a failed test before the first thing is removed.
+// cleanup registers a cleanup function. If the test has failed, the state of the cluster
+// is logged before the first one runs.
 func (n *node) cleanup(f func()) {
 	n.t.Cleanup(func() {
 		if n.t.Failed() {
@@ -76,134 +81,85 @@ func (n *node) cleanup(f func()) {
 	})
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+// resources maps names of resources to numbers of devices.
+type resources map[string]int64
 
-// object is what the API server watches.
-type object interface {
-	runtime.Object
-	metav1.Object
-}
-
-// await gets an object and watches it until ok says that it is as it should be; said is what to tell when it never is.
-func await[T object](t *testing.T, get func(context.Context) (T, error), follow func(context.Context, metav1.ListOptions) (watch.Interface, error),
-	ok func(T) (done bool, said string)) (T, time.Time) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), deadline)
-	defer cancel()
-	last := "there is none"
-	for {
-		o, err := get(ctx)
-		for err == nil {
-			var done bool
-			if done, last = ok(o); done {
-				return o, time.Now()
-			}
-			var w watch.Interface
-			w, err = follow(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + o.GetName(), ResourceVersion: o.GetResourceVersion()})
-			if err != nil {
-				break
-			}
-			for event := range w.ResultChan() {
-				changed, isObject := event.Object.(T)
-				if !isObject || event.Type == watch.Deleted {
-					break
-				}
-				if done, last = ok(changed); done {
-					w.Stop()
-					return changed, time.Now()
-				}
-			}
-			w.Stop()
-			break
-		}
-		if err != nil {
-			last = err.Error()
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("after %v it is not so: %s", deadline, last)
-		case <-time.After(50 * time.Millisecond): // before the object is made, or a watch is opened again
-		}
-	}
-}
-
-func (n *node) get(ctx context.Context) (*corev1.Node, error) {
-	return n.client.CoreV1().Nodes().Get(ctx, nodeName, metav1.GetOptions{})
-}
-
-// offers waits until the Node says that it has so many of each resource, and that all can be had. What it says of others does not matter. It returns
-// when that was seen.
-func (n *node) offers(want map[string]int64) time.Time {
-	n.t.Helper()
-	return n.offersSince(time.Time{}, want)
-}
-
-// offersSince is offers of a status that the kubelet wrote after the moment: what a kubelet said stays there when it has ended.
-func (n *node) offersSince(moment time.Time, want map[string]int64) time.Time {
-	n.t.Helper()
-	_, at := await(n.t, n.get, n.client.CoreV1().Nodes().Watch, func(o *corev1.Node) (bool, string) {
-		ready := readiness(o)
-		said := fmt.Sprintf("the Node, ready %s at %s, has capacity {%s}, allocatable {%s}; want {%s}",
-			ready.Status, ready.LastHeartbeatTime.Format(time.TimeOnly), ours(o.Status.Capacity), ours(o.Status.Allocatable), counts(want))
-		if ready.Status != corev1.ConditionTrue || !ready.LastHeartbeatTime.After(moment) { // it has only seconds
-			return false, said
-		}
-		for name, count := range want {
-			capacity, allocatable := o.Status.Capacity[corev1.ResourceName(name)], o.Status.Allocatable[corev1.ResourceName(name)]
-			if capacity.Value() != count || allocatable.Value() != count {
-				return false, said
-			}
-		}
-		return true, said
-	})
-	return at
-}
-
-func readiness(o *corev1.Node) (ready corev1.NodeCondition) {
-	for _, c := range o.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			ready = c
-		}
-	}
-	return ready
-}
-
-// ours are the resources of the plugin.
-func ours(list corev1.ResourceList) string {
-	c := map[string]int64{}
-	for name, q := range list {
-		if strings.HasPrefix(string(name), prefix) {
-			c[string(name)] = q.Value()
-		}
-	}
-	return counts(c)
-}
-
-func counts(c map[string]int64) string {
+// String prints the resources of the plugin, without their prefix.
+func (r resources) String() string {
 	var words []string
-	for _, name := range slices.Sorted(maps.Keys(c)) {
-		words = append(words, fmt.Sprintf("%s: %d", strings.TrimPrefix(name, prefix), c[name]))
+	for _, name := range slices.Sorted(maps.Keys(r)) {
+		if short, ok := strings.CutPrefix(name, prefix); ok {
+			words = append(words, fmt.Sprintf("%s: %d", short, r[name]))
+		}
 	}
-	return strings.Join(words, ", ")
+	return "{" + strings.Join(words, ", ") + "}"
 }
 
-// timeline prints how the Node's numbers of a resource change, from now until the returned function is called.
-func (n *node) timeline(resource string) (stop func() string) {
+func resourcesOf(list corev1.ResourceList) resources {
+	r := resources{}
+	for name, quantity := range list {
+		r[string(name)] = quantity.Value()
+	}
+	return r
+}
+
+// has reports whether r has the numbers in want. It may have more resources.
+func (r resources) has(want resources) bool {
+	for name, count := range want {
+		if r[name] != count {
+			return false
+		}
+	}
+	return true
+}
+
+// awaitResources waits until capacity and allocatable of the Node have these numbers, and
+// returns the time.
+func (n *node) awaitResources(want resources) time.Time {
+	n.t.Helper()
+	return n.awaitResourcesSince(time.Time{}, want)
+}
+
+// awaitResourcesSince is awaitResources for a status that the kubelet wrote after a time:
+// the status outlives the kubelet.
+func (n *node) awaitResourcesSince(since time.Time, want resources) time.Time {
+	n.t.Helper()
+	poll(n.t, func() error {
+		o, err := n.client.CoreV1().Nodes().Get(n.t.Context(), nodeName, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		var ready corev1.NodeCondition
+		for _, c := range o.Status.Conditions {
+			if c.Type == corev1.NodeReady {
+				ready = c
+			}
+		}
+		isNew := ready.LastHeartbeatTime.After(since) // the resolution is one second
+		capacity, allocatable := resourcesOf(o.Status.Capacity), resourcesOf(o.Status.Allocatable)
+		if ready.Status == corev1.ConditionTrue && isNew && capacity.has(want) && allocatable.has(want) {
+			return nil
+		}
+		return fmt.Errorf("Node with Ready=%s at %s has capacity %v, allocatable %v; want %v",
+			ready.Status, ready.LastHeartbeatTime.Format(time.TimeOnly), capacity, allocatable, want)
+	})
+	return time.Now()
+}
+
+// recordAllocatable records how the Node's numbers of a resource change, until stop is
+// called.
+func (n *node) recordAllocatable(resource corev1.ResourceName) (stop func() string) {
 	n.t.Helper()
 	ctx, cancel := context.WithCancel(n.t.Context())
 	began := time.Now()
 	done := make(chan string, 1)
 	go func() {
-		var said []string
-		defer func() { done <- strings.Join(said, ", ") }()
+		var changes []string
+		defer func() { done <- strings.Join(changes, ", ") }()
 		last := ""
 		for ctx.Err() == nil {
-			w, err := n.client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + nodeName})
+			options := metav1.ListOptions{FieldSelector: "metadata.name=" + nodeName}
+			w, err := n.client.CoreV1().Nodes().Watch(ctx, options)
 			if err != nil {
 				return
 			}
@@ -212,9 +168,9 @@ func (n *node) timeline(resource string) (stop func() string) {
 				if !isNode {
 					break
 				}
-				capacity, allocatable := o.Status.Capacity[corev1.ResourceName(resource)], o.Status.Allocatable[corev1.ResourceName(resource)]
+				capacity, allocatable := o.Status.Capacity[resource], o.Status.Allocatable[resource]
 				if now := fmt.Sprintf("%d of %d", allocatable.Value(), capacity.Value()); now != last {
-					said = append(said, fmt.Sprintf("%.2f s: %s", time.Since(began).Seconds(), now))
+					changes = append(changes, fmt.Sprintf("%.2f s: %s", time.Since(began).Seconds(), now))
 					last = now
 				}
 			}
@@ -227,16 +183,29 @@ func (n *node) timeline(resource string) (stop func() string) {
 	}
 }
 
-// readyz is what the plugin's own readiness check says in full, asked through the API server.
-func (n *node) readyz(pod *corev1.Pod) string {
+// checkReadyz checks that a plugin's /readyz?verbose, requested through the API server,
+// has passed all checks.
+func (n *node) checkReadyz(pod *corev1.Pod) {
 	n.t.Helper()
-	result := n.client.CoreV1().RESTClient().Get().Namespace(pod.Namespace).Resource("pods").Name("http:"+pod.Name+":8081").
-		SubResource("proxy").Suffix("readyz").Param("verbose", "").Do(n.t.Context())
+	result := n.client.CoreV1().RESTClient().Get().
+		Namespace(pod.Namespace).Resource("pods").Name("http:"+pod.Name+":8081").SubResource("proxy").
+		Suffix("readyz").Param("verbose", "").Do(n.t.Context())
 	var status int
 	result.StatusCode(&status)
 	text, err := result.Raw()
-	if err != nil && status != http.StatusInternalServerError {
-		n.t.Fatalf("readyz of %s: status %d: %v", pod.Name, status, err)
+	const want = "[+]event-loop ok\n[+]first-look ok\n[+]kernel-heard ok\n[+]registered ok\nreadyz check passed\n"
+	if status != http.StatusOK || string(text) != want {
+		n.t.Errorf("/readyz?verbose: status %d, %v:\n%s\nwant:\n%s", status, err, text, want)
 	}
-	return string(text)
+}
+
+// checkReady returns an error that describes the pod if it is not ready.
+func checkReady(pod *corev1.Pod) error {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return nil
+		}
+	}
+	return fmt.Errorf("pod %s is not ready: %s %s %s",
+		pod.Name, pod.Status.Phase, pod.Status.Reason, pod.Status.Message)
 }

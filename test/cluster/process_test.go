@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
@@ -9,47 +11,40 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
 const kubeletPID = "/run/kubelet.pid"
 
-// stopKubelet ends the kubelet as a node's service manager does.
+// stopKubelet stops the kubelet as a service manager does, and waits until it has exited.
 func (n *node) stopKubelet() {
 	n.t.Helper()
-	text, err := os.ReadFile(kubeletPID)
-	must(n.t, err)
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	pid, err := strconv.Atoi(strings.TrimSpace(readFile(n.t, kubeletPID)))
 	must(n.t, err)
 	must(n.t, syscall.Kill(pid, syscall.SIGTERM))
-	waitGone(n.t, pid)
+	poll(n.t, func() error {
+		if !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			return fmt.Errorf("the kubelet, process %d, has not exited", pid)
+		}
+		return nil
+	})
 }
 
-// startKubelet starts it again, as a child of the node's first process, so that it outlives the test.
+// startKubelet starts the kubelet as a child of the node's first process, so that it
+// outlives the test.
 func (n *node) startKubelet() {
 	n.t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", `"$0" >>"$1" 2>&1 </dev/null & echo $! >"$2"`,
-		filepath.Join(os.Getenv("CLUSTER_TOP"), "test/cluster/kubelet.sh"), filepath.Join(os.Getenv("CLUSTER_LOGS"), "kubelet.log"), kubeletPID)
+		projectFile("test/cluster/kubelet.sh"),
+		filepath.Join(os.Getenv("CLUSTER_LOGS"), "kubelet.log"),
+		kubeletPID)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		n.t.Fatalf("start the kubelet: %v\n%s", err, out)
 	}
 }
 
-// waitGone waits until the process has ended and its parent knows.
-func waitGone(t *testing.T, pid int) {
-	t.Helper()
-	for end := time.Now().Add(deadline); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
-			return
-		}
-	}
-	t.Fatalf("process %d does not end within %v", pid, deadline)
-}
-
-// process is the process of a pod's one container, as this node numbers it.
+// process returns the process ID of a pod's only container, in the node's namespace.
 func (n *node) process(pod *corev1.Pod) int {
 	n.t.Helper()
 	id := strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://")
@@ -57,7 +52,7 @@ func (n *node) process(pod *corev1.Pod) int {
 	must(n.t, err)
 	for _, file := range files {
 		text, err := os.ReadFile(file)
-		if err != nil || !strings.Contains(string(text), id) { // it has ended, or is another
+		if err != nil || !strings.Contains(string(text), id) { // the process has exited, or is another one
 			continue
 		}
 		var pid int
@@ -65,6 +60,9 @@ func (n *node) process(pod *corev1.Pod) int {
 			return pid
 		}
 	}
-	n.t.Fatalf("no process is in the control group of container %q of pod %s", id, pod.Name)
+	n.t.Fatalf("no process in the control group of container %q of pod %s", id, pod.Name)
 	panic("unreachable")
 }
+
+// procFile returns the path of a process's file in /proc.
+func procFile(pid int, name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }

@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
-	"bufio"
-	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,15 +18,16 @@ import (
 	"qatplugin/internal/lookalike"
 )
 
-// idle is how long the plugin is watched while nothing happens.
-const idle = 15 * time.Second
-
-// What the base's container uses is measured, so that its resources can be set, and must stay well below its limit.
-func TestTheLimitIsFarFromWhatIsUsed(t *testing.T) {
+// TestMemoryStaysBelowLimit measures the plugin's container of the base, to show what its
+// resources should be, and checks that its memory stays below three quarters of the
+// limit.
+func TestMemoryStaysBelowLimit(t *testing.T) {
+	const idle = 15 * time.Second
 	var table strings.Builder
-	fmt.Fprintf(&table, "%5s  %-26s %9s %9s %9s %9s %9s %12s\n", "VFs", "", "group", "peak", "anon", "file", "VmHWM", "CPU")
-	row := func(vfs int, what string, u usage, cpu string) {
-		fmt.Fprintf(&table, "%5d  %-26s %v %12s\n", vfs, what, u, cpu)
+	fmt.Fprintf(&table, "%5s  %-26s %9s %9s %9s %9s %9s %12s\n",
+		"VFs", "", "group", "peak", "anon", "file", "VmHWM", "CPU")
+	row := func(vfs int, step string, u usage, cpu string) {
+		fmt.Fprintf(&table, "%5d  %-26s %v %12s\n", vfs, step, u, cpu)
 	}
 	for _, size := range []struct {
 		vfs, pfs int
@@ -37,50 +40,52 @@ func TestTheLimitIsFarFromWhatIsUsed(t *testing.T) {
 		t.Run(strconv.Itoa(size.vfs), func(t *testing.T) {
 			n := openNode(t)
 			h := startHost(t)
-			var pfs []string
-			for i := range size.pfs {
-				size.pf.Address = fmt.Sprintf("0000:%02x:00.0", 0x10+2*i)
-				must(t, h.AddPF(size.pf))
-				pfs = append(pfs, size.pf.Address)
-			}
-			setAll := func(vfs int) {
-				for _, pf := range pfs {
-					must(t, h.SetVFs(pf, vfs))
+			setVFs := func(vfsPerPF int) {
+				for i := range size.pfs {
+					must(t, h.SetVFs(pfAddress(i), vfsPerPF))
 				}
-				n.offers(map[string]int64{size.resource: int64(vfs * size.pfs)})
 			}
-			for _, pf := range pfs {
-				must(t, h.SetVFs(pf, size.vfs/size.pfs))
+			for i := range size.pfs {
+				size.pf.Address = pfAddress(i)
+				must(t, h.AddPF(size.pf))
 			}
-			in := n.install("qat_plugin", h.paths())
-			pod := in.ready()
-			n.offers(map[string]int64{size.resource: int64(size.vfs)})
-			begun := n.usage(pod)
-			row(size.vfs, "all bound and listed", begun, fmt.Sprintf("%.0f ms", ms(begun.cpu)))
-			quiet := time.NewTimer(idle)
-			<-quiet.C
+			setVFs(size.vfs / size.pfs)
+			in := n.install("qat_plugin", h.hostPaths())
+			pod := in.awaitReady()
+			n.awaitResources(resources{size.resource: int64(size.vfs)})
+			started := n.usage(pod)
+			row(size.vfs, "all bound and listed", started, fmt.Sprintf("%.0f ms", ms(started.cpu)))
+
+			time.Sleep(idle)
 			rested := n.usage(pod)
-			row(size.vfs, fmt.Sprintf("%.0f s of nothing", idle.Seconds()), rested, fmt.Sprintf("%.1f ms/s", ms(rested.cpu-begun.cpu)/idle.Seconds()))
+			row(size.vfs, fmt.Sprintf("idle for %.0f s", idle.Seconds()), rested,
+				fmt.Sprintf("%.1f ms/s", ms(rested.cpu-started.cpu)/idle.Seconds()))
+
 			for range 3 {
-				setAll(0)
-				setAll(size.vfs / size.pfs)
+				setVFs(0)
+				n.awaitResources(resources{size.resource: 0})
+				setVFs(size.vfs / size.pfs)
+				n.awaitResources(resources{size.resource: int64(size.vfs)})
 			}
 			churned := n.usage(pod)
-			row(size.vfs, "all removed and made, 3×", churned, fmt.Sprintf("%.0f ms", ms(churned.cpu-rested.cpu)))
+			row(size.vfs, "removed and created, 3×", churned, fmt.Sprintf("%.0f ms", ms(churned.cpu-rested.cpu)))
 
 			limit := pod.Spec.Containers[0].Resources.Limits.Memory().Value()
 			if most := max(churned.peak, churned.highest); most > limit*3/4 {
-				t.Errorf("with %d VFs the container took up to %d KiB; its limit is %d KiB", size.vfs, most>>10, limit>>10)
+				t.Errorf("with %d VFs the container used up to %d KiB; its limit is %d KiB",
+					size.vfs, most>>10, limit>>10)
 			}
 		})
 	}
-	t.Logf("the plugin's container, memory in KiB (group, peak: of its control group; anon, file: parts of its resident set):\n%s", table.String())
+	t.Logf("memory of the container in KiB (group, peak: control group; anon, file: resident set):\n%s", &table)
 }
+
+func pfAddress(i int) string { return fmt.Sprintf("0000:%02x:00.0", 0x10+2*i) }
 
 // usage is what a container has used.
 type usage struct {
-	group, peak         int64 // bytes, of its control group, now and at most
-	anon, file, highest int64 // bytes, of its process: RssAnon, RssFile and RssShmem (the image is in memory here), VmHWM
+	group, peak         int64 // bytes in its control group, now and at most
+	anon, file, highest int64 // bytes of its process: RssAnon, RssFile+RssShmem (the image is in memory), VmHWM
 	cpu                 time.Duration
 }
 
@@ -90,59 +95,57 @@ func (u usage) String() string {
 
 func (n *node) usage(pod *corev1.Pod) usage {
 	n.t.Helper()
-	process := n.process(pod)
-	status := fields(n.t, "/proc/"+pid(process)+"/status")
+	pid := n.process(pod)
+	status := readFields(n.t, procFile(pid, "status"))
 	u := usage{
-		anon: status["RssAnon:"] << 10, file: (status["RssFile:"] + status["RssShmem:"]) << 10, highest: status["VmHWM:"] << 10,
+		anon:    status["RssAnon:"] << 10,
+		file:    (status["RssFile:"] + status["RssShmem:"]) << 10,
+		highest: status["VmHWM:"] << 10,
 	}
-	if group, v2 := controlGroup(n.t, process, ""); v2 {
-		u.group, u.peak = number(n.t, group+"/memory.current"), number(n.t, group+"/memory.peak")
-		u.cpu = time.Duration(fields(n.t, group+"/cpu.stat")["usage_usec"]) * time.Microsecond
+	if group, ok := controlGroup(n.t, pid, ""); ok {
+		u.group, u.peak = readNumber(n.t, group, "memory.current"), readNumber(n.t, group, "memory.peak")
+		u.cpu = time.Duration(readFields(n.t, group, "cpu.stat")["usage_usec"]) * time.Microsecond
 		return u
 	}
-	group, _ := controlGroup(n.t, process, "memory")
-	u.group, u.peak = number(n.t, group+"/memory.usage_in_bytes"), number(n.t, group+"/memory.max_usage_in_bytes")
-	group, _ = controlGroup(n.t, process, "cpuacct")
-	u.cpu = time.Duration(number(n.t, group+"/cpuacct.usage"))
+	group, _ := controlGroup(n.t, pid, "memory")
+	u.group = readNumber(n.t, group, "memory.usage_in_bytes")
+	u.peak = readNumber(n.t, group, "memory.max_usage_in_bytes")
+	group, _ = controlGroup(n.t, pid, "cpuacct")
+	u.cpu = time.Duration(readNumber(n.t, group, "cpuacct.usage"))
 	return u
 }
 
-// controlGroup is the directory of a process's control group: in the hierarchy of a controller of version 1, or in that of version 2.
-func controlGroup(t *testing.T, process int, controller string) (dir string, found bool) {
+// controlGroup returns the directory of a process's control group in the hierarchy of a
+// controller of version 1, or of version 2 if controller is empty.
+func controlGroup(t *testing.T, pid int, controller string) (dir string, ok bool) {
 	t.Helper()
-	text, err := os.ReadFile("/proc/" + pid(process) + "/cgroup")
-	must(t, err)
-	for line := range strings.Lines(string(text)) {
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+	for line := range strings.SplitSeq(readFile(t, procFile(pid, "cgroup")), "\n") {
+		parts := strings.SplitN(line, ":", 3)
 		if len(parts) != 3 || parts[1] != controller {
 			continue
 		}
 		dir := filepath.Join("/sys/fs/cgroup", controller, parts[2])
-		if _, err := os.Stat(filepath.Join(dir, "memory.current")); controller == "" && err != nil {
-			return "", false // a hierarchy of version 2 without controllers, beside those of version 1
-		}
-		return dir, true
+		// Beside hierarchies of version 1 there may be one of version 2 without
+		// controllers.
+		_, err := os.Stat(filepath.Join(dir, "memory.current"))
+		return dir, controller != "" || !errors.Is(err, fs.ErrNotExist)
 	}
 	return "", false
 }
 
-func number(t *testing.T, file string) int64 {
+func readNumber(t *testing.T, elements ...string) int64 {
 	t.Helper()
-	text, err := os.ReadFile(file)
-	must(t, err)
-	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	n, err := strconv.ParseInt(strings.TrimSpace(readFile(t, elements...)), 10, 64)
 	must(t, err)
 	return n
 }
 
-// fields reads a file with a name and a number on each line; what is no number is left out.
-func fields(t *testing.T, file string) map[string]int64 {
+// readFields reads a file with a name and a number in each line. It ignores other lines.
+func readFields(t *testing.T, elements ...string) map[string]int64 {
 	t.Helper()
-	text, err := os.ReadFile(file)
-	must(t, err)
 	values := map[string]int64{}
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		if words := strings.Fields(lines.Text()); len(words) >= 2 {
+	for line := range strings.SplitSeq(readFile(t, elements...), "\n") {
+		if words := strings.Fields(line); len(words) >= 2 {
 			if n, err := strconv.ParseInt(words[1], 10, 64); err == nil {
 				values[words[0]] = n
 			}
@@ -150,5 +153,3 @@ func fields(t *testing.T, file string) map[string]int64 {
 	}
 	return values
 }
-
-func pid(process int) string { return strconv.Itoa(process) }

@@ -1,7 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,93 +11,106 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// What runs keeps its devices, the list is right again, and nobody gets a device that another pod has.
+// TestRunningPodsKeepTheirDevices also checks that the list is complete after each
+// restart, and that no two pods get the same device.
 func TestRunningPodsKeepTheirDevices(t *testing.T) {
 	n := openNode(t)
 	h := startHost(t)
-	h.add(cyPF, "sym;asym")
-	in := n.install("qat_plugin/overlays/debug", h.paths())
-	in.ready()
-	n.offers(map[string]int64{cy: 16})
-	pods := []*workload{n.ask("first", cy, 2)}
+	must(t, h.addPF(cyPF, "sym;asym"))
+	in := n.install("qat_plugin/overlays/debug", h.hostPaths())
+	in.awaitReady()
+	n.awaitResources(resources{cy: 16})
+	pods := []*workload{n.runPod("first", cy, 2)}
 
 	for i, step := range []struct {
-		what string
-		do   func() (begun time.Time, said string)
+		name string
+		do   func() (began time.Time)
 	}{
-		{"a restart of the kubelet", in.restartKubelet},
-		{"a rollout of another image", in.rollout},
-		{"a kill of the plugin", in.kill},
+		{"restart of the kubelet", in.restartKubelet},
+		{"rollout of another image", in.rollout},
+		{"kill of the plugin", in.kill},
 	} {
-		stop := n.timeline(cy)
-		begun, said := step.do()
-		sent := in.sent(cy, 16, begun)
-		n.offersSince(sent, map[string]int64{cy: 16})
-		t.Logf("%s: %s%.2f s: the plugin had sent its list\nallocatable VFs of the Node's capacity: %s", step.what, said, sent.Sub(begun).Seconds(), stop())
+		stop := n.recordAllocatable(cy)
+		began := step.do()
+		sent := in.awaitListSent(cy, 16, began)
+		n.awaitResourcesSince(sent, resources{cy: 16})
+		t.Logf("%s: the plugin sent its list after %.2f s\nallocatable VFs of the Node's capacity: %s",
+			step.name, sent.Sub(began).Seconds(), stop())
 		for _, w := range pods {
-			w.untouched(step.what)
+			w.checkUnchanged(step.name)
 		}
-		pods = append(pods, n.ask(fmt.Sprintf("later-%d", i+1), cy, 2))
-		wantDistinct(t, pods, h.VFs(cyPF))
+		pods = append(pods, n.runPod(fmt.Sprintf("later-%d", i+1), cy, 2))
+		checkDistinct(t, pods, h.VFs(cyPF))
 	}
 }
 
-// wantDistinct checks that no two pods have a device in common, and that all they have are devices of the host.
-func wantDistinct(t *testing.T, pods []*workload, all []string) {
+// checkDistinct checks that each pod has two VFs of the host, and no two pods the same.
+func checkDistinct(t *testing.T, pods []*workload, all []string) {
 	t.Helper()
 	owner := map[string]string{}
 	for _, w := range pods {
 		vfs := w.vfs()
 		if len(vfs) != 2 {
-			t.Errorf("pod %s was told of %v, want two VFs", w.name, vfs)
+			t.Errorf("pod %s has %v, want two VFs", w.name, vfs)
 		}
 		for _, vf := range vfs {
 			if owner[vf] != "" || !slices.Contains(all, vf) {
-				t.Errorf("pod %s has %s, which is no VF of the host or also pod %s's", w.name, vf, owner[vf])
+				t.Errorf("pod %s has %s, which is not a VF of the host, or that of pod %s", w.name, vf, owner[vf])
 			}
 			owner[vf] = w.name
 		}
 	}
 }
 
-func (in *installation) restartKubelet() (begun time.Time, said string) {
+// restartKubelet restarts the kubelet and returns the time when it had stopped.
+func (in *installation) restartKubelet() (stopped time.Time) {
 	in.t.Helper()
-	begun = time.Now()
 	in.stopKubelet()
-	stopped := time.Now()
+	stopped = time.Now()
 	in.startKubelet()
-	return stopped, fmt.Sprintf("after %.2f s it had ended, and the new one was started; from then on, ", stopped.Sub(begun).Seconds())
+	return stopped
 }
 
-func (in *installation) rollout() (begun time.Time, said string) {
+// rollout sets another image and waits until the new pod is ready.
+func (in *installation) rollout() (began time.Time) {
 	in.t.Helper()
-	old := in.pod()
+	old, err := in.pod()
+	must(in.t, err)
 	container := old.Spec.Containers[0]
 	image, _, _ := strings.Cut(container.Image, ":")
-	begun = time.Now()
-	kubectl(in.t, "set", "image", "-n", namespace, "daemonset/"+in.set, container.Name+"="+image+":second")
-	pod := in.ready()
-	ready := time.Now()
-	if pod.Name == old.Name || pod.Spec.Containers[0].Image != image+":second" {
-		in.t.Errorf("after the rollout the pod is %s with %s, was %s", pod.Name, pod.Spec.Containers[0].Image, old.Name)
+	image += ":second"
+	began = time.Now()
+	kubectl(in.t, "set", "image", "-n", pluginNamespace, "daemonset/"+in.set, container.Name+"="+image)
+	pod := in.awaitReady()
+	in.t.Logf("the rollout was complete after %.2f s", time.Since(began).Seconds())
+	if got := pod.Spec.Containers[0].Image; pod.Name == old.Name || got != image {
+		in.t.Errorf("after the rollout the pod is %s with image %s, was %s; want a new one with %s",
+			pod.Name, got, old.Name, image)
 	}
-	return begun, fmt.Sprintf("%.2f s: the rollout was complete; ", ready.Sub(begun).Seconds())
+	return began
 }
 
-func (in *installation) kill() (begun time.Time, said string) {
+// kill kills the plugin and waits until its container is restarted and ready.
+func (in *installation) kill() (began time.Time) {
 	in.t.Helper()
-	pod := in.pod()
-	pid := in.process(pod)
-	begun = time.Now()
-	must(in.t, syscall.Kill(pid, syscall.SIGKILL))
-	pods := in.client.CoreV1().Pods(namespace)
-	_, ready := await(in.t, func(ctx context.Context) (*corev1.Pod, error) { return pods.Get(ctx, pod.Name, metav1.GetOptions{}) }, pods.Watch,
-		func(now *corev1.Pod) (bool, string) {
-			restarts := now.Status.ContainerStatuses[0].RestartCount
-			return restarts == pod.Status.ContainerStatuses[0].RestartCount+1 && isReady(now), fmt.Sprintf("%d restarts, ready %v", restarts, isReady(now))
-		})
-	return begun, fmt.Sprintf("%.2f s: it was ready again; ", ready.Sub(begun).Seconds())
+	pod, err := in.pod()
+	must(in.t, err)
+	restarts := func(pod *corev1.Pod) int32 { return pod.Status.ContainerStatuses[0].RestartCount }
+	began = time.Now()
+	must(in.t, syscall.Kill(in.process(pod), syscall.SIGKILL))
+	poll(in.t, func() error {
+		now, err := in.pod()
+		if err != nil {
+			return err
+		}
+		if now.Name != pod.Name || restarts(now) != restarts(pod)+1 {
+			return fmt.Errorf("pod %s has %d restarts; want pod %s and %d",
+				now.Name, restarts(now), pod.Name, restarts(pod)+1)
+		}
+		return checkReady(now)
+	})
+	in.t.Logf("the plugin was ready again after %.2f s", time.Since(began).Seconds())
+	return began
 }

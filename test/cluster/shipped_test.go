@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
@@ -10,37 +12,37 @@ import (
 	"qatplugin/internal/testenv"
 )
 
-// Everything of the base is as shipped here, the paths on the host too: the plugin looks at this machine's sysfs, and hears this machine's kernel
-// from a pod that has a network namespace of its own.
-func TestTheBaseAsShippedHearsTheKernel(t *testing.T) {
-	leaveQATAlone(t)
+// TestBaseReceivesUevents applies the base with nothing replaced, not even paths on the
+// host. The plugin reads this machine's sysfs and receives this machine's uevents, in a
+// pod with a network namespace of its own.
+func TestBaseReceivesUevents(t *testing.T) {
+	skipIfMachineHasQAT(t)
 	n := openNode(t)
 	began := time.Now()
 	in := n.install("qat_plugin", nil)
-	pod := in.ready()
-	t.Logf("ready after %.1f s, with this machine's /sys and the kernel's answer to the event that the plugin asked for", time.Since(began).Seconds())
-	wantReadyz(t, n.readyz(pod))
-	theirs, err := os.Readlink("/proc/" + pid(n.process(pod)) + "/ns/net")
+	pod := in.awaitReady()
+	t.Logf("ready after %.1f s", time.Since(began).Seconds())
+	n.checkReadyz(pod) // kernel-heard: the plugin received the uevent that it requested
+	pods, err := os.Readlink(procFile(n.process(pod), "ns/net"))
 	must(t, err)
-	own, err := os.Readlink("/proc/self/ns/net")
+	nodes, err := os.Readlink("/proc/self/ns/net")
 	must(t, err)
-	if theirs == own {
-		t.Errorf("the pod is in the network namespace of the node, %s: that is no proof", own)
+	if pods == nodes {
+		t.Errorf("the pod has the network namespace of the node, %s", nodes)
 	}
 }
 
-// leaveQATAlone skips a test that would install the plugin on a machine whose VFs it would bind.
-func leaveQATAlone(t *testing.T) {
+// skipIfMachineHasQAT skips a test that would install the plugin on a machine whose VFs
+// it would bind.
+func skipIfMachineHasQAT(t *testing.T) {
 	t.Helper()
 	classes, err := filepath.Glob("/sys/bus/pci/devices/*/class")
 	must(t, err)
 	for _, file := range classes {
-		class, err := os.ReadFile(file)
-		must(t, err)
-		vendor, err := os.ReadFile(filepath.Join(filepath.Dir(file), "vendor"))
-		must(t, err)
-		if strings.HasPrefix(string(class), "0x0b40") && strings.TrimSpace(string(vendor)) == "0x8086" {
-			testenv.Skip(t, "this machine has a QAT device, "+filepath.Base(filepath.Dir(file))+", and the plugin would bind its VFs")
+		dir := filepath.Dir(file)
+		class, vendor := readFile(t, file), readFile(t, dir, "vendor")
+		if strings.HasPrefix(class, "0x0b40") && strings.TrimSpace(vendor) == "0x8086" {
+			testenv.Skip(t, "the plugin would bind the VFs of this machine's QAT device "+filepath.Base(dir))
 		}
 	}
 }

@@ -1,133 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package cluster
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// A workload is a running pod that asked for devices.
+// A workload is a running pod with one container that requested devices.
 type workload struct {
 	*node
-	name string
-	pod  *corev1.Pod // as it was when it began to run
-	got  devices
+	name    string
+	pod     *corev1.Pod // when it became ready
+	devices devices
 }
 
-// devices is what the container of a pod finds.
+// devices are those that a container finds.
 type devices struct {
-	Env   map[string]string // variables that begin with QAT
-	Nodes []string          // device nodes below /dev that containers do not have as they are
+	Env   map[string]string // variables that start with QAT
+	Nodes []string          // device nodes that a container does not have by default
 }
 
-// sample applies deployments/workloads/sample, with the one busybox that there is here, and waits until its pod runs. Its namespace lets in what
-// Pod Security calls restricted, and no more.
-func (n *node) sample() *workload {
+// runSample applies deployments/workloads/sample with the node's busybox image, in a
+// namespace that enforces the Pod Security level restricted, and waits until its pod is
+// ready.
+func (n *node) runSample() *workload {
 	n.t.Helper()
-	n.makeNamespace(workloads, enforceRestricted)
-	dir := writeKustomization(n.t, fmt.Sprintf("resources: [%q]\nimages: [{name: busybox, newName: local/busybox, newTag: \"1\"}]\n",
-		relative(n.t, deployment("workloads/sample"))))
-	n.cleanup(func() { kubectl(n.t, "delete", "-n", workloads, "--ignore-not-found", "--wait=false", "-k", dir) })
-	kubectl(n.t, "apply", "--validate=strict", "-n", workloads, "-k", dir)
-	return n.running(workloads, "qat-sample")
+	n.addNamespace(workloadNamespace, enforceRestricted)
+	dir := addKustomization(n.t, deployment("workloads/sample"),
+		"images: [{name: busybox, newName: local/busybox, newTag: \"1\"}]\n")
+	n.cleanup(func() {
+		kubectl(n.t, "delete", "-n", workloadNamespace, "--ignore-not-found", "--wait=false", "-k", dir)
+	})
+	kubectl(n.t, "apply", "--validate=strict", "-n", workloadNamespace, "-k", dir)
+	return n.awaitWorkload(workloadNamespace, "qat-sample")
 }
 
-// ask runs a pod with one container, of user root, that asks for so many devices of a resource, and waits until it runs.
-func (n *node) ask(name, of string, count int64) *workload {
+// runPod creates a pod whose container runs as root and requests devices of a resource,
+// and waits until it is ready.
+func (n *node) runPod(name, resourceName string, count int64) *workload {
 	n.t.Helper()
-	limits := corev1.ResourceList{corev1.ResourceName(of): *resource.NewQuantity(count, resource.DecimalSI)}
-	no := false
+	container := corev1.Container{
+		Name:            "c",
+		Image:           "local/busybox:1",
+		ImagePullPolicy: corev1.PullNever,
+		// This shell exits immediately on SIGTERM.
+		Command: []string{"/bin/sh", "-c", "trap exit TERM; sleep 1000000 & wait"},
+		Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{
+			corev1.ResourceName(resourceName): *resource.NewQuantity(count, resource.DecimalSI),
+		}},
+	}
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault},
 		Spec: corev1.PodSpec{
-			AutomountServiceAccountToken: &no,
+			AutomountServiceAccountToken: new(false),
 			RestartPolicy:                corev1.RestartPolicyNever,
-			Containers: []corev1.Container{{
-				Name: "c", Image: "local/busybox:1", ImagePullPolicy: corev1.PullNever,
-				Command:   []string{"/bin/sh", "-c", "trap exit TERM; sleep 1000000 & wait"}, // it ends at once when it is told to
-				Resources: corev1.ResourceRequirements{Limits: limits},
-			}},
+			Containers:                   []corev1.Container{container},
 		},
 	}
 	n.cleanup(func() { kubectl(n.t, "delete", "pod", "--ignore-not-found", "--wait=false", name) })
-	_, err := n.client.CoreV1().Pods(metav1.NamespaceDefault).Create(n.t.Context(), pod, metav1.CreateOptions{})
+	_, err := n.client.CoreV1().Pods(pod.Namespace).Create(n.t.Context(), pod, metav1.CreateOptions{})
 	must(n.t, err)
-	return n.running(metav1.NamespaceDefault, name)
+	return n.awaitWorkload(pod.Namespace, name)
 }
 
-// running waits until the pod runs.
-func (n *node) running(namespace, name string) *workload {
+// awaitWorkload waits until a pod is ready.
+func (n *node) awaitWorkload(namespace, name string) *workload {
 	n.t.Helper()
-	pods := n.client.CoreV1().Pods(namespace)
-	pod, _ := await(n.t, func(ctx context.Context) (*corev1.Pod, error) { return pods.Get(ctx, name, metav1.GetOptions{}) }, pods.Watch,
-		func(pod *corev1.Pod) (bool, string) {
-			return isReady(pod), fmt.Sprintf("pod %s is %s %s%s", name, pod.Status.Phase, pod.Status.Reason, pod.Status.Message)
-		})
-	w := &workload{node: n, name: name, pod: pod}
-	w.got = w.look()
+	w := &workload{node: n, name: name}
+	poll(n.t, func() (err error) {
+		w.pod, err = n.client.CoreV1().Pods(namespace).Get(n.t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		return checkReady(w.pod)
+	})
+	w.devices = w.readDevices()
 	return w
 }
 
-// look asks the container what it has. A kubelet that was just started does not know its pods for a moment, and says that there is none.
-func (w *workload) look() devices {
+// readDevices reads the container's devices. It tries again if kubectl exec fails,
+// because a kubelet that has just started does not know its pods yet.
+func (w *workload) readDevices() devices {
 	w.t.Helper()
-	const script = `env; for d in /dev/vfio/* /dev/qat* /dev/usdm* /dev/uio*; do if [ -c "$d" ]; then echo "node $d"; fi; done`
-	out, complaints, err := "", "", errors.New("not asked")
-	for end := time.Now().Add(deadline); err != nil; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.t.Fatalf("kubectl exec %s: %v\n%s", w.name, err, complaints)
+	const script = "env; for d in /dev/vfio/* /dev/qat* /dev/usdm* /dev/uio*; do\n" +
+		`if [ -c "$d" ]; then echo "node $d"; fi; done`
+	var out string
+	poll(w.t, func() (err error) {
+		var stderr string
+		out, stderr, err = tryKubectl("exec", "-n", w.pod.Namespace, w.name, "--", "/bin/sh", "-c", script)
+		if err != nil {
+			return fmt.Errorf("kubectl exec %s: %w: %s", w.name, err, stderr)
 		}
-		out, complaints, err = try(w.t, "exec", "-n", w.pod.Namespace, w.name, "--", "/bin/sh", "-c", script)
-	}
+		return nil
+	})
 	d := devices{Env: map[string]string{}}
 	for line := range strings.SplitSeq(out, "\n") {
-		if name, value, _ := strings.Cut(line, "="); strings.HasPrefix(name, "QAT") {
-			d.Env[name] = value
-		}
 		if path, isNode := strings.CutPrefix(line, "node "); isNode {
 			d.Nodes = append(d.Nodes, path)
+		} else if name, value, _ := strings.Cut(line, "="); strings.HasPrefix(name, "QAT") {
+			d.Env[name] = value
 		}
 	}
 	slices.Sort(d.Nodes)
 	return d
 }
 
-// open opens a node for writing, which only the device control group of the container can forbid.
-func (w *workload) open(path string) {
+// checkDevices checks the devices that the container found when it started.
+func (w *workload) checkDevices(want devices) {
+	w.t.Helper()
+	if diff := cmp.Diff(want, w.devices); diff != "" {
+		w.t.Errorf("devices in pod %s (-want +got):\n%s", w.name, diff)
+	}
+}
+
+// checkOpens opens a device node for writing, which the container's device control group
+// must allow.
+func (w *workload) checkOpens(path string) {
 	w.t.Helper()
 	kubectl(w.t, "exec", "-n", w.pod.Namespace, w.name, "--", "/bin/sh", "-c", ": >"+path)
 }
 
-// vfs are the addresses that the container was told, of QAT0, QAT1 and so on.
-func (w *workload) vfs() []string {
-	return slices.Sorted(maps.Values(w.got.Env))
-}
+// vfs returns the addresses in QAT0, QAT1 and so on.
+func (w *workload) vfs() []string { return slices.Sorted(maps.Values(w.devices.Env)) }
 
-// untouched checks that the container is the one that was started first, and has what it had.
-func (w *workload) untouched(after string) {
+// checkUnchanged checks that the container has not been restarted, and has the same
+// devices.
+func (w *workload) checkUnchanged(after string) {
 	w.t.Helper()
 	now, err := w.client.CoreV1().Pods(w.pod.Namespace).Get(w.t.Context(), w.name, metav1.GetOptions{})
 	must(w.t, err)
-	first, c := w.pod.Status.ContainerStatuses[0], now.Status.ContainerStatuses[0]
-	switch {
-	case now.UID != w.pod.UID || now.Status.Phase != corev1.PodRunning || !isReady(now):
-		w.t.Errorf("after %s pod %s is another or does not run: %s", after, w.name, now.Status.Phase)
-	case c.ContainerID != first.ContainerID || c.RestartCount != first.RestartCount:
-		w.t.Errorf("after %s the container of pod %s is another: %s, was %s", after, w.name, c.ContainerID, first.ContainerID)
+	if err := checkReady(now); err != nil || now.UID != w.pod.UID {
+		w.t.Errorf("after %s pod %s is a new one, or %v", after, w.name, err)
 	}
-	if got := w.look(); !got.equal(w.got) {
-		w.t.Errorf("after %s pod %s has %+v, had %+v", after, w.name, got, w.got)
+	was, is := w.pod.Status.ContainerStatuses[0], now.Status.ContainerStatuses[0]
+	if is.ContainerID != was.ContainerID || is.RestartCount != was.RestartCount {
+		w.t.Errorf("after %s pod %s has container %s, was %s", after, w.name, is.ContainerID, was.ContainerID)
 	}
-}
-
-func (d devices) equal(o devices) bool {
-	return maps.Equal(d.Env, o.Env) && slices.Equal(d.Nodes, o.Nodes)
+	if diff := cmp.Diff(w.devices, w.readDevices()); diff != "" {
+		w.t.Errorf("after %s pod %s has other devices (-before +after):\n%s", after, w.name, diff)
+	}
 }
