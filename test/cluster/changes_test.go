@@ -11,13 +11,8 @@ import (
 )
 
 func TestNodeResourcesFollowHost(t *testing.T) {
-	n := openNode(t)
-	h := startHost(t)
-	must(t, h.addPF(cyPF, "sym;asym"))
-	in := n.install("qat_plugin/overlays/debug", h.hostPaths())
-	in.awaitReady()
-	n.awaitResources(resources{cy: 16})
-	w := n.runPod("runs", cy, 1)
+	in, h := installOnHost(t)
+	w := in.runPod("runs", cy, 1)
 	used := w.devices.Env["QAT0"]
 	free := h.VFs(cyPF)[slices.IndexFunc(h.VFs(cyPF), func(vf string) bool { return vf != used })]
 
@@ -37,7 +32,7 @@ func TestNodeResourcesFollowHost(t *testing.T) {
 		began := time.Now()
 		must(t, step.do())
 		changed := time.Now()
-		listed := n.awaitResources(resources{step.resource: int64(step.count)})
+		listed := in.awaitResources(resources{step.resource: int64(step.count)})
 		sent := in.awaitListSent(step.resource, step.count, began)
 		t.Logf("%-30s: the host took %7.1f ms; then the list was sent after %6.1f ms, and in the Node after %6.1f ms",
 			step.name, ms(changed.Sub(began)), ms(sent.Sub(changed)), ms(listed.Sub(changed)))

@@ -77,6 +77,19 @@ func (n *node) install(name string, hostPaths map[string]string) *installation {
 	return &installation{node: n, set: set.Name, dir: dir, warnings: stderr}
 }
 
+// installOnHost installs the overlay debug, which logs the lists that the plugin sends,
+// on a host with 16 VFs. It returns when they are in the Node's capacity.
+func installOnHost(t *testing.T) (*installation, *host) {
+	t.Helper()
+	n := openNode(t)
+	h := startHost(t)
+	must(t, h.addPF(cyPF, "sym;asym"))
+	in := n.install("qat_plugin/overlays/debug", h.hostPaths())
+	in.awaitReady()
+	n.awaitResources(resources{cy: 16})
+	return in, h
+}
+
 // replaceHostPaths creates a kustomization on top of another one that replaces paths of
 // hostPath volumes. It checks that nothing else changes.
 func replaceHostPaths(t *testing.T, dir string, hostPaths map[string]string) string {

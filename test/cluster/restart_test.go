@@ -16,13 +16,8 @@ import (
 // TestRunningPodsKeepTheirDevices also checks that the list is complete after each
 // restart, and that no two pods get the same device.
 func TestRunningPodsKeepTheirDevices(t *testing.T) {
-	n := openNode(t)
-	h := startHost(t)
-	must(t, h.addPF(cyPF, "sym;asym"))
-	in := n.install("qat_plugin/overlays/debug", h.hostPaths())
-	in.awaitReady()
-	n.awaitResources(resources{cy: 16})
-	pods := []*workload{n.runPod("first", cy, 2)}
+	in, h := installOnHost(t)
+	pods := []*workload{in.runPod("first", cy, 2)}
 
 	for i, step := range []struct {
 		name string
@@ -32,16 +27,16 @@ func TestRunningPodsKeepTheirDevices(t *testing.T) {
 		{"rollout of another image", in.rollout},
 		{"kill of the plugin", in.kill},
 	} {
-		stop := n.recordAllocatable(cy)
+		stop := in.recordAllocatable(cy)
 		began := step.do()
 		sent := in.awaitListSent(cy, 16, began)
-		n.awaitResourcesSince(sent, resources{cy: 16})
+		in.awaitResourcesSince(sent, resources{cy: 16})
 		t.Logf("%s: the plugin sent its list after %.2f s\nallocatable VFs of the Node's capacity: %s",
 			step.name, sent.Sub(began).Seconds(), stop())
 		for _, w := range pods {
 			w.checkUnchanged(step.name)
 		}
-		pods = append(pods, n.runPod(fmt.Sprintf("later-%d", i+1), cy, 2))
+		pods = append(pods, in.runPod(fmt.Sprintf("later-%d", i+1), cy, 2))
 		checkDistinct(t, pods, h.VFs(cyPF))
 	}
 }
