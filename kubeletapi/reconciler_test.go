@@ -388,7 +388,7 @@ func TestLostEventsKeepTheWatch(t *testing.T) {
 		return r.wait(t.Context(), time.Time{})
 	}
 	if changed := waitFor(fsnotify.ErrEventOverflow); !changed || r.watch == nil {
-		t.Errorf("after lost events: directory changed %t, watch %v, want true and the watch", changed, r.watch)
+		t.Fatalf("after lost events: directory changed %t, watch %v, want true and the watch", changed, r.watch)
 	}
 	if changed := waitFor(errors.New("broken")); !changed || r.watch != nil || log.count("broken") != 1 {
 		t.Errorf("after another error: directory changed %t, watch %v, want true and no watch:\n%s", changed, r.watch, log)

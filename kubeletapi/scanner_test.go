@@ -156,6 +156,7 @@ func TestWatchWaitsForScanWithinGracePeriod(t *testing.T) {
 				if tt.scanEnds == 0 {
 					s.found <- []string{"1"} // must not be published
 					close(s.found)
+					synctest.Wait()
 				}
 			})
 		})
