@@ -68,8 +68,7 @@ func DPDKDrivers() []string { return device.Drivers() }
 // VFIOInterfaces returns the ways in which a container can get a VFIO device.
 func VFIOInterfaces() []string { return device.Interfaces() }
 
-// KernelVFDrivers returns the kernel drivers of all known VFs, which name the
-// device families.
+// KernelVFDrivers returns the kernel drivers of all known VFs, which name the device families.
 func KernelVFDrivers() []string { return device.KernelVFDrivers() }
 
 // Policies returns the allocation policies.

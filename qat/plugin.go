@@ -51,10 +51,9 @@ func New(config Config) (*Plugin, error) {
 	}, nil
 }
 
-// Watch publishes a Tree of the host's devices, and a new one whenever they
-// change, until ctx ends. It is called once, and calls publish from its own
-// goroutine. When it returns, everything that it started has ended, apart from
-// a read or write of sysfs that the kernel blocks.
+// Watch publishes a Tree of the host's devices, and a new one whenever they change, until ctx
+// ends. It is called once, and calls publish from its own goroutine. When it returns, everything
+// that it started has ended, apart from a read or write of sysfs that the kernel blocks.
 func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	if p.config.Mode == ModeKernel {
 		hostwatch.Run(ctx, p.loop, p.newKernelMode, publish)

@@ -32,8 +32,7 @@ const (
 	timeout = 20 * time.Second
 )
 
-// must fails the test for an error of the look-alike host, which is never what
-// a test is about.
+// must fails the test for an error of the look-alike host, which is never what a test is about.
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -98,8 +97,7 @@ func (f sourceFunc) Run(ctx context.Context, sink events.Sink) error { return f(
 // silentSource delivers nothing.
 func silentSource(ctx context.Context, _ events.Sink) error { <-ctx.Done(); return nil }
 
-// from makes a Config that listens to one source, and does not watch
-// directories.
+// from makes a Config that listens to one source, and does not watch directories.
 func from(source events.Source) Config {
 	return Config{Sources: []func() (events.Source, error){func() (events.Source, error) { return source, nil }}}
 }
@@ -191,8 +189,7 @@ func bindAll(t testing.TB, h *lookalike.Host, pf string) {
 	}
 }
 
-// withEachSource runs a test with uevents alone and with inotify alone: either
-// must suffice.
+// withEachSource runs a test with uevents alone and with inotify alone: either must suffice.
 func withEachSource(t *testing.T, test func(t *testing.T, h *lookalike.Host, config Config)) {
 	t.Run("uevents", func(t *testing.T) {
 		h := lookalike.Start(t)

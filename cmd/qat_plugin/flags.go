@@ -112,9 +112,8 @@ func newFlagSet(o *options) *flag.FlagSet {
 	return flags
 }
 
-// parseFlags parses the command line. The error is [flag.ErrHelp] after -h, for
-// which it prints the usage to out, or one line that names the flag, the value
-// and what is allowed.
+// parseFlags parses the command line. The error is [flag.ErrHelp] after -h, for which it prints
+// the usage to out, or one line that names the flag, the value and what is allowed.
 func parseFlags(args []string, out io.Writer) (*options, error) {
 	o := defaultOptions()
 	flags := newFlagSet(o)
@@ -144,10 +143,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	return o, nil
 }
 
-// explain turns an error of package flag into one line of the form
-// `-name: invalid value "x": must be …`. Package flag writes
-// `invalid value "x" for flag -name: cause`, with a boolean flag
-// `invalid boolean value "x" for -name: cause`.
+// explain turns an error of package flag, which has the form
+// `invalid value "x" for flag -name: cause` or, for a boolean flag,
+// `invalid boolean value "x" for -name: cause`, into `-name: invalid value "x": must be …`.
 func explain(flags *flag.FlagSet, err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "invalid boolean value "), "invalid value ")
 	value, quoteErr := strconv.QuotedPrefix(text)

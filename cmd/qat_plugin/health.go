@@ -28,11 +28,10 @@ const (
 	// shutdownTimeout is for requests in progress when the program ends.
 	shutdownTimeout = time.Second
 
-	// Anybody who can reach the address can open connections, which cost
-	// memory and file descriptors. So a connection carries one request, as
-	// those of the kubelet's probes do, which must arrive within readTimeout
-	// and be answered within writeTimeout. Connections beyond maxConnections
-	// are closed at once.
+	// Anybody who can reach the address can open connections, which cost memory and file
+	// descriptors. So a connection carries one request, as those of the kubelet's probes do,
+	// which must arrive within readTimeout and be answered within writeTimeout. Connections
+	// beyond maxConnections are closed at once.
 	readTimeout    = 5 * time.Second
 	writeTimeout   = checkTimeout + 5*time.Second
 	maxConnections = 64
@@ -46,10 +45,9 @@ type checker interface {
 	CheckKernelHeard(ctx context.Context) error
 }
 
-// healthHandler serves /livez (should the process keep running?) and /readyz
-// (does the kubelet know the truth?). Both answer with status 200 or 500 and
-// with the text that Kubernetes' own components give: "ok", or a line for each
-// check with ?verbose and after a failure.
+// healthHandler serves /livez (should the process keep running?) and /readyz (does the kubelet
+// know the truth?). Both answer with status 200 or 500 and with the text that Kubernetes' own
+// components give: "ok", or a line for each check with ?verbose and after a failure.
 func healthHandler(c checker, registered func(context.Context) error) http.Handler {
 	eventLoop := check{"event-loop", c.CheckEventLoop}
 	mux := http.NewServeMux()
@@ -128,10 +126,9 @@ func newHealthServer(ctx context.Context, handler http.Handler) *http.Server {
 	return server
 }
 
-// serveHealth serves the handler until ctx ends, and then gives requests in
-// progress up to shutdownTimeout. An address that is not available is logged and
-// tried again: the devices are served in any case. opened, which may be nil, is
-// called with the address that is listened at.
+// serveHealth serves the handler until ctx ends, and then gives requests in progress up to
+// shutdownTimeout. An address that is not available is logged and tried again: the devices are
+// served in any case. opened, which may be nil, is called with the address that is listened at.
 func serveHealth(ctx context.Context, address string, handler http.Handler, opened func(net.Addr)) {
 	server := newHealthServer(ctx, handler)
 	ended := make(chan struct{})

@@ -71,9 +71,8 @@ func (s *assignment) applyOne(b *devtree.Builder, a pci.Address, d decision) {
 	}
 }
 
-// fill gives the places that the limit leaves to VFs that wait for one. A VF
-// that is being bound holds a place, too: otherwise the VFs of the PF that is
-// bound first would take all of them.
+// fill gives the places that the limit leaves to VFs that wait for one. A VF that is being bound
+// holds a place, too: otherwise the VFs of the PF that is bound first would take all of them.
 func (s *assignment) fill(b *devtree.Builder, pending []pci.Address, pfOf policy.PFOf) {
 	candidates := slices.AppendSeq(slices.Clone(pending), maps.Keys(s.waiting))
 	places := s.limit - len(s.listed)

@@ -11,16 +11,14 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// An audit compares the host with what events made known. They are the same
-// unless an event was lost without notice, or the host changed something that
-// no event reports.
+// An audit compares the host with what events made known. They are the same unless an event was
+// lost without notice, or the host changed something that no event reports.
 type audit struct {
 	suspects map[pci.Address]time.Time // functions that differed → when to compare them again
 	drift    hostwatch.Drift
 }
 
-// eventSeen takes note that events named these functions: a difference there
-// is not drift.
+// eventSeen takes note that events named these functions: a difference there is not drift.
 func (a *audit) eventSeen(addresses []pci.Address) {
 	for _, address := range addresses {
 		delete(a.suspects, address)
@@ -36,8 +34,7 @@ func (a *audit) next() time.Time {
 	return next
 }
 
-// runAudit compares suspects again whose time has come, and everything if an
-// audit is due.
+// runAudit compares suspects again whose time has come, and everything if an audit is due.
 func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 	for address, at := range c.audit.suspects {
 		if now.Before(at) {

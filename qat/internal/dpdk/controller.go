@@ -22,9 +22,8 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// closeTimeout is how long Close waits for reads and writes in progress. The
-// kernel can block a reader or writer for as long as a workload holds a device,
-// and nothing can call it back.
+// closeTimeout is how long Close waits for reads and writes in progress. The kernel can block a
+// reader or writer for as long as a workload holds a device, and nothing can call it back.
 const closeTimeout = time.Second
 
 // Config configures the mode.
@@ -98,8 +97,7 @@ func (c *controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 	return key, verdict
 }
 
-// Reconcile reads what the batch names and what is due, and returns the Tree
-// that follows.
+// Reconcile reads what the batch names and what is due, and returns the Tree that follows.
 func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
 	addresses := c.addresses(b.Keys, now)
 	c.audit.eventSeen(addresses)

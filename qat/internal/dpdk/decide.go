@@ -10,8 +10,7 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// stateUp is the qat/state of a PF that works
-// (Documentation/ABI/testing/sysfs-driver-qat).
+// stateUp is the qat/state of a PF that works (Documentation/ABI/testing/sysfs-driver-qat).
 const stateUp = "up"
 
 // facts are all that decide goes by for one VF.
@@ -94,8 +93,7 @@ func decideBind(f *facts, r *rules) decision {
 	return decision{action: actionBind}
 }
 
-// decideResource decides in which resource a usable VF is listed: in that of
-// its PF's services.
+// decideResource decides in which resource a usable VF is listed: in that of its PF's services.
 func decideResource(f *facts, r *rules) decision {
 	resource := device.Generic
 	if f.pfAddress != nil && f.vf.Family.Services {

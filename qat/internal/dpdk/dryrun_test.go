@@ -13,9 +13,8 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// TestDryRunLogsWhatARealRunWrites compares the writes for VFs in every state
-// that binding knows: bound to nothing, to a foreign driver and to their kernel
-// driver.
+// TestDryRunLogsWhatARealRunWrites compares the writes for VFs in every state that binding
+// knows: bound to nothing, to a foreign driver and to their kernel driver.
 func TestDryRunLogsWhatARealRunWrites(t *testing.T) {
 	const pf = "0000:3d:00.0"
 	for _, steal := range []bool{false, true} {

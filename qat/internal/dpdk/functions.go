@@ -15,8 +15,7 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// A function is one QAT function, PF or VF, as it was read last. It is not
-// changed afterwards.
+// A function is one QAT function, PF or VF, as it was read last. It is not changed afterwards.
 type function struct {
 	*device.Function
 
@@ -30,9 +29,8 @@ type function struct {
 	// pf is the VF's PF by its physfn link, or by the link that it had.
 	pf *pci.Address
 
-	// removing says that the VF had a physfn link and has none any more. The
-	// kernel removes the link before it unbinds and removes the VF
-	// (drivers/pci/iov.c, pci_iov_remove_virtfn).
+	// removing says that the VF had a physfn link and has none any more. The kernel removes the
+	// link before it unbinds and removes the VF (drivers/pci/iov.c, pci_iov_remove_virtfn).
 	removing bool
 }
 
@@ -83,14 +81,12 @@ func (fs *functions) all() ([]pci.Address, error) {
 	return slices.Compact(addresses), nil
 }
 
-// refresh reads these functions again. It returns the addresses that must be
-// decided on again: those of VFs that were read, and those at which there is
-// no QAT function.
+// refresh reads these functions again. It returns the addresses that must be decided on again:
+// those of VFs that were read, and those at which there is no QAT function.
 //
-// The VFs of a PF that changed are read after the PF, and only once. Cached VF
-// state must never be combined with fresh PF state: the kernel may have removed
-// the VFs before it changed the PF, and the events of that may still be under
-// way.
+// The VFs of a PF that changed are read after the PF, and only once. Cached VF state must never
+// be combined with fresh PF state: the kernel may have removed the VFs before it changed the PF,
+// and the events of that may still be under way.
 func (fs *functions) refresh(addresses []pci.Address) map[pci.Address]bool {
 	r := refreshing{functions: fs, affected: map[pci.Address]bool{}, pending: map[pci.Address]bool{}}
 	slices.SortFunc(addresses, pci.Address.Compare) // a PF mostly comes before its VFs
@@ -187,10 +183,9 @@ func (r *refreshing) markVFs(pf pci.Address) {
 	}
 }
 
-// readWatched reads a function and has its directories watched. The watches are
-// installed before the directories are read, so that no change is missed. The
-// result is nil if there is no QAT function, or if not even its kind could be
-// read; why says what could not be read.
+// readWatched reads a function and has its directories watched. The watches are installed before
+// the directories are read, so that no change is missed. The result is nil if there is no QAT
+// function, or if not even its kind could be read; why says what could not be read.
 func (fs *functions) readWatched(a pci.Address) (f *function, why string) {
 	h, err := fs.reader.Open(a)
 	if h == nil {

@@ -163,9 +163,8 @@ func (w *history) reconcile(b *hostwatch.Batch[Key]) {
 	w.checkDevicesAreUnique(w.controller.Reconcile(time.Now(), b).Tree)
 }
 
-// An event says where to look, never what is true there. So whatever becomes of
-// the events, as long as each loss is reported, the Tree is the one that
-// reading the whole host makes.
+// An event says where to look, never what is true there. So whatever becomes of the events, as
+// long as each loss is reported, the Tree is the one that reading the whole host makes.
 func TestAnyHistoryEndsInTheTreeOfAFullRead(t *testing.T) {
 	dir, err := lookalike.MkdirTemp()
 	must(t, err)
@@ -186,8 +185,7 @@ func TestAnyHistoryEndsInTheTreeOfAFullRead(t *testing.T) {
 	})
 }
 
-// devicesOf leaves out empty resources, which stay in a Tree once they had a
-// device.
+// devicesOf leaves out empty resources, which stay in a Tree once they had a device.
 func devicesOf(tree *devtree.Tree) map[string][]*devtree.Device {
 	m := map[string][]*devtree.Device{}
 	for r := range tree.Resources() {

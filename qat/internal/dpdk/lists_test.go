@@ -174,8 +174,7 @@ func TestListedVFs(t *testing.T) {
 	}
 }
 
-// The kernel removes physfn before the VF, which must not be listed as generic
-// meanwhile.
+// The kernel removes physfn before the VF, which must not be listed as generic meanwhile.
 func TestVFWithoutPhysfnKeepsItsResource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)

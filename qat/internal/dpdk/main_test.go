@@ -16,8 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// must fails the test for an error of the look-alike host, which is never what
-// a test is about.
+// must fails the test for an error of the look-alike host, which is never what a test is about.
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -42,8 +41,7 @@ func newHost(t testing.TB, opts ...lookalike.Option) *lookalike.Host {
 	return h
 }
 
-// newHost4xxx returns a host with a 4xxx PF for cy, on NUMA node 1, and with
-// vfio-pci loaded.
+// newHost4xxx returns a host with a 4xxx PF for cy, on NUMA node 1, and with vfio-pci loaded.
 func newHost4xxx(t testing.TB, opts ...lookalike.Option) *lookalike.Host {
 	t.Helper()
 	h := newHost(t, opts...)

@@ -71,8 +71,7 @@ func realPath(t *testing.T, path string) string {
 	return path
 }
 
-// A change of a PF costs one read of the PF and of each of its VFs, and none of
-// other devices.
+// A change of a PF costs one read of the PF and of each of its VFs, and none of other devices.
 func TestServiceChangeReadsThePFAndItsVFsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)

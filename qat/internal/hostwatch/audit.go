@@ -9,13 +9,11 @@ import (
 )
 
 const (
-	// limitedAuditInterval is the interval between audits while changes may
-	// go unreported.
+	// limitedAuditInterval is the interval between audits while changes may go unreported.
 	limitedAuditInterval = 30 * time.Second
 
-	// AuditGrace is how long the event of a change that an audit found may
-	// still be under way. Only a change that no event reported by then is
-	// drift.
+	// AuditGrace is how long the event of a change that an audit found may still be under way.
+	// Only a change that no event reported by then is drift.
 	AuditGrace = time.Second
 )
 

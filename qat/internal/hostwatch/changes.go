@@ -12,8 +12,7 @@ import (
 	"qatplugin/devtree"
 )
 
-// resourceChange holds the IDs of the devices of one resource that changed
-// between two Trees.
+// resourceChange holds the IDs of the devices of one resource that changed between two Trees.
 type resourceChange struct {
 	added, removed, unhealthy, healthy, changed []string
 }

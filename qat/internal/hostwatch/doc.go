@@ -2,18 +2,16 @@
 
 // Package hostwatch is the event loop that both modes of the plugin share.
 //
-// [Run] opens the event sources, reads the host once, and from then on calls
-// the [Mode] only for what an event names. Events say where to look and never
-// what is true there: a lost, repeated or reordered event can cost a read, but
-// never a wrong result.
+// [Run] opens the event sources, reads the host once, and from then on calls the [Mode] only for
+// what an event names. Events say where to look and never what is true there: a lost, repeated
+// or reordered event can cost a read, but never a wrong result.
 //
 //	sources ─► Event ─► Mode.Classify ─► mailbox ─► Mode.Reconcile ─► publish
 //
-// Readers of the sources only classify an event and mark its key. Everything
-// else happens in one goroutine, which sleeps until a key is marked or
-// something is due. A loss that a source reports becomes one full read. A slow
-// audit compares the host with what is known; a change that it finds and no
-// event reported is drift.
+// Readers of the sources only classify an event and mark its key. Everything else happens in one
+// goroutine, which sleeps until a key is marked or something is due. A loss that a source
+// reports becomes one full read. A slow audit compares the host with what is known; a change
+// that it finds and no event reported is drift.
 //
 // At the start, and after each loss, the loop asks the kernel for a uevent and
 // waits for it. While uevents do not arrive, a source is not open, a directory

@@ -18,11 +18,9 @@ type environment interface {
 	// isWhole reports whether the PCI bus and the devices that it links to
 	// belong to the same sysfs mount.
 	isWhole(sysfs string) bool
-	// hasSyntheticEvents reports whether the kernel answers a synthetic uevent
-	// with its UUID.
+	// hasSyntheticEvents reports whether the kernel answers a synthetic uevent with its UUID.
 	hasSyntheticEvents() bool
-	// inUserNamespace reports whether this is another user namespace than the
-	// initial one.
+	// inUserNamespace reports whether this is another user namespace than the initial one.
 	inUserNamespace() bool
 	// inInitialNetworkNamespace reports whether this is the network namespace
 	// of the machine's first process.
@@ -52,9 +50,8 @@ func (process) isWhole(sysfs string) bool {
 	return unix.Stat(filepath.Join(sysfs, "devices"), &devices) == nil && bus.Dev == devices.Dev
 }
 
-// hasSyntheticEvents goes by the kernel's version. Before 4.13 the kernel drops
-// a synthetic event with a UUID without an error (lib/kobject_uevent.c,
-// kobject_action_type).
+// hasSyntheticEvents goes by the kernel's version. Before 4.13 the kernel drops a synthetic
+// event with a UUID without an error (lib/kobject_uevent.c, kobject_action_type).
 func (process) hasSyntheticEvents() bool {
 	var name unix.Utsname
 	if unix.Uname(&name) != nil {

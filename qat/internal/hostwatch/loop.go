@@ -39,8 +39,7 @@ type Config struct {
 	AuditInterval time.Duration
 }
 
-// A Loop watches a host. Its checks may be called from any goroutine, before
-// and during [Run].
+// A Loop watches a host. Its checks may be called from any goroutine, before and during [Run].
 type Loop struct {
 	config  Config
 	probe   *probe
@@ -88,8 +87,7 @@ func (l *Loop) CheckKernelHeard(context.Context) error {
 	return l.probe.check()
 }
 
-// A mark is what the mailbox keeps: the key of a mode, or that the probe was
-// answered.
+// A mark is what the mailbox keeps: the key of a mode, or that the probe was answered.
 type mark[K comparable] struct {
 	key    K
 	answer bool
@@ -112,11 +110,10 @@ type run[K comparable] struct {
 	skips     skipLog
 }
 
-// Run makes a mode, listens to the sources, and calls the mode's Reconcile when
-// there is something to do, until ctx ends. publish is called from this
-// goroutine, with the first Tree and each time that it changed. Run is called
-// once. When it returns all goroutines have ended, apart from those that
-// Mode.Close left behind.
+// Run makes a mode, listens to the sources, and calls the mode's Reconcile when there is
+// something to do, until ctx ends. publish is called from this goroutine, with the first Tree
+// and each time that it changed. Run is called once. When it returns all goroutines have ended,
+// apart from those that Mode.Close left behind.
 func Run[K comparable](ctx context.Context, l *Loop, newMode func(context.Context, Host[K]) Mode[K], publish func(*devtree.Tree)) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run[K]{

@@ -22,8 +22,7 @@ import (
 	"qatplugin/events"
 )
 
-// fakeMode is a mode whose keys are the last components of paths. It records
-// what it is asked.
+// fakeMode is a mode whose keys are the last components of paths. It records what it is asked.
 type fakeMode struct {
 	host   Host[string]
 	closed bool

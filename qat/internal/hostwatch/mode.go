@@ -9,13 +9,11 @@ import (
 	"qatplugin/events"
 )
 
-// A Mode decides what the host's events mean and what follows from them. K
-// identifies what an event concerns: events with the same key are handled
-// together.
+// A Mode decides what the host's events mean and what follows from them. K identifies what an
+// event concerns: events with the same key are handled together.
 type Mode[K comparable] interface {
-	// Classify returns the key that an event concerns. It is called from the
-	// goroutines that read the event sources, so it must not block, read
-	// files or allocate.
+	// Classify returns the key that an event concerns. It is called from the goroutines that
+	// read the event sources, so it must not block, read files or allocate.
 	Classify(e *events.Event) (K, Verdict)
 
 	// Reconcile reads what the batch names, acts on it, and returns the

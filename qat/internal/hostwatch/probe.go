@@ -24,11 +24,10 @@ const (
 	probeRetry = 30 * time.Second
 )
 
-// The uevent files that a probe writes to, and the DEVPATHs of the answers.
-// The bus's event reaches every network namespace of the initial user
-// namespace. That of lo reaches only the network namespace that the sysfs
-// belongs to (lib/kobject_uevent.c, kobject_uevent_net_broadcast). Nothing else
-// on a host reacts to either of them.
+// The uevent files that a probe writes to, and the DEVPATHs of the answers. The bus's event
+// reaches every network namespace of the initial user namespace. That of lo reaches only the
+// network namespace that the sysfs belongs to (lib/kobject_uevent.c,
+// kobject_uevent_net_broadcast). Nothing else on a host reacts to either of them.
 const (
 	busFile, busPath = "bus/pci/uevent", "/bus/pci"
 	loFile, loPath   = "class/net/lo/uevent", "/devices/virtual/net/lo"
@@ -51,12 +50,11 @@ type Writer interface {
 	DryRun() bool
 }
 
-// A probe finds out whether uevents reach this process. That a socket can be
-// opened proves nothing: in a user namespace it stays silent, and a sysfs that
-// is not the host's reports no writes. So the probe asks the kernel for a
-// synthetic uevent and waits for it (Documentation/ABI/testing/sysfs-uevent).
-// On an ordinary directory tree (a look-alike host) there is nothing to ask:
-// inotify reports everything.
+// A probe finds out whether uevents reach this process. That a socket can be opened proves
+// nothing: in a user namespace it stays silent, and a sysfs that is not the host's reports no
+// writes. So the probe asks the kernel for a synthetic uevent and waits for it
+// (Documentation/ABI/testing/sysfs-uevent). On an ordinary directory tree (a look-alike host)
+// there is nothing to ask: inotify reports everything.
 //
 // send and turn are for the goroutine of the loop, isAnswer for those of the
 // sources, and check and limited for any.
@@ -107,8 +105,7 @@ func (p *probe) send(now time.Time) {
 	}
 }
 
-// request writes the request. With probePending the answer decides; any other
-// result is final.
+// request writes the request. With probePending the answer decides; any other result is final.
 func (p *probe) request(text string) probeResult {
 	switch {
 	case !p.environment.isSysfs(p.sysfs):
@@ -225,8 +222,7 @@ func (p *probe) limited() bool {
 	return p.result.status == notReceiving || p.result.status == unproven
 }
 
-// check returns an error while uevents are known to be missed, or before that
-// is known.
+// check returns an error while uevents are known to be missed, or before that is known.
 func (p *probe) check() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

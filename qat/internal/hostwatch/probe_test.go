@@ -67,8 +67,7 @@ func (p *probeTest) pass(d time.Duration) {
 	p.turn(p.now)
 }
 
-// answer delivers the kernel's event (lib/kobject_uevent.c,
-// kobject_synth_uevent).
+// answer delivers the kernel's event (lib/kobject_uevent.c, kobject_synth_uevent).
 func (p *probeTest) answer(path, uuid string) bool {
 	p.t.Helper()
 	e := uevent(p.t, path, "SYNTH_UUID="+uuid)
@@ -205,9 +204,8 @@ func TestLateAnswerCountsUntilTheNextRequest(t *testing.T) {
 	}
 }
 
-// An answer can be lost: a source that failed was closed when it came, and
-// after an overflow the socket drops messages until its queue is empty. Both
-// end in a Resync and so in a new request.
+// An answer can be lost: a source that failed was closed when it came, and after an overflow the
+// socket drops messages until its queue is empty. Both end in a Resync and so in a new request.
 func TestNewRequestReplacesALostAnswer(t *testing.T) {
 	p := newProbeTest(t, fakeEnvironment{})
 	p.start()

@@ -44,9 +44,8 @@ func TestLastingSkipReasonIsLoggedOnce(t *testing.T) {
 	}
 }
 
-// VFs that no driver takes are bound again and again, each on its own schedule,
-// and have another reason during each try. The log must show why they are not
-// bound, but none of the tries.
+// VFs that no driver takes are bound again and again, each on its own schedule, and have another
+// reason during each try. The log must show why they are not bound, but none of the tries.
 func TestRetriesAreNotLogged(t *testing.T) {
 	const waiting, refused = "waiting", "refused"
 	const try = 1111 * time.Millisecond // how long a try takes

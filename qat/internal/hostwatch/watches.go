@@ -19,10 +19,9 @@ type Watcher interface {
 	Rewatch(dir string) error
 }
 
-// Watches are the directories that a mode wants inotify to watch. On sysfs
-// inotify reports only what user space writes to attributes; devices and
-// drivers that come and go are reported by uevents. On an ordinary directory
-// tree (a look-alike host) it reports everything.
+// Watches are the directories that a mode wants inotify to watch. On sysfs inotify reports only
+// what user space writes to attributes; devices and drivers that come and go are reported by
+// uevents. On an ordinary directory tree (a look-alike host) it reports everything.
 //
 // Watches belong to the goroutine of the loop.
 type Watches struct {
@@ -32,15 +31,13 @@ type Watches struct {
 	failed  map[string]bool         // wanted directories that could not be watched
 }
 
-// NewWatches returns Watches that use a Watcher (nil: none yet) and watch
-// nothing so far.
+// NewWatches returns Watches that use a Watcher (nil: none yet) and watch nothing so far.
 func NewWatches(watcher Watcher) *Watches {
 	return &Watches{watcher: watcher, wanted: map[string]uint64{}, failed: map[string]bool{}}
 }
 
-// opener turns the function that opens a Watcher into one that opens a source
-// and keeps the Watcher for the next adopt. The result may be called from any
-// goroutine.
+// opener turns the function that opens a Watcher into one that opens a source and keeps the
+// Watcher for the next adopt. The result may be called from any goroutine.
 func (w *Watches) opener(open func() (Watcher, error)) func() (events.Source, error) {
 	return func() (events.Source, error) {
 		watcher, err := open()
@@ -62,10 +59,9 @@ func (w *Watches) adopt() {
 	}
 }
 
-// Want watches a directory, which need not exist yet. A different incarnation
-// than before means that the directory was removed and made again, which
-// leaves a watch on sysfs dead without notice, so the watch is renewed. Pass 0
-// for directories that do not need this.
+// Want watches a directory, which need not exist yet. A different incarnation than before means
+// that the directory was removed and made again, which leaves a watch on sysfs dead without
+// notice, so the watch is renewed. Pass 0 for directories that do not need this.
 func (w *Watches) Want(dir string, incarnation uint64) {
 	if w.watcher == nil {
 		return
