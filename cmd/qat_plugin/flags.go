@@ -68,21 +68,24 @@ func defaultOptions() *options {
 func newFlagSet(o *options) *flag.FlagSet {
 	flags := flag.NewFlagSet("qat_plugin", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	drivers, vfDrivers, interfaces, policies := qat.DPDKDrivers(), qat.KernelVFDrivers(), qat.VFIOInterfaces(), qat.Policies()
+	drivers, vfDrivers := qat.DPDKDrivers(), qat.KernelVFDrivers()
 
 	flags.Var(&oneOf{&o.qat.Mode, []string{qat.ModeDPDK, qat.ModeKernel}}, "mode",
 		"`mode`: dpdk lists VFs for user space, kernel lists the processes of Intel's out-of-tree QAT driver")
 	flags.Var(&oneOf{&o.qat.DPDKDriver, drivers}, "dpdk-driver",
 		"`driver` that VFs are bound to: "+strings.Join(drivers, " or "))
 	flags.Var(&someOf{&o.qat.KernelVFDrivers, vfDrivers}, "kernel-vf-drivers",
-		"comma-separated list of the kernel VF `drivers` whose device families are served: "+strings.Join(vfDrivers, ","))
-	flags.Var(&oneOf{&o.qat.VFIOInterface, interfaces}, "vfio-interface",
+		"comma-separated list of the kernel VF `drivers` whose device families are served: "+
+			strings.Join(vfDrivers, ","))
+	flags.Var(&oneOf{&o.qat.VFIOInterface, qat.VFIOInterfaces()}, "vfio-interface",
 		"`interface` through which containers use a VFIO device: group (/dev/vfio/N), "+
 			"cdev (/dev/vfio/devices/vfioN and /dev/iommu), or auto (the group if its node exists)")
-	flags.BoolVar(&o.bind, "bind", true, "bind VFs to the DPDK driver; without it, only VFs that others bound are listed")
-	flags.BoolVar(&o.qat.Steal, "steal", false, "also take over VFs that are bound to another driver than their kernel driver")
+	flags.BoolVar(&o.bind, "bind", true,
+		"bind VFs to the DPDK driver; without it, only VFs that others bound are listed")
+	flags.BoolVar(&o.qat.Steal, "steal", false,
+		"also take over VFs that are bound to another driver than their kernel driver")
 	flags.BoolVar(&o.qat.DryRun, "dry-run", false, "log what would be written to sysfs, and write nothing")
-	flags.Var(&optional{&o.qat.AllocationPolicy, policies}, "allocation-policy",
+	flags.Var(&optional{&o.qat.AllocationPolicy, qat.Policies()}, "allocation-policy",
 		"`policy` for the VFs that a container should get: balanced spreads them over PFs, packed fills one PF "+
 			"before it uses the next; empty leaves the choice to the kubelet")
 	flags.Var(&count{&o.qat.MaxNumDevices}, "max-num-devices", "list at most this `number` of VFs; 0 means no limit")
@@ -119,8 +122,8 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	flags := newFlagSet(o)
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintln(out, "qat_plugin reports the QuickAssist (QAT) devices of this host to the kubelet, as they come and go.")
-		fmt.Fprintln(out, "\nFlags:")
+		fmt.Fprintln(out, "qat_plugin reports the QuickAssist (QAT) devices of this host to the kubelet,",
+			"as they come and go.\n\nFlags:")
 		flags.SetOutput(out)
 		flags.PrintDefaults()
 		return nil, err

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
@@ -13,47 +15,48 @@ import (
 	"time"
 )
 
-// pipes is a listener whose connections are in memory, so that time can be the test's own.
-type pipes struct {
-	server chan net.Conn
+// pipeListener accepts connections in memory, so that tests can run in a testing/synctest bubble.
+type pipeListener struct {
+	accept chan net.Conn
 	closed chan struct{}
 }
 
-func (p *pipes) Accept() (net.Conn, error) {
+func (l *pipeListener) Accept() (net.Conn, error) {
 	select {
-	case c := <-p.server:
+	case c := <-l.accept:
 		return c, nil
-	case <-p.closed:
+	case <-l.closed:
 		return nil, net.ErrClosed
 	}
 }
 
-func (p *pipes) Close() error   { close(p.closed); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{} }
+func (l *pipeListener) Close() error   { close(l.closed); return nil }
+func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{} }
 
-func (p *pipes) dial() net.Conn {
+func (l *pipeListener) dial() net.Conn {
 	client, server := net.Pipe()
-	p.server <- server
+	l.accept <- server
 	return client
 }
 
-// servePipes serves health, in the test's own time. ended gets the time at which a connection ended.
-func servePipes(t *testing.T, handler http.Handler) (p *pipes, ended <-chan time.Time) {
+// serveInMemory serves the handler until the test ends. closed receives the time at which each
+// connection was closed.
+func serveInMemory(t *testing.T, handler http.Handler) (l *pipeListener, closed <-chan time.Time) {
 	t.Helper()
 	server := newHealthServer(t.Context(), handler)
-	ends, tell := make(chan time.Time, 2*maxConnections), server.ConnState
+	times, connState := make(chan time.Time, 2*maxConnections), server.ConnState
 	server.ConnState = func(c net.Conn, state http.ConnState) {
-		tell(c, state)
+		connState(c, state)
 		if state == http.StateClosed {
-			ends <- time.Now()
+			times <- time.Now()
 		}
 	}
-	p = &pipes{make(chan net.Conn), make(chan struct{})}
+	l = &pipeListener{accept: make(chan net.Conn), closed: make(chan struct{})}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		if err := server.Serve(p); err != http.ErrServerClosed {
-			t.Errorf("Serve ended with %v", err)
+		if err := server.Serve(l); err != http.ErrServerClosed {
+			t.Errorf("Serve = %v, want %v", err, http.ErrServerClosed)
 		}
 	}()
 	t.Cleanup(func() {
@@ -62,138 +65,133 @@ func servePipes(t *testing.T, handler http.Handler) (p *pipes, ended <-chan time
 		}
 		<-served
 	})
-	return p, ends
+	return l, times
 }
 
+// request is a request without the empty line that ends it.
 const request = "GET /livez HTTP/1.1\r\nHost: plugin\r\n"
 
-func wellHandler() http.Handler {
-	return healthHandler(patient{}, func(context.Context) error { return nil })
-}
+func healthyHandler() http.Handler { return healthHandler(fakeChecker{}, passes) }
 
-// A connection costs memory and a file descriptor. None may be kept for long, whatever its client does.
-func TestNoClientKeepsAConnectionForLong(t *testing.T) {
-	for name, client := range map[string]func(c net.Conn){
-		"that says nothing":         func(net.Conn) {},
-		"that stops in its request": func(c net.Conn) { _, _ = io.WriteString(c, request) },
-		"that spells": func(c net.Conn) {
-			for {
-				if _, err := io.WriteString(c, "X"); err != nil {
-					return
-				}
-				time.Sleep(time.Second)
-			}
-		},
-		"that owes a body": func(c net.Conn) {
-			_, _ = io.WriteString(c, request+"Content-Length: 100\r\n\r\n")
+// A connection costs memory and a file descriptor, so no client may keep one for long.
+func TestNoClientKeepsAConnectionOpen(t *testing.T) {
+	send := func(text string) func(net.Conn) { return func(c net.Conn) { _, _ = io.WriteString(c, text) } }
+	sendAndRead := func(text string) func(net.Conn) {
+		return func(c net.Conn) {
+			_, _ = io.WriteString(c, text)
 			_, _ = io.Copy(io.Discard, c)
-		},
-		"that does not read the answer": func(c net.Conn) { _, _ = io.WriteString(c, request+"\r\n") },
-		"that asks no more": func(c net.Conn) {
-			_, _ = io.WriteString(c, request+"\r\n")
-			_, _ = io.Copy(io.Discard, c)
-		},
+		}
+	}
+	for name, tt := range map[string]struct {
+		client func(c net.Conn)
+		limit  time.Duration
+	}{
+		"sends nothing":             {func(net.Conn) {}, readTimeout},
+		"stops within its request":  {send(request), readTimeout},
+		"sends a byte each second":  {trickle, readTimeout + writeTimeout}, // it gets an answer
+		"sends no body":             {sendAndRead(request + "Content-Length: 100\r\n\r\n"), readTimeout},
+		"does not read the answer":  {send(request + "\r\n"), writeTimeout},
+		"sends no second request":   {sendAndRead(request + "\r\n"), 0},
+		"wants to keep it for more": {sendAndRead(request + "Connection: keep-alive\r\n\r\n"), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, ended := servePipes(t, wellHandler())
-				started, c := time.Now(), p.dial()
+				l, closed := serveInMemory(t, healthyHandler())
+				opened, c := time.Now(), l.dial()
 				defer c.Close()
-				go client(c)
+				go tt.client(c)
 				select {
-				case at := <-ended:
-					if took := at.Sub(started); took > readTimeout+writeTimeout {
-						t.Errorf("the connection ended after %v, want %v at most", took, readTimeout+writeTimeout)
+				case at := <-closed:
+					if took := at.Sub(opened); took > tt.limit {
+						t.Errorf("the connection was closed after %v, want %v at most", took, tt.limit)
 					}
 				case <-time.After(time.Hour):
-					t.Error("the connection is kept for an hour")
+					t.Error("the connection is still open after an hour")
 				}
 			})
 		})
 	}
 }
 
+func trickle(c net.Conn) {
+	for {
+		if _, err := io.WriteString(c, "X"); err != nil {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// get sends a request on a connection and returns the answer.
+func (l *pipeListener) get(t *testing.T, header string) *http.Response {
+	t.Helper()
+	c := l.dial()
+	t.Cleanup(func() { _ = c.Close() })
+	go func() { _, _ = io.WriteString(c, request+header+"\r\n") }()
+	response, err := http.ReadResponse(bufio.NewReader(c), nil)
+	must(t, err)
+	_ = response.Body.Close()
+	return response
+}
+
 func TestConnectionsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, ended := servePipes(t, wellHandler())
+		l, closed := serveInMemory(t, healthyHandler())
 		for range maxConnections {
-			defer p.dial().Close()
+			defer l.dial().Close()
 		}
 		synctest.Wait()
-		if len(ended) > 0 {
-			t.Fatal("a connection was closed though there is room")
+		if len(closed) > 0 {
+			t.Fatal("a connection within the limit was closed")
 		}
-		one := p.dial()
-		defer one.Close()
-		started := time.Now()
-		if _, err := one.Read(make([]byte, 1)); err != io.EOF || time.Since(started) > 0 {
-			t.Errorf("one connection too many: %v after %v, want the end at once", err, time.Since(started))
+		extra := l.dial()
+		defer extra.Close()
+		dialed := time.Now()
+		if _, err := extra.Read(make([]byte, 1)); err != io.EOF || time.Since(dialed) > 0 {
+			t.Errorf("beyond the limit: %v after %v, want EOF at once", err, time.Since(dialed))
 		}
-		<-ended
-		for range maxConnections {
-			<-ended // as they say nothing
+		for range maxConnections + 1 {
+			<-closed // after readTimeout
 		}
-		next := p.dial()
-		defer next.Close()
-		if _, err := io.WriteString(next, request+"\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		response, err := http.ReadResponse(bufio.NewReader(next), nil)
-		if err != nil {
-			t.Fatalf("when there is room again: %v", err)
-		}
-		defer response.Body.Close()
-		if response.StatusCode != 200 || !response.Close {
-			t.Errorf("status %d, to be closed: %v; want 200, true", response.StatusCode, response.Close)
+		if response := l.get(t, ""); response.StatusCode != 200 || !response.Close {
+			t.Errorf("below the limit again: status %d, close %v; want 200, true", response.StatusCode, response.Close)
 		}
 	})
 }
 
-func TestACheckThatTakesAllItMayIsAnswered(t *testing.T) {
+func TestCheckThatTimesOutIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, ended := servePipes(t, healthHandler(patient{stuck: true}, func(context.Context) error { return nil }))
-		c := p.dial()
-		defer c.Close()
-		if _, err := io.WriteString(c, request+"\r\n"); err != nil {
-			t.Fatal(err)
+		l, closed := serveInMemory(t, healthHandler(fakeChecker{stuck: true}, passes))
+		if status := l.get(t, "").StatusCode; status != 500 {
+			t.Errorf("status %d, want 500", status)
 		}
-		response, err := http.ReadResponse(bufio.NewReader(c), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer response.Body.Close()
-		if response.StatusCode != 500 {
-			t.Errorf("status %d, want 500", response.StatusCode)
-		}
-		<-ended
+		<-closed
 	})
 }
 
-func TestALongHeaderIsRefused(t *testing.T) {
+func TestHeaderSizeIsLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, ended := servePipes(t, wellHandler())
-		c := p.dial()
-		defer c.Close()
-		go func() { _, _ = io.WriteString(c, request+"X: "+strings.Repeat("x", 2*maxHeader)+"\r\n\r\n") }()
-		response, err := http.ReadResponse(bufio.NewReader(c), nil)
-		if err != nil {
-			t.Fatal(err)
+		l, closed := serveInMemory(t, healthyHandler())
+		for size, want := range map[int]int{
+			maxHeader / 2: http.StatusOK,
+			2 * maxHeader: http.StatusRequestHeaderFieldsTooLarge,
+		} {
+			if status := l.get(t, "X: "+strings.Repeat("x", size)+"\r\n").StatusCode; status != want {
+				t.Errorf("a header of %d bytes: status %d, want %d", size, status, want)
+			}
+			<-closed
 		}
-		defer response.Body.Close()
-		if response.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
-			t.Errorf("status %d, want %d", response.StatusCode, http.StatusRequestHeaderFieldsTooLarge)
-		}
-		<-ended
 	})
 }
 
-// At the end a check that waits, as for an event loop that has ended, waits no longer, and who asked is answered; who says nothing is cut off.
-func TestTheEndAnswersWhatIsUnderWayAndWaitsForIt(t *testing.T) {
-	begun, answered := make(chan struct{}), atomic.Bool{}
+// When the program ends, a request in progress ends early, as that for an event loop that has
+// ended, and is answered. Connections without a request are closed.
+func TestShutdownWaitsForRequestsInProgress(t *testing.T) {
+	started, answered := make(chan struct{}), atomic.Bool{}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		close(begun)
+		close(started)
 		<-r.Context().Done()
-		time.Sleep(shutdownTimeout / 10) // which the end must wait for
+		time.Sleep(shutdownTimeout / 10) // the shutdown must wait for this
 		w.WriteHeader(http.StatusInternalServerError)
 		answered.Store(true)
 	})
@@ -205,41 +203,30 @@ func TestTheEndAnswersWhatIsUnderWayAndWaitsForIt(t *testing.T) {
 	}()
 	address := (<-opened).String()
 	silent, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer silent.Close()
-	status := make(chan int)
+	status := make(chan int, 1)
 	go func() {
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-		response, err := client.Get("http://" + address + "/livez")
-		if err != nil {
-			t.Error(err)
-			close(status)
-			return
-		}
-		defer response.Body.Close()
-		status <- response.StatusCode
+		got, _ := get(t, "http://"+address+"/livez")
+		status <- got
 	}()
-	<-begun
+	<-started
 	cancel()
 	<-ended
 	if !answered.Load() {
-		t.Error("serving ended before the request that was under way")
+		t.Error("serveHealth returned before a request in progress was answered")
 	}
 	if got := <-status; got != 500 {
 		t.Errorf("status %d, want 500", got)
 	}
-	mustHaveEnded(t, silent)
+	wantClosed(t, silent)
 }
 
-// mustHaveEnded fails when the server has not closed the connection by now.
-func mustHaveEnded(t *testing.T, c net.Conn) {
+// wantClosed fails the test unless the server has closed the connection.
+func wantClosed(t *testing.T, c net.Conn) {
 	t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(shutdownTimeout / 2)); err != nil { // of the test, which needs microseconds
-		t.Fatal(err)
-	}
+	must(t, c.SetReadDeadline(time.Now().Add(shutdownTimeout/2))) // far more than it takes
 	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("a connection that says nothing: %v, want its end", err)
+		t.Errorf("reading from a connection without a request: %v, want EOF", err)
 	}
 }

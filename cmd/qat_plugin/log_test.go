@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
@@ -5,6 +7,7 @@ import (
 	"context"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,14 +19,17 @@ import (
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-// logLines collects what klog writes.
-type logLines struct {
-	mu      sync.Mutex
+// timeout only keeps a broken test from hanging.
+const timeout = 20 * time.Second
+
+// logBuffer collects what klog writes.
+type logBuffer struct {
+	mu      sync.Mutex // guards text
 	text    bytes.Buffer
-	written chan struct{} // holds a signal when there is something new
+	written chan struct{} // holds a value when there is something new
 }
 
-func (l *logLines) Write(p []byte) (int, error) {
+func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {
@@ -33,43 +39,41 @@ func (l *logLines) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-func (l *logLines) with(parts ...string) (lines []string) {
+// lines returns the lines that contain all parts.
+func (l *logBuffer) lines(parts ...string) (lines []string) {
+	klog.Flush()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-next:
 	for line := range strings.Lines(l.text.String()) {
-		for _, part := range parts {
-			if !strings.Contains(line, part) {
-				continue next
-			}
+		if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+			lines = append(lines, line)
 		}
-		lines = append(lines, line)
 	}
 	return lines
 }
 
-// await waits for a line that matches, and returns it with its groups.
-func (l *logLines) await(t *testing.T, pattern *regexp.Regexp) []string {
+func (l *logBuffer) String() string { return strings.Join(l.lines(), "") }
+
+// await waits until the log matches a pattern and returns the match with its groups.
+func (l *logBuffer) await(t *testing.T, pattern string) []string {
 	t.Helper()
-	limit := time.After(20 * time.Second)
-	for {
-		klog.Flush()
-		text := strings.Join(l.with(), "")
-		if found := pattern.FindStringSubmatch(text); found != nil {
-			return found
+	re := regexp.MustCompile(pattern)
+	for deadline := time.After(timeout); ; {
+		if match := re.FindStringSubmatch(l.String()); match != nil {
+			return match
 		}
 		select {
 		case <-l.written:
-		case <-limit:
-			t.Fatalf("no line of the log matches %v:\n%s", pattern, text)
+		case <-deadline:
+			t.Fatalf("the log does not match %s:\n%s", pattern, l)
 		}
 	}
 }
 
-// captureLog has klog write to the lines until the test ends.
-func captureLog(t *testing.T) *logLines {
+// captureLog makes klog write to the returned buffer until the test ends.
+func captureLog(t *testing.T) *logBuffer {
 	t.Helper()
-	log := &logLines{written: make(chan struct{}, 1)}
+	log := &logBuffer{written: make(chan struct{}, 1)}
 	klog.LogToStderr(false)
 	klog.SetOutput(log)
 	t.Cleanup(func() {
@@ -79,63 +83,101 @@ func captureLog(t *testing.T) *logLines {
 	return log
 }
 
-// runWith runs the program on a host to which a VF comes, until the kubelet has it, and returns its log.
-func runWith(t *testing.T, args ...string) *logLines {
+// program is a running qat_plugin.
+type program struct {
+	t      *testing.T
+	log    *logBuffer
+	cancel context.CancelFunc
+	status chan int
+}
+
+// start runs qat_plugin. The test must call stop.
+func start(t *testing.T, args ...string) *program {
 	t.Helper()
-	log := captureLog(t)
-	host, dir := lookalike.Start(t), t.TempDir()
-	kubelet, err := kubelettest.Start(dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &program{t: t, log: captureLog(t), cancel: cancel, status: make(chan int, 1)}
+	go func() { p.status <- run(ctx, append(args, "-logtostderr=false"), io.Discard, io.Discard) }()
+	return p
+}
+
+// stop ends the program, as SIGTERM does.
+func (p *program) stop() {
+	p.t.Helper()
+	p.cancel()
+	if status := <-p.status; status != 0 {
+		p.t.Errorf("exit status %d, want 0", status)
+	}
+}
+
+// must fails the test for an error of the test's own surroundings.
+func must(t *testing.T, err error) {
+	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer kubelet.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+}
+
+const (
+	pf       = "0000:6b:00.0"
+	vf       = "0000:6b:00.1"
+	resource = "qat.intel.com/cy" // that the VF is listed in
+)
+
+// addVF adds a PF and a VF to a host.
+func addVF(t *testing.T, host *lookalike.Host) {
+	t.Helper()
+	must(t, host.LoadDriver("vfio-pci"))
+	must(t, host.AddPF(lookalike.PF{Address: pf, Services: "sym;asym"}))
+	must(t, host.AddVF(lookalike.VF{Address: vf, PF: pf}))
+}
+
+// awaitVF waits until the kubelet's list holds the VF.
+func awaitVF(t *testing.T, kubelet *kubelettest.Kubelet) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	ended := make(chan int, 1)
-	args = append([]string{"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir, "-logtostderr=false"}, args...)
-	go func() { ended <- run(ctx, args, io.Discard, io.Discard) }()
-	for _, err := range []error{
-		host.LoadDriver("vfio-pci"),
-		host.AddPF(lookalike.PF{Address: "0000:6b:00.0", Services: "sym;asym"}),
-		host.AddVF(lookalike.VF{Address: "0000:6b:00.1", PF: "0000:6b:00.0"}),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := kubelet.WaitList(ctx, "qat.intel.com/cy", func(l kubelettest.List) bool { return len(l.Devices) == 1 }); err != nil {
-		t.Fatalf("the VF did not reach the kubelet: %v\n%s", err, &log.text)
-	}
-	cancel()
-	if code := <-ended; code != 0 {
-		t.Errorf("exit status %d, want 0", code)
-	}
-	klog.Flush()
-	return log
+	_, err := kubelet.WaitList(ctx, resource, func(l kubelettest.List) bool { return len(l.Devices) == 1 })
+	must(t, err)
 }
 
-func TestVerbosity4LogsEachEventWithWhatItLedTo(t *testing.T) {
-	log := runWith(t, "-v=4")
-	events := log.with(`"Event"`, `source="inotify"`, `action="create"`, `device="0000:6b:00.1"`)
-	if len(events) == 0 {
-		t.Fatalf("no event of the VF is logged:\n%s", &log.text)
+// logOfAddedVF runs the program while a VF is added to its host, until the kubelet lists the VF,
+// and returns the log.
+func logOfAddedVF(t *testing.T, args ...string) *logBuffer {
+	t.Helper()
+	host, dir := lookalike.Start(t), t.TempDir()
+	kubelet, err := kubelettest.Start(dir)
+	must(t, err)
+	defer kubelet.Stop()
+	p := start(t, append(args, "-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir)...)
+	defer p.stop()
+	addVF(t, host)
+	awaitVF(t, kubelet)
+	return p.log
+}
+
+func TestVerbosity4LogsEachEventAndItsOutcome(t *testing.T) {
+	log := logOfAddedVF(t, "-v=4")
+	created := log.lines(`"Event"`, `source="inotify"`, `action="create"`, `device="`+vf+`"`)
+	if len(created) == 0 {
+		t.Fatalf("the log has no event of the VF:\n%s", log)
 	}
-	if len(log.with(`"Event"`, `device="0000:6b:00.1"`, `ledTo="in cy"`)) == 0 {
-		t.Errorf("no event is said to have led to the VF's listing: %q", events)
+	if len(log.lines(`"Event"`, `device="`+vf+`"`, `ledTo="in cy"`)) == 0 {
+		t.Errorf("the log has no event that led to the VF's listing: %q", created)
 	}
 }
 
-func TestTheDefaultLogsTheLifeCycleAndChangesOfTheListAlone(t *testing.T) {
-	log := runWith(t, "-v=0")
-	if lines := log.with(`"List changed"`, `resource="cy"`, `added=["0000:6b:00.1"]`); len(lines) != 1 {
-		t.Errorf("the VF's coming is logged %d times, want once:\n%s", len(lines), &log.text)
+func TestDefaultVerbosityLogsOnlyLifeCycleAndListChanges(t *testing.T) {
+	log := logOfAddedVF(t, "-v=0")
+	if lines := log.lines(`"List changed"`, `resource="cy"`, `added=["`+vf+`"]`); len(lines) != 1 {
+		t.Errorf("the addition of the VF is logged %d times, want once:\n%s", len(lines), log)
 	}
-	for _, known := range []string{"started", "Registered with the kubelet", "List changed", "ended", "Waiting for the kubelet", "Device is unhealthy"} {
-		for _, line := range log.with(known) {
-			log.text = *bytes.NewBufferString(strings.Replace(log.text.String(), line, "", 1))
+	expected := []string{
+		"started", "ended", "Registered with the kubelet", "Waiting for the kubelet", "List changed",
+		"Device is unhealthy",
+	}
+	for _, line := range log.lines() {
+		if !slices.ContainsFunc(expected, func(part string) bool { return strings.Contains(line, part) }) {
+			t.Errorf("unexpected line: %s", line)
 		}
-	}
-	if log.text.Len() > 0 {
-		t.Errorf("the default also logs:\n%s", &log.text)
 	}
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -13,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"k8s.io/klog/v2"
 
 	"qatplugin/qat"
 )
@@ -21,40 +22,54 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestWrongFlagIsExplainedInOneLine(t *testing.T) {
-	vfDrivers := strings.Join(qat.KernelVFDrivers(), ",")
-	const port = "must be HOST:PORT or :PORT with a port from 0 (any free one) to 65535, or empty"
-	for _, tt := range []struct{ arg, want string }{
-		{"-mode=fast", `-mode: invalid value "fast": must be dpdk or kernel`},
-		{"-adf-ctl=", `-adf-ctl: invalid value "": must be the name or path of a program`},
-		{"-dpdk-driver=nvme", `-dpdk-driver: invalid value "nvme": must be vfio-pci or igb_uio`},
-		{"-vfio-interface=x", `-vfio-interface: invalid value "x": must be auto or group or cdev`},
-		{"-kernel-vf-drivers=4xxxvf,foo", `-kernel-vf-drivers: invalid value "4xxxvf,foo": must be a comma-separated list of ` + vfDrivers},
-		{"-kernel-vf-drivers=", `-kernel-vf-drivers: invalid value "": must be a comma-separated list of ` + vfDrivers},
-		{"-allocation-policy=fair", `-allocation-policy: invalid value "fair": must be balanced or packed, or empty`},
-		{"-max-num-devices=-1", `-max-num-devices: invalid value "-1": must be a whole number, 0 (no limit) or more`},
-		{"-max-num-devices=a for b", `-max-num-devices: invalid value "a for b": must be a whole number, 0 (no limit) or more`},
-		{"-sysfs-root=/does/not/exist", `-sysfs-root: invalid value "/does/not/exist": must be the path of a directory that exists`},
-		{"-dev-root=/dev/null", `-dev-root: invalid value "/dev/null": must be the path of a directory that exists`},
-		{"-kubelet-dir=", `-kubelet-dir: invalid value "": must be the path of a directory`},
-		{"-health-address=localhost", `-health-address: invalid value "localhost": ` + port},
-		{"-health-address=:http", `-health-address: invalid value ":http": ` + port},
-		{"-health-address=:65536", `-health-address: invalid value ":65536": ` + port},
-		{"-audit-interval=999ms", `-audit-interval: invalid value "999ms": must be 0 (disabled) or at least 1s, such as 10m`},
-		{"-audit-interval=10", `-audit-interval: invalid value "10": must be 0 (disabled) or at least 1s, such as 10m`},
-		{"-health-interval=999ms", `-health-interval: invalid value "999ms": must be 0 (disabled) or at least 1s, such as 10m`},
-		{"-use-cdi=maybe", `-use-cdi: invalid value "maybe": must be true or false`},
-		{"-v=much", `-v: invalid value "much": want number for the log level verbosity`},
-		{"-logtostderr=perhaps", `-logtostderr: invalid value "perhaps": must be true or false`},
-		{"-interval=5s", `flag provided but not defined: -interval; see -h for the flags`},
-		{"start", `unexpected argument "start": only flags are allowed, see -h`},
+	const (
+		port     = "must be HOST:PORT or :PORT with a port from 0 (any free one) to 65535, or empty"
+		number   = "must be a whole number, 0 (no limit) or more"
+		dir      = "must be the path of a directory that exists"
+		interval = "must be 0 (disabled) or at least 1s, such as 10m"
+	)
+	families := "must be a comma-separated list of " + strings.Join(qat.KernelVFDrivers(), ",")
+	for _, tt := range []struct{ flag, value, want string }{
+		{"-mode", "fast", "must be dpdk or kernel"},
+		{"-adf-ctl", "", "must be the name or path of a program"},
+		{"-dpdk-driver", "nvme", "must be vfio-pci or igb_uio"},
+		{"-vfio-interface", "x", "must be auto or group or cdev"},
+		{"-kernel-vf-drivers", "4xxxvf,foo", families},
+		{"-kernel-vf-drivers", "", families},
+		{"-allocation-policy", "fair", "must be balanced or packed, or empty"},
+		{"-max-num-devices", "-1", number},
+		{"-max-num-devices", "a for b", number},
+		{"-sysfs-root", "/does/not/exist", dir},
+		{"-dev-root", "/dev/null", dir},
+		{"-etc-root", "", dir},
+		{"-kubelet-dir", "", "must be the path of a directory"},
+		{"-cdi-dir", "", "must be the path of a directory"},
+		{"-health-address", "localhost", port},
+		{"-health-address", ":http", port},
+		{"-health-address", ":65536", port},
+		{"-audit-interval", "999ms", interval},
+		{"-audit-interval", "-1s", interval},
+		{"-audit-interval", "10", interval},
+		{"-health-interval", "999ms", interval},
+		{"-use-cdi", "maybe", "must be true or false"},
+		{"-v", "much", "want number for the log level verbosity"},
+		{"-logtostderr", "perhaps", "must be true or false"},
 	} {
-		var stdout, stderr bytes.Buffer
-		if code := run(context.Background(), []string{tt.arg}, &stdout, &stderr); code != 2 {
-			t.Errorf("%s: exit status %d, want 2", tt.arg, code)
-		}
-		if want := "qat_plugin: " + tt.want + "\n"; stderr.String() != want || stdout.Len() > 0 {
-			t.Errorf("%s: printed %q (stdout %q), want %q", tt.arg, &stderr, &stdout, want)
-		}
+		wantUsageError(t, tt.flag+"="+tt.value, fmt.Sprintf("%s: invalid value %q: %s", tt.flag, tt.value, tt.want))
+	}
+	wantUsageError(t, "-interval=5s", "flag provided but not defined: -interval; see -h for the flags")
+	wantUsageError(t, "start", `unexpected argument "start": only flags are allowed, see -h`)
+}
+
+// wantUsageError fails the test unless the argument ends the program with this error.
+func wantUsageError(t *testing.T, arg, want string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	if status := run(t.Context(), []string{arg}, &stdout, &stderr); status != 2 {
+		t.Errorf("%s: exit status %d, want 2", arg, status)
+	}
+	if want = "qat_plugin: " + want + "\n"; stderr.String() != want || stdout.Len() > 0 {
+		t.Errorf("%s: printed %q (stdout %q), want %q", arg, &stderr, &stdout, want)
 	}
 }
 
@@ -73,7 +88,8 @@ func TestBoundaryValuesOfFlags(t *testing.T) {
 	}
 	o, err := parseFlags([]string{"-audit-interval=0", "-health-interval=0"}, io.Discard)
 	if err != nil || o.qat.AuditInterval >= 0 || o.qat.HealthInterval >= 0 {
-		t.Errorf("intervals of 0: %v and %v, %v; want negative ones, which mean never", o.qat.AuditInterval, o.qat.HealthInterval, err)
+		t.Errorf("intervals of 0: %v and %v, %v; want negative ones, which mean never",
+			o.qat.AuditInterval, o.qat.HealthInterval, err)
 	}
 }
 
@@ -92,8 +108,8 @@ func TestFlagsReachTheConfig(t *testing.T) {
 
 func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	if code := run(context.Background(), []string{"-h"}, &stdout, &stderr); code != 0 || stderr.Len() > 0 {
-		t.Fatalf("exit status %d and %q on standard error, want 0 and nothing", code, &stderr)
+	if status := run(t.Context(), []string{"-h"}, &stdout, &stderr); status != 0 || stderr.Len() > 0 {
+		t.Fatalf("exit status %d and %q on standard error, want 0 and nothing", status, &stderr)
 	}
 	help := stdout.String()
 	newFlagSet(defaultOptions()).VisitAll(func(f *flag.Flag) {
@@ -115,23 +131,51 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 		_, rest, _ := strings.Cut(help, "\n  -"+name+" ")
 		usage, _, _ := strings.Cut(rest, "\n  -")
 		if want := fmt.Sprintf("(default %s)", preset); !strings.HasSuffix(strings.TrimSpace(usage), want) {
-			t.Errorf("-h says of -%s %q, want it to end in %q", name, usage, want)
+			t.Errorf("usage of -%s: %q, want it to end in %q", name, usage, want)
 		}
 	}
 }
 
+// otherFlags are the flags that apply to both modes. Every other flag belongs to one mode.
+var otherFlags = []string{
+	"mode", "sysfs-root", "dev-root", "kubelet-dir", "audit-interval", "health-address", "version",
+}
+
 func TestFlagsOfTheOtherModeAreReportedAsUnused(t *testing.T) {
-	for _, tt := range []struct{ args, want []string }{
-		{[]string{"-mode=kernel", "-steal", "-max-num-devices=4", "-audit-interval=1m"}, []string{"max-num-devices", "steal"}},
-		{[]string{"-adf-ctl=/opt/adf_ctl", "-bind=false"}, []string{"adf-ctl"}},
-		{[]string{"-mode=dpdk", "-v=4"}, nil},
-	} {
-		o, err := parseFlags(tt.args, io.Discard)
+	kernel := []string{"adf-ctl", "etc-root"}
+	var dpdk []string
+	fromKlog := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(fromKlog)
+	newFlagSet(defaultOptions()).VisitAll(func(f *flag.Flag) {
+		if fromKlog.Lookup(f.Name) == nil && !slices.Contains(slices.Concat(kernel, otherFlags), f.Name) {
+			dpdk = append(dpdk, f.Name)
+		}
+	})
+	for mode, want := range map[string][]string{qat.ModeDPDK: kernel, qat.ModeKernel: dpdk} {
+		args := []string{"-v=4", "-version=false"}
+		for _, name := range slices.Concat(kernel, dpdk, otherFlags) {
+			if name != "mode" && name != "version" {
+				value := newFlagSet(defaultOptions()).Lookup(name).DefValue
+				if strings.HasSuffix(name, "-root") {
+					value = "/"
+				}
+				args = append(args, "-"+name+"="+value)
+			}
+		}
+		o, err := parseFlags(append(args, "-mode="+mode), io.Discard)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(o.unused, tt.want) {
-			t.Errorf("%q: unused flags %q, want %q", tt.args, o.unused, tt.want)
+		if diff := cmp.Diff(want, o.unused); diff != "" {
+			t.Errorf("unused flags in mode %s (-want +got):\n%s", mode, diff)
 		}
+	}
+}
+
+func TestVersionIsPrinted(t *testing.T) {
+	var stdout strings.Builder
+	status := run(t.Context(), []string{"-version"}, &stdout, io.Discard)
+	if status != 0 || !strings.HasPrefix(stdout.String(), "qat_plugin devel go") {
+		t.Errorf("exit status %d, %q", status, stdout.String())
 	}
 }
