@@ -17,7 +17,9 @@ import (
 // on hold the addresses of its VFs, in the order in which the kubelet named
 // them. It reads each VF once more and returns an error that names a VF that is
 // gone or no longer usable as listed. It may be called from any goroutine.
-func PostAllocate(reader *device.Reader, driver string, devices []*devtree.Device, edits *devtree.ContainerEdits) error {
+func PostAllocate(
+	reader *device.Reader, driver string, devices []*devtree.Device, edits *devtree.ContainerEdits,
+) error {
 	if edits.Env == nil {
 		edits.Env = make(map[string]string, len(devices))
 	}

@@ -42,9 +42,10 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 		}
 		delete(c.audit.suspects, address)
 		if c.functions.differs(address) {
-			before := c.outcome(address)
+			key := Key{address: address}
+			before := c.Outcome(key)
 			c.update([]pci.Address{address}, now)
-			c.audit.drift.Report(b.Limited, "device", address, "before", before, "now", c.outcome(address))
+			c.audit.drift.Report(b.Limited, "device", address, "before", before, "now", c.Outcome(key))
 		}
 	}
 	if b.Audit {

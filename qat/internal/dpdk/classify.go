@@ -25,8 +25,8 @@ type keyKind uint8
 const (
 	keyFunction keyKind = iota // one PCI function
 	keyGroup                   // the VFs of an IOMMU group: events of a VFIO group name no function
-	keyNodes                   // VFs that are not usable: a device node appeared or vanished that names no function
-	keyDriver                  // VFs that are not usable: the DPDK driver was loaded or unloaded, so failed binds may succeed
+	keyNodes                   // unusable VFs: a device node came or went that names no function
+	keyDriver                  // unusable VFs, which may be bound now: the DPDK driver came or went
 )
 
 // String describes the key in the log.
@@ -40,29 +40,40 @@ func (k Key) String() string {
 	return k.address.String()
 }
 
-// A classifier finds the key of an event. It runs in the goroutines of the
-// event sources: it does not allocate, read files or block.
+// A classifier finds the key of an event. It runs in the goroutines of the event sources: it does
+// not allocate, read files or block.
 type classifier struct {
 	sysfs, dev string // roots, for the paths that inotify reports
 	driver     string // the DPDK driver
 }
 
 func (c *classifier) classify(e *events.Event) (Key, hostwatch.Verdict) {
+	var key Key
+	var ok bool
 	if e.Origin == events.Uevent {
-		return c.classifyUevent(e)
+		key, ok = c.ueventKey(e)
+	} else if path, below := sysfs.Below(e.Path, c.sysfs); below {
+		if string(path) == "bus/pci/devices" {
+			return Key{}, hostwatch.RelevantToAll
+		}
+		key, ok = c.sysfsKey(path)
+	} else if path, below := sysfs.Below(e.Path, c.dev); below {
+		key, ok = devKey(path)
 	}
-	return c.classifyPath(e.Path)
+	if !ok {
+		return Key{}, hostwatch.Irrelevant
+	}
+	return key, hostwatch.Relevant
 }
 
-// classifyUevent knows the events with which a QAT function appears, changes or
-// vanishes: those of the function itself and of its vfio-dev or uio child, which
-// have its address in their DEVPATH; those of VFIO groups (DEVPATH
-// /devices/virtual/vfio/<group>); and those of the DPDK driver.
-func (c *classifier) classifyUevent(e *events.Event) (Key, hostwatch.Verdict) {
+// ueventKey knows the events with which a QAT function appears, changes or vanishes: those of the
+// function itself and of its vfio-dev or uio child, which have its address in their DEVPATH; those
+// of VFIO groups (DEVPATH /devices/virtual/vfio/<group>); and those of the DPDK driver.
+func (c *classifier) ueventKey(e *events.Event) (Key, bool) {
 	switch string(e.Get("SUBSYSTEM")) {
 	case "pci":
 		if id := e.Get("PCI_ID"); id != nil && !device.IsQATID(id) {
-			return Key{}, hostwatch.Irrelevant
+			return Key{}, false
 		}
 		return functionKey(e.Path)
 	case "vfio-dev", "uio":
@@ -70,92 +81,58 @@ func (c *classifier) classifyUevent(e *events.Event) (Key, hostwatch.Verdict) {
 	case "vfio":
 		return groupKey(sysfs.Base(e.Path))
 	case "drivers":
-		if string(sysfs.Base(e.Path)) == c.driver {
-			return Key{kind: keyDriver}, hostwatch.Relevant
-		}
+		return Key{kind: keyDriver}, string(sysfs.Base(e.Path)) == c.driver
 	}
-	return Key{}, hostwatch.Irrelevant
+	return Key{}, false
 }
 
-// classifyPath knows the directories that are watched.
-func (c *classifier) classifyPath(path []byte) (Key, hostwatch.Verdict) {
-	if rest, ok := sysfs.Below(path, c.sysfs); ok {
-		return c.classifySysfs(rest)
+// sysfsKey knows the watched directories below the root of sysfs.
+func (c *classifier) sysfsKey(path []byte) (Key, bool) {
+	if driver, ok := bytes.CutPrefix(path, []byte("bus/pci/drivers")); ok {
+		return Key{kind: keyDriver}, len(driver) == 0 || string(driver[1:]) == c.driver
 	}
-	if rest, ok := sysfs.Below(path, c.dev); ok {
-		return classifyDev(rest)
+	if bytes.HasPrefix(path, []byte("kernel/debug")) {
+		return debugfsKey(path)
 	}
-	return Key{}, hostwatch.Irrelevant
+	return functionKey(path)
 }
 
-func (c *classifier) classifySysfs(rest []byte) (Key, hostwatch.Verdict) {
-	if string(rest) == "bus/pci/devices" {
-		return Key{}, hostwatch.RelevantToAll
-	}
-	if name, ok := bytes.CutPrefix(rest, []byte("bus/pci/drivers")); ok {
-		if len(name) == 0 || string(name[1:]) == c.driver {
-			return Key{kind: keyDriver}, hostwatch.Relevant
-		}
-		return Key{}, hostwatch.Irrelevant
-	}
-	if bytes.HasPrefix(rest, []byte("kernel/debug")) {
-		return debugfsKey(rest)
-	}
-	return functionKey(rest)
-}
-
-func classifyDev(rest []byte) (Key, hostwatch.Verdict) {
-	if name, ok := bytes.CutPrefix(rest, []byte("vfio/")); ok {
-		if key, verdict := groupKey(name); verdict == hostwatch.Relevant {
-			return key, verdict
+// devKey knows the nodes below the root of /dev.
+func devKey(path []byte) (Key, bool) {
+	if name, ok := bytes.CutPrefix(path, []byte("vfio/")); ok {
+		if key, ok := groupKey(name); ok {
+			return key, true
 		}
 	}
-	for _, prefix := range [...]string{"vfio/devices", "uio"} {
-		if len(rest) >= len(prefix) && string(rest[:len(prefix)]) == prefix {
-			return Key{kind: keyNodes}, hostwatch.Relevant
-		}
-	}
-	if string(rest) == "vfio" {
-		return Key{kind: keyNodes}, hostwatch.Relevant
-	}
-	return Key{}, hostwatch.Irrelevant
+	return Key{kind: keyNodes}, string(path) == "vfio" ||
+		bytes.HasPrefix(path, []byte("vfio/devices")) || bytes.HasPrefix(path, []byte("uio"))
 }
 
 // functionKey finds the function that a path belongs to.
-func functionKey(path []byte) (Key, hostwatch.Verdict) {
-	if a, ok := pci.LastInPath(path); ok {
-		return Key{address: a}, hostwatch.Relevant
-	}
-	return Key{}, hostwatch.Irrelevant
+func functionKey(path []byte) (Key, bool) {
+	a, ok := pci.LastInPath(path)
+	return Key{address: a}, ok
 }
 
 // debugfsKey finds the PF in kernel/debug/qat_<driver>_<address>/….
-func debugfsKey(path []byte) (Key, hostwatch.Verdict) {
-	_, name, ok := bytes.Cut(path, []byte("/qat_"))
-	if !ok {
-		return Key{}, hostwatch.Irrelevant
-	}
+func debugfsKey(path []byte) (Key, bool) {
+	_, name, _ := bytes.Cut(path, []byte("/qat_"))
 	name, _, _ = bytes.Cut(name, []byte("/"))
-	if a, ok := pci.Parse(name[bytes.LastIndexByte(name, '_')+1:]); ok {
-		return Key{address: a}, hostwatch.Relevant
-	}
-	return Key{}, hostwatch.Irrelevant
+	a, ok := pci.Parse(name[bytes.LastIndexByte(name, '_')+1:])
+	return Key{address: a}, ok
 }
 
-// groupKey reads the name of a VFIO group: "12" or "noiommu-12"
-// (drivers/vfio/group.c, vfio_group_alloc).
-func groupKey(name []byte) (Key, hostwatch.Verdict) {
+// groupKey reads the name of a VFIO group: "12" or "noiommu-12" (drivers/vfio/group.c,
+// vfio_group_alloc).
+func groupKey(name []byte) (Key, bool) {
 	const maxGroup = 1 << 24 // far more than there can be
 	digits := bytes.TrimPrefix(name, []byte("noiommu-"))
 	n := 0
 	for _, c := range digits {
 		if c < '0' || c > '9' || n > maxGroup {
-			return Key{}, hostwatch.Irrelevant
+			return Key{}, false
 		}
 		n = n*10 + int(c-'0')
 	}
-	if len(digits) == 0 {
-		return Key{}, hostwatch.Irrelevant
-	}
-	return Key{kind: keyGroup, group: n}, hostwatch.Relevant
+	return Key{kind: keyGroup, group: n}, len(digits) > 0
 }

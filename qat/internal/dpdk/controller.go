@@ -61,16 +61,8 @@ type controller struct {
 // New returns the mode for one call of [hostwatch.Run]. It starts no more reads
 // and writes in the background once ctx ends.
 func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mode[Key] {
-	return newController(ctx, cfg, host)
-}
-
-func newController(ctx context.Context, cfg Config, host hostwatch.Host[Key]) *controller {
 	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
 	monitor := health.NewMonitor(health.Config{Interval: cfg.HealthInterval, Wake: wake, Now: time.Now})
-	serves := make(map[string]bool, len(cfg.Serves))
-	for _, driver := range cfg.Serves {
-		serves[driver] = true
-	}
 	return &controller{
 		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver},
 		reader:     cfg.Reader,
@@ -78,7 +70,7 @@ func newController(ctx context.Context, cfg Config, host hostwatch.Host[Key]) *c
 		health:     monitor,
 		binder:     bind.New(ctx, bind.Config{Sysfs: cfg.Sysfs, Driver: cfg.Driver, Writer: cfg.Writer, Wake: wake}),
 		preference: cfg.Preference,
-		rules:      rules{driver: cfg.Driver, serves: serves, bind: !cfg.NoBind, steal: cfg.Steal},
+		rules:      rules{driver: cfg.Driver, serves: cfg.Serves, bind: !cfg.NoBind, steal: cfg.Steal},
 		functions:  newFunctions(cfg.Reader, monitor, host.Watches),
 		assignment: newAssignment(cfg.Limit, cfg.Policy),
 		audit:      audit{suspects: map[pci.Address]time.Time{}},
@@ -182,21 +174,21 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 		decisions[a] = d
 	}
 	before := c.assignment.tree
-	c.assignment.apply(decisions, c.binder.Pending(), c.functions.pfOfAddress)
+	c.assignment.apply(decisions, c.binder.Pending(), c.functions.pfOf)
 	if c.assignment.tree != before {
-		c.preference.Update(maps.Keys(c.assignment.listed), c.functions.pfOfAddress)
+		c.preference.Update(maps.Keys(c.assignment.listed), c.functions.pfOf)
 	}
 }
 
 // facts collects what decide goes by.
 func (c *controller) facts(a pci.Address, driverLoaded bool) facts {
-	f := facts{vf: c.functions.known[a], unreadable: c.functions.unreadable[a], driverLoaded: driverLoaded}
-	if f.vf == nil {
-		return f
+	vf := c.functions.known[a]
+	if vf == nil || !vf.IsVF {
+		return facts{unreadable: c.functions.unreadable[a]}
 	}
+	f := facts{vf: vf, driverBound: c.reader.IsBound(vf.Driver), driverLoaded: driverLoaded}
 	_, f.listed = c.assignment.listed[a]
-	f.driverBound = c.reader.IsBound(f.vf.Driver)
-	if pf, ok := c.functions.pfOf(f.vf); ok {
+	if pf, ok := c.functions.pfOf(a); ok {
 		f.pfAddress = &pf
 		f.pf, f.pfReadErr = c.functions.known[pf], c.functions.unreadable[pf]
 		if f.pf != nil {
@@ -225,29 +217,20 @@ func (c *controller) next(now time.Time) time.Time {
 
 // Outcome says what became of the functions that a key stands for.
 func (c *controller) Outcome(key Key) string {
-	if key.kind != keyFunction {
+	f, id := c.functions.known[key.address], key.address.String()
+	switch reason := c.assignment.skipped[id]; {
+	case key.kind != keyFunction:
 		return "read " + key.String()
-	}
-	return c.outcome(key.address)
-}
-
-// outcome says what became of a function.
-func (c *controller) outcome(a pci.Address) string {
-	f := c.functions.known[a]
-	skipped, id := c.assignment.skipped[a.String()], a.String()
-	switch {
-	case c.functions.unreadable[a] != "":
-		return "cannot be read: " + c.functions.unreadable[a]
+	case reason != "":
+		return "not listed: " + reason
 	case f == nil:
 		return "no QAT function there"
 	case !f.IsVF && f.readErr != "":
 		return "PF that cannot be read: " + f.readErr
 	case !f.IsVF:
 		return fmt.Sprintf("PF with %d VFs, resource %s", len(f.VFs), f.Resource)
-	case skipped != "":
-		return "not listed: " + skipped
 	}
-	resource := c.assignment.listed[a]
+	resource := c.assignment.listed[key.address]
 	d := c.assignment.tree.Resource(resource).Device(id)
 	switch {
 	case d == nil:

@@ -4,6 +4,7 @@ package dpdk
 
 import (
 	"fmt"
+	"slices"
 
 	"qatplugin/devtree"
 	"qatplugin/qat/internal/device"
@@ -15,7 +16,7 @@ const stateUp = "up"
 
 // facts are all that decide goes by for one VF.
 type facts struct {
-	vf         *function    // nil: there is none, or not even its kind could be read
+	vf         *function    // nil: there is no VF, or not even its kind could be read
 	unreadable string       // why it could not be read
 	pf         *function    // nil: it has none, or none that is known
 	pfAddress  *pci.Address // nil: it has none
@@ -29,10 +30,10 @@ type facts struct {
 
 // rules are the part of the configuration that decide goes by.
 type rules struct {
-	driver string          // the DPDK driver
-	serves map[string]bool // kernel VF drivers whose families are served
-	bind   bool            // VFs are bound
-	steal  bool            // also VFs that a driver other than their kernel driver holds
+	driver string   // the DPDK driver
+	serves []string // kernel VF drivers whose families are served
+	bind   bool     // VFs are bound
+	steal  bool     // also VFs that a driver other than their kernel driver holds
 }
 
 // An action is what to do about a VF.
@@ -63,7 +64,7 @@ func decide(f *facts, r *rules) decision {
 		return skip(f.unreadable)
 	case vf.readErr != "":
 		return skip(vf.readErr)
-	case !r.serves[vf.Family.VFDriver]:
+	case !slices.Contains(r.serves, vf.Family.VFDriver):
 		return skip(fmt.Sprintf("its family's driver %s is not one of -kernel-vf-drivers", vf.Family.VFDriver))
 	case vf.Node.Releasing && f.listed:
 		return decideResource(f, r) // listed, but unhealthy, until it is gone or back

@@ -100,13 +100,13 @@ func TestDecide(t *testing.T) {
 			usableVF(),
 			func(f *facts, r *rules) {
 				f.vf.Family, _ = device.FamilyOf(0x8086, 0x37c8)
-				f.pf.Resource, f.pfReadErr, r.serves = "cy", "EIO", map[string]bool{"c6xxvf": true}
+				f.pf.Resource, f.pfReadErr, r.serves = "cy", "EIO", []string{"c6xxvf"}
 			},
 			listed("generic"),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := rules{driver: device.DriverVFIO, serves: map[string]bool{"4xxxvf": true}, bind: true}
+			r := rules{driver: device.DriverVFIO, serves: []string{"4xxxvf"}, bind: true}
 			if tt.change != nil {
 				tt.change(&tt.facts, &r)
 			}
@@ -144,7 +144,7 @@ func TestUnhealthyReasonOfAListedVF(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := usableVF()
 			tt.change(&f)
-			d := decide(&f, &rules{driver: device.DriverVFIO, serves: map[string]bool{"4xxxvf": true}, bind: true}).device
+			d := decide(&f, &rules{driver: device.DriverVFIO, serves: []string{"4xxxvf"}, bind: true}).device
 			want := &devtree.Device{ID: "0000:6b:00.1", Health: devtree.Healthy}
 			if tt.want != "" {
 				want.Health, want.Reason = devtree.Unhealthy, tt.want

@@ -5,6 +5,7 @@ package dpdk
 import (
 	"maps"
 	"path/filepath"
+	"reflect"
 	"slices"
 
 	"k8s.io/klog/v2"
@@ -34,17 +35,7 @@ type function struct {
 	removing bool
 }
 
-func (f *function) equal(other *function) bool {
-	if f == nil || other == nil {
-		return f == other
-	}
-	return f.readErr == other.readErr && f.unhealthy == other.unhealthy && f.removing == other.removing &&
-		equalPointers(f.pf, other.pf) && f.Function.Equal(other.Function)
-}
-
-func equalPointers[T comparable](a, b *T) bool {
-	return a == b || a != nil && b != nil && *a == *b
-}
+func (f *function) equal(other *function) bool { return reflect.DeepEqual(f, other) }
 
 // functions are the QAT functions of the host as they were read last.
 type functions struct {
@@ -82,7 +73,7 @@ func (fs *functions) all() ([]pci.Address, error) {
 }
 
 // refresh reads these functions again. It returns the addresses that must be decided on again:
-// those of VFs that were read, and those at which there is no QAT function.
+// those of VFs, and those at which there is no QAT function or none could be read before.
 //
 // The VFs of a PF that changed are read after the PF, and only once. Cached VF state must never
 // be combined with fresh PF state: the kernel may have removed the VFs before it changed the PF,
@@ -117,13 +108,13 @@ type refreshing struct {
 // read reads one function and updates what is known.
 func (r *refreshing) read(a pci.Address) {
 	delete(r.pending, a)
-	old := r.known[a]
+	old, before := r.known[a], r.unreadable[a]
 	f, why := r.readWatched(a)
 	delete(r.unreadable, a)
-	if f == nil {
-		if why != "" {
-			r.unreadable[a] = why
-		}
+	if f == nil && why != "" {
+		r.unreadable[a] = why
+	}
+	if f == nil || f.IsVF || before != "" {
 		r.affected[a] = true
 	}
 	if old != nil && (f == nil || f.IsVF != old.IsVF) {
@@ -134,13 +125,12 @@ func (r *refreshing) read(a pci.Address) {
 	case f == nil:
 	case f.IsVF:
 		r.known[a] = f
-		r.affected[a] = true
 		if f.pf != nil && r.known[*f.pf] == nil {
 			r.read(*f.pf)
 		}
 	case !f.equal(old):
 		r.known[a] = f
-		r.setVFs(a, old, f)
+		r.setVFs(a, f.VFs)
 	}
 }
 
@@ -155,29 +145,23 @@ func (r *refreshing) remove(f *function) {
 		return
 	}
 	r.health.Forget(f.Address)
-	r.setVFs(f.Address, f, nil)
+	r.setVFs(f.Address, nil)
 }
 
-// setVFs replaces the virtfn links of a PF that changed (nil: of none), and has
-// the VFs read that belong to the PF, by either link, before or after.
-func (r *refreshing) setVFs(pf pci.Address, old, now *function) {
+// setVFs replaces the virtfn links of a PF that changed, and has all VFs read that belonged to it
+// before or belong to it now, by either link.
+func (r *refreshing) setVFs(pf pci.Address, vfs []pci.Address) {
 	r.markVFs(pf)
-	if old != nil {
-		for _, vf := range old.VFs {
-			delete(r.owner, vf)
-		}
-	}
-	if now != nil {
-		for _, vf := range now.VFs {
-			r.owner[vf] = pf
-		}
+	maps.DeleteFunc(r.owner, func(_, owner pci.Address) bool { return owner == pf })
+	for _, vf := range vfs {
+		r.owner[vf] = pf
 	}
 	r.markVFs(pf)
 }
 
 func (r *refreshing) markVFs(pf pci.Address) {
 	for a, f := range r.known {
-		if owner, ok := r.pfOf(f); ok && f.IsVF && owner == pf {
+		if owner, ok := r.pfOf(a); ok && owner == pf && f.IsVF {
 			r.pending[a] = true
 		}
 	}
@@ -233,20 +217,12 @@ func (fs *functions) differs(a pci.Address) bool {
 }
 
 // pfOf returns the PF of a VF by either link. A VF in a guest has none.
-func (fs *functions) pfOf(vf *function) (pci.Address, bool) {
-	if vf.pf != nil {
-		return *vf.pf, true
+func (fs *functions) pfOf(vf pci.Address) (pci.Address, bool) {
+	if f := fs.known[vf]; f != nil && f.pf != nil {
+		return *f.pf, true
 	}
-	pf, ok := fs.owner[vf.Address]
+	pf, ok := fs.owner[vf]
 	return pf, ok
-}
-
-// pfOfAddress is pfOf for a VF that need not be known.
-func (fs *functions) pfOfAddress(vf pci.Address) (pci.Address, bool) {
-	if f := fs.known[vf]; f != nil {
-		return fs.pfOf(f)
-	}
-	return pci.Address{}, false
 }
 
 // vfs lists the VFs that match.

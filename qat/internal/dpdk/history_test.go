@@ -33,10 +33,10 @@ type history struct {
 
 // newReader returns a controller of the host that binds nothing.
 func newReader(h *lookalike.Host) *controller {
-	return newController(context.Background(), withDefaults(h, Config{NoBind: true}, nil), hostwatch.Host[Key]{
+	return New(context.Background(), withDefaults(h, Config{NoBind: true}, nil), hostwatch.Host[Key]{
 		Mark:    func(Key, time.Time) {},
 		Watches: hostwatch.NewWatches(nil),
-	})
+	}).(*controller)
 }
 
 // historyPFs come and go. They differ in their services; the third is Gen2.

@@ -170,6 +170,19 @@ func TestUnreadableFunctionThatWentIsNotSkipped(t *testing.T) {
 	}
 }
 
+func TestPFThatCanBeReadAgainIsNotSkipped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		must(t, h.SetAttr(pfA, "vendor", "garbage"))
+		r := newRig(t, h, Config{})
+		r.rescan()
+		r.wantSkipped(pfA)
+		must(t, h.SetAttr(pfA, "vendor", "0x8086"))
+		r.read(pfA)
+		r.wantSkipped()
+	})
+}
+
 func TestVFWithoutPhysfnBelongsToThePFWithItsVirtfn(t *testing.T) {
 	for name, order := range map[string][]string{"PF read first": {pfB, vfB1}, "VF read first": {vfB1, pfB}} {
 		inBubble(t, name, func(t *testing.T) {

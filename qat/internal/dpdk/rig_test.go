@@ -64,10 +64,10 @@ func newRig(t *testing.T, h *lookalike.Host, cfg Config) *rig {
 	t.Helper()
 	r := &rig{t: t, host: h, watches: watchRecorder{}, held: map[string]chan struct{}{}}
 	r.config = withDefaults(h, cfg, r)
-	r.controller = newController(t.Context(), r.config, hostwatch.Host[Key]{
+	r.controller = New(t.Context(), r.config, hostwatch.Host[Key]{
 		Mark:    func(key Key, _ time.Time) { r.mark(key) },
 		Watches: hostwatch.NewWatches(r.watches),
-	})
+	}).(*controller)
 	return r
 }
 
