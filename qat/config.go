@@ -89,7 +89,8 @@ func (c *Config) complete() error {
 		c.KernelVFDrivers = KernelVFDrivers()
 	}
 	if c.HealthInterval > 0 && c.HealthInterval < MinHealthInterval {
-		return fmt.Errorf("health interval %v: must be at least %v, or negative (never)", c.HealthInterval, MinHealthInterval)
+		return fmt.Errorf("health interval %v: must be at least %v, or negative (never)",
+			c.HealthInterval, MinHealthInterval)
 	}
 	if c.MaxNumDevices < 0 {
 		return fmt.Errorf("device limit %d: must be 0 (no limit) or more", c.MaxNumDevices)

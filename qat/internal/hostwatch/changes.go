@@ -12,72 +12,52 @@ import (
 	"qatplugin/devtree"
 )
 
-// resourceChange holds the IDs of the devices of one resource that changed between two Trees.
-type resourceChange struct {
-	added, removed, unhealthy, healthy, changed []string
-}
+// kinds are the kinds of changes, as the log names them and in its order.
+var kinds = [...]string{"added", "removed", "unhealthyNow", "healthyAgain", "changed"}
 
-// logChanges logs one line for each list that changed. took is the time since
-// the first event that led to the change.
+// logChanges logs one line for each list that changed, and one for each device that became
+// unhealthy. took is the time since the first event that led to the change.
 func logChanges(old, tree *devtree.Tree, took time.Duration) {
-	changes := map[string]*resourceChange{}
-	for _, c := range devtree.Diff(old, tree) {
-		r := changes[c.Resource]
-		if r == nil {
-			r = &resourceChange{}
-			changes[c.Resource] = r
+	changes := map[string]map[string][]string{} // resource → kind → IDs
+	note := func(resource, kind, id string) {
+		if changes[resource] == nil {
+			changes[resource] = map[string][]string{}
 		}
-		r.add(c)
+		changes[resource][kind] = append(changes[resource][kind], id)
+	}
+	for _, c := range devtree.Diff(old, tree) {
+		if c.New == nil {
+			note(c.Resource, "removed", c.Old.ID)
+			continue
+		}
+		if c.Old == nil {
+			note(c.Resource, "added", c.New.ID)
+		}
+		switch {
+		case c.Old != nil && c.Old.Health == c.New.Health:
+			note(c.Resource, "changed", c.New.ID)
+		case c.New.Health == devtree.Unhealthy:
+			note(c.Resource, "unhealthyNow", c.New.ID)
+		case c.Old != nil:
+			note(c.Resource, "healthyAgain", c.New.ID)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(changes)) {
-		resource := tree.Resource(name)
-		healthy := 0
+		resource, healthy := tree.Resource(name), 0
 		for d := range resource.Devices() {
 			if d.Health == devtree.Healthy {
 				healthy++
 			}
 		}
 		fields := []any{"resource", name, "devices", resource.Len(), "healthy", healthy, "after", took}
-		klog.InfoS("List changed", append(fields, changes[name].fields()...)...)
-		for _, id := range changes[name].unhealthy {
+		for _, kind := range kinds {
+			if ids := changes[name][kind]; len(ids) > 0 {
+				fields = append(fields, kind, ids)
+			}
+		}
+		klog.InfoS("List changed", fields...)
+		for _, id := range changes[name]["unhealthyNow"] {
 			klog.InfoS("Device is unhealthy", "resource", name, "device", id, "reason", resource.Device(id).Reason)
 		}
 	}
-}
-
-func (r *resourceChange) add(c devtree.Change) {
-	switch {
-	case c.New == nil:
-		r.removed = append(r.removed, c.Old.ID)
-		return
-	case c.Old == nil:
-		r.added = append(r.added, c.New.ID)
-	case c.Old.Health == c.New.Health:
-		r.changed = append(r.changed, c.New.ID)
-		return
-	case c.New.Health == devtree.Healthy:
-		r.healthy = append(r.healthy, c.New.ID)
-	}
-	if c.New.Health == devtree.Unhealthy {
-		r.unhealthy = append(r.unhealthy, c.New.ID)
-	}
-}
-
-func (r *resourceChange) fields() []any {
-	var fields []any
-	for _, f := range []struct {
-		name string
-		ids  []string
-	}{
-		{"added", r.added},
-		{"removed", r.removed},
-		{"unhealthyNow", r.unhealthy},
-		{"healthyAgain", r.healthy},
-		{"changed", r.changed},
-	} {
-		if len(f.ids) > 0 {
-			fields = append(fields, f.name, f.ids)
-		}
-	}
-	return fields
 }

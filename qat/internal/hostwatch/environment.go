@@ -13,18 +13,11 @@ import (
 
 // environment is what a process can find out about where it runs.
 type environment interface {
-	// isSysfs reports whether a sysfs, or a part of one, is mounted at dir.
-	isSysfs(dir string) bool
-	// isWhole reports whether the PCI bus and the devices that it links to
-	// belong to the same sysfs mount.
-	isWhole(sysfs string) bool
-	// hasSyntheticEvents reports whether the kernel answers a synthetic uevent with its UUID.
-	hasSyntheticEvents() bool
-	// inUserNamespace reports whether this is another user namespace than the initial one.
-	inUserNamespace() bool
-	// inInitialNetworkNamespace reports whether this is the network namespace
-	// of the machine's first process.
-	inInitialNetworkNamespace() bool
+	isSysfs(dir string) bool         // a sysfs, or a part of one, is mounted at dir
+	isWhole(sysfs string) bool       // the PCI bus and the devices that it links to are of one mount
+	hasSyntheticEvents() bool        // the kernel answers a synthetic uevent with its UUID
+	inUserNamespace() bool           // this is not the initial user namespace
+	inInitialNetworkNamespace() bool // this is that of the machine's first process
 }
 
 // process is the environment of this process.

@@ -114,7 +114,9 @@ type run[K comparable] struct {
 // something to do, until ctx ends. publish is called from this goroutine, with the first Tree
 // and each time that it changed. Run is called once. When it returns all goroutines have ended,
 // apart from those that Mode.Close left behind.
-func Run[K comparable](ctx context.Context, l *Loop, newMode func(context.Context, Host[K]) Mode[K], publish func(*devtree.Tree)) {
+func Run[K comparable](
+	ctx context.Context, l *Loop, newMode func(context.Context, Host[K]) Mode[K], publish func(*devtree.Tree),
+) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run[K]{
 		Loop:    l,

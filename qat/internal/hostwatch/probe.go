@@ -37,11 +37,12 @@ const (
 const (
 	reasonUserNamespace = "this process runs in a user namespace, which kernel uevents do not reach: " +
 		"do not set hostUsers: false for the pod"
-	reasonForeignSysfs = "the mounted sysfs belongs to this pod's network namespace, so writes made on the host are not " +
-		"reported: mount the host's /sys"
+	reasonForeignSysfs = "the mounted sysfs belongs to this pod's network namespace, so writes made on the host " +
+		"are not reported: mount the host's /sys"
 	reasonPartialSysfs = "only parts of the host's sysfs are mounted, so writes to devices are not reported: " +
 		"mount the host's whole /sys"
 	reasonNoAnswer = "the kernel did not answer with the uevent that was requested"
+	cannotAsk      = "cannot request a uevent from the kernel: "
 )
 
 // A Writer writes to the attributes of sysfs. [sysfs.Writer] implements it.
@@ -56,20 +57,20 @@ type Writer interface {
 // (Documentation/ABI/testing/sysfs-uevent). On an ordinary directory tree (a look-alike host)
 // there is nothing to ask: inotify reports everything.
 //
-// send and turn are for the goroutine of the loop, isAnswer for those of the
-// sources, and check and limited for any.
+// send and turn are for the goroutine of the loop, isAnswer for those of the sources, and check
+// and limited for any.
 type probe struct {
 	sysfs       string
 	writer      Writer
 	environment environment
 
-	mu       sync.Mutex // guards all following fields
-	uuid     string     // SYNTH_UUID of the latest request; "" before the first
-	deadline time.Time  // when silence means that uevents do not arrive; zero: no answer is expected
-	retry    time.Time  // when to send again; zero: never
-	loSeen   bool       // lo answered: the sysfs belongs to this process's network namespace
-	result   probeResult
-	logged   probeResult // the result that was logged last
+	mu      sync.Mutex // guards all following fields
+	uuid    string     // SYNTH_UUID of the latest request; "" before the first
+	waiting bool       // for the answer
+	due     time.Time  // when to stop waiting, or else to send again; zero: never
+	loSeen  bool       // lo answered: the sysfs belongs to this process's network namespace
+	result  probeResult
+	logged  probeResult // the result that was logged last
 }
 
 type probeResult struct {
@@ -90,15 +91,15 @@ func newProbe(sysfs string, writer Writer, env environment) *probe {
 	return &probe{sysfs: sysfs, writer: writer, environment: env}
 }
 
-// send asks the kernel for a uevent. The sources must be open by then, or the
-// answer is missed. An answer to an earlier request no longer counts, because a
-// request is repeated after a loss, which may have been that of the answer.
+// send asks the kernel for a uevent. The sources must be open by then, or the answer is missed. An
+// answer to an earlier request no longer counts, because a request is repeated after a loss, which
+// may have been that of the answer.
 func (p *probe) send(now time.Time) {
 	uuid := newUUID()
 	p.mu.Lock()
-	p.uuid, p.loSeen, p.retry, p.deadline = uuid, false, time.Time{}, now.Add(probeTimeout)
-	p.mu.Unlock()
-	if r := p.request("change " + uuid); r.status != probePending { // without the lock: the answer comes during the write
+	p.uuid, p.loSeen, p.waiting, p.due = uuid, false, true, now.Add(probeTimeout)
+	p.mu.Unlock() // the answer comes during the write
+	if r := p.request("change " + uuid); r.status != probePending {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.finish(r, now)
@@ -113,7 +114,7 @@ func (p *probe) request(text string) probeResult {
 	case !p.environment.isWhole(p.sysfs):
 		return probeResult{notReceiving, reasonPartialSysfs}
 	case !p.environment.hasSyntheticEvents():
-		return p.cannotAsk("it is older than 4.13")
+		return p.unanswered(unproven, cannotAsk+"it is older than 4.13")
 	}
 	if err := p.writer.Write(loFile, text); err != nil {
 		klog.V(2).InfoS("Cannot probe which network namespace the sysfs belongs to", "err", err)
@@ -125,19 +126,19 @@ func (p *probe) request(text string) probeResult {
 	case err == nil:
 		return probeResult{}
 	}
-	return p.cannotAsk(err.Error())
+	return p.unanswered(unproven, cannotAsk+err.Error())
 }
 
-// cannotAsk is the result when the kernel cannot be asked.
-func (p *probe) cannotAsk(why string) probeResult {
+// unanswered is the result without an answer. In a user namespace the reason is always the same.
+func (p *probe) unanswered(status probeStatus, reason string) probeResult {
 	if p.environment.inUserNamespace() {
 		return probeResult{notReceiving, reasonUserNamespace}
 	}
-	return probeResult{unproven, "cannot request a uevent from the kernel: " + why}
+	return probeResult{status, reason}
 }
 
-// isAnswer reports whether the event answers the latest request, and takes note
-// of it. It does not block.
+// isAnswer reports whether the event answers the latest request, and takes note of it. It does not
+// block.
 func (p *probe) isAnswer(e *events.Event) bool {
 	isBus := string(e.Path) == busPath
 	if e.Origin != events.Uevent || !isBus && string(e.Path) != loPath {
@@ -161,9 +162,9 @@ func (p *probe) isAnswer(e *events.Event) bool {
 
 // finish ends the wait for an answer. p.mu is held.
 func (p *probe) finish(r probeResult, now time.Time) {
-	p.result, p.deadline, p.retry = r, time.Time{}, time.Time{}
+	p.result, p.waiting, p.due = r, false, time.Time{}
 	if r.status != receiving && !p.writer.DryRun() { // a dry run logs its requests once
-		p.retry = now.Add(probeRetry)
+		p.due = now.Add(probeRetry)
 	}
 }
 
@@ -171,23 +172,17 @@ func (p *probe) finish(r probeResult, now time.Time) {
 func (p *probe) next() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.deadline.IsZero() {
-		return p.deadline
-	}
-	return p.retry
+	return p.due
 }
 
 // turn does what is due and logs a new result.
 func (p *probe) turn(now time.Time) {
 	p.mu.Lock()
-	if !p.deadline.IsZero() && !now.Before(p.deadline) {
-		reason := reasonNoAnswer
-		if p.environment.inUserNamespace() {
-			reason = reasonUserNamespace
-		}
-		p.finish(probeResult{notReceiving, reason}, now)
+	due := !p.due.IsZero() && !now.Before(p.due)
+	send := due && !p.waiting
+	if due && p.waiting {
+		p.finish(p.unanswered(notReceiving, reasonNoAnswer), now)
 	}
-	send := !p.retry.IsZero() && !now.Before(p.retry)
 	before, r := p.logged, p.result
 	p.logged = r
 	p.mu.Unlock()
@@ -208,14 +203,14 @@ func (r probeResult) log(before probeStatus) {
 		}
 		klog.V(1).InfoS("Receiving kernel uevents")
 	case unproven:
-		klog.InfoS("Cannot verify that kernel uevents arrive, auditing the host more often meanwhile", "reason", r.reason)
+		klog.InfoS("Cannot verify that kernel uevents arrive, auditing the host more often meanwhile",
+			"reason", r.reason)
 	case notReceiving:
 		klog.ErrorS(errors.New(r.reason), "Not receiving kernel uevents, auditing the host more often instead")
 	}
 }
 
-// limited reports whether uevents may be missed. Before the first answer it
-// assumes that they arrive.
+// limited reports whether uevents may be missed. Before the first answer it assumes not.
 func (p *probe) limited() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -20,6 +20,8 @@ const (
 	reopenMax   = time.Minute
 )
 
+type openFunc = func() (events.Source, error)
+
 // sources keeps event sources open and delivers their events to a sink.
 type sources struct {
 	closed  atomic.Int32 // sources that are not open
@@ -28,7 +30,7 @@ type sources struct {
 
 // start opens a source and delivers its events until ctx ends. From its return
 // on the kernel queues events for the source, if it could be opened.
-func (s *sources) start(ctx context.Context, open func() (events.Source, error), sink events.Sink) {
+func (s *sources) start(ctx context.Context, open openFunc, sink events.Sink) {
 	source, err := open()
 	if err != nil {
 		s.closed.Add(1)
@@ -37,9 +39,9 @@ func (s *sources) start(ctx context.Context, open func() (events.Source, error),
 	s.readers.Go(func() { s.deliver(ctx, source, open, sink) })
 }
 
-// deliver runs the source, which is nil if it could not be opened, and opens
-// it again whenever it breaks.
-func (s *sources) deliver(ctx context.Context, source events.Source, open func() (events.Source, error), sink events.Sink) {
+// deliver runs the source, which is nil if it could not be opened, and opens it again, after a
+// pause, whenever it breaks.
+func (s *sources) deliver(ctx context.Context, source events.Source, open openFunc, sink events.Sink) {
 	for wait := reopenFirst; ; wait = min(2*wait, reopenMax) {
 		if source != nil { // Run also closes it if ctx has ended
 			started := time.Now()
@@ -54,28 +56,21 @@ func (s *sources) deliver(ctx context.Context, source events.Source, open func()
 				wait = reopenFirst
 			}
 		}
-		if source = s.reopen(ctx, wait, open, sink); source == nil && ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return
+		case <-time.After(wait):
 		}
+		var err error
+		if source, err = open(); err != nil {
+			klog.V(2).InfoS("Cannot open an event source yet", "err", err)
+			source = nil
+			continue
+		}
+		s.closed.Add(-1)
+		klog.InfoS("The event source is open again")
+		sink.Resync("an event source was opened again")
 	}
-}
-
-// reopen tries once, after a pause. It returns nil if that failed or ctx ended.
-func (s *sources) reopen(ctx context.Context, wait time.Duration, open func() (events.Source, error), sink events.Sink) events.Source {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-time.After(wait):
-	}
-	source, err := open()
-	if err != nil {
-		klog.V(2).InfoS("Cannot open an event source yet", "err", err)
-		return nil
-	}
-	s.closed.Add(-1)
-	klog.InfoS("The event source is open again")
-	sink.Resync("an event source was opened again")
-	return source
 }
 
 // wait returns when all sources have ended.

@@ -38,7 +38,7 @@ func NewWatches(watcher Watcher) *Watches {
 
 // opener turns the function that opens a Watcher into one that opens a source and keeps the
 // Watcher for the next adopt. The result may be called from any goroutine.
-func (w *Watches) opener(open func() (Watcher, error)) func() (events.Source, error) {
+func (w *Watches) opener(open func() (Watcher, error)) openFunc {
 	return func() (events.Source, error) {
 		watcher, err := open()
 		if err != nil {
