@@ -80,7 +80,9 @@ func (p *Plugin) newDPDKMode(ctx context.Context, host hostwatch.Host[dpdk.Key])
 	}, host)
 }
 
-func (p *Plugin) newKernelMode(ctx context.Context, host hostwatch.Host[kernelmode.Key]) hostwatch.Mode[kernelmode.Key] {
+func (p *Plugin) newKernelMode(
+	ctx context.Context, host hostwatch.Host[kernelmode.Key],
+) hostwatch.Mode[kernelmode.Key] {
 	return kernelmode.New(ctx, kernelmode.Config{
 		Sysfs:         p.config.SysfsRoot,
 		Dev:           p.config.DevRoot,

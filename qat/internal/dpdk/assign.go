@@ -25,20 +25,8 @@ type assignment struct {
 	tree    *devtree.Tree
 }
 
-func newAssignment(limit int, p policy.Policy) *assignment {
-	return &assignment{
-		limit:   limit,
-		policy:  p,
-		listed:  map[pci.Address]string{},
-		waiting: map[pci.Address]decision{},
-		skipped: map[string]string{},
-		tree:    &devtree.Tree{},
-	}
-}
-
-// apply brings the lists in line with new decisions. A VF that is listed keeps
-// its place under the limit. pending are VFs that are being bound for the first
-// time, and pfOf finds the PF of a VF.
+// apply brings the lists in line with new decisions. A VF that is listed keeps its place under the
+// limit. pending are VFs that are being bound for the first time, and pfOf finds the PF of a VF.
 func (s *assignment) apply(decisions map[pci.Address]decision, pending []pci.Address, pfOf policy.PFOf) {
 	b := s.tree.Edit()
 	for _, a := range slices.SortedFunc(maps.Keys(decisions), pci.Address.Compare) {

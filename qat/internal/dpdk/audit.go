@@ -11,41 +11,19 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// An audit compares the host with what events made known. They are the same unless an event was
-// lost without notice, or the host changed something that no event reports.
-type audit struct {
-	suspects map[pci.Address]time.Time // functions that differed → when to compare them again
-	drift    hostwatch.Drift
-}
-
-// eventSeen takes note that events named these functions: a difference there is not drift.
-func (a *audit) eventSeen(addresses []pci.Address) {
-	for _, address := range addresses {
-		delete(a.suspects, address)
-	}
-}
-
-// next is when a suspect must be compared again; zero: never.
-func (a *audit) next() time.Time {
-	var next time.Time
-	for _, at := range a.suspects {
-		next = hostwatch.Earlier(next, at)
-	}
-	return next
-}
-
-// runAudit compares suspects again whose time has come, and everything if an audit is due.
+// runAudit compares the suspects whose time has come again, and everything if an audit is due. A
+// suspect that still differs is drift.
 func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
-	for address, at := range c.audit.suspects {
+	for address, at := range c.suspects {
 		if now.Before(at) {
 			continue
 		}
-		delete(c.audit.suspects, address)
+		delete(c.suspects, address)
 		if c.functions.differs(address) {
 			key := Key{address: address}
 			before := c.Outcome(key)
 			c.update([]pci.Address{address}, now)
-			c.audit.drift.Report(b.Limited, "device", address, "before", before, "now", c.Outcome(key))
+			c.drift.Report(b.Limited, "device", address, "before", before, "now", c.Outcome(key))
 		}
 	}
 	if b.Audit {
@@ -53,7 +31,8 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 	}
 }
 
-// findSuspects compares everything with what is known.
+// findSuspects compares the host with what is known. They are the same unless an event is still
+// under way or was lost without notice, or the host changed something that no event reports.
 func (c *controller) findSuspects(now time.Time) {
 	addresses, err := c.functions.all()
 	if err != nil {
@@ -61,10 +40,10 @@ func (c *controller) findSuspects(now time.Time) {
 		return
 	}
 	for _, address := range addresses {
-		if _, suspect := c.audit.suspects[address]; !suspect && c.functions.differs(address) {
-			c.audit.suspects[address] = now.Add(hostwatch.AuditGrace)
+		if _, suspect := c.suspects[address]; !suspect && c.functions.differs(address) {
+			c.suspects[address] = now.Add(hostwatch.AuditGrace)
 		}
 	}
-	klog.V(2).InfoS("Audited the host", "functions", len(c.functions.known), "differing", len(c.audit.suspects),
-		"driftTotal", c.audit.drift.Total())
+	klog.V(2).InfoS("Audited the host", "functions", len(c.functions.known), "differing", len(c.suspects),
+		"driftTotal", c.drift.Total())
 }

@@ -54,7 +54,8 @@ type controller struct {
 	// Of the loop's goroutine:
 	functions  *functions
 	assignment *assignment
-	audit      audit
+	suspects   map[pci.Address]time.Time // functions that differed in an audit → when to compare again
+	drift      hostwatch.Drift
 	readErr    error // why the list of functions could not be read the last time
 }
 
@@ -71,9 +72,23 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 		binder:     bind.New(ctx, bind.Config{Sysfs: cfg.Sysfs, Driver: cfg.Driver, Writer: cfg.Writer, Wake: wake}),
 		preference: cfg.Preference,
 		rules:      rules{driver: cfg.Driver, serves: cfg.Serves, bind: !cfg.NoBind, steal: cfg.Steal},
-		functions:  newFunctions(cfg.Reader, monitor, host.Watches),
-		assignment: newAssignment(cfg.Limit, cfg.Policy),
-		audit:      audit{suspects: map[pci.Address]time.Time{}},
+		functions: &functions{
+			reader:     cfg.Reader,
+			health:     monitor,
+			watches:    host.Watches,
+			known:      map[pci.Address]*function{},
+			unreadable: map[pci.Address]string{},
+			owner:      map[pci.Address]pci.Address{},
+		},
+		assignment: &assignment{
+			limit:   cfg.Limit,
+			policy:  cfg.Policy,
+			listed:  map[pci.Address]string{},
+			waiting: map[pci.Address]decision{},
+			skipped: map[string]string{},
+			tree:    &devtree.Tree{},
+		},
+		suspects: map[pci.Address]time.Time{},
 	}
 }
 
@@ -92,9 +107,11 @@ func (c *controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 // Reconcile reads what the batch names and what is due, and returns the Tree that follows.
 func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
 	addresses := c.addresses(b.Keys, now)
-	c.audit.eventSeen(addresses)
+	for _, a := range addresses {
+		delete(c.suspects, a) // an event reported it: no drift
+	}
 	if b.All {
-		clear(c.audit.suspects)
+		clear(c.suspects)
 		addresses = append(addresses, c.all()...)
 	}
 	due, _ := c.binder.Due(now)
@@ -165,7 +182,13 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 		d := decide(&f, &c.rules)
 		switch d.action {
 		case actionBind:
-			d.reason = c.binder.Bind(bindVF(f.vf), now)
+			d.reason = c.binder.Bind(bind.VF{
+				Address:     a,
+				Incarnation: f.vf.Incarnation,
+				Driver:      f.vf.Driver,
+				Family:      f.vf.Family.Name,
+				Denylisted:  f.vf.Family.Denylisted,
+			}, now)
 		case actionAwaitNode:
 			c.binder.AwaitNode(a, now)
 		default:
@@ -199,20 +222,14 @@ func (c *controller) facts(a pci.Address, driverLoaded bool) facts {
 	return f
 }
 
-func bindVF(vf *function) bind.VF {
-	return bind.VF{
-		Address:     vf.Address,
-		Incarnation: vf.Incarnation,
-		Driver:      vf.Driver,
-		Family:      vf.Family.Name,
-		Denylisted:  vf.Family.Denylisted,
-	}
-}
-
 // next is when Reconcile has something to do though nothing is marked.
 func (c *controller) next(now time.Time) time.Time {
-	_, bind := c.binder.Due(now)
-	return hostwatch.Earlier(bind, hostwatch.Earlier(c.health.Next(now), c.audit.next()))
+	_, next := c.binder.Due(now)
+	next = hostwatch.Earlier(next, c.health.Next(now))
+	for _, at := range c.suspects {
+		next = hostwatch.Earlier(next, at)
+	}
+	return next
 }
 
 // Outcome says what became of the functions that a key stands for.

@@ -129,39 +129,33 @@ func newDevice(f *facts, r *rules) *devtree.Device {
 
 // unhealthyReason says why a listed VF must not be handed out; "" when it may.
 func unhealthyReason(f *facts) string {
-	if f.vf.Node.Releasing {
-		return f.vf.Node.Missing
-	}
-	if pf := f.pf; pf != nil {
-		if pf.State != "" && pf.State != stateUp {
-			return fmt.Sprintf("its PF %s is %s", pf.Address, pf.State)
-		}
-		if pf.unhealthy != "" {
-			return fmt.Sprintf("its PF %s %s", pf.Address, pf.unhealthy)
-		}
-	}
-	if f.vf.unhealthy != "" {
-		return "it " + f.vf.unhealthy
+	switch vf, pf := f.vf, f.pf; {
+	case vf.Node.Releasing:
+		return vf.Node.Missing
+	case pf != nil && pf.State != "" && pf.State != stateUp:
+		return fmt.Sprintf("its PF %s is %s", pf.Address, pf.State)
+	case pf != nil && pf.unhealthy != "":
+		return fmt.Sprintf("its PF %s %s", pf.Address, pf.unhealthy)
+	case vf.unhealthy != "":
+		return "it " + vf.unhealthy
 	}
 	return ""
 }
 
-// containerEdits is what a container needs to drive a VF through its node. The
-// paths are those of the host, wherever its /dev is mounted here.
+// containerEdits is what a container needs to drive a VF through its node. The paths are those of
+// the host, wherever its /dev is mounted here.
 func containerEdits(node device.Node, driver string) devtree.ContainerEdits {
-	nodes := []devtree.DeviceNode{deviceNode(node.Name)}
-	if driver == device.DriverIGBUIO {
+	edits := devtree.ContainerEdits{DeviceNodes: []devtree.DeviceNode{deviceNode(node.Name)}}
+	switch {
+	case driver == device.DriverIGBUIO:
 		attributes := "/sys/class/uio/" + node.Name + "/device"
-		return devtree.ContainerEdits{
-			DeviceNodes: nodes,
-			Mounts:      []devtree.Mount{{HostPath: attributes, ContainerPath: attributes}},
-		}
+		edits.Mounts = []devtree.Mount{{HostPath: attributes, ContainerPath: attributes}}
+	case node.IsCdev(): // and iommufd (Documentation/userspace-api/iommufd.rst)
+		edits.DeviceNodes = append(edits.DeviceNodes, deviceNode("iommu"))
+	default: // and the VFIO container, one for all groups (Documentation/driver-api/vfio.rst)
+		edits.DeviceNodes = append(edits.DeviceNodes, deviceNode("vfio/vfio"))
 	}
-	common := "vfio/vfio" // the VFIO container, one for all groups (Documentation/driver-api/vfio.rst)
-	if node.IsCdev() {
-		common = "iommu" // its successor (Documentation/userspace-api/iommufd.rst)
-	}
-	return devtree.ContainerEdits{DeviceNodes: append(nodes, deviceNode(common))}
+	return edits
 }
 
 func deviceNode(name string) devtree.DeviceNode {

@@ -19,16 +19,12 @@ import (
 // A function is one QAT function, PF or VF, as it was read last. It is not changed afterwards.
 type function struct {
 	*device.Function
+	readErr string       // what could not be read; "" when everything could
+	pf      *pci.Address // the VF's PF by its physfn link, or by the link that it had
 
-	// readErr says what could not be read; "" when everything could.
-	readErr string
-
-	// unhealthy says why the function, or the VFs of a PF, must not be used,
-	// as far as sysfs does not show it: PCI errors, heartbeats, RAS counters.
+	// unhealthy says why the function, or the VFs of a PF, must not be used, as far as sysfs does
+	// not show it: PCI errors, heartbeats, RAS counters.
 	unhealthy string
-
-	// pf is the VF's PF by its physfn link, or by the link that it had.
-	pf *pci.Address
 
 	// removing says that the VF had a physfn link and has none any more. The kernel removes the
 	// link before it unbinds and removes the VF (drivers/pci/iov.c, pci_iov_remove_virtfn).
@@ -46,17 +42,6 @@ type functions struct {
 	known      map[pci.Address]*function
 	unreadable map[pci.Address]string      // functions of which not even the kind could be read → why
 	owner      map[pci.Address]pci.Address // VF → PF, by the PFs' virtfn links
-}
-
-func newFunctions(reader *device.Reader, monitor *health.Monitor, watches *hostwatch.Watches) *functions {
-	return &functions{
-		reader:     reader,
-		health:     monitor,
-		watches:    watches,
-		known:      map[pci.Address]*function{},
-		unreadable: map[pci.Address]string{},
-		owner:      map[pci.Address]pci.Address{},
-	}
 }
 
 // all lists every PCI function of the host and every function that is known,

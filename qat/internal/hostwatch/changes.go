@@ -12,9 +12,6 @@ import (
 	"qatplugin/devtree"
 )
 
-// kinds are the kinds of changes, as the log names them and in its order.
-var kinds = [...]string{"added", "removed", "unhealthyNow", "healthyAgain", "changed"}
-
 // logChanges logs one line for each list that changed, and one for each device that became
 // unhealthy. took is the time since the first event that led to the change.
 func logChanges(old, tree *devtree.Tree, took time.Duration) {
@@ -50,7 +47,7 @@ func logChanges(old, tree *devtree.Tree, took time.Duration) {
 			}
 		}
 		fields := []any{"resource", name, "devices", resource.Len(), "healthy", healthy, "after", took}
-		for _, kind := range kinds {
+		for _, kind := range []string{"added", "removed", "unhealthyNow", "healthyAgain", "changed"} {
 			if ids := changes[name][kind]; len(ids) > 0 {
 				fields = append(fields, kind, ids)
 			}

@@ -26,17 +26,15 @@ const (
 
 // Config describes what a Loop listens to.
 type Config struct {
-	Sysfs  string // root of the host's sysfs, without symbolic links
-	Writer Writer // writes below Sysfs
+	Sysfs         string        // root of the host's sysfs, without symbolic links
+	Writer        Writer        // writes below Sysfs
+	AuditInterval time.Duration // time between audits; negative: never
 
 	// Sources open the event sources, and OpenWatcher the source that watches
 	// directories (nil: no directories are watched). They are opened before
 	// the first read of the host, and again, with back-off, when they fail.
 	Sources     []func() (events.Source, error)
 	OpenWatcher func() (Watcher, error)
-
-	// AuditInterval is the time between audits; negative: never.
-	AuditInterval time.Duration
 }
 
 // A Loop watches a host. Its checks may be called from any goroutine, before and during [Run].
@@ -54,7 +52,7 @@ func New(config Config) *Loop { return newLoop(config, process{}) }
 func newLoop(config Config, env environment) *Loop {
 	return &Loop{
 		config: config,
-		probe:  newProbe(config.Sysfs, config.Writer, env),
+		probe:  &probe{sysfs: config.Sysfs, writer: config.Writer, environment: env},
 		pings:  make(chan struct{}),
 	}
 }
@@ -131,7 +129,7 @@ func Run[K comparable](
 	}
 	r.mode = newMode(ctx, Host[K]{Mark: r.mark, Watches: r.watches})
 	defer r.mode.Close()
-	defer l.sources.wait()
+	defer l.sources.readers.Wait()
 	defer cancel()
 	// Subscribe, then look: what changes from here on is queued.
 	for _, open := range l.config.Sources {
@@ -257,9 +255,8 @@ func (r *run[K]) publishTree() {
 		return
 	}
 	r.publish(tree)
-	took := time.Since(r.batch.Since)
 	r.published = tree
-	logChanges(old, tree, took)
+	logChanges(old, tree, time.Since(r.batch.Since))
 }
 
 // trace logs the events of this turn and what they led to.

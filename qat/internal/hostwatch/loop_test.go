@@ -159,6 +159,16 @@ func (l *loopTest) wantCalls(want ...string) {
 	}
 }
 
+// during calls do while the loop handles an event of "busy", so that the loop handles what do marks
+// in one turn.
+func (l *loopTest) during(do func()) {
+	l.t.Helper()
+	once := sync.OnceFunc(do)
+	l.mode.set(func() { l.mode.during = once })
+	l.event("/devices/busy")
+	synctest.Wait()
+}
+
 func completeMode() *fakeMode { return &fakeMode{state: State{Tree: &devtree.Tree{}, Complete: true}} }
 
 func TestLoopReconcilesWhatEventsName(t *testing.T) {
@@ -166,22 +176,23 @@ func TestLoopReconcilesWhatEventsName(t *testing.T) {
 	runLoop(t, fakeEnvironment{}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
 		l.answer()
 		l.wantCalls("all")
-		l.event("/devices/a")
-		l.event("/devices/other")
-		l.event("/devices/b")
-		l.event("/devices/a")
-		synctest.Wait()
-		l.wantCalls("a b")
+		l.during(func() {
+			for _, name := range []string{"a", "other", "b", "a"} {
+				l.event("/devices/" + name)
+			}
+		})
+		l.wantCalls("busy", "a b")
 		mode.host.Mark("c", time.Now())
 		synctest.Wait()
 		l.wantCalls("c")
 		l.event("/bus/pci/devices")
 		synctest.Wait()
 		l.wantCalls("all")
-		l.sink.Resync("overflow")
-		l.event("/devices/a")
-		synctest.Wait()
-		l.wantCalls("all a")
+		l.during(func() {
+			l.sink.Resync("overflow")
+			l.event("/devices/a")
+		})
+		l.wantCalls("busy", "all a")
 	})
 }
 
@@ -191,11 +202,8 @@ func TestMarkDuringReconcileIsHandled(t *testing.T) {
 	runLoop(t, fakeEnvironment{}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
 		l.answer()
 		l.mode.take()
-		once := sync.OnceFunc(func() { mode.host.Mark("b", time.Now()) })
-		mode.set(func() { mode.during = once })
-		l.event("/devices/a")
-		synctest.Wait()
-		l.wantCalls("a", "b")
+		l.during(func() { mode.host.Mark("b", time.Now()) })
+		l.wantCalls("busy", "b")
 	})
 }
 

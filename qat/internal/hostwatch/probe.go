@@ -87,10 +87,6 @@ const (
 	notReceiving                    // no uevents arrive, or not all of them
 )
 
-func newProbe(sysfs string, writer Writer, env environment) *probe {
-	return &probe{sysfs: sysfs, writer: writer, environment: env}
-}
-
 // send asks the kernel for a uevent. The sources must be open by then, or the answer is missed. An
 // answer to an earlier request no longer counts, because a request is repeated after a loss, which
 // may have been that of the answer.

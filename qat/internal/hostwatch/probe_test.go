@@ -57,7 +57,7 @@ type probeTest struct {
 
 func newProbeTest(t *testing.T, env fakeEnvironment) *probeTest {
 	w := &fakeWriter{}
-	return &probeTest{t: t, probe: newProbe("/sys", w, env), kernel: w, now: time.Unix(1000, 0)}
+	return &probeTest{t: t, probe: &probe{sysfs: "/sys", writer: w, environment: env}, kernel: w, now: time.Unix(1000, 0)}
 }
 
 func (p *probeTest) start() { p.send(p.now) }

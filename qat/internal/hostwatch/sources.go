@@ -72,6 +72,3 @@ func (s *sources) deliver(ctx context.Context, source events.Source, open openFu
 		sink.Resync("an event source was opened again")
 	}
 }
-
-// wait returns when all sources have ended.
-func (s *sources) wait() { s.readers.Wait() }

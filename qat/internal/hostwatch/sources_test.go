@@ -57,7 +57,7 @@ func TestFailedSourceIsReopenedWithBackOff(t *testing.T) {
 		s.start(ctx, open, sink)
 		time.Sleep(10 * time.Minute)
 		cancel()
-		s.wait()
+		s.readers.Wait()
 		long := 7*time.Second + reopenMax + time.Second // when the long-lived one fails
 		want := []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second, long + time.Second, long + 3*time.Second}
 		if diff := cmp.Diff(want, opened); diff != "" {
@@ -88,7 +88,7 @@ func TestSourceOpenedTooLateIsRun(t *testing.T) {
 			return sourceFunc(func(context.Context, events.Sink) error { ran++; return nil }), nil
 		}
 		s.start(ctx, open, &resyncs{sources: &s})
-		s.wait()
+		s.readers.Wait()
 		if opened != 2 || ran != 1 {
 			t.Errorf("opened %d times and ran %d times, want 2 and 1", opened, ran)
 		}
