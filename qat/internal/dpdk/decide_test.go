@@ -25,7 +25,12 @@ func usableVF() facts {
 			NUMANode: -1,
 			Node:     device.Node{Name: "vfio/12"},
 		}},
-		pf:           &function{Function: &device.Function{Address: pf, Family: family, State: stateUp, Resource: "cy"}},
+		pf: &function{Function: &device.Function{
+			Address:  pf,
+			Family:   family,
+			State:    stateUp,
+			Resource: "cy",
+		}},
 		pfAddress:    &pf,
 		pfExists:     true,
 		driverBound:  true,
@@ -48,11 +53,15 @@ func TestDecide(t *testing.T) {
 		change func(f *facts, r *rules)
 		want   decision
 	}{
-		"usable":       {usableVF(), nil, listed("cy")},
-		"no such VF":   {facts{}, nil, skip("")},
-		"unreadable":   {facts{unreadable: "EIO"}, nil, skip("EIO")},
-		"partly read":  {usableVF(), func(f *facts, _ *rules) { f.vf.readErr = "EIO" }, skip("EIO")},
-		"other family": {usableVF(), func(_ *facts, r *rules) { r.serves = nil }, skip("its family's driver 4xxxvf is not one of -kernel-vf-drivers")},
+		"usable":      {usableVF(), nil, listed("cy")},
+		"no such VF":  {facts{}, nil, skip("")},
+		"unreadable":  {facts{unreadable: "EIO"}, nil, skip("EIO")},
+		"partly read": {usableVF(), func(f *facts, _ *rules) { f.vf.readErr = "EIO" }, skip("EIO")},
+		"other family": {
+			usableVF(),
+			func(_ *facts, r *rules) { r.serves = nil },
+			skip("its family's driver 4xxxvf is not one of -kernel-vf-drivers"),
+		},
 
 		"held on its way out, listed": {
 			unboundVF(""),
@@ -69,7 +78,11 @@ func TestDecide(t *testing.T) {
 			func(f *facts, _ *rules) { f.vf.Node = device.Node{Missing: releasing, Releasing: true} },
 			decision{action: actionAwaitNode, reason: releasing},
 		},
-		"being removed, unbound":     {unboundVF(""), func(f *facts, _ *rules) { f.vf.removing = true }, skip("it is being removed")},
+		"being removed, unbound": {
+			unboundVF(""),
+			func(f *facts, _ *rules) { f.vf.removing = true },
+			skip("it is being removed"),
+		},
 		"being removed, still bound": {usableVF(), func(f *facts, _ *rules) { f.vf.removing = true }, listed("cy")},
 		"node missing": {
 			usableVF(),
@@ -77,10 +90,18 @@ func TestDecide(t *testing.T) {
 			decision{action: actionAwaitNode, reason: "no node"},
 		},
 
-		"unbound":                 {unboundVF(""), nil, decision{action: actionBind}},
-		"bound to its driver":     {unboundVF("4xxxvf"), nil, decision{action: actionBind}},
-		"bound to another driver": {unboundVF("ixgbe"), nil, skip("it is bound to ixgbe, which is left alone without -steal")},
-		"stolen":                  {unboundVF("ixgbe"), func(_ *facts, r *rules) { r.steal = true }, decision{action: actionBind}},
+		"unbound":             {unboundVF(""), nil, decision{action: actionBind}},
+		"bound to its driver": {unboundVF("4xxxvf"), nil, decision{action: actionBind}},
+		"bound to another driver": {
+			unboundVF("ixgbe"),
+			nil,
+			skip("it is bound to ixgbe, which is left alone without -steal"),
+		},
+		"stolen": {
+			unboundVF("ixgbe"),
+			func(_ *facts, r *rules) { r.steal = true },
+			decision{action: actionBind},
+		},
 		"binding disabled": {
 			unboundVF(""),
 			func(_ *facts, r *rules) { r.bind = false },
@@ -92,10 +113,22 @@ func TestDecide(t *testing.T) {
 			skip("driver vfio-pci is not loaded: modprobe vfio-pci"),
 		},
 
-		"no PF, as in a guest":  {usableVF(), func(f *facts, _ *rules) { f.pf, f.pfAddress = nil, nil }, listed("generic")},
-		"PF that is not QAT":    {usableVF(), func(f *facts, _ *rules) { f.pf = nil }, listed("generic")},
-		"PF that is gone":       {usableVF(), func(f *facts, _ *rules) { f.pf, f.pfExists = nil, false }, skip("its PF 0000:6b:00.0 is gone")},
-		"PF that is unreadable": {usableVF(), func(f *facts, _ *rules) { f.pfReadErr = "EIO" }, skip("its PF 0000:6b:00.0 cannot be read: EIO")},
+		"no PF, as in a guest": {
+			usableVF(),
+			func(f *facts, _ *rules) { f.pf, f.pfAddress = nil, nil },
+			listed("generic"),
+		},
+		"PF that is not QAT": {usableVF(), func(f *facts, _ *rules) { f.pf = nil }, listed("generic")},
+		"PF that is gone": {
+			usableVF(),
+			func(f *facts, _ *rules) { f.pf, f.pfExists = nil, false },
+			skip("its PF 0000:6b:00.0 is gone"),
+		},
+		"PF that is unreadable": {
+			usableVF(),
+			func(f *facts, _ *rules) { f.pfReadErr = "EIO" },
+			skip("its PF 0000:6b:00.0 cannot be read: EIO"),
+		},
 		"family without services": {
 			usableVF(),
 			func(f *facts, r *rules) {
@@ -127,13 +160,16 @@ func TestUnhealthyReasonOfAListedVF(t *testing.T) {
 		change func(f *facts)
 		want   string
 	}{
-		"healthy":          {func(*facts) {}, ""},
-		"no state":         {func(f *facts) { f.pf.State = "" }, ""},
-		"no PF":            {func(f *facts) { f.pf = nil }, ""},
-		"PF down":          {func(f *facts) { f.pf.State = "down" }, "its PF 0000:6b:00.0 is down"},
-		"PF failed":        {func(f *facts) { f.pf.unhealthy = "failed its heartbeat" }, "its PF 0000:6b:00.0 failed its heartbeat"},
-		"PF down and sick": {func(f *facts) { f.pf.State, f.pf.unhealthy = "down", "x" }, "its PF 0000:6b:00.0 is down"},
-		"VF failed":        {func(f *facts) { f.vf.unhealthy = "had a PCI error" }, "it had a PCI error"},
+		"healthy":   {func(*facts) {}, ""},
+		"no state":  {func(f *facts) { f.pf.State = "" }, ""},
+		"no PF":     {func(f *facts) { f.pf = nil }, ""},
+		"PF down":   {func(f *facts) { f.pf.State = "down" }, "its PF 0000:6b:00.0 is down"},
+		"PF failed": {func(f *facts) { f.pf.unhealthy = "failed x" }, "its PF 0000:6b:00.0 failed x"},
+		"PF down and failed": {
+			func(f *facts) { f.pf.State, f.pf.unhealthy = "down", "failed x" },
+			"its PF 0000:6b:00.0 is down",
+		},
+		"VF failed": {func(f *facts) { f.vf.unhealthy = "had a PCI error" }, "it had a PCI error"},
 		"held": {
 			func(f *facts) {
 				f.listed, f.vf.Node.Releasing, f.vf.Node.Missing, f.pf.State = true, true, "held", "down"
@@ -144,7 +180,8 @@ func TestUnhealthyReasonOfAListedVF(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := usableVF()
 			tt.change(&f)
-			d := decide(&f, &rules{driver: device.DriverVFIO, serves: []string{"4xxxvf"}, bind: true}).device
+			r := rules{driver: device.DriverVFIO, serves: []string{"4xxxvf"}, bind: true}
+			d := decide(&f, &r).device
 			want := &devtree.Device{ID: "0000:6b:00.1", Health: devtree.Healthy}
 			if tt.want != "" {
 				want.Health, want.Reason = devtree.Unhealthy, tt.want

@@ -75,7 +75,8 @@ func TestListedVFs(t *testing.T) {
 		},
 		"not bound": {
 			do:   func(t *testing.T, h *lookalike.Host) { must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA})) },
-			want: map[string][]string{}, why: map[string]string{vfA1: "it is not bound to vfio-pci"},
+			want: map[string][]string{},
+			why:  map[string]string{vfA1: "it is not bound to vfio-pci"},
 		},
 		"bound, but its node is not there": {
 			do: func(t *testing.T, h *lookalike.Host) {
@@ -83,7 +84,8 @@ func TestListedVFs(t *testing.T) {
 				must(t, h.Bind(vfA1, device.DriverVFIO))
 				must(t, os.Remove(vfioNode(t, h, vfA1)))
 			},
-			want: map[string][]string{}, why: map[string]string{vfA1: "does not exist"},
+			want: map[string][]string{},
+			why:  map[string]string{vfA1: "does not exist"},
 		},
 		"a VF in a guest, which sees no PF, is generic": {
 			do: func(t *testing.T, h *lookalike.Host) {
@@ -145,7 +147,8 @@ func TestListedVFs(t *testing.T) {
 				must(t, h.Bind("0000:6b:00.2", device.DriverVFIO))
 				must(t, h.SetAttr(vfA1, "vendor", "garbage"))
 			},
-			want: map[string][]string{"cy": {"0000:6b:00.2"}}, why: map[string]string{vfA1: `"garbage" is not a PCI ID`},
+			want: map[string][]string{"cy": {"0000:6b:00.2"}},
+			why:  map[string]string{vfA1: `"garbage" is not a PCI ID`},
 		},
 		"without an IOMMU the node is a noiommu one": {
 			opts: []lookalike.Option{lookalike.WithoutIOMMU()},

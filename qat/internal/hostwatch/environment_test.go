@@ -16,8 +16,9 @@ import (
 	"qatplugin/internal/testenv"
 )
 
-// What the kernel calls its first namespaces (include/uapi/linux/nsfs.h, enum init_ns_ino); that of networks has had a name of its own since 6.18.
-const firstUser, firstNetwork, firstPID = "user:[4026531837]", "net:[4026531833]", "pid:[4026531836]"
+// The links of the initial namespaces (include/uapi/linux/nsfs.h, enum init_ns_ino). That of the
+// network namespace has had a fixed number since Linux 6.18.
+const initialUser, initialNetwork, initialPID = "user:[4026531837]", "net:[4026531833]", "pid:[4026531836]"
 
 func link(t *testing.T, name string) string {
 	t.Helper()
@@ -28,26 +29,27 @@ func link(t *testing.T, name string) string {
 	return target
 }
 
-func TestAProcessKnowsItsNamespaces(t *testing.T) {
-	if got, want := (process{}).inUserNamespace(), link(t, "/proc/self/ns/user") != firstUser; got != want {
-		t.Errorf("in a user namespace: %v, want %v", got, want)
+func TestNamespacesOfTheProcess(t *testing.T) {
+	if got, want := (process{}).inUserNamespace(), link(t, "/proc/self/ns/user") != initialUser; got != want {
+		t.Errorf("inUserNamespace() = %v, want %v", got, want)
 	}
 	network := link(t, "/proc/self/ns/net")
-	first, err := os.Readlink("/proc/1/ns/net") // which root may see, as a rule
-	known := err == nil && link(t, "/proc/self/ns/pid") == firstPID
-	if got, want := (process{}).inInitialNetworkNamespace(), network == firstNetwork || known && network == first; got != want && (want || known) {
-		t.Errorf("in the first network namespace: %v, want %v", got, want)
+	first, err := os.Readlink("/proc/1/ns/net") // mostly allowed to root only
+	known := err == nil && link(t, "/proc/self/ns/pid") == initialPID
+	want := network == initialNetwork || known && network == first
+	if got := (process{}).inInitialNetworkNamespace(); got != want && (want || known) {
+		t.Errorf("inInitialNetworkNamespace() = %v, want %v", got, want)
 	}
 	if !inNamespaces(t) {
 		return
 	}
 	if !(process{}).inUserNamespace() || (process{}).inInitialNetworkNamespace() {
-		t.Error("in namespaces of its own: a process does not know them")
+		t.Error("new namespaces are taken for the initial ones")
 	}
 }
 
 // A sysfs can be mounted as a whole or in parts, over another one or over nothing.
-func TestAProcessKnowsWhatItsSysfsIsMadeOf(t *testing.T) {
+func TestWhatIsMountedAtTheSysfsRoot(t *testing.T) {
 	if !inNamespaces(t) {
 		return
 	}
@@ -57,25 +59,33 @@ func TestAProcessKnowsWhatItsSysfsIsMadeOf(t *testing.T) {
 		}
 	}
 	for name, tt := range map[string]struct {
-		own              bool     // of this network namespace, below what is mounted
-		host             []string // parts of the host's that are mounted
+		own              bool     // mount a sysfs of this network namespace first
+		host             []string // then mount these parts of the host's sysfs
 		isSysfs, isWhole bool
 	}{
-		"an ordinary directory":                 {isWhole: true},
-		"the host's":                            {host: []string{""}, isSysfs: true, isWhole: true},
-		"one of its own":                        {own: true, isSysfs: true, isWhole: true},
-		"the host's bus alone":                  {host: []string{"bus/pci"}, isSysfs: true},
-		"the host's devices alone":              {host: []string{"devices"}, isSysfs: true, isWhole: true}, // there is no bus to listen to
-		"the host's bus over one of its own":    {own: true, host: []string{"bus/pci"}, isSysfs: true},
-		"the host's list over one of its own":   {own: true, host: []string{"bus/pci/devices"}, isSysfs: true},
-		"the host's bus and devices":            {host: []string{"bus/pci", "devices"}, isSysfs: true, isWhole: true},
-		"both, over one of its own":             {own: true, host: []string{"bus/pci", "devices"}, isSysfs: true, isWhole: true},
-		"the host's with its own parts over it": {host: []string{"", "bus/pci", "devices"}, isSysfs: true, isWhole: true},
+		"an ordinary directory":       {isWhole: true},
+		"the host's":                  {host: []string{""}, isSysfs: true, isWhole: true},
+		"its own":                     {own: true, isSysfs: true, isWhole: true},
+		"the host's bus":              {host: []string{"bus/pci"}, isSysfs: true},
+		"the host's devices, no bus":  {host: []string{"devices"}, isSysfs: true, isWhole: true},
+		"the host's bus over its own": {own: true, host: []string{"bus/pci"}, isSysfs: true},
+		"the host's list of devices over its own": {
+			own: true, host: []string{"bus/pci/devices"}, isSysfs: true,
+		},
+		"the host's bus and devices": {
+			host: []string{"bus/pci", "devices"}, isSysfs: true, isWhole: true,
+		},
+		"the host's bus and devices over its own": {
+			own: true, host: []string{"bus/pci", "devices"}, isSysfs: true, isWhole: true,
+		},
+		"the host's, and again its parts": {
+			host: []string{"", "bus/pci", "devices"}, isSysfs: true, isWhole: true,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			t.Cleanup(func() {
-				for unix.Unmount(dir, unix.MNT_DETACH) == nil { // one mount after another, each with what is mounted in it
+				for unix.Unmount(dir, unix.MNT_DETACH) == nil { // one mount after another, with its submounts
 				}
 			})
 			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
@@ -91,35 +101,45 @@ func TestAProcessKnowsWhatItsSysfsIsMadeOf(t *testing.T) {
 				if err := os.MkdirAll(target, 0o755); err != nil {
 					t.Fatal(err)
 				}
-				if err := unix.Mount(filepath.Join("/sys", part), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+				source := filepath.Join("/sys", part)
+				if err := unix.Mount(source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 					t.Fatal(err)
 				}
 			}
 			if got := (process{}).isSysfs(dir); got != tt.isSysfs {
-				t.Errorf("is a sysfs: %v, want %v", got, tt.isSysfs)
+				t.Errorf("isSysfs() = %v, want %v", got, tt.isSysfs)
 			}
 			if got := (process{}).isWhole(dir); got != tt.isWhole {
-				t.Errorf("is whole: %v, want %v", got, tt.isWhole)
+				t.Errorf("isWhole() = %v, want %v", got, tt.isWhole)
 			}
 		})
 	}
 }
 
-func TestKernelsFrom4Point13OnAnswer(t *testing.T) {
+func TestSyntheticEventsExistSinceLinux4Point13(t *testing.T) {
 	for release, want := range map[string]bool{
-		"3.10.0-1160.el7.x86_64": false, "4.9.337": false, "4.12.14-122-default": false, "4.13.0": true, "4.18.0-553.el8_10.x86_64": true,
-		"5.4.0": true, "6.12.43+deb13-cloud-amd64": true, "10.0": true, "of my own": true, "": true,
+		"3.10.0-1160.el7.x86_64":    false,
+		"4.9.337":                   false,
+		"4.12.14-122-default":       false,
+		"4.13.0":                    true,
+		"4.18.0-553.el8_10.x86_64":  true,
+		"5.4.0":                     true,
+		"6.12.43+deb13-cloud-amd64": true,
+		"10.0":                      true,
+		"unusual":                   true,
+		"":                          true,
 	} {
 		if got := isSyntheticEventRelease(release); got != want {
-			t.Errorf("kernel %q answers: %v, want %v", release, got, want)
+			t.Errorf("isSyntheticEventRelease(%q) = %v, want %v", release, got, want)
 		}
 	}
 	if !(process{}).hasSyntheticEvents() {
-		t.Error("the kernel of this machine, which Go and this test run on, does not answer")
+		t.Error("the kernel of this machine is taken for an old one")
 	}
 }
 
-// inNamespaces runs the test that calls it in user, network and mount namespaces of its own, as another process, and returns true there.
+// inNamespaces runs the calling test again as another process, in new user, network and mount
+// namespaces, and returns true there.
 func inNamespaces(t *testing.T) bool {
 	t.Helper()
 	const mark = "HOSTWATCH_TEST_IN_NAMESPACES"
@@ -131,7 +151,8 @@ func inNamespaces(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
-	// What it must leave out is for this process to judge. The race detector would keep it for a second at its end.
+	// Without CI, the child may skip; this process decides about that. The race detector would
+	// delay the child's exit by a second.
 	cmd.Env = append(os.Environ(), mark+"=1", "CI=", "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWNS,
@@ -142,7 +163,7 @@ func inNamespaces(t *testing.T) bool {
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
-		t.Fatalf("in namespaces of its own: %v\n%s", err, out)
+		t.Fatalf("in new namespaces: %v\n%s", err, out)
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EACCES):
 		testenv.Skip(t, "this machine does not allow user namespaces: "+err.Error())
 	case err != nil:
@@ -150,6 +171,6 @@ func inNamespaces(t *testing.T) bool {
 	case strings.Contains(string(out), "--- SKIP"):
 		testenv.Skip(t, strings.TrimSpace(string(out)))
 	}
-	t.Logf("in namespaces of its own:\n%s", out)
+	t.Logf("in new namespaces:\n%s", out)
 	return false
 }

@@ -300,7 +300,7 @@ func TestAuditsAreMoreFrequentWhileUeventsDoNotArrive(t *testing.T) {
 	runLoop(t, fakeEnvironment{}, Config{AuditInterval: time.Hour}, completeMode(), func(t *testing.T, l *loopTest) {
 		ctx := t.Context()
 		if l.CheckKernelHeard(ctx) == nil || l.CheckFirstLook(ctx) != nil || l.CheckEventLoop(ctx) != nil {
-			t.Errorf("checks before the answer: kernel-heard %v, first-look %v, event-loop %v; want an error of the first only",
+			t.Errorf("kernel-heard %v, first-look %v, event-loop %v; want an error of the first only",
 				l.CheckKernelHeard(ctx), l.CheckFirstLook(ctx), l.CheckEventLoop(ctx))
 		}
 		l.wantCalls("all")
@@ -450,7 +450,8 @@ func TestEventsAreLoggedWithTheirOutcome(t *testing.T) {
 		synctest.Wait()
 	})
 	want := []string{
-		`"Event" source="uevent" action="change" device="uevent probe" path="/bus/pci" ledTo="proof that uevents arrive"`,
+		`"Event" source="uevent" action="change" device="uevent probe" path="/bus/pci"` +
+			` ledTo="proof that uevents arrive"`,
 		`"Event" source="uevent" action="change" device="a" path="/devices/a" ledTo="handled a"`,
 		`"Event" source="uevent" action="change" device="" path="/devices/other" ledTo="not a QAT device"`,
 	}

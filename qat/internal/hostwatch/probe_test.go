@@ -57,7 +57,8 @@ type probeTest struct {
 
 func newProbeTest(t *testing.T, env fakeEnvironment) *probeTest {
 	w := &fakeWriter{}
-	return &probeTest{t: t, probe: &probe{sysfs: "/sys", writer: w, environment: env}, kernel: w, now: time.Unix(1000, 0)}
+	p := &probe{sysfs: "/sys", writer: w, environment: env}
+	return &probeTest{t: t, probe: p, kernel: w, now: time.Unix(1000, 0)}
 }
 
 func (p *probeTest) start() { p.send(p.now) }
@@ -81,25 +82,46 @@ func (p *probeTest) answerLo() bool  { return p.answer(loPath, p.kernel.uuid(loF
 func TestProbeResult(t *testing.T) {
 	both := func(p *probeTest) { p.answerLo(); p.answerBus() }
 	bus := func(p *probeTest) { p.answerBus() }
-	const unprovenOld = "cannot request a uevent from the kernel: it is older than 4.13"
+	received := probeResult{status: receiving}
+	silent, userNamespace := probeResult{notReceiving, reasonNoAnswer}, probeResult{notReceiving, reasonUserNamespace}
 	for name, tt := range map[string]struct {
 		env    fakeEnvironment
 		dry    bool
 		answer func(p *probeTest)
 		want   probeResult
 	}{
-		"host":                                {answer: both, want: probeResult{status: receiving}},
-		"pod with the host's sysfs":           {env: fakeEnvironment{ownNetwork: true}, answer: bus, want: probeResult{status: receiving}},
-		"pod with its own sysfs":              {env: fakeEnvironment{ownNetwork: true}, answer: both, want: probeResult{notReceiving, reasonForeignSysfs}},
-		"user namespace":                      {env: fakeEnvironment{userNamespace: true}, want: probeResult{notReceiving, reasonUserNamespace}},
-		"no answer":                           {want: probeResult{notReceiving, reasonNoAnswer}},
-		"only lo answers":                     {answer: func(p *probeTest) { p.answerLo() }, want: probeResult{notReceiving, reasonNoAnswer}},
-		"answer to another process":           {answer: func(p *probeTest) { p.answer(busPath, newUUID()) }, want: probeResult{notReceiving, reasonNoAnswer}},
-		"parts of sysfs":                      {env: fakeEnvironment{partial: true}, want: probeResult{notReceiving, reasonPartialSysfs}},
-		"old kernel":                          {env: fakeEnvironment{old: true}, want: probeResult{unproven, unprovenOld}},
-		"old kernel in a user namespace":      {env: fakeEnvironment{old: true, userNamespace: true}, want: probeResult{notReceiving, reasonUserNamespace}},
-		"ordinary directory needs no request": {env: fakeEnvironment{ordinary: true, userNamespace: true}, want: probeResult{status: receiving}},
-		"dry run":                             {dry: true, want: probeResult{unproven, "a dry run does not request a uevent"}},
+		"host": {answer: both, want: received},
+		"pod with the host's sysfs": {
+			env:    fakeEnvironment{ownNetwork: true},
+			answer: bus,
+			want:   received,
+		},
+		"pod with its own sysfs": {
+			env:    fakeEnvironment{ownNetwork: true},
+			answer: both,
+			want:   probeResult{notReceiving, reasonForeignSysfs},
+		},
+		"user namespace":            {env: fakeEnvironment{userNamespace: true}, want: userNamespace},
+		"no answer":                 {want: silent},
+		"only lo answers":           {answer: func(p *probeTest) { p.answerLo() }, want: silent},
+		"answer to another process": {answer: func(p *probeTest) { p.answer(busPath, newUUID()) }, want: silent},
+		"parts of sysfs": {
+			env:  fakeEnvironment{partial: true},
+			want: probeResult{notReceiving, reasonPartialSysfs},
+		},
+		"old kernel": {
+			env:  fakeEnvironment{old: true},
+			want: probeResult{unproven, "cannot request a uevent from the kernel: it is older than 4.13"},
+		},
+		"old kernel in a user namespace": {
+			env:  fakeEnvironment{old: true, userNamespace: true},
+			want: userNamespace,
+		},
+		"ordinary directory needs no request": {
+			env:  fakeEnvironment{ordinary: true, userNamespace: true},
+			want: received,
+		},
+		"dry run": {dry: true, want: probeResult{unproven, "a dry run does not request a uevent"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProbeTest(t, tt.env)
@@ -146,7 +168,8 @@ func TestProbeWaitsForTheTimeout(t *testing.T) {
 	p.start()
 	p.pass(probeTimeout - time.Nanosecond)
 	if p.result.status != probePending || p.limited() || p.check() == nil {
-		t.Errorf("result %+v, limited %v, check %v; want pending, not limited, not well yet", p.result, p.limited(), p.check())
+		t.Errorf("result %+v, limited %v, check %v; want pending, false, an error",
+			p.result, p.limited(), p.check())
 	}
 	p.pass(time.Nanosecond)
 	if p.result.status != notReceiving {

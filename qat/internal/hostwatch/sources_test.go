@@ -59,13 +59,16 @@ func TestFailedSourceIsReopenedWithBackOff(t *testing.T) {
 		cancel()
 		s.readers.Wait()
 		long := 7*time.Second + reopenMax + time.Second // when the long-lived one fails
-		want := []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second, long + time.Second, long + 3*time.Second}
+		want := []time.Duration{
+			0, time.Second, 3 * time.Second, 7 * time.Second, long + time.Second, long + 3*time.Second,
+		}
 		if diff := cmp.Diff(want, opened); diff != "" {
 			t.Errorf("opened at (-want +got):\n%s", diff)
 		}
 		var wantResyncs []string
 		for range len(want) - 1 {
-			wantResyncs = append(wantResyncs, "an event source failed, closed", "an event source was opened again, open")
+			wantResyncs = append(wantResyncs,
+				"an event source failed, closed", "an event source was opened again, open")
 		}
 		if diff := cmp.Diff(wantResyncs, sink.list); diff != "" {
 			t.Errorf("resyncs (-want +got):\n%s", diff)
