@@ -65,13 +65,13 @@ func TestHealthEndpoints(t *testing.T) {
 		status     int
 		body       string
 	}{
-		"live":                     {fakeChecker{}, unregistered, "/livez", 200, "ok"},
-		"live, no uevents":         {fakeChecker{kernelHeard: missed}, unregistered, "/livez?verbose", 200, livezPassed},
-		"not live":                 {fakeChecker{eventLoop: stuck}, passes, "/livez", 500, livezFailed},
-		"not live, verbose":        {fakeChecker{eventLoop: stuck}, passes, "/livez?verbose", 500, livezFailed},
-		"ready":                    {fakeChecker{}, passes, "/readyz", 200, "ok"},
-		"ready, verbose":           {fakeChecker{}, passes, "/readyz?verbose", 200, readyzPassed},
-		"live, verbose with value": {fakeChecker{}, passes, "/livez?verbose=true", 200, livezPassed},
+		"live":               {fakeChecker{}, unregistered, "/livez", 200, "ok"},
+		"live, no uevents":   {fakeChecker{kernelHeard: missed}, unregistered, "/livez?verbose", 200, livezPassed},
+		"not live":           {fakeChecker{eventLoop: stuck}, passes, "/livez", 500, livezFailed},
+		"not live, verbose":  {fakeChecker{eventLoop: stuck}, passes, "/livez?verbose", 500, livezFailed},
+		"ready":              {fakeChecker{}, passes, "/readyz", 200, "ok"},
+		"ready, verbose":     {fakeChecker{}, passes, "/readyz?verbose", 200, readyzPassed},
+		"live, verbose=true": {fakeChecker{}, passes, "/livez?verbose=true", 200, livezPassed},
 		"not ready": {
 			fakeChecker{firstLook: unread, kernelHeard: missed}, unregistered, "/readyz", 500, readyzFailed,
 		},
