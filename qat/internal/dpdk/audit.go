@@ -3,6 +3,8 @@
 package dpdk
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -12,10 +14,10 @@ import (
 )
 
 // runAudit compares the suspects whose time has come again, and everything if an audit is due. A
-// suspect that still differs is drift.
+// suspect that still differs is drift. PFs mostly come first, and count for their VFs.
 func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
-	for address, at := range c.suspects {
-		if now.Before(at) {
+	for _, address := range slices.SortedFunc(maps.Keys(c.suspects), pci.Address.Compare) {
+		if now.Before(c.suspects[address]) {
 			continue
 		}
 		delete(c.suspects, address)

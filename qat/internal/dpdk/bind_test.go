@@ -240,3 +240,66 @@ func TestNewIncarnationWithoutPhysfnIsNotBeingRemoved(t *testing.T) {
 		})
 	}
 }
+
+func TestVFOfAGuestIsNotBeingRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		const vf = "0000:00:05.0"
+		must(t, h.AddVF(lookalike.VF{Address: vf}))
+		r := newRig(t, h, Config{})
+		r.rescan()
+		r.read(vf)
+		if why := r.reason(vf); why == "" || strings.Contains(why, "removed") {
+			t.Errorf("skipped because %q, want that it is being bound", why)
+		}
+	})
+}
+
+func TestListedVFIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostWithVF(t)
+		r := newRig(t, h, Config{})
+		r.rescan()
+		must(t, h.Bind(vfA1, "vfio-pci")) // as the plugin asked
+		r.read(vfA1)
+		r.wantList(map[string][]string{"cy": {vfA1}})
+		if next, pending := r.nextWake(), r.controller.binder.Pending(); !next.IsZero() || len(pending) > 0 {
+			t.Errorf("the plugin wakes at %v and waits for %v, want never and for none", next, pending)
+		}
+	})
+}
+
+func TestVFOnTheDenylistIsSkippedWithTheRemedy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		const pf, vf = "0000:3d:00.0", "0000:3d:01.0"
+		must(t, h.AddPF(lookalike.PF{Address: pf, DeviceID: "37c8"}))
+		must(t, h.AddVF(lookalike.VF{Address: vf, PF: pf}))
+		r := newRig(t, h, Config{})
+		r.rescan()
+		r.pass(nodeTimeout + time.Second/2)
+		if why := r.reason(vf); !strings.Contains(why, "disable_denylist=1") {
+			t.Errorf("skipped because %q, want that disable_denylist is named", why)
+		}
+	})
+}
+
+// The kernel can block a write for as long as a workload holds the device.
+func TestCloseDoesNotWaitForABlockedWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, newHostWithVF(t), Config{})
+		release := r.hold(probeFile)
+		r.rescan()
+		closed := time.Now()
+		r.controller.Close()
+		if took := time.Since(closed); took != closeTimeout {
+			t.Errorf("Close took %v, want %v", took, closeTimeout)
+		}
+		release()
+		closed = time.Now()
+		r.controller.Close()
+		if took := time.Since(closed); took > 0 {
+			t.Errorf("Close took %v after the write, want no time", took)
+		}
+	})
+}

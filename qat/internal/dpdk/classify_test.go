@@ -85,6 +85,11 @@ func TestClassify(t *testing.T) {
 			verdict: hostwatch.Relevant,
 		},
 		"bus/pci/devices itself": {inotify("/s/bus/pci/devices"), Key{}, hostwatch.RelevantToAll},
+		"the directory of drivers": {
+			event:   inotify("/s/bus/pci/drivers"),
+			want:    Key{kind: keyDriver},
+			verdict: hostwatch.Relevant,
+		},
 		"the driver's directory": {
 			event:   inotify("/s/bus/pci/drivers/vfio-pci"),
 			want:    Key{kind: keyDriver},
@@ -115,7 +120,15 @@ func TestClassify(t *testing.T) {
 			want:    pf,
 			verdict: hostwatch.Relevant,
 		},
-		"another debugfs": {inotify("/s/kernel/debug/tracing"), Key{}, hostwatch.Irrelevant},
+		"a PF's debugfs, driver with an underscore": {
+			event:   inotify("/s/kernel/debug/qat_a_b_0000:6b:00.0"),
+			want:    pf,
+			verdict: hostwatch.Relevant,
+		},
+		"another debugfs":                       {inotify("/s/kernel/debug/tracing"), Key{}, hostwatch.Irrelevant},
+		"a group's node, name without a number": {inotify("/d/vfio/noiommu-"), Key{}, hostwatch.Irrelevant},
+		"a group's node, number too large":      {inotify("/d/vfio/999999999999"), Key{}, hostwatch.Irrelevant},
+		"the VFIO container's node":             {inotify("/d/vfio/vfio"), Key{}, hostwatch.Irrelevant},
 		"a group's node": {
 			event:   inotify("/d/vfio/12"),
 			want:    Key{kind: keyGroup, group: 12},

@@ -19,7 +19,6 @@ import (
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/policy"
-	"qatplugin/qat/internal/sysfs"
 )
 
 // closeTimeout is how long Close waits for reads and writes in progress. The kernel can block a
@@ -92,14 +91,12 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 	}
 }
 
-// Classify returns the key that an event concerns. PCI errors, which only the
-// event itself shows, go to the health monitor at once.
+// Classify returns the key that an event concerns. PCI errors, which only the event itself shows,
+// go to the health monitor at once.
 func (c *controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 	key, verdict := c.classifier.classify(e)
-	if verdict == hostwatch.Relevant && key.kind == keyFunction && e.Origin == events.Uevent {
-		if a, ok := pci.Parse(sysfs.Base(e.Path)); ok && a == key.address {
-			c.health.Observe(a, e)
-		}
+	if verdict == hostwatch.Relevant && key.kind == keyFunction {
+		c.health.Observe(key.address, e)
 	}
 	return key, verdict
 }

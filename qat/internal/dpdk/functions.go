@@ -75,9 +75,7 @@ func (fs *functions) refresh(addresses []pci.Address) map[pci.Address]bool {
 	}
 	for len(r.pending) > 0 {
 		for _, a := range slices.SortedFunc(maps.Keys(r.pending), pci.Address.Compare) {
-			if r.pending[a] {
-				r.read(a)
-			}
+			r.read(a)
 		}
 	}
 	return r.affected

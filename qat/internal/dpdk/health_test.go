@@ -80,3 +80,34 @@ func TestFatalErrorEndsWhenPFWasDown(t *testing.T) {
 		})
 	}
 }
+
+// While a PF is down or has no driver, its counters start anew.
+func TestFatalErrorEndsWhenThePFWasSeenDown(t *testing.T) {
+	for name, tt := range map[string]struct{ down, up func(h *lookalike.Host) error }{
+		"state": {
+			func(h *lookalike.Host) error { return h.SetAttr(pfA, "qat/state", "down") },
+			func(h *lookalike.Host) error { return h.SetAttr(pfA, "qat/state", "up") },
+		},
+		"driver": {
+			func(h *lookalike.Host) error { return os.Rename(h.Path(pfA)+"/driver", h.Dir()+"/aside") },
+			func(h *lookalike.Host) error { return os.Rename(h.Dir()+"/aside", h.Path(pfA)+"/driver") },
+		},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost4xxx(t)
+			addVFs(t, h, pfA, vfA1)
+			r := newRig(t, h, Config{HealthInterval: healthInterval})
+			r.rescan()
+			for _, errors := range []string{"0", "2"} {
+				must(t, h.SetAttr(pfA, "qat_ras/errors_fatal", errors))
+				r.pass(healthInterval)
+			}
+			r.wantList(map[string][]string{"cy": {vfA1 + " unhealthy"}})
+			must(t, tt.down(h))
+			r.read(pfA)
+			must(t, tt.up(h))
+			r.read(pfA)
+			r.wantList(map[string][]string{"cy": {vfA1}})
+		})
+	}
+}

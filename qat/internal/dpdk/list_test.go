@@ -166,6 +166,9 @@ func TestUnreadableFunctionThatWentIsNotSkipped(t *testing.T) {
 			must(t, h.RemoveVF(vfA2))
 			r.rescan()
 			r.wantSkipped()
+			if n := len(r.controller.functions.unreadable); n > 0 {
+				t.Errorf("%d functions are kept as unreadable, want none", n)
+			}
 		})
 	}
 }
@@ -202,12 +205,14 @@ func TestVFWithoutPhysfnBelongsToThePFWithItsVirtfn(t *testing.T) {
 				unhealthy bool
 			}{
 				{"before any change", func() error { return nil }, "dc", false},
+				{"services of another PF", func() error { return h.SetAttr(pfA, "qat/cfg_services", "sym") }, "dc", false},
 				{"services", func() error { return h.SetAttr(pfB, "qat/cfg_services", "sym") }, "sym", false},
 				{"down", func() error { return h.SetAttr(pfB, "qat/state", "down") }, "sym", true},
 				{"no virtfn", func() error { return h.RemoveAttr(pfB, "virtfn0") }, "generic", false},
 			} {
 				must(t, step.do())
-				r.read(pfB)
+				r.read(pfA, pfB)
+				r.read(vfB1)
 				in, why := r.resource(vfB1), r.reason(vfB1)
 				if in != step.resource || (why != "") != step.unhealthy {
 					t.Errorf("%s: listed in %q (%q), want in %q, unhealthy: %v",
@@ -216,6 +221,64 @@ func TestVFWithoutPhysfnBelongsToThePFWithItsVirtfn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A PCI function can be QAT or not, PF or VF; its address says nothing about that.
+func TestAddressThatChangesItsKind(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change   func(h *lookalike.Host) error
+		read     string
+		resource string
+	}{
+		"VF becomes a PF": {
+			func(h *lookalike.Host) error {
+				if err := h.RemoveVF(vfA1); err != nil {
+					return err
+				}
+				return h.AddPF(lookalike.PF{Address: vfA1, Services: "dc"})
+			},
+			vfA1, "",
+		},
+		"PF becomes another device": {
+			func(h *lookalike.Host) error { return h.SetAttr(pfA, "device", "0x1572") },
+			pfA, "generic",
+		},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost4xxx(t)
+			addVFs(t, h, pfA, vfA1)
+			r := newRig(t, h, Config{Steal: true})
+			r.rescan()
+			must(t, tt.change(h))
+			r.read(tt.read)
+			if in := r.resource(vfA1); in != tt.resource {
+				t.Errorf("listed in %q, want %q", in, tt.resource)
+			}
+			r.wantSkipped()
+			if w := r.writes(); len(w) > 0 {
+				t.Errorf("written: %q, want nothing", w)
+			}
+		})
+	}
+}
+
+func TestWatchOfANewIncarnationIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		addVFs(t, h, pfA, vfA1)
+		r := newRig(t, h, Config{})
+		r.rescan()
+		dir := realPath(t, h.Path(vfA1))
+		for i, want := range []int{0, 1} {
+			r.read(vfA1)
+			if n, watched := r.watches[dir]; !watched || n != want {
+				t.Errorf("read %d: watched %v, renewed %d times, want %d", i, watched, n, want)
+			}
+			keepInode(t, dir)
+			must(t, h.RemoveVF(vfA1))
+			addVFs(t, h, pfA, vfA1)
+		}
+	})
 }
 
 func TestDirectoriesOfGoneFunctionsAreNotWatched(t *testing.T) {

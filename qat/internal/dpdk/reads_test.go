@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"qatplugin/internal/lookalike"
@@ -113,6 +114,83 @@ func TestServiceChangeReadsThePFAndItsVFsOnce(t *testing.T) {
 			if reads[dir] != 0 {
 				t.Errorf("%s was read, which belongs to another PF", dir)
 			}
+		}
+	})
+}
+
+func TestEachFunctionIsReadOnceForABatch(t *testing.T) {
+	for name, tt := range map[string]struct {
+		do   func(t *testing.T, h *lookalike.Host, r *rig)
+		want map[string]int // reads
+	}{
+		"full read":    {func(_ *testing.T, _ *lookalike.Host, r *rig) { r.rescan() }, map[string]int{pfB: 1, vfB1: 1, vfB2: 1}},
+		"unchanged PF": {func(_ *testing.T, _ *lookalike.Host, r *rig) { r.read(pfB) }, map[string]int{pfB: 1}},
+		"changed PF and its VFs": {
+			func(t *testing.T, h *lookalike.Host, r *rig) {
+				must(t, h.SetAttr(pfB, "qat/cfg_services", "dc"))
+				for _, a := range []string{vfB1, vfB2, pfB} {
+					r.mark(Key{address: r.address(a)})
+				}
+				r.settle()
+			},
+			map[string]int{pfB: 1, vfB1: 1, vfB2: 1},
+		},
+		"IOMMU group": {
+			func(t *testing.T, h *lookalike.Host, r *rig) {
+				r.event(uevent(t, "add@/devices/virtual/vfio/"+filepath.Base(vfioNode(t, h, vfB1)), "SUBSYSTEM=vfio"))
+			},
+			map[string]int{vfB1: 1},
+		},
+		"nodes": {
+			func(t *testing.T, h *lookalike.Host, r *rig) { r.event(inotify(filepath.Join(h.Dev(), "vfio"))) },
+			map[string]int{},
+		},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost(t)
+			must(t, h.LoadDriver(device.DriverVFIO))
+			must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym"}))
+			addVFs(t, h, pfB, vfB1, vfB2)
+			r := newRig(t, h, Config{NoBind: true})
+			r.rescan()
+			all := map[string]string{} // directory → address
+			var dirs []string
+			for _, a := range []string{pfB, vfB1, vfB2} {
+				dir := realPath(t, h.Path(a))
+				all[dir], dirs = a, append(dirs, dir)
+			}
+			o := watchOpens(t, dirs...)
+			o.take()
+			tt.do(t, h, r)
+			reads := map[string]int{}
+			for _, file := range o.take() {
+				if dir, name := filepath.Split(file); name == "vendor" {
+					reads[all[strings.TrimSuffix(dir, "/")]]++
+				}
+			}
+			if diff := cmp.Diff(tt.want, reads); diff != "" {
+				t.Errorf("reads (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// On a new host, too, a PF is read before its VFs, and once.
+func TestFirstReadReadsEachFunctionOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		addVFs(t, h, pfA, vfA1, vfA2)
+		r := newRig(t, h, Config{NoBind: true})
+		o := watchOpens(t, realPath(t, h.Path(pfA)))
+		r.rescan()
+		n := 0
+		for _, file := range o.take() {
+			if filepath.Base(file) == "vendor" {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("the PF was read %d times, want once", n)
 		}
 	})
 }

@@ -352,16 +352,17 @@ func (r *rig) address(text string) pci.Address {
 	return a
 }
 
-// A watchRecorder keeps the directories that it is asked to watch.
-type watchRecorder map[string]bool
+// A watchRecorder keeps the directories that it is asked to watch, and how often each watch was
+// renewed.
+type watchRecorder map[string]int
 
 func (w watchRecorder) Run(ctx context.Context, _ events.Sink) error {
 	<-ctx.Done()
 	return nil
 }
 
-func (w watchRecorder) Watch(dir string) error   { w[dir] = true; return nil }
-func (w watchRecorder) Rewatch(dir string) error { w[dir] = true; return nil }
+func (w watchRecorder) Watch(dir string) error   { w[dir] = 0; return nil }
+func (w watchRecorder) Rewatch(dir string) error { w[dir]++; return nil }
 func (w watchRecorder) Unwatch(dir string)       { delete(w, dir) }
 
 // inBubble runs a subtest in a testing/synctest bubble.
