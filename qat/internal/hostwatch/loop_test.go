@@ -24,13 +24,18 @@ import (
 
 // fakeMode is a mode whose keys are the last components of paths. It records what it is asked.
 type fakeMode struct {
-	host   Host[string]
-	closed bool
+	host    Host[string]
+	closed  bool
+	onClose func() // called by Close; nil: nothing
 
 	mu     sync.Mutex // guards all following fields
 	calls  []string   // what Reconcile was asked to do
 	state  State
-	during func() // called by Reconcile without mu; nil: nothing
+	during func()    // called by Reconcile without mu; nil: nothing
+	now    time.Time // of the last call
+	since  time.Time // the last Batch's Since
+	turns  int       // calls at the time now
+	spins  func()    // called if the loop spins; nil: nothing
 }
 
 // set changes what the next Reconcile does.
@@ -43,7 +48,7 @@ func (m *fakeMode) set(change func()) {
 func (m *fakeMode) Classify(e *events.Event) (string, Verdict) {
 	name := string(e.Path[strings.LastIndexByte(string(e.Path), '/')+1:])
 	switch name {
-	case "other":
+	case "other", "pci", "lo":
 		return "", Irrelevant
 	case "devices":
 		return "", RelevantToAll
@@ -51,7 +56,16 @@ func (m *fakeMode) Classify(e *events.Event) (string, Verdict) {
 	return name, Relevant
 }
 
-func (m *fakeMode) Reconcile(_ time.Time, b *Batch[string]) State {
+func (m *fakeMode) Reconcile(now time.Time, b *Batch[string]) State {
+	m.set(func() {
+		if m.turns++; !now.Equal(m.now) {
+			m.turns = 0
+		}
+		m.now, m.since = now, b.Since
+	})
+	if m.turns == 1000 && m.spins != nil {
+		m.spins()
+	}
 	var parts []string
 	if b.All {
 		parts = append(parts, "all")
@@ -75,7 +89,13 @@ func (m *fakeMode) Reconcile(_ time.Time, b *Batch[string]) State {
 }
 
 func (m *fakeMode) Outcome(key string) string { return "handled " + key }
-func (m *fakeMode) Close()                    { m.closed = true }
+
+func (m *fakeMode) Close() {
+	m.closed = true
+	if m.onClose != nil {
+		m.onClose()
+	}
+}
 
 // take returns the calls since the last take.
 func (m *fakeMode) take() []string {
@@ -114,6 +134,10 @@ func runLoop(t *testing.T, env fakeEnvironment, config Config, mode *fakeMode, t
 		l.Loop = newLoop(config, env)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
+		mode.spins = func() {
+			t.Error("the loop spins")
+			cancel()
+		}
 		newMode := func(_ context.Context, host Host[string]) Mode[string] {
 			mode.host = host
 			return mode
@@ -219,6 +243,9 @@ func TestLoopTurnsWhenTheModeAsksFor(t *testing.T) {
 	}
 	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
 		l.pass(time.Minute - time.Nanosecond)
+		if err := l.CheckEventLoop(t.Context()); err != nil {
+			t.Error(err)
+		}
 		if n := turns.Load(); n != 1 {
 			t.Errorf("%d turns before it is due, want 1", n)
 		}
@@ -244,6 +271,12 @@ func TestOnlyChangedTreesArePublished(t *testing.T) {
 		}
 		if !slices.Equal(l.published, []*devtree.Tree{one}) {
 			t.Errorf("published %v, want the one Tree once", l.published)
+		}
+		mode.set(func() { mode.state.Tree = nil })
+		mode.host.Mark("a", time.Now())
+		synctest.Wait()
+		if len(l.published) != 1 {
+			t.Errorf("published %v, want nothing for a nil Tree", l.published)
 		}
 	})
 	want := []string{`"List changed" resource="cy" devices=1 healthy=1 after="1s" added=["1"]`}
@@ -457,6 +490,124 @@ func TestEventsAreLoggedWithTheirOutcome(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, logged(`"Event"`)); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+func TestEventsBeyondTheTraceLimitAreCounted(t *testing.T) {
+	logged := captureLog(t)
+	flags := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	if err := flags.Set("v", "4"); err != nil {
+		t.Fatal(err)
+	}
+	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, completeMode(), func(_ *testing.T, l *loopTest) {
+		l.during(func() {
+			for range traceLimit + 5 {
+				l.event("/devices/a")
+			}
+		})
+	})
+	want := []string{`"More events arrived than could be logged" events=5`}
+	if diff := cmp.Diff(want, logged("More events")); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+func TestSinceIsTheFirstCauseOfABatch(t *testing.T) {
+	mode := completeMode()
+	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
+		wantSince := func(what string, want time.Time) {
+			t.Helper()
+			synctest.Wait()
+			mode.mu.Lock()
+			defer mode.mu.Unlock()
+			if !mode.since.Equal(want) {
+				t.Errorf("%s: since %v, want %v", what, mode.since, want)
+			}
+		}
+		start := time.Now()
+		l.during(func() {
+			mode.host.Mark("a", start.Add(-time.Second))
+			mode.host.Mark("b", start.Add(-2*time.Second))
+		})
+		wantSince("marks", start.Add(-2*time.Second))
+		l.during(func() {
+			l.sink.Resync("overflow")
+			time.Sleep(time.Second)
+		})
+		time.Sleep(2 * time.Second)
+		wantSince("Resync", start)
+		mode.set(func() { mode.state.Next = start.Add(time.Minute) })
+		mode.host.Mark("a", time.Now())
+		wantSince("mark", time.Now())
+		mode.set(func() { mode.state.Next = time.Time{} })
+		time.Sleep(time.Until(start.Add(time.Minute)))
+		wantSince("timer", start.Add(time.Minute))
+	})
+}
+
+func TestRunWaitsForItsSources(t *testing.T) {
+	var ended atomic.Bool
+	source := func() (events.Source, error) {
+		return sourceFunc(func(ctx context.Context, _ events.Sink) error {
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			ended.Store(true)
+			return nil
+		}), nil
+	}
+	mode := completeMode()
+	config := Config{AuditInterval: -1, Sources: []func() (events.Source, error){source}}
+	mode.onClose = func() {
+		if !ended.Load() {
+			t.Error("the mode is closed while a source runs")
+		}
+	}
+	runLoop(t, fakeEnvironment{ordinary: true}, config, mode, func(*testing.T, *loopTest) {})
+}
+
+func TestAuditsThatAreFrequentAnywayStayAsTheyAre(t *testing.T) {
+	mode := &fakeMode{}
+	config := Config{AuditInterval: limitedAuditInterval / 3}
+	runLoop(t, fakeEnvironment{ordinary: true}, config, mode, func(_ *testing.T, l *loopTest) {
+		l.wantCalls("all")
+		l.pass(limitedAuditInterval)
+		l.wantCalls("all audit limited=true", "all audit limited=true", "all audit limited=true")
+	})
+}
+
+func TestAuditIsCancelledWhenItIsNoLongerNeeded(t *testing.T) {
+	runLoop(t, fakeEnvironment{}, Config{AuditInterval: -1}, completeMode(), func(_ *testing.T, l *loopTest) {
+		l.pass(probeTimeout + time.Second)
+		l.answer()
+		l.pass(time.Hour)
+		l.wantCalls("all")
+	})
+}
+
+func TestDriftCounts(t *testing.T) {
+	logged := captureLog(t)
+	var d Drift
+	d.Report(true, "device", "a")
+	d.Report(false, "device", "b")
+	want := []string{`"Drift: something changed and no event reported it" device="b" total=2`}
+	if diff := cmp.Diff(want, logged("")); diff != "" || d.Total() != 2 {
+		t.Errorf("total %d, want 2; log (-want +got):\n%s", d.Total(), diff)
+	}
+}
+
+func TestEarlier(t *testing.T) {
+	never, first, second := time.Time{}, time.Unix(1, 0), time.Unix(2, 0)
+	for _, tt := range []struct{ a, b, want time.Time }{
+		{never, never, never},
+		{first, never, first},
+		{never, first, first},
+		{first, second, first},
+		{second, first, first},
+	} {
+		if got := Earlier(tt.a, tt.b); !got.Equal(tt.want) {
+			t.Errorf("Earlier(%v, %v) = %v, want %v", tt.a, tt.b, got, tt.want)
+		}
 	}
 }
 
