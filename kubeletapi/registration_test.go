@@ -36,7 +36,8 @@ func TestRefusedRegistrationIsRetriedAndLoggedOnce(t *testing.T) {
 		return errors.New("not now")
 	}))
 	r := run(t, dir, p, fastRetries)
-	p.publish(tree(t, nil, "yellow", "1"))
+	now := tree(t, nil, "yellow", "1")
+	p.publish(now)
 	eventually(t, "20 attempts", func() bool { return calls.Load() >= 20 })
 	refuse.Store(false)
 	waitIDs(t, k, yellow, "1")
@@ -46,9 +47,11 @@ func TestRefusedRegistrationIsRetriedAndLoggedOnce(t *testing.T) {
 			t.Errorf("%q is in the log %d times, want once", text, n)
 		}
 	}
-	refuse.Store(true) // the same error again, but after a success: it is logged again
+	p.publish(tree(t, now, "blue", "1")) // so that the reconciler sees that yellow is followed
+	waitIDs(t, k, blue, "1")
+	refuse.Store(true) // after a success, the same error is logged again
 	restart(t, k)
-	r.log.awaitCount(t, "not you", 2)
+	r.log.awaitCount(t, `not you" "resource"="`+yellow, 2)
 }
 
 func TestHangingRegistrationTimesOut(t *testing.T) {
