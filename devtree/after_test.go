@@ -22,6 +22,17 @@ func TestAfterReturnsPreviousTreeIfEqual(t *testing.T) {
 	}
 }
 
+func TestAfterSharesUnchangedDevices(t *testing.T) {
+	before := treeOf(t, "cy", vf("a"), vf("b"), vf("d"))
+	after := treeOf(t, "cy", vf("a"), unhealthy("b"), vf("c"), vf("d")).After(before)
+	for _, id := range []string{"a", "b", "c", "d"} {
+		same := before.Resource("cy").Device(id) == after.Resource("cy").Device(id)
+		if want := id == "a" || id == "d"; same != want {
+			t.Errorf("device %s is the same pointer: %t, want %t", id, same, want)
+		}
+	}
+}
+
 func TestAfterKeepsMissingResourceEmpty(t *testing.T) {
 	before := treeOf(t, "cy", vf("a"))
 	after := treeOf(t, "dc", vf("b")).After(before)

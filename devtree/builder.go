@@ -79,6 +79,9 @@ func (b *Builder) Keep(resource string) error {
 // the Tree that b started from: a device, a resource, or the Tree itself. The Builder
 // then starts again from the returned Tree.
 func (b *Builder) Build() *Tree {
+	if slices.Equal(b.resources, b.prev.resources) {
+		return b.prev
+	}
 	changed := false
 	for i, r := range b.resources {
 		old := b.prev.Resource(r.name)

@@ -19,7 +19,7 @@ func Diff(old, new *Tree) []Change {
 	for _, name := range resourceNames(old, new) {
 		a, b := old.Resource(name), new.Resource(name)
 		if a != b {
-			changes = append(changes, diffDevices(name, a.list(), b.list())...)
+			changes = appendChanges(changes, name, a.list(), b.list())
 		}
 	}
 	return changes
@@ -28,27 +28,29 @@ func Diff(old, new *Tree) []Change {
 // resourceNames returns the names of the resources of both Trees, ascending, each once.
 func resourceNames(a, b *Tree) []string {
 	var names []string
-	for _, r := range slices.Concat(a.list(), b.list()) {
-		names = append(names, r.name)
+	for _, t := range []*Tree{a, b} {
+		for _, r := range t.list() {
+			names = append(names, r.name)
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
-func diffDevices(resource string, old, new []*Device) (changes []Change) {
+func appendChanges(changes []Change, resource string, old, new []*Device) []Change {
 	for len(old) > 0 || len(new) > 0 {
 		switch {
-		case len(new) == 0 || len(old) > 0 && old[0].ID < new[0].ID:
-			changes = append(changes, Change{Resource: resource, Old: old[0]})
-			old = old[1:]
-		case len(old) == 0 || new[0].ID < old[0].ID:
-			changes = append(changes, Change{Resource: resource, New: new[0]})
-			new = new[1:]
-		default:
+		case len(old) > 0 && len(new) > 0 && old[0].ID == new[0].ID:
 			if !old[0].Equal(new[0]) {
 				changes = append(changes, Change{Resource: resource, Old: old[0], New: new[0]})
 			}
 			old, new = old[1:], new[1:]
+		case len(new) == 0 || len(old) > 0 && old[0].ID < new[0].ID:
+			changes = append(changes, Change{Resource: resource, Old: old[0]})
+			old = old[1:]
+		default:
+			changes = append(changes, Change{Resource: resource, New: new[0]})
+			new = new[1:]
 		}
 	}
 	return changes

@@ -58,7 +58,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 		pause          time.Duration // shortened by up to one half
 		exact          bool          // pause is not shortened
 	}{
-		{name: "registering", config: c, want: registering, never: true},
+		{name: "still registering", config: c, want: registering, from: now, pause: time.Hour, exact: true},
 		{
 			name:   "first failure",
 			config: c,
@@ -134,7 +134,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			s := &service{registration: &registration{state: tt.state}, log: klog.Logger{}}
 			e := newEndpoint(s, "", tt.config, &inflight{})
 			e.phase, e.startedAt, e.listenedAt = registering, now.Add(-time.Hour), now.Add(-2*time.Hour)
-			e.registerBackOff.last = tt.lastPause
+			e.retryAt, e.registerBackOff.last = now.Add(time.Hour), tt.lastPause
 			if tt.socketReplaced {
 				e.listenedAt = now
 			}

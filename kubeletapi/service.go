@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
@@ -118,22 +117,23 @@ func (c *converter) convert(r *devtree.Resource) *pluginapi.ListAndWatchResponse
 		for i < len(old) && old[i].ID < d.ID {
 			i++
 		}
-		var out *pluginapi.Device
-		if i < len(old) && c.devices[i] == d {
-			out = old[i]
+		devices = append(devices, d)
+		if i < len(old) && looksEqual(c.devices[i], d) {
+			converted = append(converted, old[i])
 		} else {
-			out = convertDevice(d)
-			if i < len(old) && proto.Equal(out, old[i]) {
-				out = old[i] // the kubelet does not see the change: a reason, an environment variable
-			}
+			converted = append(converted, convertDevice(d))
 		}
-		devices, converted = append(devices, d), append(converted, out)
 	}
 	c.resource, c.devices = r, devices
 	if c.list == nil || !slices.Equal(converted, old) {
 		c.list = &pluginapi.ListAndWatchResponse{Devices: converted}
 	}
 	return c.list
+}
+
+// looksEqual reports whether a and b are equal in what convertDevice converts.
+func looksEqual(a, b *devtree.Device) bool {
+	return a == b || a.ID == b.ID && a.Health == b.Health && slices.Equal(a.NUMANodes, b.NUMANodes)
 }
 
 func convertDevice(d *devtree.Device) *pluginapi.Device {
