@@ -79,19 +79,12 @@ func (b *Builder) Keep(resource string) error {
 // the Tree that b started from: a device, a resource, or the Tree itself. The Builder
 // then starts again from the returned Tree.
 func (b *Builder) Build() *Tree {
-	if slices.Equal(b.resources, b.prev.resources) {
-		return b.prev
-	}
-	changed := false
 	for i, r := range b.resources {
-		old := b.prev.Resource(r.name)
-		if r == old || old != nil && slices.Equal(old.devices, r.devices) {
-			b.resources[i] = old
-		} else {
-			changed = true
+		if old := b.prev.Resource(r.name); old != nil && old != r && slices.Equal(old.devices, r.devices) {
+			b.resources[i] = old // changed back
 		}
 	}
-	if !changed {
+	if slices.Equal(b.resources, b.prev.resources) {
 		return b.prev
 	}
 	next := &Tree{generation: b.prev.generation + 1, resources: b.resources}
