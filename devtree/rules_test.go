@@ -39,7 +39,10 @@ func TestPutStatesBrokenRule(t *testing.T) {
 		{"ID not UTF-8", func(d *devtree.Device) { d.ID = "a\xff" }, `device "a\xff": ID is not valid UTF-8`, ""},
 		{"no health", func(d *devtree.Device) { d.Health = "" }, health, `""`},
 		{"unknown health", func(d *devtree.Device) { d.Health = "healthy" }, health, `"healthy"`},
-		{"no reason", func(d *devtree.Device) { d.Health = devtree.Unhealthy }, `device "a": Unhealthy without a reason`, ""},
+		{
+			"no reason", func(d *devtree.Device) { d.Health = devtree.Unhealthy },
+			`device "a": Unhealthy without a reason`, "",
+		},
 		{
 			"NUMA node -1", func(d *devtree.Device) { d.NUMANodes = []int{-1} },
 			`device "a": negative NUMA node -1: must be omitted if the platform does not say`, "",
@@ -48,7 +51,10 @@ func TestPutStatesBrokenRule(t *testing.T) {
 			"unsorted NUMA nodes", func(d *devtree.Device) { d.NUMANodes = []int{1, 0} },
 			`device "a": NUMA nodes [1 0] are not ascending`, "",
 		},
-		{"relative host path of node", node("dev/vfio/1", "/dev/vfio/1", "rw"), nodePaths, `"dev/vfio/1" to "/dev/vfio/1"`},
+		{
+			"relative host path of node", node("dev/vfio/1", "/dev/vfio/1", "rw"),
+			nodePaths, `"dev/vfio/1" to "/dev/vfio/1"`,
+		},
 		{"no container path of node", node("/dev/vfio/1", "", "rw"), nodePaths, `"/dev/vfio/1" to ""`},
 		{"no permissions", node("/dev/vfio/1", "/dev/vfio/1", ""), permissions, `""`},
 		{"unknown permission", node("/dev/vfio/1", "/dev/vfio/1", "rxw"), permissions, `"rxw"`},

@@ -3,22 +3,19 @@
 // Package events reports where the host changed, so that a caller knows which device or
 // file to read again.
 //
-// It has two sources. A [UeventListener] receives the kernel's uevents (netlink, group
-// 1): devices that appear, disappear or change. A [Watcher] uses inotify: directory
-// entries that are created, written or removed. Each is a [Source] and calls a [Sink],
-// which usually marks a key in a [Mailbox]. One goroutine takes the keys from the
-// Mailbox and reads what they name.
+// It has two sources. A [UeventListener] receives the kernel's uevents (netlink, group 1):
+// devices that appear, disappear or change. A [Watcher] uses inotify: directory entries that are
+// created, written or removed. Each is a [Source] and calls a [Sink], which usually marks a key
+// in a [Mailbox]. One goroutine takes the keys from the Mailbox and reads what they name.
 //
 // # Guarantees
 //
-//   - The kernel queues events from the moment that [ListenUevents] or [Watcher.Watch]
-//     returns, even before Run is called. A caller that lists devices after this point
-//     misses no change.
+//   - The kernel queues events from the moment that [ListenUevents] or [Watcher.Watch] returns,
+//     even before Run is called. A caller that lists devices after this point misses no change.
 //   - Loss is reported: an overflow of the socket or of the inotify queue, a malformed
 //     message and a failed read cause a [Sink.Resync], and the source continues.
-//   - A uevent reaches the sink only if the kernel itself sent it: from port 0 to group
-//     1, with the credentials of process 0 and user 0. Only [ListenSocket] omits this
-//     check.
+//   - A uevent reaches the sink only if the kernel itself sent it: from port 0 to group 1, with
+//     the credentials of process 0 and user 0. Only [ListenSocket] omits this check.
 //   - The events of one source arrive in the order in which the kernel queued them.
 //     Events of two sources have no order. An event may arrive twice.
 //   - A slow consumer does not block a source, and a Mailbox grows with the number of
@@ -27,10 +24,9 @@
 //
 // # Lifecycle
 //
-// A source runs once, in the goroutine that calls Run. Run returns nil when its context
-// ends, and leaves the source closed. Close may be called from any goroutine, also from
-// the sink, and more than once; Run then returns [os.ErrClosed]. A source that is never
-// run must be closed.
+// A source runs once, in the goroutine that calls Run. Run returns nil when its context ends,
+// and leaves the source closed. Close may be called from any goroutine, also from the sink, and
+// more than once; Run then returns [os.ErrClosed]. A source that is never run must be closed.
 //
 // # Limits
 //

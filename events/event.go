@@ -18,8 +18,7 @@ const (
 // Action is what happened.
 type Action uint8
 
-// Uevents have the first eight actions (lib/kobject_uevent.c), inotify events the last
-// three.
+// Uevents have the first eight actions (lib/kobject_uevent.c), inotify events the last three.
 const (
 	Add Action = iota + 1
 	Remove
@@ -42,8 +41,7 @@ var actionNames = [...]string{
 	Create: "create", Write: "write", Delete: "delete",
 }
 
-// String returns the action in lower case; a uevent's action is spelled as in the
-// kernel.
+// String returns the action in lower case; a uevent's action is spelled as in the kernel.
 func (a Action) String() string {
 	if int(a) < len(actionNames) {
 		return actionNames[a]
@@ -56,8 +54,7 @@ type Event struct {
 	Origin Origin
 	Action Action
 	// Path is a uevent's DEVPATH, which is relative to the root of sysfs
-	// ("/devices/pci0000:6b/0000:6b:00.1"), or the absolute path that an inotify event
-	// is about.
+	// ("/devices/pci0000:6b/0000:6b:00.1"), or the absolute path that an inotify event is about.
 	Path []byte
 	Time time.Time // when the event was read
 

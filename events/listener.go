@@ -207,8 +207,7 @@ func (l *UeventListener) Stats() UeventStats {
 	}
 }
 
-// updateDrops reads the kernel's counter. It keeps the last value once the socket is
-// closed.
+// updateDrops reads the kernel's counter. It keeps the last value once the socket is closed.
 func (l *UeventListener) updateDrops() {
 	_ = l.conn.Control(func(fd uintptr) {
 		if drops, errno := socketDrops(fd); errno == 0 {

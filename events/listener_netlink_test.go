@@ -72,8 +72,7 @@ func portOf(t testing.TB, l *UeventListener) (port uint32) {
 	return port
 }
 
-// renameInterface makes the kernel send a uevent within the network namespace, and
-// returns it.
+// renameInterface makes the kernel send a uevent within the network namespace, and returns it.
 func renameInterface(t testing.TB, from, to string) observed {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

@@ -54,8 +54,7 @@ func NewMailbox[K comparable](limit int) *Mailbox[K] {
 	return &Mailbox[K]{limit: max(limit, 1), wake: make(chan struct{}, 1), marked: map[K]uint64{}, round: 1}
 }
 
-// Mark marks key as dirty since the given time. A key that is dirty already keeps its
-// time.
+// Mark marks key as dirty since the given time. A key that is dirty already keeps its time.
 func (m *Mailbox[K]) Mark(key K, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -148,9 +147,8 @@ func (m *Mailbox[K]) SetTrace(n int) {
 	m.trace = trace[K]{max: max(n, 0)}
 }
 
-// Note keeps the record of an event until Take, so that the consumer writes the log and
-// not the goroutine of a source. It wakes the consumer even if the event is not
-// relevant.
+// Note keeps the record of an event until Take, so that the consumer writes the log and not the
+// goroutine of a source. It wakes the consumer even if the event is not relevant.
 func (m *Mailbox[K]) Note(r Record[K]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -75,8 +75,7 @@ func newReceiver() *receiver {
 	return r
 }
 
-// receive reads one message into r.message without waiting. The size is valid if errno
-// is 0.
+// receive reads one message into r.message without waiting. The size is valid if errno is 0.
 func (r *receiver) receive(fd uintptr) (size int, errno unix.Errno) {
 	for {
 		// The kernel overwrites both with what it stored, and sets the flags.

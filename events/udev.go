@@ -9,8 +9,7 @@ import (
 	"github.com/pilebones/go-udev/netlink"
 )
 
-// openUeventSocket opens a netlink socket that is a member of group 1, the kernel's
-// uevents.
+// openUeventSocket opens a netlink socket that is a member of group 1, the kernel's uevents.
 //
 // This file contains the only use of go-udev, whose licence is the GPL; to replace
 // go-udev, replace this file. Its Monitor and Close must not be used: they do not end a

@@ -25,10 +25,9 @@ var (
 
 // Watcher reports changes in directories through inotify. It is a Source.
 //
-// It reports Create, Write and Delete of the entries of each watched directory, and
-// Create and Delete of the watched directory itself. Read the entries of a directory
-// that was created: some may exist already. Changes of permissions and times are not
-// reported.
+// It reports Create, Write and Delete of the entries of each watched directory, and Create and
+// Delete of the watched directory itself. Read the entries of a directory that was created: some
+// may exist already. Changes of permissions and times are not reported.
 //
 // Some changes cause no inotify event:
 //   - On sysfs, only writes from user space do. A directory that the kernel removes and
@@ -154,8 +153,7 @@ func (w *Watcher) Run(ctx context.Context, sink Sink) error {
 	return nil
 }
 
-// handle evaluates one event of fsnotify. Its path is a watched directory or an entry
-// of one.
+// handle evaluates one event of fsnotify. Its path is a watched directory or an entry of one.
 func (w *Watcher) handle(e fsnotify.Event, sink Sink) {
 	now := time.Now()
 	action, ok := actionOf(e.Op)

@@ -449,10 +449,9 @@ func TestStatDir(t *testing.T) {
 	}
 }
 
-// TestWatcherFollowsAnyHistory changes directories and watches in any order. A caller
-// that reads a directory after Watch, and reads it again when an event names it, must
-// then know its entries. Each wanted directory or its nearest existing ancestor is
-// watched, and nothing else.
+// TestWatcherFollowsAnyHistory changes directories and watches in any order. A caller that reads
+// a directory after Watch, and reads it again when an event names it, must then know its
+// entries. Each wanted directory or its nearest existing ancestor is watched, and nothing else.
 func TestWatcherFollowsAnyHistory(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		f := newHistoryFixture(rt, t.TempDir())

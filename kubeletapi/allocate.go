@@ -27,7 +27,8 @@ func (s *service) Allocate(ctx context.Context, req *pluginapi.AllocateRequest) 
 		}
 		for _, d := range devices {
 			if d.Health != devtree.Healthy {
-				return nil, status.Errorf(codes.FailedPrecondition, "device %q of %s is %s: %s", d.ID, s.name, d.Health, d.Reason)
+				return nil, status.Errorf(codes.FailedPrecondition, "device %q of %s is %s: %s",
+					d.ID, s.name, d.Health, d.Reason)
 			}
 		}
 		containers = append(containers, devices)
@@ -117,11 +118,10 @@ func (s *service) GetPreferredAllocation(
 	return response, nil
 }
 
-// preferred returns the plugin's choice for one container, or nothing if the plugin has
-// no preference or breaks the rules. The kubelet then chooses itself: it has already
-// allocated the devices that must be included and takes the rest from all that are
-// available. An error, in contrast, fails the pod
-// (pkg/kubelet/cm/devicemanager/manager.go of v1.36, devicesToAllocate).
+// preferred returns the plugin's choice for one container, or nothing if the plugin has no
+// preference or breaks the rules. The kubelet then chooses itself: it has already allocated the
+// devices that must be included and takes the rest from all that are available. An error, in
+// contrast, fails the pod (pkg/kubelet/cm/devicemanager/manager.go of v1.36, devicesToAllocate).
 func (s *service) preferred(
 	ctx context.Context, p PreferredAllocator, resource *devtree.Resource,
 	c *pluginapi.ContainerPreferredAllocationRequest,

@@ -81,7 +81,10 @@ func TestAllocateFailsAsAWhole(t *testing.T) {
 		{"unknown device", [][]string{{"9"}}, codes.NotFound, []string{`"9"`, yellow}},
 		{"unhealthy device", [][]string{{"4"}}, codes.FailedPrecondition, []string{`"4"`, "on fire"}},
 		{"one unknown device", [][]string{{"1", "9"}}, codes.NotFound, []string{`"9"`}},
-		{"unhealthy device in second container", [][]string{{"1"}, {"2", "4"}}, codes.FailedPrecondition, []string{`"4"`}},
+		{
+			"unhealthy device in second container", [][]string{{"1"}, {"2", "4"}},
+			codes.FailedPrecondition, []string{`"4"`},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newFakePlugin()
@@ -275,10 +278,11 @@ func TestOptionsReflectOptionalInterfaces(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir, p := kubeletDir(t), newFakePlugin()
 			options := make(chan *pluginapi.DevicePluginOptions, 1)
-			k := startKubelet(t, dir, kubelettest.OnRegister(func(_ context.Context, r *pluginapi.RegisterRequest) error {
+			onRegister := func(_ context.Context, r *pluginapi.RegisterRequest) error {
 				options <- r.Options
 				return nil
-			}))
+			}
+			k := startKubelet(t, dir, kubelettest.OnRegister(onRegister))
 			run(t, dir, tt.plugin(p))
 			p.publish(tree(t, nil, "yellow", "1"))
 			waitIDs(t, k, yellow, "1")
@@ -404,7 +408,8 @@ func TestPreferredAllocation(t *testing.T) {
 			p := newFakePlugin()
 			plugin := &fullPlugin{fakePlugin: p, prefer: func(available, must []string, size int) ([]string, error) {
 				if !slices.Equal(available, tt.offered) || !slices.Equal(must, tt.must) || size != tt.size {
-					t.Errorf("the plugin got %q, %q, %d, want %q, %q, %d", available, must, size, tt.offered, tt.must, tt.size)
+					t.Errorf("the plugin got %q, %q, %d, want %q, %q, %d",
+						available, must, size, tt.offered, tt.must, tt.size)
 				}
 				return tt.chosen, tt.err
 			}}

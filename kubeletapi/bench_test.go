@@ -41,8 +41,7 @@ func BenchmarkPublishToKubelet(b *testing.B) {
 	}
 }
 
-// BenchmarkStart measures the time from Run to the arrival of the first list at the
-// kubelet.
+// BenchmarkStart measures the time from Run to the arrival of the first list at the kubelet.
 func BenchmarkStart(b *testing.B) {
 	for _, n := range []int{64, 1024} {
 		b.Run(fmt.Sprintf("devices=%d", n), func(b *testing.B) {

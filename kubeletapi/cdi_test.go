@@ -36,8 +36,7 @@ func existing(id string) *devtree.Device {
 	}}
 }
 
-// openRuntime returns the CDI library's view of dir, which is that of a container
-// runtime.
+// openRuntime returns the CDI library's view of dir, which is that of a container runtime.
 func openRuntime(t testing.TB, dir string) *cdilib.Cache {
 	t.Helper()
 	cache, err := cdilib.NewCache(cdilib.WithSpecDirs(dir), cdilib.WithAutoRefresh(false))

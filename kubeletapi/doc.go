@@ -13,20 +13,18 @@
 //
 // # Guarantees
 //
-// The kubelet always has the newest list. A change is sent at once, without a timer.
-// While a stream is sending a list, further changes become one list. A stream never skips
-// the newest list, and never sends a list that equals its previous one. A slow reader
-// delays only its own stream, and publish never waits for the kubelet, a stream or the
-// CDI directory.
+// The kubelet always has the newest list. A change is sent at once, without a timer. While a
+// stream is sending a list, further changes become one list. A stream never skips the newest
+// list, and never sends a list that equals its previous one. A slow reader delays only its own
+// stream, and publish never waits for the kubelet, a stream or the CDI directory.
 //
 // A resource is registered from the first Tree that has it until Run ends. Without
 // devices it remains registered, with an empty list. Its socket is only created while
 // kubelet.sock exists: nobody else connects to it, and a new kubelet first deletes it.
 //
-// Allocate answers from the newest Tree, for all containers of a request or for none. The
-// error for an unknown device is codes.NotFound and for an unhealthy one
-// codes.FailedPrecondition, with its reason. An error of the plugin that has no gRPC
-// status is codes.Unknown.
+// Allocate answers from the newest Tree, for all containers of a request or for none. The error
+// for an unknown device is codes.NotFound and for an unhealthy one codes.FailedPrecondition,
+// with its reason. An error of the plugin that has no gRPC status is codes.Unknown.
 //
 // The kubelet may start, stop, hang, refuse a registration or delete a socket, and its
 // directory may be removed and created, at any time and in any order. A new kubelet.sock

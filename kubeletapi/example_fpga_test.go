@@ -24,7 +24,8 @@ func (fpga) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	next := new(devtree.Tree).Edit()
 	for _, region := range []string{"region-a", "region-b"} {
 		d := &devtree.Device{ID: region, Health: devtree.Healthy}
-		d.DeviceNodes = []devtree.DeviceNode{{HostPath: "/dev/" + region, ContainerPath: "/dev/" + region, Permissions: "rw"}}
+		node := "/dev/" + region
+		d.DeviceNodes = []devtree.DeviceNode{{HostPath: node, ContainerPath: node, Permissions: "rw"}}
 		if err := next.Put("af-compress", d); err != nil {
 			return err
 		}
@@ -35,7 +36,8 @@ func (fpga) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 }
 
 // PostAllocate numbers the regions within the container, and calls the hook.
-func (fpga) PostAllocate(_ context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits) error {
+func (fpga) PostAllocate(_ context.Context, resource string, devices []*devtree.Device,
+	edits *devtree.ContainerEdits) error {
 	for i, d := range devices {
 		edits.Env[fmt.Sprintf("FPGA_REGION_%d", i)] = d.ID
 		edits.Env[fmt.Sprintf("FPGA_AFU_%d", i)] = resource
@@ -78,9 +80,12 @@ func ExamplePostAllocator() {
 		return
 	}
 	for _, container := range answer.ContainerResponses {
-		fmt.Println(container.Devices[0].HostPath, container.Envs, container.Annotations)
+		fmt.Println(container.Devices[0].HostPath, container.Envs)
+		fmt.Println(container.Annotations)
 	}
 	// Output:
-	// /dev/region-b map[FPGA_AFU_0:af-compress FPGA_REGION_0:region-b] map[com.intel.fpga.mode:fpga.intel.com/region]
-	// /dev/region-a map[FPGA_AFU_0:af-compress FPGA_REGION_0:region-a] map[com.intel.fpga.mode:fpga.intel.com/region]
+	// /dev/region-b map[FPGA_AFU_0:af-compress FPGA_REGION_0:region-b]
+	// map[com.intel.fpga.mode:fpga.intel.com/region]
+	// /dev/region-a map[FPGA_AFU_0:af-compress FPGA_REGION_0:region-a]
+	// map[com.intel.fpga.mode:fpga.intel.com/region]
 }

@@ -407,8 +407,7 @@ func unhealthy(id, reason string) *devtree.Device {
 	return d
 }
 
-// toggledTrees returns two Trees of n devices that differ in the health of the middle
-// one.
+// toggledTrees returns two Trees of n devices that differ in the health of the middle one.
 func toggledTrees(t testing.TB, n int) [2]*devtree.Tree {
 	t.Helper()
 	b := new(devtree.Tree).Edit()

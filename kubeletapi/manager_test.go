@@ -127,8 +127,8 @@ func TestRunRejectsInvalidSettings(t *testing.T) {
 	}{
 		"namespace":       {"Color.example.com", kubeletDir(t), "must be a DNS name"},
 		"empty directory": {namespace, "", `invalid kubelet directory "": must be a path, such as /var/lib/kubelet`},
-		"long directory":  {"a.io", "/" + strings.Repeat("d", 95), `kubelet.sock" has 109 bytes: at most 107 are allowed`},
-		"long socket":     {namespace, "/" + strings.Repeat("d", 90), `com-x.sock" has 116 bytes: at most 107 are allowed`},
+		"long directory":  {"a.io", "/" + strings.Repeat("d", 95), `kubelet.sock" has 109 bytes: at most 107`},
+		"long socket":     {namespace, "/" + strings.Repeat("d", 90), `com-x.sock" has 116 bytes: at most 107`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())

@@ -31,7 +31,8 @@ var dnsSubdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]
 func checkNamespace(namespace string) error {
 	switch {
 	case len(namespace) > maxNamespace:
-		return fmt.Errorf("namespace %q has %d characters: at most %d are allowed", namespace, len(namespace), maxNamespace)
+		return fmt.Errorf("namespace %q has %d characters: at most %d are allowed",
+			namespace, len(namespace), maxNamespace)
 	case !dnsSubdomain.MatchString(namespace):
 		return fmt.Errorf("invalid namespace %q: must be a DNS name of lower-case letters, digits, '-' and '.', "+
 			"such as \"color.example.com\"", namespace)

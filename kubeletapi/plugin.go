@@ -12,11 +12,10 @@ import (
 // A Plugin watches the host and reports its devices. Its methods, including those of the
 // optional interfaces, may be called from several goroutines at once.
 type Plugin interface {
-	// Watch calls publish with a new Tree whenever the devices change, and returns when
-	// ctx ends. publish may be called from any goroutine and never waits for the kubelet;
-	// the last call wins. An error ends the Manager. If Watch returns nil before ctx
-	// ends, the devices no longer change, and the Manager continues to serve the last
-	// Tree.
+	// Watch calls publish with a new Tree whenever the devices change, and returns when ctx
+	// ends. publish may be called from any goroutine and never waits for the kubelet; the last
+	// call wins. An error ends the Manager. If Watch returns nil before ctx ends, the devices no
+	// longer change, and the Manager continues to serve the last Tree.
 	Watch(ctx context.Context, publish func(*devtree.Tree)) error
 }
 

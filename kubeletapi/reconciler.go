@@ -15,9 +15,8 @@ import (
 )
 
 // reconciler keeps all sockets and registrations in line with the kubelet. It runs on the
-// goroutine of [Manager.Run]. Whatever wakes it, it looks at the directory and does what
-// is missing. So the order of events does not matter, and a needless wake-up costs
-// little.
+// goroutine of [Manager.Run]. Whatever wakes it, it looks at the directory and does what is
+// missing. So the order of events does not matter, and a needless wake-up costs little.
 type reconciler struct {
 	*shared
 	log klog.Logger
@@ -99,9 +98,8 @@ func (r *reconciler) isRelevant(ev fsnotify.Event) bool {
 		slices.ContainsFunc(r.endpoints, func(e *endpoint) bool { return ev.Name == e.path })
 }
 
-// reconcile does what is missing. It returns when it must be called again at the latest,
-// or the zero time if it need not be. dirChanged ends the back-off after failures to
-// listen.
+// reconcile does what is missing. It returns when it must be called again at the latest, or the
+// zero time if it need not be. dirChanged ends the back-off after failures to listen.
 func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.Time) {
 	now := time.Now()
 	if r.watch == nil {
@@ -228,7 +226,8 @@ func (r *reconciler) stop(watched <-chan struct{}) error {
 	select {
 	case <-stopped:
 	case <-timeout:
-		return errors.New("the plugin's Allocate, PostAllocate, PreferredAllocation or PreStartContainer does not return")
+		return errors.New("the plugin's Allocate, PostAllocate, PreferredAllocation or PreStartContainer " +
+			"does not return")
 	}
 	select {
 	case <-watched:

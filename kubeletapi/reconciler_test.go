@@ -21,8 +21,7 @@ import (
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-// awaitWake waits until the reconciler is woken, for example because Register has
-// returned.
+// awaitWake waits until the reconciler is woken, for example because Register has returned.
 func awaitWake(t testing.TB, r *reconciler) {
 	t.Helper()
 	select {
@@ -43,7 +42,12 @@ func wantPause(t testing.TB, what string, got, want time.Duration) {
 func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 	now := time.Now()
 	refused := errors.New("no")
-	c := config{backOffMin: time.Minute, backOffMax: time.Hour, streamTimeout: 10 * time.Second, gracePeriod: time.Second}
+	c := config{
+		backOffMin:    time.Minute,
+		backOffMax:    time.Hour,
+		streamTimeout: 10 * time.Second,
+		gracePeriod:   time.Second,
+	}
 	short := c
 	short.backOffMin, short.backOffMax = time.Millisecond, time.Millisecond
 	for _, tt := range []struct {
@@ -121,9 +125,10 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			exact:  true,
 		},
 		{
-			name:           "stream ended after the socket disappeared",
-			config:         c,
-			state:          registrationState{answered: true, opened: now.Add(-time.Minute), ended: now.Add(-time.Second)},
+			name:   "stream ended after the socket disappeared",
+			config: c,
+			state:  registrationState{answered: true, opened: now.Add(-time.Minute), ended: now.Add(-time.Second)},
+
 			socketReplaced: true,
 			want:           lost,
 			from:           now,
@@ -391,6 +396,7 @@ func TestLostEventsKeepTheWatch(t *testing.T) {
 		t.Fatalf("after lost events: directory changed %t, watch %v, want true and the watch", changed, r.watch)
 	}
 	if changed := waitFor(errors.New("broken")); !changed || r.watch != nil || log.count("broken") != 1 {
-		t.Errorf("after another error: directory changed %t, watch %v, want true and no watch:\n%s", changed, r.watch, log)
+		t.Errorf("after another error: directory changed %t, watch %v, want true and no watch:\n%s",
+			changed, r.watch, log)
 	}
 }

@@ -204,9 +204,8 @@ func TestAbandonedRegistrationIsCanceled(t *testing.T) {
 	}
 }
 
-// TestSocketReplacedAfterKubeletConnected checks that a connected kubelet, even one that
-// has not answered yet, is not registered with again: it no longer needs the socket's
-// file.
+// TestSocketReplacedAfterKubeletConnected checks that a connected kubelet, even one that has not
+// answered yet, is not registered with again: it no longer needs the socket's file.
 func TestSocketReplacedAfterKubeletConnected(t *testing.T) {
 	dir, p := kubeletDir(t), newFakePlugin()
 	connected, replaced := make(chan struct{}), make(chan struct{})
@@ -278,11 +277,15 @@ func TestRegistrationPhases(t *testing.T) {
 		wantErr string // part of what check returns
 	}{
 		{"Register in progress", registrationState{}, registering, "has not answered"},
-		{"Register in progress, stream open", registrationState{streams: 1, opened: opened}, registering, "has not answered"},
+		{
+			"Register in progress, stream open",
+			registrationState{streams: 1, opened: opened}, registering, "has not answered",
+		},
 		{"refused", registrationState{answered: true, err: refused}, failed, "refuses the registration: no"},
 		{
 			"refused, stream of another client open",
-			registrationState{answered: true, err: refused, streams: 1, opened: opened}, failed, "refuses the registration: no",
+			registrationState{answered: true, err: refused, streams: 1, opened: opened},
+			failed, "refuses the registration: no",
 		},
 		{"answered", registrationState{answered: true}, registered, "does not call ListAndWatch"},
 		{"stream open", registrationState{answered: true, streams: 1, opened: opened}, watching, ""},

@@ -110,9 +110,8 @@ func TestSecondManagerWaitsForFirst(t *testing.T) {
 	}
 }
 
-// TestTwoManagersSurviveKubeletRestarts checks that one of two Managers, whichever,
-// serves the resource after each restart of the kubelet, which deletes the sockets of
-// both.
+// TestTwoManagersSurviveKubeletRestarts checks that one of two Managers, whichever, serves the
+// resource after each restart of the kubelet, which deletes the sockets of both.
 func TestTwoManagersSurviveKubeletRestarts(t *testing.T) {
 	dir, first, second := kubeletDir(t), newFakePlugin(), newFakePlugin()
 	k := startKubelet(t, dir)

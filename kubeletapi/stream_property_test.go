@@ -102,8 +102,7 @@ func summary(devices []*pluginapi.Device) []string {
 	return list
 }
 
-// newTestServices returns a Manager that does not run, and services whose streams end
-// with ctx.
+// newTestServices returns a Manager that does not run, and services whose streams end with ctx.
 func newTestServices(ctx context.Context, log klog.Logger, resources ...string) (*Manager, map[string]*service) {
 	m, services := NewManager(namespace, newFakePlugin()), map[string]*service{}
 	for _, resource := range resources {
@@ -228,8 +227,9 @@ func TestBlockedStreamKeepsOnlyNewestTree(t *testing.T) {
 			m.publish(b.Build())
 			if i%1000 == 0 {
 				synctest.Wait()
-				if got, want := other.last, []string{strconv.Itoa(i) + " Healthy", "pace Unhealthy"}; !slices.Equal(got, want) {
-					t.Fatalf("the other stream has %q, want %q", got, want)
+				want := []string{strconv.Itoa(i) + " Healthy", "pace Unhealthy"}
+				if !slices.Equal(other.last, want) {
+					t.Fatalf("the other stream has %q, want %q", other.last, want)
 				}
 			}
 		}

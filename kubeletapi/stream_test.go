@@ -49,11 +49,14 @@ func TestListHasHealthAndNUMANodes(t *testing.T) {
 		put(t, b, "yellow", d)
 	}
 	put(t, b, "yellow", unhealthy("sick", "on fire"))
+	nodes := func(nodes ...*pluginapi.NUMANode) *pluginapi.TopologyInfo {
+		return &pluginapi.TopologyInfo{Nodes: nodes}
+	}
 	want := &pluginapi.ListAndWatchResponse{Devices: []*pluginapi.Device{
 		{ID: "none", Health: pluginapi.Healthy},
-		{ID: "one", Health: pluginapi.Healthy, Topology: &pluginapi.TopologyInfo{Nodes: []*pluginapi.NUMANode{{ID: 1}}}},
+		{ID: "one", Health: pluginapi.Healthy, Topology: nodes(&pluginapi.NUMANode{ID: 1})},
 		{ID: "sick", Health: pluginapi.Unhealthy},
-		{ID: "two", Health: pluginapi.Healthy, Topology: &pluginapi.TopologyInfo{Nodes: []*pluginapi.NUMANode{{}, {ID: 1}}}},
+		{ID: "two", Health: pluginapi.Healthy, Topology: nodes(&pluginapi.NUMANode{}, &pluginapi.NUMANode{ID: 1})},
 	}}
 	if diff := cmp.Diff(want, (&converter{}).convert(b.Build().Resource("yellow")), protocmp.Transform()); diff != "" {
 		t.Errorf("list (-want +got):\n%s", diff)
@@ -138,7 +141,9 @@ func TestBlockedStreamDelaysNothingElse(t *testing.T) {
 		now = tree(t, with(t, now, "yellow", d), "blue", strconv.Itoa(i))
 		p.publish(now)
 		waitIDs(t, k, blue, strconv.Itoa(i))
-		waitList(t, k, yellow, "newest list", func(l kubelettest.List) bool { return healthOf(l, "one") == string(d.Health) })
+		waitList(t, k, yellow, "newest list", func(l kubelettest.List) bool {
+			return healthOf(l, "one") == string(d.Health)
+		})
 	}
 	lists := 0
 	for {
@@ -151,8 +156,7 @@ func TestBlockedStreamDelaysNothingElse(t *testing.T) {
 			t.Fatal("the newest list did not arrive")
 		}
 	}
-	// Some lists fill the socket, gRPC's windows and its write quota. The others are
-	// skipped.
+	// Some lists fill the socket, gRPC's windows and its write quota. The others are skipped.
 	if lists > 30 {
 		t.Errorf("the blocked stream got %d of 100 lists, want only those that were buffered, and the newest", lists)
 	}

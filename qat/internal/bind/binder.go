@@ -4,9 +4,8 @@
 //
 // A [Binder] only asks the kernel to bind a VF. Whether that worked shows when the VF is read
 // again, so its caller drives the procedure: it calls [Binder.Bind] each time it finds the VF
-// not bound, and [Binder.Forget] once it is. If the driver does not bind to the VF, the
-// VF is given back to the driver that had it, with driver_override as it was, and tried again
-// later.
+// not bound, and [Binder.Forget] once it is. If the driver does not bind to the VF, the VF is
+// given back to the driver that had it, with driver_override as it was, and tried again later.
 package bind
 
 import (

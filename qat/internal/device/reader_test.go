@@ -333,7 +333,10 @@ func TestWatches(t *testing.T) {
 				if strings.HasPrefix(name, "kernel/") {
 					want = append(want, Watch{Dir: filepath.Join(h.Sysfs(), name)})
 				} else {
-					want = append(want, Watch{Dir: filepath.Join(real, name), Incarnation: inode(t, h, test.function, name)})
+					want = append(want, Watch{
+						Dir:         filepath.Join(real, name),
+						Incarnation: inode(t, h, test.function, name),
+					})
 				}
 			}
 			if diff := cmp.Diff(want, handle.Watches()); diff != "" {

@@ -25,16 +25,14 @@ const (
 	// only a program that hangs is killed.
 	DefaultADFCtlTimeout = 10 * time.Second
 
-	// pipeTimeout is how long a child that outlived the program may keep its
-	// output open.
+	// pipeTimeout is how long a child that outlived the program may keep its output open.
 	pipeTimeout = time.Second
 
 	// maxOutput is in bytes. The line of a device is about 100 bytes long.
 	maxOutput = 1 << 20
 )
 
-// adfctl is the program of the out-of-tree stack that knows which devices are
-// up.
+// adfctl is the program of the out-of-tree stack that knows which devices are up.
 type adfctl struct {
 	program string // a path, or a name in $PATH
 	timeout time.Duration
@@ -128,8 +126,7 @@ func (r *runner) request(since time.Time) {
 	r.start(causeEvent, since)
 }
 
-// start starts a run. None may be under way. since is when the first cause of
-// it was noticed.
+// start starts a run. None may be under way. since is when the first cause of it was noticed.
 func (r *runner) start(c cause, since time.Time) {
 	since = hostwatch.Earlier(r.again, since)
 	r.running, r.again = true, time.Time{}

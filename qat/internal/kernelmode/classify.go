@@ -48,9 +48,8 @@ func (m *mode) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 	return m.reader.classifyPath(e.Path)
 }
 
-// classifyUevent knows the events of PCI functions and of their UIO devices,
-// both of which have the function's address in their DEVPATH, and of the
-// control nodes.
+// classifyUevent knows the events of PCI functions and of their UIO devices, both of which have
+// the function's address in their DEVPATH, and of the control nodes.
 func classifyUevent(e *events.Event) (Key, hostwatch.Verdict) {
 	switch string(e.Get("SUBSYSTEM")) {
 	case "pci":

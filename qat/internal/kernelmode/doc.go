@@ -3,11 +3,10 @@
 // Package kernelmode is the plugin's mode kernel, for hosts with the
 // out-of-tree QAT driver stack.
 //
-// With that stack the kernel's own driver keeps the devices. A container gets
-// no device of its own but the right to be one process of a section of the
-// devices' configuration files. Each such right is a unit: a device of a Tree.
-// The units follow from four things alone, which are read again whenever one
-// of them may have changed:
+// With that stack the kernel's own driver keeps the devices. A container gets no device of its
+// own but the right to be one process of a section of the devices' configuration files. Each
+// such right is a unit: a device of a Tree. The units follow from four things alone, which are
+// read again whenever one of them may have changed:
 //
 //   - the output of `adf_ctl status`: which devices exist and which are up
 //   - the files <type>_dev<N>.conf: the sections and their number of processes
@@ -18,13 +17,11 @@
 //
 //   - The order, number and kind of past events leave no trace in the Tree. A
 //     Tree shares what did not change with the Tree before it.
-//   - A changed file, link or node takes effect at once. It does not wait for
-//     adf_ctl.
-//   - adf_ctl runs at the start, when an event says that the devices may have
-//     changed, and at each audit. Two runs never overlap. However many events
-//     arrive during a run, they lead to one more run. At its timeout the
-//     program is killed with its process group. When a run fails, the last
-//     answer stays valid for those devices that sysfs still shows, and the run
+//   - A changed file, link or node takes effect at once. It does not wait for adf_ctl.
+//   - adf_ctl runs at the start, when an event says that the devices may have changed, and at
+//     each audit. Two runs never overlap. However many events arrive during a run, they lead to
+//     one more run. At its timeout the program is killed with its process group. When a run
+//     fails, the last answer stays valid for those devices that sysfs still shows, and the run
 //     is repeated with back-off.
 //   - When adf_ctl and sysfs contradict each other after an event, as they do
 //     while a device starts or stops, adf_ctl runs up to three more times
@@ -35,8 +32,7 @@
 //
 // # Limits
 //
-// The mode changes nothing on the host. It does not know which process of a
-// section a container becomes: the QAT library decides that. A configuration
-// file counts as it is on disk, even if the device was not restarted since it
-// was written.
+// The mode changes nothing on the host. It does not know which process of a section a container
+// becomes: the QAT library decides that. A configuration file counts as it is on disk, even if
+// the device was not restarted since it was written.
 package kernelmode

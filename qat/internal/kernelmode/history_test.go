@@ -225,8 +225,7 @@ func (h *history) actions() map[string]func(*rapid.T) {
 	}
 }
 
-// finish lets everything happen that is under way: events, starts, runs of
-// adf_ctl and retries.
+// finish lets everything happen that is under way: events, starts, runs of adf_ctl and retries.
 func (h *history) finish() {
 	h.receive(len(h.queue))
 	h.reconcile(hostwatch.Batch[Key]{All: h.lost})
@@ -247,9 +246,8 @@ func (h *history) finish() {
 	h.t.Fatal("the mode does not come to rest")
 }
 
-// Events say where to look and never what is there. If each loss is reported,
-// the Tree therefore follows from the files and from adf_ctl alone, whatever
-// became of the events.
+// Events say where to look and never what is there. If each loss is reported, the Tree therefore
+// follows from the files and from adf_ctl alone, whatever became of the events.
 func TestAnyHistoryEndsInTheTreeOfAFreshRead(t *testing.T) {
 	parent := tempDir(t)
 	n := 0

@@ -250,8 +250,7 @@ func (h *testHost) addUIO(t failer, d *testDevice) {
 	h.sendUIO(t, "add", d)
 }
 
-// removeUIO sends the event first, as the kernel does (drivers/base/core.c,
-// device_del).
+// removeUIO sends the event first, as the kernel does (drivers/base/core.c, device_del).
 func (h *testHost) removeUIO(t failer, d *testDevice) {
 	t.Helper()
 	h.sendUIO(t, "remove", d)
@@ -274,8 +273,7 @@ func message(action, devpath string, variables ...string) string {
 	return strings.Join(append(header, variables...), "\x00") + "\x00"
 }
 
-// breakDir replaces a directory of sysfs by a file, so that not even root can
-// list it.
+// breakDir replaces a directory of sysfs by a file, so that not even root can list it.
 func (h *testHost) breakDir(t failer, name string) {
 	t.Helper()
 	dir := filepath.Join(h.Sysfs(), name)

@@ -76,8 +76,7 @@ func runFakeADFCtl(dir string, args []string) int {
 	return 0
 }
 
-// runFakeChild hangs after it wrote to the FIFO, or ends when the FIFO is
-// closed.
+// runFakeChild hangs after it wrote to the FIFO, or ends when the FIFO is closed.
 func runFakeChild(dir, fifo string) {
 	if fifo == fileOrphan {
 		if f, err := os.OpenFile(dir+fifo, os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {

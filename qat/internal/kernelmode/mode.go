@@ -31,9 +31,8 @@ const (
 
 // Config describes the host. All fields are required.
 type Config struct {
-	// Sysfs, Dev and Etc are the roots of the host's sysfs and /dev, and the
-	// directory of the files <type>_dev<N>.conf. They are absolute and have no
-	// symbolic links.
+	// Sysfs, Dev and Etc are the roots of the host's sysfs and /dev, and the directory of the
+	// files <type>_dev<N>.conf. They are absolute and have no symbolic links.
 	Sysfs, Dev, Etc string
 
 	ADFCtl        string        // the program adf_ctl, by path or by name in $PATH
@@ -92,9 +91,8 @@ func newMode(ctx context.Context, cfg Config, host hostwatch.Host[Key], status s
 // Close waits for adf_ctl to end.
 func (m *mode) Close() { m.adfctl.ended.Wait() }
 
-// Reconcile implements [hostwatch.Mode]. It reads the host for what the batch
-// names, and starts adf_ctl if that may have other devices to report. The
-// answer is the reason for a later call.
+// Reconcile implements [hostwatch.Mode]. It reads the host for what the batch names, and starts
+// adf_ctl if that may have other devices to report. The answer is the reason for a later call.
 func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
 	if b.All {
 		m.watched = nil // the loop may use another Watcher
@@ -138,16 +136,14 @@ func (m *mode) assess(b *hostwatch.Batch[Key]) (read, run bool) {
 	return read, run
 }
 
-// mayBeQAT reports whether a function is or could be a QAT device. A QAT driver
-// may be bound to one that adf_ctl has not listed yet, and while adf_ctl runs
-// it is unknown what it will list.
+// mayBeQAT reports whether a function is or could be a QAT device. A QAT driver may be bound to
+// one that adf_ctl has not listed yet, and while adf_ctl runs it is unknown what it will list.
 func (m *mode) mayBeQAT(k Key) bool {
 	listed := func(i instance) bool { return i.Address == k.address }
 	return m.adfctl.running || slices.ContainsFunc(m.instances, listed) || m.reader.isCoprocessor(k.address)
 }
 
-// expectNews drops the runs that are due later, because adf_ctl runs now for
-// an event.
+// expectNews drops the runs that are due later, because adf_ctl runs now for an event.
 func (m *mode) expectNews() { m.retry, m.recheck = retry{}, time.Time{} }
 
 // readAfterEvent reads the host, and starts adf_ctl if a contradiction with its
@@ -210,8 +206,7 @@ func (m *mode) handle(a answer, now time.Time, limited bool) {
 	m.removed = m.removed && again // the retry is the first run after the event
 }
 
-// believe replaces what is known by an answer. One that is an error replaces
-// nothing.
+// believe replaces what is known by an answer. One that is an error replaces nothing.
 func (m *mode) believe(a answer) {
 	m.answered = true
 	if a.err != nil {
@@ -255,8 +250,7 @@ func (m *mode) watch() {
 	}
 }
 
-// read reads the host and builds the Tree that follows. If that fails, it keeps
-// what is known.
+// read reads the host and builds the Tree that follows. If that fails, it keeps what is known.
 func (m *mode) read() {
 	s, err := m.reader.snapshot(m.instances)
 	if m.readErr = err; err != nil {

@@ -48,6 +48,7 @@ func TestEventsDuringARunLeadToOneMoreRun(t *testing.T) {
 func TestRunsPerEvent(t *testing.T) {
 	const devpath = "/devices/pci0000:3b/0000:3b:00.0"
 	const other = "/devices/pci0000:00/0000:00:1f.0"
+	const unlisted = "/devices/pci0000:d8/" + addressB
 	for name, test := range map[string]struct {
 		message string // a uevent
 		path    string // or the path of an event of inotify, below the host's directory
@@ -59,7 +60,7 @@ func TestRunsPerEvent(t *testing.T) {
 		"an unknown function":           {message: message("bind", other, "SUBSYSTEM=pci"), want: 0},
 		"an unknown function goes":      {message: message("remove", other, "SUBSYSTEM=pci"), want: 0},
 		"an unknown function's UIO":     {message: message("add", other+"/uio/uio7", "SUBSYSTEM=uio"), want: 0},
-		"an unlisted co-processor":      {message: message("add", "/devices/pci0000:d8/"+addressB, "SUBSYSTEM=pci"), want: 1},
+		"an unlisted co-processor":      {message: message("add", unlisted, "SUBSYSTEM=pci"), want: 1},
 		"a configuration file":          {path: "etc/c6xx_dev0.conf", want: 1},
 		"a UIO node, which is as known": {path: "dev/uio0", want: 0},
 		"a driver, which is as known":   {path: "sys/bus/pci/drivers/c6xx", want: 0},
@@ -213,8 +214,7 @@ func TestRetryIntervals(t *testing.T) {
 	}
 }
 
-// An event or a loss ends the back-off: the next failure starts with the first
-// interval.
+// An event or a loss ends the back-off: the next failure starts with the first interval.
 func TestEventResetsTheBackOff(t *testing.T) {
 	inBubble(t, 0, func(run int, text string) (string, error) {
 		if run > 1 {
@@ -394,8 +394,7 @@ func TestEventDuringARecheckIsNoDrift(t *testing.T) {
 	})
 }
 
-// Audits more frequent than hostwatch.AuditGrace must not put off the second
-// look for ever.
+// Audits more frequent than hostwatch.AuditGrace must not put off the second look for ever.
 func TestFrequentAuditsStillFindChanges(t *testing.T) {
 	inBubble(t, hostwatch.AuditGrace/2, nil, func(t *testing.T, r *testRun, _ *testDevice) {
 		r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))
@@ -509,8 +508,7 @@ func TestOutcome(t *testing.T) {
 	})
 }
 
-// The error of an adf_ctl that was killed because the plugin stops is no failure
-// to report.
+// The error of an adf_ctl that was killed because the plugin stops is no failure to report.
 func TestAnswerAfterTheEndIsDropped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -23,8 +23,7 @@ type reader struct {
 	sysfs, dev, etc string // roots
 }
 
-// A snapshot is what the host and adf_ctl say at one moment. A Tree follows
-// from it alone.
+// A snapshot is what the host and adf_ctl say at one moment. A Tree follows from it alone.
 type snapshot struct {
 	iommu    bool       // the kernel uses an IOMMU: only VFs can be used; otherwise only PFs can
 	devices  []*device  // in the order of adf_ctl status
@@ -42,8 +41,7 @@ type device struct {
 	ConfigErr   error // why the configuration file could not be read
 }
 
-// An unlisted function is one that a QAT driver is bound to and adf_ctl does
-// not list.
+// An unlisted function is one that a QAT driver is bound to and adf_ctl does not list.
 type unlisted struct {
 	Driver  string
 	Address pci.Address
@@ -162,8 +160,7 @@ func (r *reader) types(instances []instance) []string {
 	return slices.Compact(types)
 }
 
-// boundTo returns the functions that a driver is bound to: none if it is not
-// loaded.
+// boundTo returns the functions that a driver is bound to: none if it is not loaded.
 func (r *reader) boundTo(driver string) []pci.Address {
 	names, _ := list(filepath.Join(r.drivers(), driver))
 	var functions []pci.Address

@@ -22,8 +22,7 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// deadline is far beyond what anything here takes. It keeps a broken test from
-// hanging.
+// deadline is far beyond what anything here takes. It keeps a broken test from hanging.
 const deadline = 20 * time.Second
 
 // options are what tests vary. The zero value runs the fake adf_ctl, and
@@ -244,8 +243,7 @@ func (r *testRun) becomes(want map[string][]string) {
 	}
 }
 
-// units maps each resource of a Tree to its units, unhealthy ones with the
-// reason.
+// units maps each resource of a Tree to its units, unhealthy ones with the reason.
 func units(tree *devtree.Tree) map[string][]string {
 	m := map[string][]string{}
 	if tree == nil {

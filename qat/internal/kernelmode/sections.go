@@ -16,8 +16,7 @@ type group struct {
 	members []member // in the order of the devices; at least one
 }
 
-// groupSections collects the sections of all devices, in the order in which
-// they occur first.
+// groupSections collects the sections of all devices, in the order in which they occur first.
 func groupSections(devices []*device) []*group {
 	var groups []*group
 	byName := map[string]*group{}
@@ -63,7 +62,7 @@ func (g *group) conflict(devices []*device) string {
 		}
 	}
 	if d := g.firstWithout(devices); d != nil && first.section.Pinned {
-		return fmt.Sprintf("LimitDevAccess is 1, so it must be in every device's file; it is missing in %s.conf", d.name())
+		return "LimitDevAccess is 1, so it must be in every device's file; it is missing in " + d.name() + ".conf"
 	}
 	return ""
 }

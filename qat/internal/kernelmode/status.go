@@ -52,9 +52,8 @@ const (
 	maxNUMANode = 1 << 10 // CONFIG_NODES_SHIFT is at most 10
 )
 
-// parseStatus parses the output of `adf_ctl status`. It ignores lines that are
-// not about a device. A line about a device that it cannot parse is skipped,
-// with the reason.
+// parseStatus parses the output of `adf_ctl status`. It ignores lines that are not about a
+// device. A line about a device that it cannot parse is skipped, with the reason.
 func parseStatus(text []byte) ([]instance, skips) {
 	var instances []instance
 	skipped := skips{}

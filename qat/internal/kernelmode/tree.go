@@ -109,8 +109,7 @@ func (s *snapshot) inconsistency() string {
 	return ""
 }
 
-// addUnits adds a unit for each process of the section: all of them, or none
-// and the reason.
+// addUnits adds a unit for each process of the section: all of them, or none and the reason.
 func (s *snapshot) addUnits(units unitMap, g *group, usable []*device) (reason string) {
 	resource := g.resource()
 	template := s.unit(g, usable)
@@ -148,9 +147,8 @@ func (s *snapshot) shortName(d *device) string {
 	return "dev" + strconv.Itoa(d.Number)
 }
 
-// unit returns what all units of a section have in common. Each gets the nodes
-// of all devices: the QAT library decides by the section's name which of them
-// a process uses.
+// unit returns what all units of a section have in common. Each gets the nodes of all devices:
+// the QAT library decides by the section's name which of them a process uses.
 func (s *snapshot) unit(g *group, usable []*device) *devtree.Device {
 	d := &devtree.Device{Health: devtree.Healthy}
 	if len(s.missing) > 0 {

@@ -32,6 +32,7 @@ func TestTreeFollowsFromTheHost(t *testing.T) {
 			change(t, h, a)
 		}
 	}
+	const missingIn = "LimitDevAccess is 1, so it must be in every device's file; it is missing in "
 	onlyShim := map[string][]string{"cy1_dc0": {"SHIM_dev0_0"}}
 	onlySecond := map[string][]string{"cy1_dc0": {"SSL_dev1_0"}}
 	for name, test := range map[string]struct {
@@ -51,12 +52,12 @@ func TestTreeFollowsFromTheHost(t *testing.T) {
 		"a pinned section is missing in the last file": {
 			change:  files(sslPinned+shim, shim),
 			want:    onlyShim,
-			skipped: skips{"[SSL]": "LimitDevAccess is 1, so it must be in every device's file; it is missing in c6xx_dev1.conf"},
+			skipped: skips{"[SSL]": missingIn + "c6xx_dev1.conf"},
 		},
 		"a pinned section is missing in the first file": {
 			change:  files(shim, sslPinned),
 			want:    onlyShim,
-			skipped: skips{"[SSL]": "LimitDevAccess is 1, so it must be in every device's file; it is missing in c6xx_dev0.conf"},
+			skipped: skips{"[SSL]": missingIn + "c6xx_dev0.conf"},
 		},
 		"a section that is not pinned may be in one file only": {
 			change: files(shim, ssl),
@@ -81,9 +82,11 @@ func TestTreeFollowsFromTheHost(t *testing.T) {
 			skipped: skips{"[SSL]": "NumberDcInstances is 0 in c6xx_dev0.conf and 1 in c6xx_dev1.conf"},
 		},
 		"a section is invalid in one file": {
-			change:  files(ssl+shim, "\n[SSL]\nNumProcesses = x\n"+shim),
-			want:    onlyShim,
-			skipped: skips{"[SSL]": `in c6xx_dev1.conf, NumProcesses: invalid value "x": must be a number from 0 to 4096`},
+			change: files(ssl+shim, "\n[SSL]\nNumProcesses = x\n"+shim),
+			want:   onlyShim,
+			skipped: skips{
+				"[SSL]": `in c6xx_dev1.conf, NumProcesses: invalid value "x": must be a number from 0 to 4096`,
+			},
 		},
 		"a section occurs twice in one file": {
 			change:  files(ssl+ssl+shim, ssl+shim),
@@ -185,7 +188,8 @@ func TestUnit(t *testing.T) {
 	tree, _ := h.fresh(t)
 	var nodes []devtree.DeviceNode
 	for _, name := range []string{"qat_adf_ctl", "qat_dev_processes", "usdm_drv", a.uio, "uio100", b.uio} {
-		nodes = append(nodes, devtree.DeviceNode{HostPath: "/dev/" + name, ContainerPath: "/dev/" + name, Permissions: "rw"})
+		path := "/dev/" + name
+		nodes = append(nodes, devtree.DeviceNode{HostPath: path, ContainerPath: path, Permissions: "rw"})
 	}
 	unit := func(id, section string, numa ...int) *devtree.Device {
 		return &devtree.Device{
@@ -227,8 +231,7 @@ func TestUnitNamesNoNodeTwice(t *testing.T) {
 	}
 }
 
-// Types and section names may have underscores, so that two sections can lead
-// to the same ID.
+// Types and section names may have underscores, so that two sections can lead to the same ID.
 func TestSectionWhoseUnitsExistAlreadyIsSkipped(t *testing.T) {
 	s := testSnapshot()
 	s.devices[0].Type, s.devices[0].Sections = "a", []section{{Name: "X_b", Processes: 1, Cy: 1}}

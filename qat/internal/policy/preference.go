@@ -89,10 +89,9 @@ func (vfs *listedVFs) candidates(devices []*devtree.Device) []candidate {
 	return candidates
 }
 
-// choose implements [Preference.Choose]. listed holds the number of VFs of each PF, allocated
-// or not: a PF with more listed than available VFs is in use. Unhealthy VFs count as
-// allocated, because mostly a workload still holds them. A PF that listed does not name
-// counts as unused.
+// choose implements [Preference.Choose]. listed holds the number of VFs of each PF, allocated or
+// not: a PF with more listed than available VFs is in use. Unhealthy VFs count as allocated,
+// because mostly a workload still holds them. A PF that listed does not name counts as unused.
 func (policy Policy) choose(available, mustInclude []candidate, size int,
 	listed map[pci.Address]int) ([]string, error) {
 	included, err := checkRequest(available, mustInclude, size)
