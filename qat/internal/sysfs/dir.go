@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -28,13 +29,13 @@ type Dir struct {
 	path string // as it was opened, for errors
 }
 
+// cwd makes the methods of Dir take paths.
+var cwd = Dir{fd: unix.AT_FDCWD}
+
 // OpenDir opens a directory, following symbolic links.
 func OpenDir(name string) (Dir, error) {
-	fd, err := openat(unix.AT_FDCWD, name, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return Dir{fd: -1}, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	return Dir{fd: fd, path: name}, nil
+	fd, err := cwd.open(name, unix.O_PATH|unix.O_DIRECTORY)
+	return Dir{fd: fd, path: name}, err
 }
 
 // Close closes the handle. It must be called once.
@@ -51,23 +52,38 @@ func (d Dir) Inode(name string) (uint64, error) {
 	return st.Ino, nil
 }
 
+// Inode returns the inode number of what a path leads to. See [Dir.Inode].
+func Inode(name string) (uint64, error) { return cwd.Inode(name) }
+
 // Read returns the text of an attribute without surrounding white space. An attribute of more than
 // 4096 bytes is an error.
-func (d Dir) Read(name string) (string, error) {
-	fd, err := openat(d.fd, name, unix.O_RDONLY|unix.O_NONBLOCK)
+func (d Dir) Read(name string) (string, error) { return d.read(name, maxAttribute) }
+
+// ReadFile returns the text of a file, such as one of debugfs, without surrounding white space. A
+// file of more than 64 KiB is an error.
+func ReadFile(name string) (string, error) { return cwd.read(name, maxFile) }
+
+func (d Dir) read(name string, limit int) (string, error) {
+	fd, err := d.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return "", d.pathError("open", name, err)
+		return "", err
 	}
 	defer unix.Close(fd)
 	var buf [maxAttribute + 1]byte
-	n, err := read(fd, buf[:]) // sysfs returns an attribute whole
-	switch {
-	case err != nil:
-		return "", d.pathError("read", name, err)
-	case n > maxAttribute:
-		return "", d.pathError("read", name, errTooLarge(maxAttribute))
+	text := buf[:0]
+	for {
+		text = slices.Grow(text, 1)
+		n, err := ignoringEINTR(func() (int, error) { return unix.Read(fd, text[len(text):cap(text)]) })
+		text = text[:len(text)+max(n, 0)]
+		switch {
+		case err != nil:
+			return "", d.pathError("read", name, err)
+		case len(text) > limit:
+			return "", d.pathError("read", name, fmt.Errorf("%w: more than %d bytes", unix.EFBIG, limit))
+		case n == 0 || limit == maxAttribute: // sysfs returns an attribute whole, debugfs may return pieces
+			return strings.TrimSpace(string(text)), nil
+		}
 	}
-	return strings.TrimSpace(string(buf[:n])), nil
 }
 
 // Link returns the last component of a symbolic link's target. It returns "" and no error if the
@@ -86,73 +102,49 @@ func (d Dir) Link(name string) (string, error) {
 
 // Exists reports whether an entry exists.
 func (d Dir) Exists(name string) (bool, error) {
-	err := unix.Faccessat(d.fd, name, unix.F_OK, 0)
-	switch err {
+	switch err := unix.Faccessat(d.fd, name, unix.F_OK, 0); err {
 	case nil:
 		return true, nil
 	case unix.ENOENT, unix.ENOTDIR:
 		return false, nil
+	default:
+		return false, d.pathError("access", name, err)
 	}
-	return false, d.pathError("access", name, err)
 }
+
+// Exists reports whether a path exists.
+func Exists(name string) bool { return unix.Access(name, unix.F_OK) == nil }
 
 // Names returns the names in the directory itself (".") or in a directory below it, in no
 // particular order.
 func (d Dir) Names(sub string) ([]string, error) {
-	fd, err := openat(d.fd, sub, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := d.open(sub, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return nil, d.pathError("open", sub, err)
+		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), path.Join(d.path, sub))
 	defer f.Close()
 	return f.Readdirnames(-1)
 }
 
+// Names returns the names in a directory, in no particular order.
+func Names(dir string) ([]string, error) { return cwd.Names(dir) }
+
+func (d Dir) open(name string, flags int) (fd int, err error) {
+	fd, err = ignoringEINTR(func() (int, error) { return unix.Openat(d.fd, name, flags|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return -1, d.pathError("open", name, err)
+	}
+	return fd, nil
+}
+
 func (d Dir) pathError(op, name string, err error) error {
 	return &os.PathError{Op: op, Path: path.Join(d.path, name), Err: err}
 }
 
-// ReadFile returns the text of a file, such as one of debugfs, without surrounding white space. A
-// file of more than 64 KiB is an error.
-func ReadFile(name string) (string, error) {
-	fd, err := openat(unix.AT_FDCWD, name, unix.O_RDONLY|unix.O_NONBLOCK)
-	if err != nil {
-		return "", &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	defer unix.Close(fd)
-	var text []byte
-	var buf [maxAttribute]byte
-	for { // debugfs may return a file in pieces
-		n, err := read(fd, buf[:])
-		text = append(text, buf[:max(n, 0)]...)
-		switch {
-		case err != nil:
-			return "", &os.PathError{Op: "read", Path: name, Err: err}
-		case len(text) > maxFile:
-			return "", &os.PathError{Op: "read", Path: name, Err: errTooLarge(maxFile)}
-		case n == 0:
-			return strings.TrimSpace(string(text)), nil
-		}
-	}
-}
-
-func errTooLarge(limit int) error {
-	return fmt.Errorf("%w: more than %d bytes", unix.EFBIG, limit)
-}
-
-func openat(dir int, name string, flags int) (fd int, err error) {
+func ignoringEINTR(call func() (int, error)) (n int, err error) {
 	for {
-		fd, err = unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
-}
-
-func read(fd int, buf []byte) (n int, err error) {
-	for {
-		n, err = unix.Read(fd, buf)
-		if err != unix.EINTR {
+		if n, err = call(); err != unix.EINTR {
 			return n, err
 		}
 	}

@@ -12,20 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exists reports whether a path exists.
-func Exists(name string) bool {
-	return unix.Access(name, unix.F_OK) == nil
-}
-
-// Inode returns the inode number of what a path leads to. See [Dir.Inode].
-func Inode(name string) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(name, &st); err != nil {
-		return 0, &os.PathError{Op: "stat", Path: name, Err: err}
-	}
-	return st.Ino, nil
-}
-
 // RealDir resolves an entry of bus/pci/devices to the directory of the device, because inotify
 // reports the path that it was given. On sysfs the entry is a symbolic link to a path without
 // links, so one step suffices. An entry that is a directory is returned as it is.

@@ -4,7 +4,6 @@ package sysfs
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -35,9 +34,9 @@ func (w *Writer) Write(name, value string) error {
 		return nil
 	}
 	klog.V(2).InfoS("Writing", "file", file, "value", value)
-	fd, err := openat(unix.AT_FDCWD, file, unix.O_WRONLY|unix.O_TRUNC|unix.O_NONBLOCK)
+	fd, err := cwd.open(file, unix.O_WRONLY|unix.O_TRUNC|unix.O_NONBLOCK)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: file, Err: err}
+		return err
 	}
 	defer unix.Close(fd)
 	if _, err := unix.Write(fd, []byte(value+"\n")); err != nil {
