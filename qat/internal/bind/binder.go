@@ -10,6 +10,7 @@ package bind
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -19,10 +20,31 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// workers limits how many VFs are written to at the same time. A write may take long, because
-// it resets the function (100 ms, PCI Express Base Specification 6.6.2) or waits for the
-// device lock, and must not delay others.
-const workers = 8
+const (
+	// workers limits how many VFs are written to at the same time. A write may take long, because it
+	// resets the function (100 ms, PCI Express Base Specification 6.6.2) or waits for the device
+	// lock, and must not delay others.
+	workers = 8
+
+	// driverTimeout is how long the driver may take to appear after the last request. On sysfs it
+	// usually has the VF when the write returns; a deferred probe takes longer.
+	driverTimeout = time.Second
+
+	// A VF that failed to bind is tried again after minBackOff, which doubles with each further
+	// failure up to maxBackOff.
+	minBackOff = time.Second
+	maxBackOff = 5 * time.Minute
+)
+
+// probeDelays are the waits for the driver after each request to the kernel to probe a VF. After
+// the last one the try is given up. The first request may come before the kernel allows drivers to
+// bind to a new VF (drivers/pci/bus.c, pci_bus_add_device), and then has no effect and returns no
+// error.
+var probeDelays = [...]time.Duration{
+	time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, driverTimeout,
+}
+
+const maxProbes = len(probeDelays)
 
 // A Writer writes attributes of sysfs. [sysfs.Writer] is one.
 type Writer interface {
@@ -60,15 +82,36 @@ type Binder struct {
 	attempts map[pci.Address]*attempt
 }
 
+// attempt is the state of one VF on its way to the driver. It lasts over any number of tries,
+// until the VF is forgotten or made anew. In phaseWriting it belongs to the worker.
+type attempt struct {
+	vf       VF // as it was when the last step started
+	phase    phase
+	next     time.Time // when the next step is due, in phaseProbing and phaseFailed
+	probes   int       // requests in this try that the kernel accepted
+	probedAt time.Time // last of these requests, in any try
+	err      error     // phaseFailed: the cause
+	failures int       // tries that failed
+
+	formerDriver   string // the driver that had the VF, "" if none
+	formerOverride string // driver_override before this try
+}
+
+type phase int
+
+const (
+	phaseNew     phase = iota
+	phaseWriting       // a worker runs a step of the procedure
+	phaseProbing       // the kernel accepted the request, the driver has not appeared yet
+	phaseFailed        // undone, will be tried again
+	phaseDryRun        // the dry run has logged what it would write
+)
+
 // New returns a Binder that drops the VFs waiting for a worker when ctx ends. VFs that are being
 // written to are not interrupted.
 func New(ctx context.Context, cfg Config) *Binder {
-	return &Binder{
-		cfg:      cfg,
-		ctx:      ctx,
-		slots:    make(chan struct{}, workers),
-		attempts: map[pci.Address]*attempt{},
-	}
+	slots := make(chan struct{}, workers)
+	return &Binder{cfg: cfg, ctx: ctx, slots: slots, attempts: map[pci.Address]*attempt{}}
 }
 
 // Bind starts the next step for a VF that is not bound yet, if a step is due. It returns why
@@ -104,11 +147,10 @@ func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 	if t == nil || t.phase == phaseWriting {
 		return
 	}
-	if end := t.probedAt.Add(driverTimeout); now.Before(end) {
-		t.next = end // there is nothing left to ask the kernel for
-		return
+	t.next = t.probedAt.Add(driverTimeout) // there is nothing left to ask the kernel for
+	if !now.Before(t.next) {
+		delete(b.attempts, a)
 	}
-	delete(b.attempts, a)
 }
 
 // Forget drops a VF that is bound, gone or no longer to be bound. It undoes nothing.
@@ -185,8 +227,7 @@ func (b *Binder) start(t *attempt, vf VF, step func(*attempt) error) {
 	})
 }
 
-// finish records the result of a step. It reports false if the VF was forgotten or made anew
-// in the meantime.
+// finish records the result of a step. It reports false if the VF was forgotten or made anew.
 func (b *Binder) finish(t *attempt, err error, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -196,10 +237,15 @@ func (b *Binder) finish(t *attempt, err error, now time.Time) bool {
 	switch {
 	case b.cfg.Writer.DryRun():
 		t.phase = phaseDryRun
-	case err == nil:
-		t.probed(now)
+	case err == nil: // the kernel accepted the request
+		t.phase, t.probedAt = phaseProbing, now
+		t.next = now.Add(probeDelays[t.probes])
+		t.probes++
 	default:
-		t.fail(err, now)
+		t.phase, t.err = phaseFailed, err
+		doublings := min(t.failures, 16) // more would overflow
+		t.next = now.Add(min(minBackOff<<doublings, maxBackOff))
+		t.failures++
 		if t.failures == 1 && !sysfs.IsAbsent(err) {
 			klog.ErrorS(err, "Cannot bind a VF, will try again",
 				"device", t.vf.Address, "driver", b.cfg.Driver, "after", t.next.Sub(now))
@@ -211,10 +257,13 @@ func (b *Binder) finish(t *attempt, err error, now time.Time) bool {
 	return true
 }
 
-// isCurrent reports whether an attempt is still that of its VF. It is not once the VF has been
-// forgotten or made anew.
-func (b *Binder) isCurrent(t *attempt) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.attempts[t.vf.Address] == t
+// reason returns why the VF is not bound to the driver.
+func (t *attempt) reason(driver string) string {
+	switch t.phase {
+	case phaseDryRun:
+		return "dry run: not bound to " + driver
+	case phaseFailed:
+		return fmt.Sprintf("bind to %s: %v", driver, t.err)
+	}
+	return "waiting for " + driver + " to bind"
 }

@@ -3,20 +3,15 @@
 package bind
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
-	"strings"
 
 	"k8s.io/klog/v2"
 
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/sysfs"
 )
-
-const vfioPCI = "vfio-pci"
 
 // configure takes the VF from its driver and asks the kernel to bind it to the DPDK driver.
 // Writing driver_override ties the two together: no other driver can bind to the VF, and the
@@ -46,18 +41,21 @@ func (b *Binder) probe(t *attempt) error {
 // giveUp ends a try in which the driver has not appeared. It always returns an error.
 func (b *Binder) giveUp(t *attempt) error {
 	b.undo(t, t.formerDriver)
-	if t.vf.Denylisted && b.cfg.Driver == vfioPCI && b.denylistEnabled() {
+	if t.vf.Denylisted && b.cfg.Driver == "vfio-pci" && b.denylistEnabled() {
 		return fmt.Errorf("vfio-pci refuses %s devices unless it is loaded with disable_denylist=1 "+
 			"(modprobe vfio-pci disable_denylist=1)", t.vf.Family)
 	}
-	return fmt.Errorf("the kernel accepted the request but %s did not bind to the device; "+
-		"see the kernel log", b.cfg.Driver)
+	return fmt.Errorf("the kernel accepted the request but %s did not bind to the device; see the kernel log",
+		b.cfg.Driver)
 }
 
 // undo restores driver_override and gives the VF to a driver, unless that is "". It does
 // nothing if the VF was forgotten or made anew in the meantime.
 func (b *Binder) undo(t *attempt, driver string) {
-	if !b.isCurrent(t) {
+	b.mu.Lock()
+	current := b.attempts[t.vf.Address] == t
+	b.mu.Unlock()
+	if !current {
 		return
 	}
 	err := b.setDriverOverride(t.vf.Address, t.formerOverride)
@@ -65,8 +63,7 @@ func (b *Binder) undo(t *attempt, driver string) {
 		err = b.cfg.Writer.Write(path.Join("bus/pci/drivers", driver, "bind"), t.vf.Address.String())
 	}
 	if err != nil && !sysfs.IsAbsent(err) {
-		klog.ErrorS(err, "Cannot give a VF back after it failed to bind",
-			"device", t.vf.Address, "driver", driver)
+		klog.ErrorS(err, "Cannot give a VF back after it failed to bind", "device", t.vf.Address, "driver", driver)
 	}
 }
 
@@ -76,8 +73,8 @@ func (b *Binder) unbindFromDriver(vf VF) error {
 		return nil
 	}
 	err := b.cfg.Writer.Write(path.Join("bus/pci/drivers", vf.Driver, "unbind"), vf.Address.String())
-	if sysfs.IsAbsent(err) {
-		return nil // the driver no longer has it
+	if sysfs.IsAbsent(err) { // the driver no longer has it
+		return nil
 	}
 	return err
 }
@@ -89,12 +86,8 @@ func (b *Binder) setDriverOverride(a pci.Address, driver string) error {
 // driverOverride returns the driver_override of a function, or "" if it is not set, which the
 // kernel shows as (null). The DPDK driver counts as not set: an earlier try left it.
 func (b *Binder) driverOverride(a pci.Address) string {
-	d, err := sysfs.OpenDir(filepath.Join(b.cfg.Sysfs, "bus/pci/devices", a.String()))
-	if err != nil {
-		return ""
-	}
-	defer d.Close()
-	driver, err := d.Read("driver_override")
+	file := filepath.Join(b.cfg.Sysfs, "bus/pci/devices", a.String(), "driver_override")
+	driver, err := sysfs.ReadFile(file)
 	if err != nil || driver == "(null)" || driver == b.cfg.Driver {
 		return ""
 	}
@@ -104,9 +97,6 @@ func (b *Binder) driverOverride(a pci.Address) string {
 // denylistEnabled reports whether vfio-pci refuses devices with known errata
 // (drivers/vfio/pci/vfio_pci.c, vfio_pci_dev_in_denylist).
 func (b *Binder) denylistEnabled() bool {
-	disabled, err := os.ReadFile(filepath.Join(b.cfg.Sysfs, "module/vfio_pci/parameters/disable_denylist"))
-	if err != nil {
-		return errors.Is(err, os.ErrNotExist)
-	}
-	return strings.TrimSpace(string(disabled)) != "Y"
+	disabled, err := sysfs.ReadFile(filepath.Join(b.cfg.Sysfs, "module/vfio_pci/parameters/disable_denylist"))
+	return sysfs.IsAbsent(err) || err == nil && disabled != "Y"
 }

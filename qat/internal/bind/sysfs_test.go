@@ -26,6 +26,7 @@ const (
 	unbind      = "bus/pci/drivers/c6xxvf/unbind"
 	probe       = "bus/pci/drivers_probe"
 	giveBack    = "bus/pci/drivers/c6xxvf/bind"
+	vfioPCI     = "vfio-pci"
 	denylist    = "module/vfio_pci/parameters/disable_denylist"
 	testAddress = "0000:3d:01.0"
 )
