@@ -15,7 +15,9 @@ import (
 	"sync"
 	"time"
 
+	"qatplugin/events"
 	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/sysfs"
 )
 
 // Config configures a [Monitor].
@@ -51,12 +53,7 @@ type PF struct {
 func NewMonitor(cfg Config) *Monitor { return newMonitor(cfg, read) }
 
 func newMonitor(cfg Config, read func(PF) sample) *Monitor {
-	return &Monitor{
-		cfg:       cfg,
-		read:      read,
-		pfs:       map[pci.Address]*pfHealth{},
-		aerErrors: map[pci.Address]string{},
-	}
+	return &Monitor{cfg: cfg, read: read, pfs: map[pci.Address]*pfHealth{}, aerErrors: map[pci.Address]string{}}
 }
 
 // Track starts to monitor a PF, or updates what is known of it. A PF that is down or was made
@@ -66,7 +63,7 @@ func (m *Monitor) Track(pf PF) {
 	defer m.mu.Unlock()
 	p := m.pfs[pf.Address]
 	if p == nil || p.pf.Incarnation != pf.Incarnation {
-		p = newPFHealth()
+		p = &pfHealth{fatalBase: -1}
 		m.pfs[pf.Address] = p
 	}
 	p.pf = pf
@@ -80,6 +77,42 @@ func (m *Monitor) Forget(a pci.Address) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.pfs, a)
+}
+
+// Observe takes note of a PCI error or recovery of a function from one of its uevents. It ignores
+// other events, such as those of the devices below the function. It neither blocks nor reads files.
+//
+// PCI errors are the only state that the Monitor takes from events, because sysfs does not show
+// whether a function is being recovered (drivers/pci/pci-driver.c, pci_uevent_ers).
+func (m *Monitor) Observe(a pci.Address, e *events.Event) {
+	if e.Origin != events.Uevent {
+		return
+	}
+	if own, ok := pci.Parse(sysfs.Base(e.Path)); !ok || own != a {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch e.Action {
+	case events.Add, events.Remove, events.Bind: // another function, or another driver instance
+		delete(m.aerErrors, a)
+	case events.Change:
+		m.observeChange(a, e.Get("ERROR_EVENT"), e.Get("DEVICE_ONLINE"))
+	}
+}
+
+func (m *Monitor) observeChange(a pci.Address, errorEvent, online []byte) {
+	switch kind := string(errorEvent); {
+	case kind == "SUCCESSFUL_RECOVERY" || kind == "" && string(online) == "1":
+		delete(m.aerErrors, a)
+		if p := m.pfs[a]; p != nil {
+			p.bad, p.failed = 0, false // the recovery ends a failed heartbeat, too
+		}
+	case kind == "FAILED_RECOVERY":
+		m.aerErrors[a] = "had a PCI error and could not be recovered"
+	case kind == "BEGIN_RECOVERY" || string(online) == "0":
+		m.aerErrors[a] = "had a PCI error and is being recovered"
+	}
 }
 
 // Reason returns why a function must not be used, or "" if it is healthy. The reason of a PF
@@ -124,7 +157,7 @@ func (m *Monitor) Poll(now time.Time) {
 			continue
 		}
 		p.reading = true
-		pf := p.pf // a copy: Track may change p.pf while the reader runs
+		pf := p.pf // Track may change p.pf while the reader runs
 		m.readers.Go(func() {
 			if m.update(p, m.read(pf)) {
 				m.cfg.Wake(pf.Address)
@@ -146,7 +179,7 @@ func (m *Monitor) update(p *pfHealth, s sample) (changed bool) {
 		return false // the PF was forgotten or made anew in the meantime
 	}
 	changed = p.update(s, m.cfg.Now())
-	if _, hasError := m.aerErrors[a]; hasError && s.heartbeat == heartbeatGood {
+	if m.aerErrors[a] != "" && s.heartbeat == heartbeatGood {
 		delete(m.aerErrors, a)
 		changed = true
 	}

@@ -22,10 +22,8 @@ const (
 	// heartbeats in a row as the last time to recover, up to maxGoodHeartbeats.
 	flapWindow        = 10 * time.Minute
 	maxGoodHeartbeats = 64
-)
 
-// What heartbeat/status reads.
-const (
+	// The values of heartbeat/status.
 	heartbeatGood   = "0"
 	heartbeatFailed = "-1"
 )
@@ -57,22 +55,16 @@ type sample struct {
 	fatal          int64  // qat_ras/errors_fatal; -1: it does not exist
 }
 
-func newPFHealth() *pfHealth { return &pfHealth{required: 1, fatalBase: -1} }
-
 // restart forgets the failures of a PF, because it was down.
 func (p *pfHealth) restart() {
 	p.bad, p.good, p.failed = 0, 0, false
 	p.fatalBase, p.newFatal = -1, 0
 }
 
-// recover ends a failed heartbeat, because the kernel recovered the PF from a PCI error.
-func (p *pfHealth) recover() { p.bad, p.failed = 0, false }
-
 func (p *pfHealth) reason() string {
 	switch {
 	case p.newFatal > 0:
-		return fmt.Sprintf("had %d fatal errors (qat_ras/errors_fatal) and must be taken down and up",
-			p.newFatal)
+		return fmt.Sprintf("had %d fatal errors (qat_ras/errors_fatal) and must be taken down and up", p.newFatal)
 	case p.failed:
 		return "failed its heartbeat"
 	}
@@ -87,11 +79,8 @@ func read(pf PF) sample {
 	}
 	defer dir.Close()
 	state := attribute(dir, "qat/state")
-	s := sample{
-		attributes: state + "\n" + attribute(dir, "qat/cfg_services"),
-		up:         state == "" || state == "up",
-		fatal:      -1,
-	}
+	attributes := state + "\n" + attribute(dir, "qat/cfg_services")
+	s := sample{attributes: attributes, up: state == "" || state == "up", fatal: -1}
 	heartbeat, err := sysfs.OpenDir(filepath.Join(pf.Debugfs, "heartbeat"))
 	if err == nil {
 		defer heartbeat.Close()
@@ -108,10 +97,7 @@ func read(pf PF) sample {
 
 // attribute returns the first line of an attribute, or "" if it cannot be read.
 func attribute(dir sysfs.Dir, name string) string {
-	text, err := dir.Read(name)
-	if err != nil {
-		return ""
-	}
+	text, _ := dir.Read(name)
 	line, _, _ := strings.Cut(text, "\n")
 	return line
 }
