@@ -2,7 +2,10 @@
 
 package device
 
-import "slices"
+import (
+	"slices"
+	"strconv"
+)
 
 // Family is a kind of QAT device: a physical function (PF), its virtual functions (VFs) and their
 // drivers.
@@ -24,7 +27,7 @@ type Family struct {
 const vendorIntel = 0x8086
 
 // families lists the devices of drivers/crypto/intel/qat (qat_common/adf_accel_devices.h) and of
-// Intel's out-of-tree driver.
+// Intel's out-of-tree driver. Those with the same VFDriver follow each other.
 var families = [...]Family{
 	{Name: "DH895xCC", PF: 0x0435, VF: 0x0443, pfDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
 	{Name: "DH895xCC", PF: 0x0434, VF: 0x0442, pfDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
@@ -40,16 +43,13 @@ var families = [...]Family{
 	{Name: "6xxx", PF: 0x4948, VF: 0x4949, pfDriver: "6xxx", VFDriver: "6xxxvf", Services: true},
 }
 
-// KernelVFDrivers returns the names of the VFs' kernel drivers, each once, in the order of the
-// families.
+// KernelVFDrivers returns the names of the VFs' kernel drivers, each once.
 func KernelVFDrivers() []string {
 	var names []string
 	for _, f := range families {
-		if !slices.Contains(names, f.VFDriver) {
-			names = append(names, f.VFDriver)
-		}
+		names = append(names, f.VFDriver)
 	}
-	return names
+	return slices.Compact(names)
 }
 
 // FamilyOf returns the family with a PCI ID, and whether the ID is that of its VFs. It returns nil
@@ -70,26 +70,13 @@ func FamilyOf(vendor, device uint16) (family *Family, isVF bool) {
 }
 
 // IsQATID reports whether the value of a uevent's PCI_ID, such as "8086:4941", is that of a QAT
-// device. The kernel prints upper-case digits (drivers/pci/pci-driver.c, pci_uevent). IsQATID does
-// not allocate.
+// device. IsQATID does not allocate for an ID that the kernel prints (drivers/pci/pci-driver.c,
+// pci_uevent).
 func IsQATID(id []byte) bool {
 	if len(id) != len("8086:4941") || string(id[:5]) != "8086:" {
 		return false
 	}
-	var device uint16
-	for _, c := range id[5:] {
-		switch {
-		case c >= '0' && c <= '9':
-			c -= '0'
-		case c >= 'A' && c <= 'F':
-			c -= 'A' - 10
-		case c >= 'a' && c <= 'f':
-			c -= 'a' - 10
-		default:
-			return false
-		}
-		device = device<<4 | uint16(c)
-	}
-	family, _ := FamilyOf(vendorIntel, device)
-	return family != nil
+	device, err := strconv.ParseUint(string(id[5:]), 16, 16)
+	family, _ := FamilyOf(vendorIntel, uint16(device))
+	return err == nil && family != nil
 }

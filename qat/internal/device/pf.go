@@ -3,6 +3,7 @@
 package device
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -17,11 +18,11 @@ import (
 )
 
 // identifyPF determines what to watch of a PF besides its directory: qat/ shows what users write
-// to state and cfg_services; the directory in debugfs shows heartbeat/ come and go as the device
-// goes up and down.
+// to state and cfg_services; the directory in debugfs
+// (drivers/crypto/intel/qat/qat_common/adf_dbgfs.c, adf_dbgfs_init) shows heartbeat/ come and go
+// as the device goes up and down.
 func (h *Handle) identifyPF() {
 	f := &h.identity
-	// drivers/crypto/intel/qat/qat_common/adf_dbgfs.c, adf_dbgfs_init
 	name := "qat_" + f.Family.pfDriver + "_" + f.Address.String()
 	f.Debugfs = filepath.Join(h.reader.cfg.Sysfs, "kernel/debug", name)
 	if !f.Family.Services {
@@ -83,9 +84,7 @@ func (h *Handle) readServices(f *Function) (err error) {
 		}
 		resource = resourceOf(services)
 	}
-	if resource != "" {
-		f.Resource = resource
-	}
+	f.Resource = cmp.Or(resource, Generic)
 	return nil
 }
 
@@ -106,4 +105,38 @@ func devCfgServices(debugfs string) (string, error) {
 		return "", fmt.Errorf("parse %s: %w", file, err)
 	}
 	return cfg.Section("GENERAL").Key("ServicesEnabled").String(), nil
+}
+
+// Generic is the resource of VFs whose services are unknown: those of devices without configurable
+// services, those in a guest, and those of a PF that shows no valid services.
+const Generic = "generic"
+
+// services lists the words of qat/cfg_services in the order in which a resource's name has them
+// (Documentation/ABI/testing/sysfs-driver-qat).
+var services = [...]string{"asym", "sym", "dc", "decomp", "dcc"}
+
+// resourceOf returns the name of the resource for a value of qat/cfg_services, or of
+// ServicesEnabled in dev_cfg, such as "sym;asym". The value is a set: order and repetition have no
+// meaning. sym with asym is called "cy".
+//
+// resourceOf returns "" if the value has no word, or a word that is not a service. Such a value may
+// be half written and must not become the name of a resource.
+func resourceOf(value string) string {
+	words := strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(";, \t\n", r) })
+	var names []string
+	for _, s := range services {
+		if slices.Contains(words, s) {
+			names = append(names, s)
+		}
+	}
+	for _, word := range words {
+		if !slices.Contains(names, word) {
+			return ""
+		}
+	}
+	name := strings.Join(names, "-")
+	if name == "asym-sym" {
+		return "cy"
+	}
+	return name
 }

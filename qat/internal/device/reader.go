@@ -49,23 +49,15 @@ type Config struct {
 	Interface string // the VFIO interface: one of [Interfaces]
 }
 
-// Reader reads the QAT functions of one host. It has no state, so any number of goroutines may use
-// it.
-type Reader struct {
-	cfg Config
-}
+// Reader reads the QAT functions of one host. Any number of goroutines may use it.
+type Reader struct{ cfg Config }
 
 // NewReader returns a Reader.
 func NewReader(cfg Config) *Reader { return &Reader{cfg: cfg} }
 
 // Addresses returns the addresses of all PCI functions of the host in ascending order.
 func (r *Reader) Addresses() ([]pci.Address, error) {
-	dir, err := sysfs.OpenDir(filepath.Join(r.cfg.Sysfs, "bus/pci/devices"))
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	names, err := dir.Names(".")
+	names, err := sysfs.Names(filepath.Join(r.cfg.Sysfs, "bus/pci/devices"))
 	if err != nil {
 		return nil, err
 	}
@@ -263,17 +255,12 @@ func (h *Handle) Close() { h.dir.Close() }
 func (h *Handle) Read() (*Function, error) {
 	f := h.identity
 	err := h.read(&f)
-	if h.isGone() {
+	// What is read from a directory that was removed looks like a function without links.
+	inode, inodeErr := sysfs.Inode(h.reader.entry(f.Address))
+	if sysfs.IsAbsent(inodeErr) || inodeErr == nil && inode != f.Incarnation {
 		return nil, nil
 	}
 	return &f, err
-}
-
-// isGone reports whether the entry in bus/pci/devices no longer leads to the open directory. What
-// is read from a directory that was removed looks like a function without links.
-func (h *Handle) isGone() bool {
-	inode, err := sysfs.Inode(h.reader.entry(h.identity.Address))
-	return sysfs.IsAbsent(err) || err == nil && inode != h.identity.Incarnation
 }
 
 func (h *Handle) read(f *Function) (err error) {

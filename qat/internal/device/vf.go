@@ -84,7 +84,11 @@ func (h *Handle) groupNode(group int) string {
 // stays until the workload closes it, which may take seconds (drivers/base/dd.c,
 // __device_release_driver; drivers/vfio/vfio_main.c, vfio_unregister_group_dev).
 func (h *Handle) readReleasingNode(group string) Node {
-	if !h.nodeExists(group) || !h.isAloneInGroup() {
+	if !h.nodeExists(group) {
+		return Node{}
+	}
+	// If another function shares the group, the node may be that function's.
+	if names, err := h.dir.Names("iommu_group/devices"); err != nil || len(names) > 1 {
 		return Node{}
 	}
 	// If a driver is bound by now, the node may be that driver's.
@@ -96,13 +100,6 @@ func (h *Handle) readReleasingNode(group string) Node {
 		Missing:   "it is being removed or unbound while a workload holds it",
 		Releasing: true,
 	}
-}
-
-// isAloneInGroup reports whether no other function shares the IOMMU group, so that the node of the
-// group belongs to this function.
-func (h *Handle) isAloneInGroup() bool {
-	names, err := h.dir.Names("iommu_group/devices")
-	return err == nil && len(names) <= 1
 }
 
 // readVFIONode finds the node of a VF that is bound to a VFIO driver.
@@ -118,17 +115,16 @@ func (h *Handle) readVFIONode(group string) (Node, error) {
 		return Node{Name: group, Missing: doesNotExist(group)}, nil
 	}
 	// Since Linux 6.1, each device that a VFIO driver holds has an entry in vfio-dev.
-	if !sysfs.Exists(filepath.Join(h.reader.cfg.Sysfs, "class/vfio-dev")) {
-		return Node{Name: group}, nil
+	if sysfs.Exists(filepath.Join(h.reader.cfg.Sysfs, "class/vfio-dev")) {
+		registered, err := h.dir.Exists("vfio-dev")
+		if err != nil {
+			return Node{}, err
+		}
+		if !registered {
+			return Node{Name: group, Missing: noVFIODevice + ": it is being bound or unbound", Releasing: true}, nil
+		}
 	}
-	registered, err := h.dir.Exists("vfio-dev")
-	switch {
-	case err != nil:
-		return Node{}, err
-	case registered:
-		return Node{Name: group}, nil
-	}
-	return Node{Name: group, Missing: noVFIODevice + ": it is being bound or unbound", Releasing: true}, nil
+	return Node{Name: group}, nil
 }
 
 // readCdevNode finds the node of the VF itself.
@@ -143,8 +139,7 @@ func (h *Handle) readCdevNode() (Node, error) {
 	node := Node{Name: cdevPrefix + slices.Min(names)}
 	for _, name := range []string{node.Name, "iommu"} {
 		if !h.nodeExists(name) {
-			node.Missing = doesNotExist(name) +
-				": the kernel needs CONFIG_VFIO_DEVICE_CDEV and CONFIG_IOMMUFD"
+			node.Missing = doesNotExist(name) + ": the kernel needs CONFIG_VFIO_DEVICE_CDEV and CONFIG_IOMMUFD"
 			break
 		}
 	}
