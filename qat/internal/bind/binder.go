@@ -40,9 +40,7 @@ const (
 // the last one the try is given up. The first request may come before the kernel allows drivers to
 // bind to a new VF (drivers/pci/bus.c, pci_bus_add_device), and then has no effect and returns no
 // error.
-var probeDelays = [...]time.Duration{
-	time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, driverTimeout,
-}
+var probeDelays = [...]time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, driverTimeout}
 
 const maxProbes = len(probeDelays)
 

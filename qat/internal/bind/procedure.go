@@ -21,9 +21,12 @@ func (b *Binder) configure(t *attempt) error {
 	if err := b.setDriverOverride(t.vf.Address, b.cfg.Driver); err != nil {
 		return err
 	}
-	if err := b.unbindFromDriver(t.vf); err != nil {
-		b.undo(t, "") // the driver still has it
-		return err
+	if t.vf.Driver != "" {
+		err := b.cfg.Writer.Write(path.Join("bus/pci/drivers", t.vf.Driver, "unbind"), t.vf.Address.String())
+		if err != nil && !sysfs.IsAbsent(err) { // absent: the driver no longer has it
+			b.undo(t, "") // it still has the VF
+			return err
+		}
 	}
 	return b.probe(t)
 }
@@ -65,18 +68,6 @@ func (b *Binder) undo(t *attempt, driver string) {
 	if err != nil && !sysfs.IsAbsent(err) {
 		klog.ErrorS(err, "Cannot give a VF back after it failed to bind", "device", t.vf.Address, "driver", driver)
 	}
-}
-
-// unbindFromDriver takes the VF from the driver that has it, if any.
-func (b *Binder) unbindFromDriver(vf VF) error {
-	if vf.Driver == "" {
-		return nil
-	}
-	err := b.cfg.Writer.Write(path.Join("bus/pci/drivers", vf.Driver, "unbind"), vf.Address.String())
-	if sysfs.IsAbsent(err) { // the driver no longer has it
-		return nil
-	}
-	return err
 }
 
 func (b *Binder) setDriverOverride(a pci.Address, driver string) error {

@@ -87,19 +87,13 @@ func (h *Handle) readReleasingNode(group string) Node {
 	if !h.nodeExists(group) {
 		return Node{}
 	}
-	// If another function shares the group, the node may be that function's.
-	if names, err := h.dir.Names("iommu_group/devices"); err != nil || len(names) > 1 {
+	// The node may be that of another function in the group, or of a driver that is bound by now.
+	names, err := h.dir.Names("iommu_group/devices")
+	driver, _ := h.dir.Link("driver")
+	if err != nil || len(names) > 1 || driver != "" {
 		return Node{}
 	}
-	// If a driver is bound by now, the node may be that driver's.
-	if driver, err := h.dir.Link("driver"); err == nil && driver != "" {
-		return Node{}
-	}
-	return Node{
-		Name:      group,
-		Missing:   "it is being removed or unbound while a workload holds it",
-		Releasing: true,
-	}
+	return Node{Name: group, Missing: "it is being removed or unbound while a workload holds it", Releasing: true}
 }
 
 // readVFIONode finds the node of a VF that is bound to a VFIO driver.
@@ -116,11 +110,10 @@ func (h *Handle) readVFIONode(group string) (Node, error) {
 	}
 	// Since Linux 6.1, each device that a VFIO driver holds has an entry in vfio-dev.
 	if sysfs.Exists(filepath.Join(h.reader.cfg.Sysfs, "class/vfio-dev")) {
-		registered, err := h.dir.Exists("vfio-dev")
-		if err != nil {
+		switch registered, err := h.dir.Exists("vfio-dev"); {
+		case err != nil:
 			return Node{}, err
-		}
-		if !registered {
+		case !registered:
 			return Node{Name: group, Missing: noVFIODevice + ": it is being bound or unbound", Releasing: true}, nil
 		}
 	}

@@ -5,10 +5,8 @@
 //
 // Reading heartbeat/status in debugfs performs the check, and the driver refuses to do that
 // often. A [Monitor] therefore polls each PF on a timer, and no more than one reader uses a PF
-// at a time. A PF that does not answer blocks only its own reader.
-//
-// The poll also notices what the driver changes without an event: the state, the services
-// and the error counters.
+// at a time. A PF that does not answer blocks only its own reader. The poll also notices what the
+// driver changes without an event: the state, the services and the error counters.
 package health
 
 import (
@@ -85,32 +83,25 @@ func (m *Monitor) Forget(a pci.Address) {
 // PCI errors are the only state that the Monitor takes from events, because sysfs does not show
 // whether a function is being recovered (drivers/pci/pci-driver.c, pci_uevent_ers).
 func (m *Monitor) Observe(a pci.Address, e *events.Event) {
-	if e.Origin != events.Uevent {
-		return
-	}
-	if own, ok := pci.Parse(sysfs.Base(e.Path)); !ok || own != a {
+	own, ok := pci.Parse(sysfs.Base(e.Path))
+	if e.Origin != events.Uevent || !ok || own != a {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch e.Action {
-	case events.Add, events.Remove, events.Bind: // another function, or another driver instance
-		delete(m.aerErrors, a)
-	case events.Change:
-		m.observeChange(a, e.Get("ERROR_EVENT"), e.Get("DEVICE_ONLINE"))
-	}
-}
-
-func (m *Monitor) observeChange(a pci.Address, errorEvent, online []byte) {
-	switch kind := string(errorEvent); {
-	case kind == "SUCCESSFUL_RECOVERY" || kind == "" && string(online) == "1":
+	kind, online := string(e.Get("ERROR_EVENT")), string(e.Get("DEVICE_ONLINE"))
+	switch {
+	case e.Action == events.Add, e.Action == events.Remove, e.Action == events.Bind:
+		delete(m.aerErrors, a) // another function, or another driver instance
+	case e.Action != events.Change:
+	case kind == "SUCCESSFUL_RECOVERY" || kind == "" && online == "1":
 		delete(m.aerErrors, a)
 		if p := m.pfs[a]; p != nil {
 			p.bad, p.failed = 0, false // the recovery ends a failed heartbeat, too
 		}
 	case kind == "FAILED_RECOVERY":
 		m.aerErrors[a] = "had a PCI error and could not be recovered"
-	case kind == "BEGIN_RECOVERY" || string(online) == "0":
+	case kind == "BEGIN_RECOVERY" || online == "0":
 		m.aerErrors[a] = "had a PCI error and is being recovered"
 	}
 }

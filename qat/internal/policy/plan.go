@@ -23,6 +23,9 @@ type pool struct {
 
 func (p *pool) left() int { return len(p.free) - p.take }
 
+// compareNodes orders NUMA nodes, with the unknown node, -1, last.
+func compareNodes(a, b int) int { return cmp.Compare(uint(a), uint(b)) }
+
 // newPools groups the available devices into pools, ordered by PF and node, so that the first
 // of several equal pools is the one with the lowest address.
 func newPools(available []candidate, included map[string]bool, listed map[pci.Address]int) []pool {
@@ -32,16 +35,15 @@ func newPools(available []candidate, included map[string]bool, listed map[pci.Ad
 	var pools []pool
 	free := map[pci.Address]int{} // PF → available devices that need not be included
 	for _, c := range sorted {
-		last := len(pools) - 1
-		if last < 0 || pools[last].pf != c.pf || pools[last].node != c.node {
+		if n := len(pools); n == 0 || pools[n-1].pf != c.pf || pools[n-1].node != c.node {
 			pools = append(pools, pool{pf: c.pf, node: c.node})
-			last++
 		}
+		p := &pools[len(pools)-1]
 		if included[c.id] {
-			pools[last].must++
+			p.must++
 			continue
 		}
-		pools[last].free = append(pools[last].free, c)
+		p.free = append(p.free, c)
 		free[c.pf]++
 	}
 	for i := range pools {
@@ -50,12 +52,9 @@ func newPools(available []candidate, included map[string]bool, listed map[pci.Ad
 	return pools
 }
 
-// compareNodes orders NUMA nodes, with the unknown node, -1, last.
-func compareNodes(a, b int) int { return cmp.Compare(uint(a), uint(b)) }
-
-// plan chooses need devices from the pools and returns the pools of the NUMA nodes that it
-// uses, with take set in each. It uses as few nodes as possible, and always those with devices
-// that must be included. The pools must hold at least need devices.
+// plan chooses need devices from the pools and returns the pools of the NUMA nodes that it uses,
+// with take set in each. It uses as few nodes as possible, and always those with devices that must
+// be included. The pools must hold at least need devices.
 func (policy Policy) plan(pools []pool, need int) []pool {
 	free := map[int]int{} // NUMA node → devices to choose from
 	used := map[int]bool{}
@@ -72,56 +71,38 @@ func (policy Policy) plan(pools []pool, need int) []pool {
 	nodes := slices.SortedFunc(maps.Keys(free), compareNodes)
 	for missing > 0 {
 		nodes = slices.DeleteFunc(nodes, func(node int) bool { return used[node] })
-		if best := policy.planWithOneMore(pools, used, nodes, free, missing, need); best != nil {
-			return best
+		var plans [][]pool
+		for _, node := range nodes {
+			if free[node] >= missing { // with this node there are enough
+				with := maps.Clone(used)
+				with[node] = true
+				plans = append(plans, policy.planOn(with, pools, need))
+			}
 		}
-		// No node has all of the missing devices. Using the one with the most leaves the
-		// fewest further nodes to add.
+		if len(plans) > 0 { // the first of equally cheap ones
+			return slices.MinFunc(plans, func(a, b []pool) int { return slices.Compare(policy.cost(a), policy.cost(b)) })
+		}
+		// Using the node with the most devices leaves the fewest further nodes to add.
 		largest := slices.MaxFunc(nodes, func(a, b int) int { return cmp.Compare(free[a], free[b]) })
 		used[largest] = true
 		missing -= free[largest]
 	}
-	chosen := poolsOf(pools, used)
-	policy.take(chosen, need)
-	return chosen
+	return policy.planOn(used, pools, need)
 }
 
-// planWithOneMore plans with the used nodes and one more that has all of the missing devices.
-// It returns the cheapest of these plans, the first of equally cheap ones, or nil if no node
-// has enough devices.
-func (policy Policy) planWithOneMore(pools []pool, used map[int]bool, nodes []int, free map[int]int,
-	missing, need int) (best []pool) {
-	var lowest cost
-	for _, node := range nodes {
-		if free[node] < missing {
-			continue
-		}
-		with := maps.Clone(used)
-		with[node] = true
-		plan := poolsOf(pools, with)
-		policy.take(plan, need)
-		if c := policy.cost(plan); best == nil || slices.Compare(c[:], lowest[:]) < 0 {
-			best, lowest = plan, c
-		}
-	}
-	return best
-}
-
-func poolsOf(pools []pool, nodes map[int]bool) (chosen []pool) {
+// planOn chooses need devices from the pools of some nodes and returns these pools.
+func (policy Policy) planOn(nodes map[int]bool, pools []pool, need int) (chosen []pool) {
 	for _, p := range pools {
 		if nodes[p.node] {
 			chosen = append(chosen, p)
 		}
 	}
-	return chosen
-}
-
-func (policy Policy) take(pools []pool, need int) {
 	if policy == Balanced {
-		takeBalanced(pools, need)
+		takeBalanced(chosen, need)
 	} else {
-		takePacked(pools, need)
+		takePacked(chosen, need)
 	}
+	return chosen
 }
 
 // takeBalanced takes one device at a time from the pool with the most devices left.
@@ -129,8 +110,8 @@ func takeBalanced(pools []pool, need int) {
 	for range need {
 		largest := &pools[0]
 		for i := range pools {
-			if p := &pools[i]; p.left() > largest.left() {
-				largest = p
+			if pools[i].left() > largest.left() {
+				largest = &pools[i]
 			}
 		}
 		largest.take++
@@ -176,26 +157,23 @@ func fitsBetter(a, b, need int) bool {
 	return a > b
 }
 
-// cost compares plans for the same request: the first number that differs decides, and the
-// lower one is better.
-type cost [3]int
-
-func (policy Policy) cost(pools []pool) (c cost) {
+// cost compares plans for the same request: the first number that differs decides, and the lower
+// one is better.
+func (policy Policy) cost(pools []pool) []int {
+	var c [3]int
 	for _, p := range pools {
-		if policy == Balanced {
-			// The free devices are spread most evenly when the sum of the squares of what
-			// is left is lowest. This is the part of the sum that the plan changes.
+		switch {
+		case policy == Balanced:
+			// The free devices are spread most evenly when the sum of the squares of what is
+			// left is lowest. This is the part of the sum that the plan changes.
 			c[0] += p.left()*p.left() - len(p.free)*len(p.free)
-			continue
+		case p.take > 0:
+			if !p.used {
+				c[0]++ // unused PFs that are opened
+			}
+			c[1]++           // PFs that are taken from
+			c[2] += p.left() // devices left in them
 		}
-		if p.take == 0 {
-			continue
-		}
-		if !p.used {
-			c[0]++ // unused PFs that are opened
-		}
-		c[1]++           // PFs that are taken from
-		c[2] += p.left() // devices left in them
 	}
-	return c
+	return c[:]
 }

@@ -76,10 +76,9 @@ func (vfs *listedVFs) candidates(devices []*devtree.Device) []candidate {
 	for _, d := range devices {
 		c := candidate{id: d.ID, node: -1}
 		c.address, _ = pci.Parse(d.ID)
-		if pf, ok := vfs.pf[c.address]; ok {
-			c.pf = pf
-		} else {
-			c.pf = bus(c.address) // no longer listed, but the kubelet has not been told yet
+		var listed bool
+		if c.pf, listed = vfs.pf[c.address]; !listed {
+			c.pf = bus(c.address) // the kubelet has not been told yet
 		}
 		if len(d.NUMANodes) > 0 {
 			c.node = d.NUMANodes[0]
