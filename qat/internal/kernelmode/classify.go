@@ -4,6 +4,7 @@ package kernelmode
 
 import (
 	"bytes"
+	"slices"
 
 	"qatplugin/events"
 	"qatplugin/qat/internal/hostwatch"
@@ -52,13 +53,13 @@ func (m *mode) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 // the function's address in their DEVPATH, and of the control nodes.
 func classifyUevent(e *events.Event) (Key, hostwatch.Verdict) {
 	switch string(e.Get("SUBSYSTEM")) {
-	case "pci":
-		if class := e.Get("PCI_CLASS"); class != nil && !isCoprocessorClass(class) {
+	case "pci", "uio":
+		class := e.Get("PCI_CLASS") // not of a UIO device
+		a, ok := pci.LastInPath(e.Path)
+		if !ok || class != nil && !isCoprocessorClass(class) {
 			return Key{}, hostwatch.Irrelevant
 		}
-		return functionKey(e.Path, e.Action == events.Remove)
-	case "uio":
-		return functionKey(e.Path, e.Action == events.Remove)
+		return Key{kind: keyFunction, address: a, removed: e.Action == events.Remove}, hostwatch.Relevant
 	case "iommu":
 		return Key{kind: keyFiles}, hostwatch.Relevant
 	}
@@ -92,14 +93,6 @@ func (r *reader) classifyPath(path []byte) (Key, hostwatch.Verdict) {
 	return stackKey(isFunction)
 }
 
-func functionKey(path []byte, removed bool) (Key, hostwatch.Verdict) {
-	a, ok := pci.LastInPath(path)
-	if !ok {
-		return Key{}, hostwatch.Irrelevant
-	}
-	return Key{kind: keyFunction, address: a, removed: removed}, hostwatch.Relevant
-}
-
 func stackKey(relevant bool) (Key, hostwatch.Verdict) {
 	if !relevant {
 		return Key{}, hostwatch.Irrelevant
@@ -113,12 +106,7 @@ func isCoprocessorClass(class []byte) bool {
 	return len(class) == len("B4000") && (string(class[:3]) == "B40" || string(class[:3]) == "b40")
 }
 
-// isControlNode reports whether name is one of controlNodes. The switch
-// compares without a copy: each write to /dev/null passes here.
+// isControlNode does not copy the name: each write to /dev/null passes here.
 func isControlNode(name []byte) bool {
-	switch string(name) {
-	case "qat_adf_ctl", "qat_dev_processes", "usdm_drv":
-		return true
-	}
-	return false
+	return slices.ContainsFunc(controlNodes, func(node string) bool { return node == string(name) })
 }

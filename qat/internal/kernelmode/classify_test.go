@@ -114,7 +114,7 @@ func TestClassify(t *testing.T) {
 }
 
 func TestControlNodesAreClassified(t *testing.T) {
-	for _, name := range controlNodes() {
+	for _, name := range controlNodes {
 		if !isControlNode([]byte(name)) {
 			t.Errorf("%s is not known as a control node", name)
 		}

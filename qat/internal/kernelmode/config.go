@@ -5,25 +5,20 @@ package kernelmode
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
 	"gopkg.in/ini.v1"
+
+	"qatplugin/qat/internal/sysfs"
 )
 
-const (
-	maxConfig = 1 << 20 // bytes; real files have a few thousand
-
-	// maxCount is more processes or instances than any device has rings for. A
-	// typing error must not become a million units.
-	maxCount = 4096
-)
+// maxCount is more processes or instances than any device has rings for. A typing error must not
+// become a million units.
+const maxCount = 4096
 
 // A section is one section of a device's configuration file. It says what each
 // of a group of processes gets.
@@ -37,7 +32,7 @@ type section struct {
 
 // readConfig reads a device's configuration file.
 func readConfig(name string) ([]section, error) {
-	text, err := readFile(name)
+	text, err := sysfs.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -48,44 +43,11 @@ func readConfig(name string) ([]section, error) {
 	return sections, nil
 }
 
-// readFile reads a regular file of at most maxConfig bytes. It does not wait
-// for the writer of a FIFO.
-func readFile(name string) ([]byte, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("read %q: not a regular file", name)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxConfig {
-		return nil, fmt.Errorf("read %q: more than %d bytes", name, maxConfig)
-	}
-	return text, nil
-}
-
-// isForProcesses reports whether a section of that name is for processes. The
-// others are for the kernel itself.
-func isForProcesses(name string) bool {
-	switch name {
-	case ini.DefaultSection, "GENERAL", "KERNEL", "KERNEL_QAT":
-		return false
-	}
-	return true
-}
-
 // parseConfig returns the sections for processes in the order of the file,
 // invalid ones included. It returns an error if the file is not INI, because
 // the INI library gives up at the first line that it does not understand.
-func parseConfig(text []byte) ([]section, error) {
-	if len(strings.TrimSpace(string(text))) == 0 {
+func parseConfig(text string) ([]section, error) {
+	if strings.TrimSpace(text) == "" {
 		return nil, errors.New("the file is empty")
 	}
 	file, err := ini.LoadSources(ini.LoadOptions{
@@ -94,13 +56,14 @@ func parseConfig(text []byte) ([]section, error) {
 		AllowNonUniqueSections: true, // to detect them; otherwise the second silently changes the first
 		AllowShadows:           true, // the same for keys
 		IgnoreContinuation:     true,
-	}, text)
+	}, []byte(text))
 	if err != nil {
 		return nil, errors.New(strings.TrimSpace(err.Error())) // it may quote a line with its end
 	}
 	var sections []section
 	for _, s := range file.Sections() {
-		if !isForProcesses(s.Name()) {
+		switch s.Name() {
+		case ini.DefaultSection, "GENERAL", "KERNEL", "KERNEL_QAT": // for the kernel itself
 			continue
 		}
 		same := func(other section) bool { return other.Name == s.Name() }
@@ -114,37 +77,31 @@ func parseConfig(text []byte) ([]section, error) {
 }
 
 func parseSection(s *ini.Section) section {
-	parsed := section{Name: s.Name()}
-	err := checkSectionName(s.Name())
-	for _, field := range []struct {
-		key   string
-		value *int
-	}{
-		{"NumProcesses", &parsed.Processes},
-		{"NumberCyInstances", &parsed.Cy},
-		{"NumberDcInstances", &parsed.Dc},
-	} {
+	name := s.Name()
+	if !utf8.ValidString(name) || name != strings.TrimSpace(name) || strings.ContainsFunc(name, unicode.IsControl) {
+		// It cannot be part of a unit's ID, or the value of an environment variable.
+		return section{Name: name, Invalid: fmt.Sprintf("the section name %q has a character that is not allowed", name)}
+	}
+	var err error
+	count := func(key string) (n int) {
 		if err == nil {
-			*field.value, err = parseCount(s, field.key)
+			n, err = parseCount(s, key)
 		}
+		return n
+	}
+	parsed := section{
+		Name:      name,
+		Processes: count("NumProcesses"),
+		Cy:        count("NumberCyInstances"),
+		Dc:        count("NumberDcInstances"),
 	}
 	if err == nil && s.HasKey("LimitDevAccess") {
 		parsed.Pinned, err = parseSwitch(s, "LimitDevAccess")
 	}
 	if err != nil {
-		return section{Name: s.Name(), Invalid: err.Error()}
+		return section{Name: name, Invalid: err.Error()}
 	}
 	return parsed
-}
-
-// checkSectionName refuses names that cannot be part of a unit's ID or the
-// value of an environment variable.
-func checkSectionName(name string) error {
-	valid := utf8.ValidString(name) && name == strings.TrimSpace(name) && !strings.ContainsFunc(name, unicode.IsControl)
-	if !valid {
-		return fmt.Errorf("the section name %q has a character that is not allowed", name)
-	}
-	return nil
 }
 
 // rawValue returns the value of a key as written. The library's String would

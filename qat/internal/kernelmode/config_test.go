@@ -140,7 +140,7 @@ Cy0CoreAffinity = 1,2
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := parseConfig([]byte(test.text))
+			got, err := parseConfig(test.text)
 			if test.err != "" {
 				if err == nil || err.Error() != test.err {
 					t.Errorf("error %v, want %s", err, test.err)
@@ -159,12 +159,13 @@ func TestUnreadableConfigIsAnErrorWithItsName(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, "directory"), 0o755))
 	must(t, syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
+	const maxConfig = 1 << 20
 	must(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, maxConfig+1), 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, "broken"), []byte("[SSL"), 0o600))
 	for name, want := range map[string]string{
 		"none":      "no such file",
-		"directory": "not a regular file",
-		"fifo":      "not a regular file",
+		"directory": "is a directory",
+		"fifo":      "the file is empty",
 		"large":     "more than 1048576 bytes",
 		"broken":    "unclosed section",
 	} {
@@ -189,7 +190,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte("[SSL]\nNumProcesses = 1\nNumProcesses = 1\n" +
 		"NumberCyInstances = 0x1\nNumberDcInstances = %(x)s\n[SSL]\n- = 1\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		sections, err := parseConfig(text)
+		sections, err := parseConfig(string(text))
 		if err != nil {
 			return
 		}

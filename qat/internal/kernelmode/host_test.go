@@ -86,7 +86,7 @@ func makeTestHost(t failer, dir string, opts ...lookalike.Option) *testHost {
 	for _, name := range []string{fakeADFCtl, fakeChild} {
 		must(t, os.Symlink(self, filepath.Join(h.bin, name)))
 	}
-	for _, node := range controlNodes() {
+	for _, node := range controlNodes {
 		must(t, os.WriteFile(filepath.Join(h.Dev(), node), nil, 0o600))
 	}
 	h.writeStatus(t)

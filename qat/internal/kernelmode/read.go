@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/sysfs"
 )
@@ -47,11 +45,11 @@ type unlisted struct {
 	Address pci.Address
 }
 
-// controlNodes are the nodes below /dev that every QAT process needs: two of
-// the driver, and one of its memory driver.
-func controlNodes() []string { return []string{"qat_adf_ctl", "qat_dev_processes", "usdm_drv"} }
-
 var (
+	// controlNodes are the nodes below /dev that every QAT process needs: two of the driver, and
+	// one of its memory driver.
+	controlNodes = []string{"qat_adf_ctl", "qat_dev_processes", "usdm_drv"}
+
 	uioName    = regexp.MustCompile(`^uio[0-9]+$`)
 	configName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_-]*)_dev[0-9]+\.conf$`)
 )
@@ -59,7 +57,7 @@ var (
 // snapshot reads everything. It returns an error if it cannot find out whether
 // there is an IOMMU, on which everything else depends.
 func (r *reader) snapshot(instances []instance) (*snapshot, error) {
-	iommu, err := list(r.iommus())
+	iommu, err := sysfs.Names(r.iommus())
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IOMMU support has no such class
 		return nil, fmt.Errorf("look for an IOMMU: %w", err)
 	}
@@ -69,8 +67,9 @@ func (r *reader) snapshot(instances []instance) (*snapshot, error) {
 		listed[i.Address] = true
 	}
 	for _, driver := range r.types(instances) {
-		for _, a := range r.boundTo(driver) {
-			if !listed[a] {
+		names, _ := sysfs.Names(filepath.Join(r.drivers(), driver)) // none if it is not loaded
+		for _, name := range names {
+			if a, ok := pci.Parse(name); ok && !listed[a] {
 				s.unlisted = append(s.unlisted, unlisted{Driver: driver, Address: a})
 			}
 		}
@@ -78,7 +77,7 @@ func (r *reader) snapshot(instances []instance) (*snapshot, error) {
 	for _, i := range instances {
 		s.devices = append(s.devices, r.device(i))
 	}
-	for _, node := range controlNodes() {
+	for _, node := range controlNodes {
 		if !r.nodeExists(node) {
 			s.missing = append(s.missing, node)
 		}
@@ -103,7 +102,7 @@ func (r *reader) uio(i instance) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("driver %s is not bound to %s", i.Type, i.Address)
 	}
-	names, err := list(dir)
+	names, err := sysfs.Names(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -123,11 +122,11 @@ func (r *reader) watchDirs(instances []instance) map[string]uint64 {
 	dirs := map[string]uint64{r.etc: 0, r.dev: 0, r.iommus(): 0, r.drivers(): 0}
 	for _, driver := range r.types(instances) {
 		dir := filepath.Join(r.drivers(), driver)
-		dirs[dir] = inode(dir)
+		dirs[dir], _ = sysfs.Inode(dir) // 0 if it does not exist
 	}
 	for _, i := range instances {
 		if dir, err := r.uioDir(i); err == nil {
-			dirs[dir] = inode(dir)
+			dirs[dir], _ = sysfs.Inode(dir)
 		}
 	}
 	return dirs
@@ -150,7 +149,7 @@ func (r *reader) types(instances []instance) []string {
 	for _, i := range instances {
 		types = append(types, i.Type)
 	}
-	names, _ := list(r.etc) // if that fails, reading a device's file fails, too
+	names, _ := sysfs.Names(r.etc) // if that fails, reading a device's file fails, too
 	for _, name := range names {
 		if m := configName.FindStringSubmatch(name); m != nil {
 			types = append(types, m[1])
@@ -158,18 +157,6 @@ func (r *reader) types(instances []instance) []string {
 	}
 	slices.Sort(types)
 	return slices.Compact(types)
-}
-
-// boundTo returns the functions that a driver is bound to: none if it is not loaded.
-func (r *reader) boundTo(driver string) []pci.Address {
-	names, _ := list(filepath.Join(r.drivers(), driver))
-	var functions []pci.Address
-	for _, name := range names {
-		if a, ok := pci.Parse(name); ok {
-			functions = append(functions, a)
-		}
-	}
-	return functions
 }
 
 func (r *reader) nodeExists(name string) bool { return sysfs.Exists(filepath.Join(r.dev, name)) }
@@ -186,24 +173,4 @@ func (r *reader) isCoprocessor(a pci.Address) bool {
 	vendor, err1 := dir.Read("vendor")
 	class, err2 := dir.Read("class")
 	return err1 == nil && err2 == nil && vendor == "0x8086" && strings.HasPrefix(class, "0x0b40")
-}
-
-// list returns the names in a directory, in no particular order.
-func list(dir string) ([]string, error) {
-	d, err := sysfs.OpenDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	return d.Names(".")
-}
-
-// inode identifies an incarnation of a directory of sysfs: kernfs never gives
-// a number to a second object. It is 0 if the directory does not exist.
-func inode(dir string) uint64 {
-	var st unix.Stat_t
-	if unix.Stat(dir, &st) != nil {
-		return 0
-	}
-	return st.Ino
 }

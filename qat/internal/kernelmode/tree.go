@@ -4,7 +4,6 @@ package kernelmode
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,48 +15,13 @@ import (
 // container finds its section.
 const sectionVariable = "QAT_SECTION_NAME"
 
-// buildTree returns the Tree that follows from a snapshot, sharing with old
-// what did not change, and what it skipped.
+// buildTree returns the Tree that follows from a snapshot, sharing with old what did not change, and
+// what it skipped.
 func buildTree(old *devtree.Tree, s *snapshot) (*devtree.Tree, skips) {
 	skipped := skips{}
 	for _, node := range s.missing {
 		skipped.add("/dev/"+node, "the node is missing")
 	}
-	usable := s.usable(skipped)
-	units := unitMap{}
-	for _, g := range groupSections(usable) {
-		reason := g.conflict(usable)
-		if reason == "" {
-			reason = s.addUnits(units, g, usable)
-		}
-		if reason != "" {
-			skipped.add("["+g.name+"]", reason)
-		}
-	}
-	b := old.Edit()
-	for r := range old.Resources() {
-		for d := range r.Devices() {
-			if units[r.Name()][d.ID] == nil {
-				b.Remove(r.Name(), d.ID)
-			}
-		}
-	}
-	for _, resource := range slices.Sorted(maps.Keys(units)) {
-		for id, d := range units[resource] {
-			if err := b.Put(resource, d); err != nil {
-				skipped.add("unit "+id, err.Error())
-				b.Remove(resource, id)
-			}
-		}
-	}
-	return b.Build(), skipped
-}
-
-// A unitMap maps resources to IDs to units.
-type unitMap map[string]map[string]*devtree.Device
-
-// usable returns the devices that processes can use.
-func (s *snapshot) usable(skipped skips) []*device {
 	var usable []*device
 	for _, d := range s.devices {
 		if reason := s.unusable(d); reason != "" {
@@ -66,7 +30,21 @@ func (s *snapshot) usable(skipped skips) []*device {
 		}
 		usable = append(usable, d)
 	}
-	return usable
+	b := (&devtree.Tree{}).Edit()
+	taken := map[string]bool{} // the units of the sections so far, as resource/ID
+	for _, g := range groupSections(usable) {
+		units, reason := s.units(g, usable, taken)
+		if reason != "" {
+			skipped.add("["+g[0].Name+"]", reason)
+		}
+		for _, d := range units {
+			taken[g.resource()+"/"+d.ID] = true
+			if err := b.Put(g.resource(), d); err != nil {
+				skipped.add("unit "+d.ID, err.Error())
+			}
+		}
+	}
+	return b.Build().After(old), skipped
 }
 
 // unusable returns why a device cannot be used, or "" if it can.
@@ -109,31 +87,92 @@ func (s *snapshot) inconsistency() string {
 	return ""
 }
 
-// addUnits adds a unit for each process of the section: all of them, or none and the reason.
-func (s *snapshot) addUnits(units unitMap, g *group, usable []*device) (reason string) {
-	resource := g.resource()
-	template := s.unit(g, usable)
-	members := g.members
-	if !members[0].section.Pinned {
-		members = members[:1] // its processes span the devices, and every file describes the same ones
-	}
-	added := map[string]*devtree.Device{}
-	for _, m := range members {
-		prefix := g.name + "_" + s.shortName(m.device) + "_"
-		for process := range m.section.Processes {
-			d := *template
-			d.ID = prefix + strconv.Itoa(process)
-			if units[resource][d.ID] != nil {
-				return fmt.Sprintf("its unit %s has the same name as one of another section", d.ID)
+// A group is what the devices' files together say about one section: at least one member, in the
+// order of the devices.
+type group []member
+
+// A member is a device with one section of its configuration file.
+type member struct {
+	*device
+	section
+}
+
+// groupSections collects the sections of all devices, in the order in which they occur first.
+func groupSections(devices []*device) []group {
+	var groups []group
+	index := map[string]int{}
+	for _, d := range devices {
+		for _, s := range d.Sections {
+			i, found := index[s.Name]
+			if !found {
+				i = len(groups)
+				index[s.Name] = i
+				groups = append(groups, nil)
 			}
-			added[d.ID] = &d
+			groups[i] = append(groups[i], member{device: d, section: s})
 		}
 	}
-	if units[resource] == nil {
-		units[resource] = map[string]*devtree.Device{}
+	return groups
+}
+
+// resource is the name of the resource of the section's units.
+func (g group) resource() string { return fmt.Sprintf("cy%d_dc%d", g[0].Cy, g[0].Dc) }
+
+// conflict returns why the section cannot be used, or "" if it can. A process finds its instances by
+// the section's name on every device, so the files must promise it the same everywhere.
+func (g group) conflict(devices []*device) string {
+	for _, m := range g {
+		if m.Invalid != "" {
+			return fmt.Sprintf("in %s.conf, %s", m.name(), m.Invalid)
+		}
 	}
-	maps.Copy(units[resource], added)
+	a := g[0]
+	for _, b := range g[1:] {
+		differ := func(key string, x, y any) string {
+			return fmt.Sprintf("%s is %v in %s.conf and %v in %s.conf", key, x, a.name(), y, b.name())
+		}
+		switch {
+		case a.Pinned && !b.Pinned:
+			return differ("LimitDevAccess", 1, 0)
+		case !a.Pinned && b.Pinned:
+			return differ("LimitDevAccess", 0, 1)
+		case a.Cy != b.Cy:
+			return differ("NumberCyInstances", a.Cy, b.Cy)
+		case a.Dc != b.Dc:
+			return differ("NumberDcInstances", a.Dc, b.Dc)
+		case !a.Pinned && a.Processes != b.Processes:
+			return differ("NumProcesses", a.Processes, b.Processes)
+		}
+	}
+	for i, d := range devices {
+		if a.Pinned && (i >= len(g) || g[i].device != d) {
+			return "LimitDevAccess is 1, so it must be in every device's file; it is missing in " + d.name() + ".conf"
+		}
+	}
 	return ""
+}
+
+// units returns a unit for each process of the section, or why there are none.
+func (s *snapshot) units(g group, usable []*device, taken map[string]bool) (units []*devtree.Device, reason string) {
+	if reason = g.conflict(usable); reason != "" {
+		return nil, reason
+	}
+	template := s.unit(g, usable)
+	members := g
+	if !g[0].Pinned {
+		members = g[:1] // its processes span the devices, and every file describes the same ones
+	}
+	for _, m := range members {
+		for process := range m.Processes {
+			d := *template
+			d.ID = fmt.Sprintf("%s_%s_%d", m.Name, s.shortName(m.device), process)
+			if taken[g.resource()+"/"+d.ID] {
+				return nil, fmt.Sprintf("its unit %s has the same name as one of another section", d.ID)
+			}
+			units = append(units, &d)
+		}
+	}
+	return units, ""
 }
 
 // shortName is the device's part of a unit's ID: its number, with its type if
@@ -149,25 +188,26 @@ func (s *snapshot) shortName(d *device) string {
 
 // unit returns what all units of a section have in common. Each gets the nodes of all devices:
 // the QAT library decides by the section's name which of them a process uses.
-func (s *snapshot) unit(g *group, usable []*device) *devtree.Device {
+func (s *snapshot) unit(g group, usable []*device) *devtree.Device {
 	d := &devtree.Device{Health: devtree.Healthy}
 	if len(s.missing) > 0 {
 		d.Health, d.Reason = devtree.Unhealthy, "missing: /dev/"+strings.Join(s.missing, ", /dev/")
 	}
-	for _, m := range g.members {
-		if m.device.NUMANode >= 0 {
-			d.NUMANodes = append(d.NUMANodes, m.device.NUMANode)
+	for _, m := range g {
+		if m.NUMANode >= 0 {
+			d.NUMANodes = append(d.NUMANodes, m.NUMANode)
 		}
 	}
 	slices.Sort(d.NUMANodes)
 	d.NUMANodes = slices.Compact(d.NUMANodes)
-	d.Env = map[string]string{sectionVariable: g.name}
-	nodes := controlNodes()
+	d.Env = map[string]string{sectionVariable: g[0].Name}
+	nodes := slices.Clone(controlNodes)
 	for _, device := range usable {
 		nodes = append(nodes, device.UIO...)
 	}
 	for _, name := range nodes {
-		n := devtree.DeviceNode{HostPath: "/dev/" + name, ContainerPath: "/dev/" + name, Permissions: "rw"}
+		path := "/dev/" + name
+		n := devtree.DeviceNode{HostPath: path, ContainerPath: path, Permissions: "rw"}
 		if !slices.Contains(d.DeviceNodes, n) {
 			d.DeviceNodes = append(d.DeviceNodes, n)
 		}

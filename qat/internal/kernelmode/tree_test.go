@@ -226,7 +226,7 @@ func TestUnitNamesNoNodeTwice(t *testing.T) {
 	if diff := cmp.Diff([]int{0}, unit.NUMANodes); diff != "" {
 		t.Errorf("NUMA nodes (-want +got):\n%s", diff)
 	}
-	if want := len(controlNodes()) + 1; len(unit.DeviceNodes) != want {
+	if want := len(controlNodes) + 1; len(unit.DeviceNodes) != want {
 		t.Errorf("device nodes %v, want %d", unit.DeviceNodes, want)
 	}
 }

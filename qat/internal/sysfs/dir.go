@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	maxAttribute = 4 << 10  // bytes; sysfs limits an attribute to a page
-	maxFile      = 64 << 10 // bytes; debugfs has no limit, its files read here are far smaller
+	maxAttribute = 4 << 10 // bytes; sysfs limits an attribute to a page
+	maxFile      = 1 << 20 // bytes; real files are far smaller
 )
 
 // Dir is a handle to a directory. Everything read through one Dir belongs to the same incarnation
@@ -59,8 +59,9 @@ func Inode(name string) (uint64, error) { return cwd.Inode(name) }
 // 4096 bytes is an error.
 func (d Dir) Read(name string) (string, error) { return d.read(name, maxAttribute) }
 
-// ReadFile returns the text of a file, such as one of debugfs, without surrounding white space. A
-// file of more than 64 KiB is an error.
+// ReadFile returns the text of a file, such as one of debugfs or a configuration file, without
+// surrounding white space. It does not wait for the writer of a FIFO. A file of more than 1 MiB is
+// an error.
 func ReadFile(name string) (string, error) { return cwd.read(name, maxFile) }
 
 func (d Dir) read(name string, limit int) (string, error) {
