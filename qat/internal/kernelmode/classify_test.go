@@ -113,14 +113,6 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-func TestControlNodesAreClassified(t *testing.T) {
-	for _, name := range controlNodes {
-		if !isControlNode([]byte(name)) {
-			t.Errorf("%s is not known as a control node", name)
-		}
-	}
-}
-
 func TestKeysHaveNames(t *testing.T) {
 	for want, key := range map[string]Key{
 		"0000:3b:00.0":      {address: address(t, "0000:3b:00.0")},

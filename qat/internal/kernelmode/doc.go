@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kernelmode is the plugin's mode kernel, for hosts with the
-// out-of-tree QAT driver stack.
+// Package kernelmode is the plugin's mode kernel, for hosts with the out-of-tree QAT driver stack.
 //
 // With that stack the kernel's own driver keeps the devices. A container gets no device of its
 // own but the right to be one process of a section of the devices' configuration files. Each
@@ -15,19 +14,19 @@
 //
 // # Guarantees
 //
-//   - The order, number and kind of past events leave no trace in the Tree. A
-//     Tree shares what did not change with the Tree before it.
+//   - The order, number and kind of past events leave no trace in the Tree. A Tree shares what
+//     did not change with the Tree before it.
 //   - A changed file, link or node takes effect at once. It does not wait for adf_ctl.
 //   - adf_ctl runs at the start, when an event says that the devices may have changed, and at
 //     each audit. Two runs never overlap. However many events arrive during a run, they lead to
 //     one more run. At its timeout the program is killed with its process group. When a run
 //     fails, the last answer stays valid for those devices that sysfs still shows, and the run
 //     is repeated with back-off.
-//   - When adf_ctl and sysfs contradict each other after an event, as they do
-//     while a device starts or stops, adf_ctl runs up to three more times
-//     within seconds: no event reports the last step of the driver.
-//   - A device or section that is broken or inconsistent is skipped, with its
-//     reason. It does not affect the others.
+//   - When adf_ctl and sysfs contradict each other after an event, as they do while a device
+//     starts or stops, adf_ctl runs up to three more times within seconds: no event reports the
+//     last step of the driver.
+//   - A device or section that is broken or inconsistent is skipped, with its reason. It does not
+//     affect the others.
 //   - All goroutines and processes of the mode have ended when Close returns.
 //
 // # Limits

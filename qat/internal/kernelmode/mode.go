@@ -301,11 +301,8 @@ type retry struct {
 func (r *retry) plan(now time.Time, failed, inconsistent bool) {
 	switch {
 	case failed, inconsistent && r.count < maxInconsistent:
-		wait := retryMax
-		if r.count < 8 { // so that the shift does not overflow
-			wait = min(retryFirst<<(2*r.count), retryMax)
-		}
-		r.next = now.Add(wait)
+		doublings := 2 * min(r.count, 8) // more would overflow
+		r.next = now.Add(min(retryFirst<<doublings, retryMax))
 		r.count++
 	case inconsistent:
 		r.next = time.Time{}

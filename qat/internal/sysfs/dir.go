@@ -59,9 +59,8 @@ func Inode(name string) (uint64, error) { return cwd.Inode(name) }
 // 4096 bytes is an error.
 func (d Dir) Read(name string) (string, error) { return d.read(name, maxAttribute) }
 
-// ReadFile returns the text of a file, such as one of debugfs or a configuration file, without
-// surrounding white space. It does not wait for the writer of a FIFO. A file of more than 1 MiB is
-// an error.
+// ReadFile is Read for a path that need not be in sysfs. It does not wait for the writer of a FIFO.
+// A file of more than 1 MiB is an error.
 func ReadFile(name string) (string, error) { return cwd.read(name, maxFile) }
 
 func (d Dir) read(name string, limit int) (string, error) {
