@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// workers limits how many VFs are written to at the same time. A write may take long, because it
-	// resets the function (100 ms, PCI Express Base Specification 6.6.2) or waits for the device
+	// workers limits how many VFs are written to at the same time. A write may take long, because
+	// it resets the function (100 ms, PCI Express Base Specification 6.6.2) or waits for the device
 	// lock, and must not delay others.
 	workers = 8
 
@@ -190,10 +190,9 @@ func (b *Binder) RetryFailed(now time.Time) {
 
 // Pending returns the VFs that are being bound for the first time. VFs that have failed before
 // are not among them.
-func (b *Binder) Pending() []pci.Address {
+func (b *Binder) Pending() (list []pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var list []pci.Address
 	for a, t := range b.attempts {
 		if (t.phase == phaseWriting || t.phase == phaseProbing) && t.failures == 0 {
 			list = append(list, a)

@@ -139,9 +139,9 @@ func TestUnreadableDevCfgIsAnError(t *testing.T) {
 		text string // "": a directory
 		want string // part of the error
 	}{
-		"directory":    {"", "/dev_cfg: is a directory"},
-		"not INI":      {"[GENERAL\n", "/dev_cfg: unclosed section"},
-		"above 64 KiB": {strings.Repeat("#\n", 40<<10), "/dev_cfg: file too large: more than 65536 bytes"},
+		"directory":   {"", "/dev_cfg: is a directory"},
+		"not INI":     {"[GENERAL\n", "/dev_cfg: unclosed section"},
+		"above 1 MiB": {strings.Repeat("#\n", 600<<10), "/dev_cfg: file too large: more than 1048576 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)

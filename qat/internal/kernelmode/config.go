@@ -80,7 +80,8 @@ func parseSection(s *ini.Section) section {
 	name := s.Name()
 	if !utf8.ValidString(name) || name != strings.TrimSpace(name) || strings.ContainsFunc(name, unicode.IsControl) {
 		// It cannot be part of a unit's ID, or the value of an environment variable.
-		return section{Name: name, Invalid: fmt.Sprintf("the section name %q has a character that is not allowed", name)}
+		reason := fmt.Sprintf("the section name %q has a character that is not allowed", name)
+		return section{Name: name, Invalid: reason}
 	}
 	var err error
 	count := func(key string) (n int) {

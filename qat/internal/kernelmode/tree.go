@@ -15,8 +15,8 @@ import (
 // container finds its section.
 const sectionVariable = "QAT_SECTION_NAME"
 
-// buildTree returns the Tree that follows from a snapshot, sharing with old what did not change, and
-// what it skipped.
+// buildTree returns the Tree that follows from a snapshot, sharing with old what did not change,
+// and what it skipped.
 func buildTree(old *devtree.Tree, s *snapshot) (*devtree.Tree, skips) {
 	skipped := skips{}
 	for _, node := range s.missing {
@@ -118,8 +118,8 @@ func groupSections(devices []*device) []group {
 // resource is the name of the resource of the section's units.
 func (g group) resource() string { return fmt.Sprintf("cy%d_dc%d", g[0].Cy, g[0].Dc) }
 
-// conflict returns why the section cannot be used, or "" if it can. A process finds its instances by
-// the section's name on every device, so the files must promise it the same everywhere.
+// conflict returns why the section cannot be used, or "" if it can. A process finds its instances
+// by the section's name on every device, so the files must promise it the same everywhere.
 func (g group) conflict(devices []*device) string {
 	for _, m := range g {
 		if m.Invalid != "" {

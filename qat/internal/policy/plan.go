@@ -79,8 +79,9 @@ func (policy Policy) plan(pools []pool, need int) []pool {
 				plans = append(plans, policy.planOn(with, pools, need))
 			}
 		}
-		if len(plans) > 0 { // the first of equally cheap ones
-			return slices.MinFunc(plans, func(a, b []pool) int { return slices.Compare(policy.cost(a), policy.cost(b)) })
+		if len(plans) > 0 {
+			compare := func(a, b []pool) int { return slices.Compare(policy.cost(a), policy.cost(b)) }
+			return slices.MinFunc(plans, compare) // the first of equally cheap ones
 		}
 		// Using the node with the most devices leaves the fewest further nodes to add.
 		largest := slices.MaxFunc(nodes, func(a, b int) int { return cmp.Compare(free[a], free[b]) })

@@ -166,7 +166,7 @@ func TestReadFile(t *testing.T) {
 		err        error
 	}{
 		"small file":            {"small", "[GENERAL]", nil},
-		"file of 64 KiB":        {"large", whole, nil},
+		"file of 1 MiB":         {"large", whole, nil},
 		"larger file":           {"larger", "", unix.EFBIG},
 		"FIFO without a writer": {"fifo", "", nil},
 		"missing file":          {"none", "", unix.ENOENT},
