@@ -56,7 +56,7 @@ func newEndpoint(s *service, path string, c config, calls *inflight) *endpoint {
 		path:    path,
 		config:  c,
 		server: grpc.NewServer(
-			grpc.ChainUnaryInterceptor(calls.acquire, s.logErrors),
+			grpc.ChainUnaryInterceptor(s.logErrors, calls.acquire),
 			grpc.StatsHandler(calls),
 			grpc.WaitForHandlers(true),
 			// No pings: a kubelet on the same host cannot vanish without closing.

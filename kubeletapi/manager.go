@@ -70,14 +70,14 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	defer waitForCDI()
 	watched := make(chan struct{})
-	var watchErr error // may be read once watched is closed
+	failed := make(chan error, 1) // the error of Watch that ends Run
 	go func() {
 		defer close(watched)
 		err := m.plugin.Watch(ctx, publish)
 		switch {
 		case ctx.Err() != nil: // Watch returns because Run ends
 		case err != nil:
-			watchErr = err
+			failed <- fmt.Errorf("watch devices of %s: %w", m.namespace, err)
 			cancel()
 		default:
 			log.V(1).Info("Watch returned, continuing to serve the last devices", "namespace", m.namespace)
@@ -86,14 +86,18 @@ func (m *Manager) Run(ctx context.Context) error {
 
 	r := newReconciler(&m.shared, log)
 	r.run(ctx)
-	if err := r.stop(watched); err != nil {
-		return fmt.Errorf("stop device plugin %s: %w", m.namespace, err)
+	if err = r.stop(watched); err != nil {
+		err = fmt.Errorf("stop device plugin %s: %w", m.namespace, err)
 	}
-	if watchErr != nil {
-		return fmt.Errorf("watch devices of %s: %w", m.namespace, watchErr)
+	select {
+	case watchErr := <-failed:
+		err = errors.Join(watchErr, err)
+	default:
 	}
-	log.V(1).Info("Stopped the device plugin", "namespace", m.namespace)
-	return nil
+	if err == nil {
+		log.V(1).Info("Stopped the device plugin", "namespace", m.namespace)
+	}
+	return err
 }
 
 // publish makes t the newest Tree. That wakes the ListAndWatch streams of the resources

@@ -186,6 +186,7 @@ func TestAllocateIsAnsweredWhileRunStops(t *testing.T) {
 		_, err := k.Allocate(t.Context(), yellow, []string{"2"})
 		return status.Code(err) == codes.Unavailable
 	})
+	r.log.await(t, "the device plugin is stopping")
 	close(leave)
 	if err := <-answer; err != nil {
 		t.Errorf("Allocate = %v, want an answer", err)
@@ -228,6 +229,33 @@ func TestPluginMethodThatDoesNotReturnIsAnError(t *testing.T) {
 		t.Errorf("Run with an Allocate that does not return = %v", err)
 	}
 	close(leave)
+}
+
+// TestWatchErrorIsReportedBesideStopError checks that Run reports why it ended, although
+// a method of the plugin does not return.
+func TestWatchErrorIsReportedBesideStopError(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
+	k := startKubelet(t, dir)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	defer close(leave)
+	plugin := &fullPlugin{fakePlugin: p}
+	plugin.allocate = func(string, []*devtree.Device) (*devtree.ContainerEdits, error) {
+		close(entered)
+		<-leave
+		return nil, errors.New("too late")
+	}
+	m := NewManager(namespace, plugin, WithKubeletDir(dir), func(c *config) { c.stopTimeout = 10 * time.Millisecond })
+	done := make(chan error, 1)
+	go func() { done <- m.Run(klog.NewContext(t.Context(), logr.Discard())) }()
+	p.publish(tree(t, nil, "yellow", "1"))
+	waitIDs(t, k, yellow, "1")
+	go func() { _, _ = k.Allocate(context.Background(), yellow, []string{"1"}) }()
+	<-entered
+	fire := errors.New("on fire")
+	p.result <- fire
+	if err := <-done; !errors.Is(err, fire) || !strings.Contains(err.Error(), "PreStartContainer does not return") {
+		t.Errorf("Run = %v, want both errors", err)
+	}
 }
 
 type stuckWatch chan struct{}

@@ -176,7 +176,7 @@ func (r *reconciler) newService(resource string) *service {
 		plugin:       optionalInterfaces(r.plugin),
 		publisher:    &r.publisher,
 		registration: &registration{wake: r.wake},
-		stopping:     r.streams,
+		streamsCtx:   r.streams,
 		log:          r.log,
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
@@ -24,7 +25,7 @@ type service struct {
 	plugin       any    // its methods decide which optional calls the service answers
 	publisher    *devtree.Publisher
 	registration *registration
-	stopping     context.Context // done when all streams must end
+	streamsCtx   context.Context // ends all streams
 	log          klog.Logger
 	lists        converter
 }
@@ -53,23 +54,26 @@ func (s *service) logErrors(
 
 // ListAndWatch sends the newest list at once, and again whenever it changes.
 func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin_ListAndWatchServer) error {
-	defer s.registration.openStream()()
+	closeStream := s.registration.openStream()
+	defer closeStream()
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	defer context.AfterFunc(s.stopping, cancel)()
+	defer context.AfterFunc(s.streamsCtx, cancel)()
 	subscription := s.publisher.Subscribe(s.resource)
 	defer subscription.Close()
 	var sent *pluginapi.ListAndWatchResponse
 	for {
 		resource, err := subscription.Next(ctx)
-		if s.stopping.Err() != nil {
+		if s.streamsCtx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
 		list := s.lists.convert(resource)
-		if list == sent {
+		unchanged := sent != nil && slices.EqualFunc(list.Devices, sent.Devices, equalDevices)
+		sent = list
+		if unchanged {
 			continue // the kubelet would write its checkpoint for nothing
 		}
 		// Send blocks only while the reader of this stream leaves its window full. What
@@ -77,7 +81,6 @@ func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin
 		if err := stream.Send(list); err != nil {
 			return err
 		}
-		sent = list
 		if v := s.log.V(4); v.Enabled() {
 			healthy := 0
 			for _, d := range list.Devices {
@@ -91,9 +94,9 @@ func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin
 	}
 }
 
-// converter converts the states of one resource to lists for all of its streams. It
-// reuses the previous list for devices that did not change: these are the same pointers,
-// so one change among a thousand devices converts one device.
+// converter converts the states of one resource to lists for all of its streams. Lists
+// share the devices that did not change, so one change among a thousand devices converts
+// and compares one device.
 type converter struct {
 	mu       sync.Mutex
 	resource *devtree.Resource
@@ -101,8 +104,7 @@ type converter struct {
 	list     *pluginapi.ListAndWatchResponse
 }
 
-// convert returns the same pointer as the previous call if the kubelet would see no
-// difference. The list must not be modified.
+// convert returns the list for r. It must not be modified.
 func (c *converter) convert(r *devtree.Resource) *pluginapi.ListAndWatchResponse {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,17 +126,17 @@ func (c *converter) convert(r *devtree.Resource) *pluginapi.ListAndWatchResponse
 			converted = append(converted, convertDevice(d))
 		}
 	}
-	c.resource, c.devices = r, devices
-	if c.list == nil || !slices.Equal(converted, old) {
-		c.list = &pluginapi.ListAndWatchResponse{Devices: converted}
-	}
+	c.resource, c.devices, c.list = r, devices, &pluginapi.ListAndWatchResponse{Devices: converted}
 	return c.list
 }
 
-// looksEqual reports whether a and b are equal in what convertDevice converts.
+// looksEqual reports whether a and b are equal in what convertDevice converts: the kubelet does not
+// learn of a reason or of what a container gets.
 func looksEqual(a, b *devtree.Device) bool {
 	return a == b || a.ID == b.ID && a.Health == b.Health && slices.Equal(a.NUMANodes, b.NUMANodes)
 }
+
+func equalDevices(a, b *pluginapi.Device) bool { return a == b || proto.Equal(a, b) }
 
 func convertDevice(d *devtree.Device) *pluginapi.Device {
 	out := &pluginapi.Device{ID: d.ID, Health: string(d.Health)}
