@@ -7,7 +7,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -48,30 +51,45 @@ func (dir colors) Watch(ctx context.Context, publish func(*devtree.Tree)) error 
 	}
 }
 
-// scan watches each directory before it reads it. A change in between is seen twice, and
-// never missed.
+// scan returns a Tree of all files. A color that is removed meanwhile has no devices; any
+// other error ends the plugin, because a Tree without the color would be wrong.
 func (dir colors) scan(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
-	if err := watcher.Add(string(dir)); err != nil {
+	entries, err := list(watcher, string(dir))
+	if err != nil {
 		return nil, err
 	}
 	found := new(devtree.Tree).Edit()
-	entries, err := os.ReadDir(string(dir))
 	for _, color := range entries {
-		path := filepath.Join(string(dir), color.Name())
-		if !color.IsDir() || watcher.Add(path) != nil {
-			continue // not a directory, or removed meanwhile, which is an event
+		if !color.IsDir() {
+			continue
 		}
-		files, _ := os.ReadDir(path)
+		path := filepath.Join(string(dir), color.Name())
+		files, err := list(watcher, path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+			continue // removed or replaced since the first list, which is an event
+		}
+		if err != nil {
+			return nil, err
+		}
 		for _, file := range files {
 			device := &devtree.Device{ID: file.Name(), Health: devtree.Healthy}
-			file := filepath.Join(path, file.Name())
-			device.Mounts = []devtree.Mount{{HostPath: file, ContainerPath: file, ReadOnly: true}}
+			path := filepath.Join(path, file.Name())
+			device.Mounts = []devtree.Mount{{HostPath: path, ContainerPath: path, ReadOnly: true}}
 			if err := found.Put(color.Name(), device); err != nil {
-				klog.ErrorS(err, "Skipping a device", "color", color.Name()) // and no other
+				klog.ErrorS(err, "Skipping a device", "color", color.Name())
 			}
 		}
 	}
-	return found.Build(), err
+	return found.Build(), nil
+}
+
+// list watches the directory before it reads it. A change in between is seen twice, and
+// never missed.
+func list(watcher *fsnotify.Watcher, path string) ([]fs.DirEntry, error) {
+	if err := watcher.Add(path); err != nil {
+		return nil, fmt.Errorf("watch %s: %w", path, err)
+	}
+	return os.ReadDir(path)
 }
 
 func main() {

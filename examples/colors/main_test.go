@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 	"k8s.io/klog/v2"
 
+	"qatplugin/devtree"
 	"qatplugin/kubeletapi"
 	"qatplugin/kubeletapi/kubelettest"
 )
@@ -96,6 +98,32 @@ func TestMissingDirectoryIsAnErrorOfWatch(t *testing.T) {
 	err := colors(filepath.Join(t.TempDir(), "none")).Watch(t.Context(), nil)
 	if err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("Watch = %v", err)
+	}
+}
+
+// TestUnreadableColorIsAnErrorOfWatch checks that a directory that cannot be watched does
+// not silently become a resource without devices. Its path is too long.
+func TestUnreadableColorIsAnErrorOfWatch(t *testing.T) {
+	dir := t.TempDir()
+	for len(dir) < 4095-len("/yellow")-200 {
+		dir += "/" + strings.Repeat("d", 199)
+	}
+	dir += "/" + strings.Repeat("d", 4095-len("yellow")-len(dir)-1) // PATH_MAX includes the final NUL
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := root.Mkdir("yellow", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	err = colors(dir).Watch(ctx, func(*devtree.Tree) { cancel() })
+	if !errors.Is(err, syscall.ENAMETOOLONG) {
+		t.Errorf("Watch = %v, want ENAMETOOLONG", err)
 	}
 }
 
