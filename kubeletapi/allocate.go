@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"google.golang.org/grpc/codes"
@@ -76,7 +75,7 @@ func (s *service) edits(ctx context.Context, devices []*devtree.Device) (*devtre
 }
 
 func convertEdits(e *devtree.ContainerEdits) *pluginapi.ContainerAllocateResponse {
-	out := &pluginapi.ContainerAllocateResponse{Envs: maps.Clone(e.Env), Annotations: maps.Clone(e.Annotations)}
+	out := &pluginapi.ContainerAllocateResponse{Envs: e.Env, Annotations: e.Annotations}
 	for _, n := range e.DeviceNodes {
 		out.Devices = append(out.Devices, &pluginapi.DeviceSpec{
 			HostPath:      n.HostPath,

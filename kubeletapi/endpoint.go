@@ -25,29 +25,30 @@ import (
 // The gRPC server outlives its sockets and keeps their connections, so deleting the file
 // does not disturb a connected kubelet.
 type endpoint struct {
-	*service
+	service *service
 	path    string // of the socket
 	config  config
 	server  *grpc.Server
 	running sync.WaitGroup // goroutines that serve a socket or register
 
-	socket        *socket   // nil before the first
-	listenedAt    time.Time // when socket was created
-	inUse         bool      // another process serves the path
-	listenAt      time.Time // when to retry after a failure
-	listenBackOff backOff
-	listenError   throttledError
+	// The socket
+	socket     *socket   // nil before the first
+	listenedAt time.Time // when socket was created
+	inUse      bool      // another process serves the path
 
 	// The newest attempt to register
-	kubelet   fileID // the kubelet.sock that it goes to
-	phase     phase  // as of the last updatePhase
-	startedAt time.Time
-	cancel    context.CancelFunc // nil before the first attempt
+	attemptedSock fileID // the kubelet.sock that it goes to
+	phase         phase  // as of the last updatePhase
+	startedAt     time.Time
+	cancel        context.CancelFunc // nil before the first attempt
 
-	registerAt      time.Time // not to register before; zero if nothing must be waited for
-	retryAt         time.Time // when to register again with the same kubelet; zero for never
-	registerBackOff backOff
-	registerError   throttledError
+	// The next attempts
+	listenAt   time.Time // not to create the socket before, unless the directory changes
+	registerAt time.Time // not to register before, whatever the phase; zero for no limit
+	retryAt    time.Time // when to register again with the same kubelet.sock; zero for never
+
+	listenBackOff, registerBackOff backOff
+	listenError, registerError     throttledError
 }
 
 func newEndpoint(s *service, path string, c config, calls *inflight) *endpoint {
@@ -62,9 +63,9 @@ func newEndpoint(s *service, path string, c config, calls *inflight) *endpoint {
 			// No pings: a kubelet on the same host cannot vanish without closing.
 			grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}),
 		),
-		listenBackOff:   backOff{min: c.backOffMin, max: c.backOffMax},
+		listenBackOff:   backOff{first: c.backOffMin, limit: c.backOffMax},
+		registerBackOff: backOff{first: c.backOffMin, limit: c.backOffMax},
 		listenError:     throttledError{log: s.log, interval: c.repeatInterval},
-		registerBackOff: backOff{min: c.backOffMin, max: c.backOffMax},
 		registerError:   throttledError{log: s.log, interval: c.repeatInterval},
 	}
 	pluginapi.RegisterDevicePluginServer(e.server, s)
@@ -72,13 +73,13 @@ func newEndpoint(s *service, path string, c config, calls *inflight) *endpoint {
 }
 
 // reconcile creates the socket if it is missing and registers the resource if the kubelet
-// does not follow its list. It returns when it must be called again at the latest, or the
+// does not follow its list. It returns the time by which it must be called again, or the
 // zero time if it need not be. dirChanged ends the back-off after a failure to listen.
-func (e *endpoint) reconcile(ctx context.Context, kubelet fileID, now time.Time, dirChanged bool) time.Time {
-	if kubelet == (fileID{}) {
+func (e *endpoint) reconcile(ctx context.Context, kubeletSock fileID, now time.Time, dirChanged bool) time.Time {
+	if kubeletSock == (fileID{}) {
 		// Nobody would connect to a socket, and the next kubelet first deletes it.
 		e.abandonAttempt()
-		e.kubelet = fileID{}
+		e.attemptedSock = fileID{}
 		return time.Time{}
 	}
 	if !e.socket.exists() {
@@ -88,7 +89,7 @@ func (e *endpoint) reconcile(ctx context.Context, kubelet fileID, now time.Time,
 		if err := e.listen(); err != nil {
 			e.inUse = errors.Is(err, errInUse)
 			e.listenAt = now.Add(e.listenBackOff.next())
-			e.listenError.report(err, "Cannot serve the resource, trying again", "resource", e.name)
+			e.listenError.report(err, "Cannot serve the resource, trying again", "resource", e.service.name)
 			return e.listenAt
 		}
 		e.adjustToNewSocket(now)
@@ -96,18 +97,18 @@ func (e *endpoint) reconcile(ctx context.Context, kubelet fileID, now time.Time,
 	if now.Before(e.registerAt) {
 		return e.registerAt
 	}
-	if e.kubelet == kubelet {
+	if e.attemptedSock == kubeletSock {
 		e.updatePhase(now)
 		if e.retryAt.IsZero() || now.Before(e.retryAt) {
 			return e.retryAt
 		}
 		if e.phase == registered {
-			e.registerError.report(errNoStream, "Registering again", "resource", e.name)
+			e.registerError.report(errNoStream, "Registering again", "resource", e.service.name)
 		}
 	} else {
 		e.registerBackOff.reset()
 	}
-	e.startAttempt(ctx, kubelet)
+	e.startAttempt(ctx, kubeletSock)
 	return time.Time{}
 }
 
@@ -123,10 +124,10 @@ func (e *endpoint) listen() error {
 	e.socket, e.listenedAt, e.listenAt = s, time.Now(), time.Time{}
 	e.listenBackOff.reset()
 	e.listenError.clear()
-	e.log.V(1).Info("Serving the resource", "resource", e.name, "socket", e.path)
+	e.service.log.V(1).Info("Serving the resource", "resource", e.service.name, "socket", e.path)
 	e.running.Go(func() {
 		if err := e.server.Serve(s); err != nil && !errors.Is(err, net.ErrClosed) {
-			e.log.Error(err, "Stopped serving the resource", "resource", e.name, "socket", e.path)
+			e.service.log.Error(err, "Stopped serving the resource", "resource", e.service.name, "socket", e.path)
 		}
 	})
 	return nil
@@ -143,7 +144,7 @@ func (e *endpoint) adjustToNewSocket(now time.Time) {
 	switch e.phase {
 	case registering:
 		// A kubelet that is not connected yet keeps dialing the old socket.
-		if e.registration.current().streams == 0 {
+		if e.service.registration.current().streams == 0 {
 			e.abandonAttempt()
 			e.retryAt = now.Add(e.config.gracePeriod)
 		}
@@ -158,12 +159,12 @@ func (e *endpoint) updatePhase(now time.Time) {
 	if e.phase == idle {
 		return
 	}
-	state, before := e.registration.current(), e.phase
+	state, before := e.service.registration.current(), e.phase
 	if e.phase = state.phase(); e.phase == before {
 		return
 	}
 	if before == registering && e.phase != failed {
-		e.log.Info("Registered with the kubelet", "resource", e.name)
+		e.service.log.Info("Registered with the kubelet", "resource", e.service.name)
 	}
 	e.retryAt = time.Time{}
 	switch e.phase {
@@ -172,16 +173,16 @@ func (e *endpoint) updatePhase(now time.Time) {
 		e.retryAt = now.Add(e.registerBackOff.next())
 		if isFirst && status.Code(state.err) == codes.Unavailable {
 			// Most likely, the kubelet is about to listen on its new socket.
-			e.log.V(1).Info("The kubelet is not ready", "resource", e.name, "reason", state.err.Error())
+			e.service.log.V(1).Info("The kubelet is not ready", "resource", e.service.name, "reason", state.err.Error())
 		} else {
-			e.registerError.report(state.err, "Cannot register with the kubelet, trying again", "resource", e.name)
+			e.registerError.report(state.err, "Cannot register with the kubelet, trying again", "resource", e.service.name)
 		}
 	case registered:
 		e.retryAt = state.ended.Add(e.config.streamTimeout)
 	case watching:
 		e.registerError.clear()
 	case lost:
-		e.log.V(2).Info("The kubelet no longer follows the list", "resource", e.name)
+		e.service.log.V(2).Info("The kubelet no longer follows the list", "resource", e.service.name)
 		if state.ended.Sub(state.opened) > e.config.backOffMax {
 			e.registerBackOff.reset() // the stream was not flapping
 		}
@@ -194,20 +195,20 @@ func (e *endpoint) updatePhase(now time.Time) {
 }
 
 // startAttempt starts to register with the kubelet that created kubelet.sock.
-func (e *endpoint) startAttempt(ctx context.Context, kubelet fileID) {
+func (e *endpoint) startAttempt(ctx context.Context, kubeletSock fileID) {
 	e.abandonAttempt()
 	ctx, cancel := context.WithTimeout(ctx, e.config.registerTimeout)
-	e.kubelet, e.phase, e.startedAt, e.cancel = kubelet, registering, time.Now(), cancel
-	attempt := e.registration.begin()
+	e.attemptedSock, e.phase, e.startedAt, e.cancel = kubeletSock, registering, time.Now(), cancel
+	attempt := e.service.registration.reset()
 	e.running.Go(func() {
 		defer cancel()
 		err := register(ctx, filepath.Join(e.config.dir, kubeletSocket), &pluginapi.RegisterRequest{
 			Version:      pluginapi.Version,
 			Endpoint:     filepath.Base(e.path),
-			ResourceName: e.name,
-			Options:      e.options(),
+			ResourceName: e.service.name,
+			Options:      e.service.options(),
 		})
-		e.registration.complete(attempt, err)
+		e.service.registration.complete(attempt, err)
 	})
 }
 
@@ -216,7 +217,7 @@ func (e *endpoint) abandonAttempt() {
 	if e.cancel != nil {
 		e.cancel()
 	}
-	e.registration.begin()
+	e.service.registration.reset()
 	e.phase, e.retryAt = idle, time.Time{}
 }
 

@@ -166,7 +166,7 @@ func newTestReconciler(t *testing.T, dir string, opts ...Option) (*reconciler, *
 	t.Helper()
 	m := NewManager(namespace, newFakePlugin(), slices.Concat([]Option{WithKubeletDir(dir)}, opts)...)
 	log := newLogRecorder()
-	r := newReconciler(&m.shared, log.logger())
+	r := newReconciler(m, log.logger())
 	t.Cleanup(func() {
 		watched := make(chan struct{})
 		close(watched)

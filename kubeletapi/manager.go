@@ -16,29 +16,27 @@ import (
 
 // A Manager serves the devices of a [Plugin] to the kubelet.
 type Manager struct {
-	shared
-	started atomic.Bool
-}
+	namespace string
+	plugin    Plugin
+	config    config // constant while Run runs
+	started   atomic.Bool
+	publisher devtree.Publisher
+	wake      signal // of the reconciler
 
-// shared is what the goroutines of the plugin, the reconciler and the gRPC servers share.
-type shared struct {
-	namespace     string
-	plugin        Plugin
-	config        config // constant while Run runs
-	publisher     devtree.Publisher
-	registrations sync.Map // resource → *registration, nil if it cannot be served
-	wake          signal   // of the reconciler
+	mu            sync.Mutex               // guards registrations
+	registrations map[string]*registration // by resource; nil if it cannot be served
 }
 
 // NewManager returns a Manager for the resources "<namespace>/<resource>", where resource
 // is the name that the plugin's Trees use. The Manager does nothing until Run is called.
 func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
-	m := &Manager{shared: shared{
-		namespace: namespace,
-		plugin:    plugin,
-		config:    defaultConfig(),
-		wake:      make(signal, 1),
-	}}
+	m := &Manager{
+		namespace:     namespace,
+		plugin:        plugin,
+		config:        defaultConfig(),
+		wake:          make(signal, 1),
+		registrations: map[string]*registration{},
+	}
 	for _, o := range opts {
 		o(&m.config)
 	}
@@ -84,7 +82,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 	}()
 
-	r := newReconciler(&m.shared, log)
+	r := newReconciler(m, log)
 	r.run(ctx)
 	if err = r.stop(watched); err != nil {
 		err = fmt.Errorf("stop device plugin %s: %w", m.namespace, err)
@@ -104,8 +102,10 @@ func (m *Manager) Run(ctx context.Context) error {
 // that changed; the reconciler is only needed if there is a new resource.
 func (m *Manager) publish(t *devtree.Tree) {
 	m.publisher.Publish(t)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for r := range t.Resources() {
-		if _, known := m.registrations.Load(r.Name()); !known {
+		if _, known := m.registrations[r.Name()]; !known {
 			m.wake.send()
 			return
 		}
@@ -116,10 +116,11 @@ func (m *Manager) publish(t *devtree.Tree) {
 // newest Tree, or else an error that names a resource and tells how far its registration
 // has come. It may be called from any goroutine at any time.
 func (m *Manager) CheckRegistered(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for resource := range m.publisher.Tree().Resources() {
 		name := fullName(m.namespace, resource.Name())
-		value, _ := m.registrations.Load(resource.Name())
-		r, _ := value.(*registration)
+		r := m.registrations[resource.Name()]
 		if r == nil {
 			return fmt.Errorf("%s is not served; if this persists, see the log", name)
 		}

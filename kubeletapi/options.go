@@ -27,7 +27,7 @@ type config struct {
 	backOffMin, backOffMax time.Duration // between attempts to register or to listen
 	registerTimeout        time.Duration // for one Register call, including the connection
 	streamTimeout          time.Duration // between Register and the kubelet's ListAndWatch
-	gracePeriod            time.Duration // between the end of a stream and a new registration
+	gracePeriod            time.Duration // before a registration that the kubelet may confuse with an ending one
 	pollInterval           time.Duration // without a watch of the directory
 	stopTimeout            time.Duration // for the plugin's methods to return when Run ends
 	flushTimeout           time.Duration // for the kubelet to read its last answers then
@@ -59,8 +59,8 @@ func defaultConfig() config {
 	}
 }
 
-// resolveDir checks the kubelet's directory and makes it absolute. kubelet.sock and the
-// socket of the resource with the shortest name must fit into it.
+// resolveDir checks the kubelet's directory and makes it absolute. The paths of
+// kubelet.sock and of the socket with the shortest name must not be too long.
 func (c *config) resolveDir(namespace string) error {
 	if c.dir == "" {
 		return errors.New("invalid kubelet directory \"\": must be a path, such as " + pluginapi.DevicePluginPath)

@@ -18,31 +18,33 @@ import (
 // goroutine of [Manager.Run]. Whatever wakes it, it looks at the directory and does what is
 // missing. So the order of events does not matter, and a needless wake-up costs little.
 type reconciler struct {
-	*shared
-	log klog.Logger
+	manager *Manager
+	config  config
+	log     klog.Logger
 
 	endpoints   []*endpoint // in the order in which their resources appeared
 	calls       inflight
-	streams     context.Context // of all ListAndWatch calls; outlives the context of Run
+	streamsCtx  context.Context // of all ListAndWatch calls; outlives the context of Run
 	stopStreams context.CancelFunc
 
 	watch      *dirWatch // nil if the directory cannot be watched
 	watchError throttledError
 	rewatchAt  time.Time // when to try again to watch it
 
-	kubelet     fileID // kubelet.sock as of the last look, zero if it is missing
+	kubeletSock fileID // kubelet.sock as of the last look, zero if it is missing
 	kubeletSeen bool   // there was a kubelet.sock before
 	waitingFor  string // the message that says which file is missing, once it is logged
 }
 
-func newReconciler(s *shared, log klog.Logger) *reconciler {
-	streams, stopStreams := context.WithCancel(context.Background())
+func newReconciler(m *Manager, log klog.Logger) *reconciler {
+	streamsCtx, stopStreams := context.WithCancel(context.Background())
 	return &reconciler{
-		shared:      s,
+		manager:     m,
+		config:      m.config,
 		log:         log,
-		streams:     streams,
+		streamsCtx:  streamsCtx,
 		stopStreams: stopStreams,
-		watchError:  throttledError{log: log, interval: s.config.repeatInterval},
+		watchError:  throttledError{log: log, interval: m.config.repeatInterval},
 	}
 }
 
@@ -69,11 +71,11 @@ func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged b
 	}
 	select {
 	case <-ctx.Done():
-	case <-r.wake:
+	case <-r.manager.wake:
 	case <-expired:
 	case ev, ok := <-events:
 		if ok {
-			return r.isRelevant(ev)
+			return r.handleEvent(ev)
 		}
 		r.dropWatch(errors.New("the watcher is closed"))
 		return true
@@ -86,9 +88,10 @@ func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged b
 	return false
 }
 
-// isRelevant reports whether ev is about the directory itself, the kubelet's socket or
-// one of ours, and not about the kubelet's checkpoint or the sockets of other plugins.
-func (r *reconciler) isRelevant(ev fsnotify.Event) bool {
+// handleEvent replaces the watch if ev is about the directory itself. It reports whether
+// ev is about that, the kubelet's socket or one of ours, and not about the kubelet's
+// checkpoint or the sockets of other plugins.
+func (r *reconciler) handleEvent(ev fsnotify.Event) bool {
 	ev.Name = filepath.Clean(ev.Name) // the watcher reports an entry of "/" as "//name"
 	if r.watch.moved(ev) {
 		r.rewatch()
@@ -98,8 +101,9 @@ func (r *reconciler) isRelevant(ev fsnotify.Event) bool {
 		slices.ContainsFunc(r.endpoints, func(e *endpoint) bool { return ev.Name == e.path })
 }
 
-// reconcile does what is missing. It returns when it must be called again at the latest, or the
-// zero time if it need not be. dirChanged ends the back-off after failures to listen.
+// reconcile does what is missing. It returns the time by which it must be called again,
+// or the zero time if it need not be. dirChanged ends the back-off after failures to
+// listen.
 func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.Time) {
 	now := time.Now()
 	if r.watch == nil {
@@ -116,7 +120,7 @@ func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.
 	r.findKubelet()
 	r.addEndpoints()
 	for _, e := range r.endpoints {
-		at := e.reconcile(ctx, r.kubelet, now, dirChanged)
+		at := e.reconcile(ctx, r.kubeletSock, now, dirChanged)
 		if next.IsZero() || !at.IsZero() && at.Before(next) {
 			next = at
 		}
@@ -129,7 +133,7 @@ func (r *reconciler) findKubelet() {
 	path := filepath.Join(r.config.dir, kubeletSocket)
 	id, isSocket, err := identify(path)
 	if err != nil || !isSocket {
-		r.kubelet = fileID{}
+		r.kubeletSock = fileID{}
 		message := "Waiting for the kubelet's socket"
 		if _, _, err := identify(r.config.dir); err != nil {
 			message, path = "Waiting for the kubelet's directory", r.config.dir
@@ -141,43 +145,41 @@ func (r *reconciler) findKubelet() {
 		return
 	}
 	r.waitingFor = ""
-	if id == r.kubelet {
+	if id == r.kubeletSock {
 		return
 	}
 	if r.kubeletSeen {
 		r.log.Info("The kubelet restarted, registering again", "socket", path, "resources", len(r.endpoints))
 	}
-	r.kubelet, r.kubeletSeen = id, true
+	r.kubeletSock, r.kubeletSeen = id, true
 }
 
 // addEndpoints adds an endpoint for each resource that first appears in the newest Tree.
 func (r *reconciler) addEndpoints() {
-	for resource := range r.publisher.Tree().Resources() {
-		name := resource.Name()
-		if _, known := r.registrations.Load(name); known {
+	m := r.manager
+	for resource := range m.publisher.Tree().Resources() {
+		if _, known := m.registrations[resource.Name()]; known { // only this goroutine writes
 			continue
 		}
-		path, err := socketPath(r.config.dir, r.namespace, name)
+		s := &service{
+			resource:     resource.Name(),
+			name:         fullName(m.namespace, resource.Name()),
+			plugin:       optionalInterfaces(m.plugin),
+			publisher:    &m.publisher,
+			registration: &registration{wake: m.wake},
+			streamsCtx:   r.streamsCtx,
+			log:          r.log,
+		}
+		path, err := socketPath(r.config.dir, m.namespace, s.resource)
 		if err != nil {
-			r.registrations.Store(name, (*registration)(nil))
-			r.log.Error(err, "Cannot serve the resource", "resource", fullName(r.namespace, name))
-			continue
+			r.log.Error(err, "Cannot serve the resource", "resource", s.name)
+			s.registration = nil // which means that it cannot be served
+		} else {
+			r.endpoints = append(r.endpoints, newEndpoint(s, path, r.config, &r.calls))
 		}
-		s := r.newService(name)
-		r.registrations.Store(name, s.registration)
-		r.endpoints = append(r.endpoints, newEndpoint(s, path, r.config, &r.calls))
-	}
-}
-
-func (r *reconciler) newService(resource string) *service {
-	return &service{
-		resource:     resource,
-		name:         fullName(r.namespace, resource),
-		plugin:       optionalInterfaces(r.plugin),
-		publisher:    &r.publisher,
-		registration: &registration{wake: r.wake},
-		streamsCtx:   r.streams,
-		log:          r.log,
+		m.mu.Lock()
+		m.registrations[s.resource] = s.registration
+		m.mu.Unlock()
 	}
 }
 
@@ -205,13 +207,14 @@ func (r *reconciler) dropWatch(err error) {
 // which closes watched, have ended; the error names what does not end in time.
 func (r *reconciler) stop(watched <-chan struct{}) error {
 	timeout := time.After(r.config.stopTimeout)
+	callTimeout := r.config.stopTimeout / 2 // leaves the other half for what ends after the calls
 	r.watch.close()
 	for _, e := range r.endpoints {
 		e.socket.remove() // first, so that the kubelet cannot connect again
 	}
 	select {
 	case <-r.calls.drain():
-	case <-time.After(r.config.stopTimeout / 2):
+	case <-time.After(callTimeout):
 	}
 	r.stopStreams()
 	var servers sync.WaitGroup

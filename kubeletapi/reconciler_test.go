@@ -25,7 +25,7 @@ import (
 func awaitWake(t testing.TB, r *reconciler) {
 	t.Helper()
 	select {
-	case <-r.wake:
+	case <-r.manager.wake:
 	case <-time.After(testTimeout):
 		t.Fatal("the reconciler is not woken")
 	}
@@ -170,28 +170,28 @@ func TestRegisterBackOffRestartsWithNewKubelet(t *testing.T) {
 	}))
 	r, m, _ := newTestReconciler(t, dir, withBackOff(time.Minute, time.Hour))
 	m.publish(tree(t, nil, "yellow", "1"))
-	<-r.wake
+	<-r.manager.wake
 	r.reconcile(t.Context(), true)
 	now := time.Now()
 	e := r.endpoints[0]
 	fail := func(what string, want time.Duration) {
 		t.Helper()
 		awaitWake(t, r)
-		next := e.reconcile(t.Context(), r.kubelet, now, false)
+		next := e.reconcile(t.Context(), r.kubeletSock, now, false)
 		wantPause(t, what, next.Sub(now), want)
-		if got := e.reconcile(t.Context(), r.kubelet, next.Add(-1), false); !got.Equal(next) {
+		if got := e.reconcile(t.Context(), r.kubeletSock, next.Add(-1), false); !got.Equal(next) {
 			t.Errorf("%s: next attempt at %v and then at %v", what, next, got)
 		}
 		now = next
 	}
 	fail("first failure", time.Minute)
-	e.reconcile(t.Context(), r.kubelet, now, false)
+	e.reconcile(t.Context(), r.kubeletSock, now, false)
 	fail("second failure", 2*time.Minute)
-	e.reconcile(t.Context(), r.kubelet, now, false)
+	e.reconcile(t.Context(), r.kubeletSock, now, false)
 	fail("third failure", 4*time.Minute)
 	restart(t, k)
 	r.findKubelet()
-	e.reconcile(t.Context(), r.kubelet, now, false)
+	e.reconcile(t.Context(), r.kubeletSock, now, false)
 	fail("first failure with the new kubelet", time.Minute)
 }
 
@@ -206,14 +206,14 @@ func TestNoAttemptStartsWhileOneIsInProgress(t *testing.T) {
 	}))
 	r, m, _ := newTestReconciler(t, dir, withBackOff(time.Minute, time.Hour))
 	m.publish(tree(t, nil, "yellow", "1"))
-	<-r.wake
+	<-r.manager.wake
 	r.reconcile(t.Context(), true)
 	awaitWake(t, r)
 	e := r.endpoints[0]
-	e.reconcile(t.Context(), r.kubelet, time.Now(), false)                  // sees the failure
-	e.reconcile(t.Context(), r.kubelet, time.Now().Add(time.Minute), false) // starts the second attempt
+	e.reconcile(t.Context(), r.kubeletSock, time.Now(), false)                  // sees the failure
+	e.reconcile(t.Context(), r.kubeletSock, time.Now().Add(time.Minute), false) // starts the second attempt
 	started := e.startedAt
-	next := e.reconcile(t.Context(), r.kubelet, time.Now().Add(time.Hour), false)
+	next := e.reconcile(t.Context(), r.kubeletSock, time.Now().Add(time.Hour), false)
 	if !next.IsZero() || e.startedAt != started {
 		t.Errorf("third attempt at %v or next at %v, want none", e.startedAt, next)
 	}
@@ -231,7 +231,7 @@ func TestKubeletThatDoesNotListenYetIsNoErrorAtFirst(t *testing.T) {
 	}
 	r, m, log := newTestReconciler(t, dir, withBackOff(time.Minute, time.Hour))
 	m.publish(tree(t, nil, "yellow", "1"))
-	<-r.wake
+	<-r.manager.wake
 	r.reconcile(t.Context(), true)
 	now := time.Now()
 	for attempt, wantErrors := range []int{0, 1, 1} {
@@ -239,8 +239,8 @@ func TestKubeletThatDoesNotListenYetIsNoErrorAtFirst(t *testing.T) {
 		if status.Code(r.endpoints[0].service.registration.current().err) != codes.Unavailable {
 			t.Fatalf("attempt %d: %v, want Unavailable", attempt, r.endpoints[0].service.registration.current().err)
 		}
-		now = r.endpoints[0].reconcile(t.Context(), r.kubelet, now, false) // sees the failure
-		r.endpoints[0].reconcile(t.Context(), r.kubelet, now, false)       // starts the next attempt
+		now = r.endpoints[0].reconcile(t.Context(), r.kubeletSock, now, false) // sees the failure
+		r.endpoints[0].reconcile(t.Context(), r.kubeletSock, now, false)       // starts the next attempt
 		if n := log.count("Cannot register"); n != wantErrors || log.count("not ready") != 1 {
 			t.Errorf("%d errors after attempt %d, want %d:\n%s", n, attempt, wantErrors, log)
 		}
@@ -267,23 +267,23 @@ func TestListenBackOffRestartsAfterSuccess(t *testing.T) {
 		t.Errorf("first failure: pause %v", pause)
 	}
 	e, now := r.endpoints[0], next
-	if got := e.reconcile(t.Context(), r.kubelet, next.Add(-1), false); !got.Equal(next) {
+	if got := e.reconcile(t.Context(), r.kubeletSock, next.Add(-1), false); !got.Equal(next) {
 		t.Errorf("before the pause is over: next attempt at %v, want %v", got, next)
 	}
-	next = e.reconcile(t.Context(), r.kubelet, now, false)
+	next = e.reconcile(t.Context(), r.kubeletSock, now, false)
 	wantPause(t, "second failure", next.Sub(now), 2*time.Minute)
 	if n := log.count("Cannot serve the resource"); n != 1 {
 		t.Errorf("%d log lines of the same error, want 1:\n%s", n, log)
 	}
 
 	remove(t, path)
-	e.reconcile(t.Context(), r.kubelet, now, true)
+	e.reconcile(t.Context(), r.kubeletSock, now, true)
 	if !e.socket.exists() {
 		t.Fatal("a change of the directory does not end the pause")
 	}
 	remove(t, path)
 	block()
-	next = e.reconcile(t.Context(), r.kubelet, now, false)
+	next = e.reconcile(t.Context(), r.kubeletSock, now, false)
 	wantPause(t, "first failure after a success", next.Sub(now), time.Minute)
 	if n := log.count("Cannot serve the resource"); n != 2 {
 		t.Errorf("%d log lines of the error after a success, want 2:\n%s", n, log)

@@ -97,8 +97,9 @@ func (s registrationState) check() error {
 	return errors.New("the kubelet has not answered the registration, or there is no kubelet")
 }
 
-// begin starts a new attempt and returns its number.
-func (r *registration) begin() int {
+// reset forgets the newest attempt, whose answer and streams no longer count, and returns
+// the number of the next one.
+func (r *registration) reset() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.attempt++

@@ -235,9 +235,9 @@ func TestSocketReplacedAfterKubeletConnected(t *testing.T) {
 
 func TestRegistrationIgnoresOlderAttempts(t *testing.T) {
 	r := &registration{wake: make(signal, 1)}
-	first := r.begin()
+	first := r.reset()
 	closeOld := r.openStream()
-	second := r.begin()
+	second := r.reset()
 	r.complete(first, nil)
 	if got := r.current(); got != (registrationState{}) {
 		t.Errorf("state of the new attempt = %+v, want zero", got)

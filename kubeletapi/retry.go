@@ -9,15 +9,15 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// backOff computes the pauses between retries: min, then twice the previous pause, at
-// most max. Each pause is shortened by a random amount of up to one half.
+// backOff computes the pauses between retries: first, then twice the previous pause, at
+// most limit. Each pause is shortened by a random amount of up to one half.
 type backOff struct {
-	min, max time.Duration
-	last     time.Duration // the last pause before it was shortened; zero if there was none
+	first, limit time.Duration
+	last         time.Duration // the last pause before it was shortened; zero if there was none
 }
 
 func (b *backOff) next() time.Duration {
-	b.last = min(max(b.min, 2*b.last), b.max)
+	b.last = min(max(b.first, 2*b.last), b.limit)
 	return b.last - rand.N(b.last/2+1)
 }
 

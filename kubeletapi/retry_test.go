@@ -14,26 +14,26 @@ import (
 func TestBackOffGrowsToItsMaximum(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		b := backOff{
-			min: time.Duration(rapid.Int64Range(1, int64(time.Second)).Draw(rt, "min")),
-			max: time.Duration(rapid.Int64Range(1, int64(time.Minute)).Draw(rt, "max")),
+			first: time.Duration(rapid.Int64Range(1, int64(time.Second)).Draw(rt, "min")),
+			limit: time.Duration(rapid.Int64Range(1, int64(time.Minute)).Draw(rt, "max")),
 		}
-		full := b.min
+		full := b.first
 		for range 100 {
-			full = min(full, b.max)
+			full = min(full, b.limit)
 			if got := b.next(); got < full/2 || got > full {
 				rt.Fatalf("pause %v, want %v to %v", got, full/2, full)
 			}
 			full *= 2
 		}
 		b.reset()
-		if got := b.next(); got > b.min {
-			rt.Fatalf("first pause after reset is %v, want at most %v", got, b.min)
+		if got := b.next(); got > b.first {
+			rt.Fatalf("first pause after reset is %v, want at most %v", got, b.first)
 		}
 	})
 }
 
 func TestBackOffIsRandom(t *testing.T) {
-	b := backOff{min: time.Hour, max: time.Hour}
+	b := backOff{first: time.Hour, limit: time.Hour}
 	first := b.next()
 	for range 100 {
 		if b.next() != first {

@@ -18,7 +18,7 @@ var errInUse = errors.New("another process serves it")
 // fileID identifies a file across lookups of its path. The zero value means no file.
 type fileID struct {
 	dev, ino uint64
-	ctime    int64 // time of the last status change in ns: a new file may reuse an inode number at once
+	ctime    int64 // st_ctim in ns: a new file may have the inode number of a removed one
 }
 
 // identify returns the ID of the file at path, without following a symbolic link, and
@@ -92,7 +92,7 @@ func (s *socket) exists() bool {
 		return false
 	}
 	id, _, err := identify(s.path)
-	// chmod changes ctime, and an inode that we hold open is not reused.
+	// Not ctime, which chmod changes: the number of an open inode is not reused.
 	return err == nil && id.dev == s.id.dev && id.ino == s.id.ino
 }
 

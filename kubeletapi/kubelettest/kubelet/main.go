@@ -3,8 +3,6 @@
 // Command kubelet plays the kubelet for a device plugin that is being tried out without a
 // cluster. It prints each list of devices that it receives. Like a real kubelet, it
 // deletes every socket in its directory when it starts.
-//
-// It is kept beside package kubelettest because it only prints what that package does.
 package main
 
 import (
