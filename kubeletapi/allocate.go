@@ -77,18 +77,12 @@ func (s *service) edits(ctx context.Context, devices []*devtree.Device) (*devtre
 func convertEdits(e *devtree.ContainerEdits) *pluginapi.ContainerAllocateResponse {
 	out := &pluginapi.ContainerAllocateResponse{Envs: e.Env, Annotations: e.Annotations}
 	for _, n := range e.DeviceNodes {
-		out.Devices = append(out.Devices, &pluginapi.DeviceSpec{
-			HostPath:      n.HostPath,
-			ContainerPath: n.ContainerPath,
-			Permissions:   n.Permissions,
-		})
+		d := &pluginapi.DeviceSpec{HostPath: n.HostPath, ContainerPath: n.ContainerPath, Permissions: n.Permissions}
+		out.Devices = append(out.Devices, d)
 	}
-	for _, m := range e.Mounts {
-		out.Mounts = append(out.Mounts, &pluginapi.Mount{
-			HostPath:      m.HostPath,
-			ContainerPath: m.ContainerPath,
-			ReadOnly:      m.ReadOnly,
-		})
+	for _, n := range e.Mounts {
+		m := &pluginapi.Mount{HostPath: n.HostPath, ContainerPath: n.ContainerPath, ReadOnly: n.ReadOnly}
+		out.Mounts = append(out.Mounts, m)
 	}
 	for _, name := range e.CDINames {
 		out.CdiDevices = append(out.CdiDevices, &pluginapi.CDIDevice{Name: name})

@@ -15,12 +15,11 @@ import (
 // "<namespace>/<class>=<ID>". If class is empty, each resource is a class of its own.
 //
 // Allocate returns the CDI name in addition to the device's nodes, mounts and
-// environment, so that a runtime without CDI support lacks nothing. The spec is on disk
-// before the kubelet learns of the device. It is removed when a Tree without the device
-// has been published, from when on no Allocate returns the name; the kubelet, which
-// acknowledges no list, is not waited for. Allocate itself writes nothing.
+// environment, so that a runtime without CDI support lacks nothing. It writes nothing.
+// The spec is on disk before the kubelet learns of the device. It is removed, without
+// waiting for the kubelet, once Allocate no longer returns its name.
 //
-// When Run returns, the files stay on disk for containers that restart meanwhile.
+// Run waits for a spec that is being written. The files stay, for containers that restart.
 func WithCDI(dir, class string) Option {
 	return func(c *config) { c.cdiDir, c.cdiClass = dir, class }
 }

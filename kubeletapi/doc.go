@@ -13,33 +13,39 @@
 //
 // # Guarantees
 //
-// The kubelet always has the newest list. A change is sent at once, without a timer. While a
-// stream is sending a list, further changes become one list. A stream never skips the newest
-// list, and never sends a list that equals its previous one. A slow reader delays only its own
-// stream, and publish never waits for the kubelet, a stream or the CDI directory.
+// A connected kubelet is sent the newest list. A change is sent at once, without a timer.
+// While a stream is sending a list, further changes become one list. A stream never skips
+// the newest list, and never sends a list that equals its previous one. A slow reader
+// delays only its own stream, and publish never waits for the kubelet, a stream or the
+// CDI directory.
 //
-// A resource is registered from the first Tree that has it until Run ends. Without
-// devices it remains registered, with an empty list. Its socket is only created while
-// kubelet.sock exists: nobody else connects to it, and a new kubelet first deletes it.
+// A resource is registered from the first Tree that has it until Run ends, with an empty
+// list if it has no devices. Its socket is only created while kubelet.sock exists: only
+// the kubelet connects to it, and deletes all sockets when it starts.
 //
-// Allocate answers from the newest Tree, for all containers of a request or for none. The error
-// for an unknown device is codes.NotFound and for an unhealthy one codes.FailedPrecondition,
-// with its reason. An error of the plugin that has no gRPC status is codes.Unknown.
+// Allocate answers from the newest Tree, for all containers of a request or for none.
+// With [WithCDI], a Tree counts once the attempt to write its specs is over. The error
+// for an unknown device is NotFound and for an unhealthy one FailedPrecondition, with its
+// reason. If a method of the plugin fails, so does the request: [devtree.ErrGone] becomes
+// NotFound, [devtree.ErrUnfit] FailedPrecondition, and a context error its own code. A
+// gRPC status is kept. Any other error is Unknown.
 //
 // The kubelet may start, stop, hang, refuse a registration or delete a socket, and its
-// directory may be removed and created, at any time and in any order. A new kubelet.sock
-// means that the kubelet restarted, and all resources are registered again at once. A
-// resource is also registered again when the kubelet's stream ends. Failed registrations
-// are retried with exponential back-off.
+// directory may be removed and created, at any time and in any order. When there is a new
+// kubelet.sock, all resources are registered again and their newest lists sent, at once.
+// When only a stream ends, its resource is registered again after 100 ms, or up to 10 s
+// if streams keep ending. What fails is retried with exponential back-off, at most 10 s.
 //
-// A socket that another process serves is never touched. The Manager logs an error and
-// takes over when that process stops, so two Managers do not disturb each other.
+// A socket that another process serves is never touched, so two Managers do not disturb
+// each other. The Manager logs an error. It takes over, and registers 100 ms later, when
+// that process removes the socket, or with the next retry after it was killed.
 //
 // # Goroutines, timers and logs
 //
-// Run owns all goroutines and returns when they have ended. Once everything is
-// registered, no timer runs and nothing is polled: inotify watches of the directory wake
-// the Manager. Without a watch, it logs an error and polls every two seconds.
+// Run owns all goroutines and returns when they have ended, unless a method of the plugin
+// does not return in time. At the latest 10 s after everything is registered, no timer
+// runs and nothing is polled: inotify watches of the directory wake the Manager. If there
+// can be none, it logs an error and polls every two seconds.
 //
 // The Manager logs to the klog logger of Run's context ([klog.FromContext]):
 // registrations and restarts of the kubelet at V(0), its own life cycle at V(1), changes
@@ -48,6 +54,5 @@
 //
 // # Limits
 //
-// The package does not know where devices come from. It does not create the kubelet's
-// directory and does not notice when a directory above the parent of that is renamed.
+// If the kubelet's directory is /a/b/c, the Manager does not notice a rename of /a.
 package kubeletapi

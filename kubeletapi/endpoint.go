@@ -73,8 +73,7 @@ func newEndpoint(s *service, path string, c config, calls *inflight) *endpoint {
 }
 
 // reconcile creates the socket if it is missing and registers the resource if the kubelet
-// does not follow its list. It returns the time by which it must be called again, or the
-// zero time if it need not be. dirChanged ends the back-off after a failure to listen.
+// does not follow its list. For dirChanged and the result, see [reconciler.reconcile].
 func (e *endpoint) reconcile(ctx context.Context, kubeletSock fileID, now time.Time, dirChanged bool) time.Time {
 	if kubeletSock == (fileID{}) {
 		// Nobody would connect to a socket, and the next kubelet first deletes it.

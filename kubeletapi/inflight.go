@@ -25,7 +25,7 @@ type inflight struct {
 // callKey is the context key of a *bool: whether the call is counted.
 type callKey struct{}
 
-// acquire counts a call or, after drain, rejects it. It is a [grpc.UnaryServerInterceptor].
+// acquire is a [grpc.UnaryServerInterceptor]. It counts a call or, after drain, rejects it.
 func (f *inflight) acquire(
 	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {

@@ -43,10 +43,11 @@ func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 	return m
 }
 
-// Run serves the plugin's devices until ctx ends. It then ends the streams, removes the
-// sockets, waits for the plugin's Watch to return, and returns nil. It returns an error
-// if the namespace or an option is invalid, if Watch fails, or if a method of the plugin
-// does not return in time. Run may be called once.
+// Run serves the plugin's devices until ctx ends or Watch fails. Then Watch's context
+// ends, the sockets are removed, and new calls fail with codes.Unavailable. Calls in
+// progress get up to 2.5 s before the streams end. Run waits for all methods, 5 s in all.
+// One that has not returned by then is left running, which is an error. So is an invalid
+// namespace or option. Run may be called once.
 func (m *Manager) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
 		return errors.New("a Manager can only run once")
@@ -113,8 +114,9 @@ func (m *Manager) publish(t *devtree.Tree) {
 }
 
 // CheckRegistered returns nil if the kubelet follows the lists of all resources of the
-// newest Tree, or else an error that names a resource and tells how far its registration
-// has come. It may be called from any goroutine at any time.
+// newest Tree, and so before the first Tree. Otherwise its error names a resource and
+// says how far the registration has come. It ignores its context, and may be called from
+// any goroutine at any time.
 func (m *Manager) CheckRegistered(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -9,13 +9,18 @@ import (
 	"qatplugin/devtree"
 )
 
-// A Plugin watches the host and reports its devices. Its methods, including those of the
-// optional interfaces, may be called from several goroutines at once.
+// A Plugin watches the host and reports its devices. The methods of the optional
+// interfaces run concurrently with Watch and with each other. Their context is that of
+// the kubelet's call; the package comment says what becomes of their errors.
 type Plugin interface {
-	// Watch calls publish with a new Tree whenever the devices change, and returns when ctx
-	// ends. publish may be called from any goroutine and never waits for the kubelet; the last
-	// call wins. An error ends the Manager. If Watch returns nil before ctx ends, the devices no
-	// longer change, and the Manager continues to serve the last Tree.
+	// Watch is called once. It calls publish with a new Tree whenever the devices change,
+	// and returns when ctx ends, while the other methods may still run. An error ends the
+	// Manager. If Watch returns nil before ctx ends, the devices no longer change, and
+	// the Manager continues to serve the last Tree.
+	//
+	// Any goroutine may call publish, which never waits for the kubelet. The last call
+	// wins. A resource that a Tree omits becomes empty. Use Edit or After of the Tree
+	// before, so that what did not change costs nothing.
 	Watch(ctx context.Context, publish func(*devtree.Tree)) error
 }
 
@@ -27,26 +32,25 @@ var ErrUseDefault = errors.New("use the default allocation")
 // gets the ContainerEdits of its devices, merged in the order of the kubelet's request.
 type Allocator interface {
 	// Allocate is called once for each container, with known and healthy devices in the
-	// order of the kubelet's request. [ErrUseDefault], or nil without an error, selects
-	// the default. Any other error fails the whole request.
+	// order of the kubelet's request. The result replaces the devices' ContainerEdits,
+	// CDI names included; Merge them to keep them. [ErrUseDefault], or nil without an
+	// error, selects the default.
 	Allocate(ctx context.Context, resource string, devices []*devtree.Device) (*devtree.ContainerEdits, error)
 }
 
 // A PostAllocator is a Plugin that modifies what a container gets.
 type PostAllocator interface {
 	// PostAllocate is called once for each container before the answer is sent. It may
-	// modify edits, which belong to this container and whose maps are never nil. An error
-	// fails the whole request. If it wraps [devtree.ErrGone] or [devtree.ErrUnfit], the
-	// kubelet receives NotFound or FailedPrecondition.
+	// modify edits, which belong to this container and whose maps are never nil.
 	PostAllocate(ctx context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits) error
 }
 
 // A PreferredAllocator is a Plugin that prefers some combinations of devices over others.
 type PreferredAllocator interface {
-	// PreferredAllocation returns the IDs of size available devices, including all of
-	// mustInclude. [ErrUseDefault], or no IDs without an error, means no preference: the
-	// kubelet then chooses itself. So it does if the choice breaks these rules, which is
-	// logged. Any other error fails the request.
+	// PreferredAllocation returns at most size IDs: all of mustInclude, healthy or not,
+	// and some of available, which are healthy. The kubelet chooses the rest, and all
+	// devices after [ErrUseDefault], no IDs, or IDs that break these rules, which is
+	// logged. A device of mustInclude that left the Tree is NotFound, without this call.
 	PreferredAllocation(
 		ctx context.Context, resource string, available, mustInclude []*devtree.Device, size int,
 	) ([]string, error)
@@ -56,5 +60,6 @@ type PreferredAllocator interface {
 type ContainerPreStarter interface {
 	// PreStartContainer must return within 30 seconds
 	// (v1beta1.KubeletPreStartContainerRPCTimeoutInSecs). An error prevents the start.
+	// Devices may be unhealthy. One that left the Tree is NotFound, without this call.
 	PreStartContainer(ctx context.Context, resource string, devices []*devtree.Device) error
 }

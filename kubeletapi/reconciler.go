@@ -15,8 +15,8 @@ import (
 )
 
 // reconciler keeps all sockets and registrations in line with the kubelet. It runs on the
-// goroutine of [Manager.Run]. Whatever wakes it, it looks at the directory and does what is
-// missing. So the order of events does not matter, and a needless wake-up costs little.
+// goroutine of [Manager.Run]. Whatever wakes it, it looks at the directory and does what
+// is missing. So the order of events does not matter.
 type reconciler struct {
 	manager *Manager
 	config  config
@@ -73,14 +73,13 @@ func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged b
 	case <-ctx.Done():
 	case <-r.manager.wake:
 	case <-expired:
-	case ev, ok := <-events:
-		if ok {
-			return r.handleEvent(ev)
-		}
-		r.dropWatch(errors.New("the watcher is closed"))
-		return true
+	case ev := <-events:
+		return r.handleEvent(ev)
 	case err, ok := <-failures:
-		if !ok || !errors.Is(err, fsnotify.ErrEventOverflow) {
+		if !ok {
+			err = fsnotify.ErrClosed // events is closed, too
+		}
+		if !errors.Is(err, fsnotify.ErrEventOverflow) {
 			r.dropWatch(err)
 		}
 		return true
@@ -89,8 +88,7 @@ func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged b
 }
 
 // handleEvent replaces the watch if ev is about the directory itself. It reports whether
-// ev is about that, the kubelet's socket or one of ours, and not about the kubelet's
-// checkpoint or the sockets of other plugins.
+// ev is about that, the kubelet's socket or one of ours, and not about any other file.
 func (r *reconciler) handleEvent(ev fsnotify.Event) bool {
 	ev.Name = filepath.Clean(ev.Name) // the watcher reports an entry of "/" as "//name"
 	if r.watch.moved(ev) {
@@ -106,14 +104,12 @@ func (r *reconciler) handleEvent(ev fsnotify.Event) bool {
 // listen.
 func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.Time) {
 	now := time.Now()
+	if r.watch == nil && !now.Before(r.rewatchAt) {
+		r.rewatch()
+		dirChanged = true
+	}
 	if r.watch == nil {
-		if !now.Before(r.rewatchAt) {
-			r.rewatch()
-			dirChanged = true
-		}
-		if r.watch == nil {
-			next = r.rewatchAt
-		}
+		next = r.rewatchAt
 	}
 	// The kubelet deletes our sockets and then creates its own. So look at its socket
 	// first: one of ours that exists after a new kubelet.sock was found is not deleted.
@@ -217,13 +213,13 @@ func (r *reconciler) stop(watched <-chan struct{}) error {
 	case <-time.After(callTimeout):
 	}
 	r.stopStreams()
-	var servers sync.WaitGroup
-	for _, e := range r.endpoints {
-		servers.Go(e.stop)
-	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
+		var servers sync.WaitGroup
+		for _, e := range r.endpoints {
+			servers.Go(e.stop)
+		}
 		servers.Wait()
 	}()
 	select {

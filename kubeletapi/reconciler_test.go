@@ -384,6 +384,20 @@ func TestNoGracePeriodIfStreamAndSocketAreLost(t *testing.T) {
 	}
 }
 
+func TestClosedWatchIsDropped(t *testing.T) {
+	for range 10 { // in any order of its two channels
+		r, _, log := newTestReconciler(t, kubeletDir(t))
+		r.reconcile(t.Context(), true)
+		r.watch.fs.Close()
+		for r.watch != nil {
+			r.wait(t.Context(), time.Time{})
+		}
+		if log.count("Cannot watch the kubelet's directory") != 1 {
+			t.Errorf("the log does not mention it:\n%s", log)
+		}
+	}
+}
+
 func TestLostEventsKeepTheWatch(t *testing.T) {
 	r, _, log := newTestReconciler(t, kubeletDir(t))
 	r.reconcile(t.Context(), true)

@@ -97,8 +97,7 @@ func (s registrationState) check() error {
 	return errors.New("the kubelet has not answered the registration, or there is no kubelet")
 }
 
-// reset forgets the newest attempt, whose answer and streams no longer count, and returns
-// the number of the next one.
+// reset forgets the newest attempt and returns the number of the next one.
 func (r *registration) reset() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
