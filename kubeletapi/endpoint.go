@@ -174,7 +174,8 @@ func (e *endpoint) updatePhase(now time.Time) {
 			// Most likely, the kubelet is about to listen on its new socket.
 			e.service.log.V(1).Info("The kubelet is not ready", "resource", e.service.name, "reason", state.err.Error())
 		} else {
-			e.registerError.report(state.err, "Cannot register with the kubelet, trying again", "resource", e.service.name)
+			e.registerError.report(state.err, "Cannot register with the kubelet, trying again",
+				"resource", e.service.name)
 		}
 	case registered:
 		e.retryAt = state.ended.Add(e.config.streamTimeout)

@@ -130,12 +130,7 @@ func (c *converter) convert(r *devtree.Resource) *pluginapi.ListAndWatchResponse
 	return c.list
 }
 
-// looksEqual reports whether a and b are equal in what convertDevice converts: the kubelet does not
-// learn of a reason or of what a container gets.
-func looksEqual(a, b *devtree.Device) bool {
-	return a == b || a.ID == b.ID && a.Health == b.Health && slices.Equal(a.NUMANodes, b.NUMANodes)
-}
-
+// equalDevices reports whether the kubelet would see no difference between a and b.
 func equalDevices(a, b *pluginapi.Device) bool { return a == b || proto.Equal(a, b) }
 
 func convertDevice(d *devtree.Device) *pluginapi.Device {
