@@ -45,9 +45,10 @@ func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 
 // Run serves the plugin's devices until ctx ends or Watch fails. Then Watch's context
 // ends, the sockets are removed, and new calls fail with codes.Unavailable. Calls in
-// progress get up to 2.5 s before the streams end. Run waits for all methods, 5 s in all.
-// One that has not returned by then is left running, which is an error. So is an invalid
-// namespace or option. Run may be called once.
+// progress get up to 2.5 s before the streams end. Run waits for all methods, 5 s in all;
+// one that has not returned by then is left running. That is an error, as are a failure
+// of Watch and an invalid namespace or option. Otherwise Run returns nil. It may be
+// called once.
 func (m *Manager) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
 		return errors.New("a Manager can only run once")
@@ -115,8 +116,7 @@ func (m *Manager) publish(t *devtree.Tree) {
 
 // CheckRegistered returns nil if the kubelet follows the lists of all resources of the
 // newest Tree, and so before the first Tree. Otherwise its error names a resource and
-// says how far the registration has come. It ignores its context, and may be called from
-// any goroutine at any time.
+// says how far the registration has come. Any goroutine may call it; it ignores its context.
 func (m *Manager) CheckRegistered(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
