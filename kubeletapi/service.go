@@ -120,7 +120,7 @@ func (c *converter) convert(r *devtree.Resource) *pluginapi.ListAndWatchResponse
 			i++
 		}
 		devices = append(devices, d)
-		if i < len(old) && looksEqual(c.devices[i], d) {
+		if i < len(old) && c.devices[i] == d {
 			converted = append(converted, old[i])
 		} else {
 			converted = append(converted, convertDevice(d))
