@@ -35,9 +35,11 @@ func (fpga) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	return nil
 }
 
-// PostAllocate numbers the regions within the container, and calls the hook.
-func (fpga) PostAllocate(_ context.Context, resource string, devices []*devtree.Device,
-	edits *devtree.ContainerEdits) error {
+// PostAllocate numbers the regions within the container, and sets the annotation that makes the
+// hook of the runtime act.
+func (fpga) PostAllocate(
+	_ context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits,
+) error {
 	for i, d := range devices {
 		edits.Env[fmt.Sprintf("FPGA_REGION_%d", i)] = d.ID
 		edits.Env[fmt.Sprintf("FPGA_AFU_%d", i)] = resource
