@@ -71,7 +71,7 @@ func TestKernelVFDriversHasNoDuplicates(t *testing.T) {
 func TestIsQATID(t *testing.T) {
 	tests := map[string]bool{
 		"8086:1572": false, "1AF4:4941": false, "8086:494": false, "8086:49410": false, "8086-4941": false,
-		"8086:494G": false, "8086:49/1": false, "8086:494:": false, "8086:494`": false, "": false,
+		"8086:494G": false, "8086:49/1": false, "8086:494:": false, "8086:494`": false, "8086:04941": false, "": false,
 	}
 	for _, f := range families {
 		for _, id := range []uint16{f.PF, f.VF} {

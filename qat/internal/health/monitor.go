@@ -93,7 +93,6 @@ func (m *Monitor) Observe(a pci.Address, e *events.Event) {
 	switch {
 	case e.Action == events.Add, e.Action == events.Remove, e.Action == events.Bind:
 		delete(m.aerErrors, a) // another function, or another driver instance
-	case e.Action != events.Change:
 	case kind == "SUCCESSFUL_RECOVERY" || kind == "" && online == "1":
 		delete(m.aerErrors, a)
 		if p := m.pfs[a]; p != nil {

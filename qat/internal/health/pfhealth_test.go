@@ -257,11 +257,12 @@ func TestFatalErrorsHideAFailedHeartbeat(t *testing.T) {
 func TestFatalErrorsAreCountedOverAFailedRead(t *testing.T) {
 	pf := newTestPF(t, pfAddress)
 	m := newTestMonitor(t, pf)
+	pf.set("qat_ras/errors_fatal", "5")
 	m.poll()
 	must(t, os.Remove(filepath.Join(pf.Dir, "qat_ras/errors_fatal")))
 	m.poll()
 	m.wantReason(pf.Address, "")
-	pf.set("qat_ras/errors_fatal", "2")
+	pf.set("qat_ras/errors_fatal", "7")
 	m.poll()
 	m.wantReason(pf.Address, "had 2 fatal errors")
 }

@@ -152,7 +152,8 @@ func (g group) conflict(devices []*device) string {
 	return ""
 }
 
-// units returns a unit for each process of the section, or why there are none.
+// units returns a unit for each process of the section, or why there are none. No unit may be among
+// the taken ones.
 func (s *snapshot) units(g group, usable []*device, taken map[string]bool) (units []*devtree.Device, reason string) {
 	if reason = g.conflict(usable); reason != "" {
 		return nil, reason
@@ -163,9 +164,10 @@ func (s *snapshot) units(g group, usable []*device, taken map[string]bool) (unit
 		members = g[:1] // its processes span the devices, and every file describes the same ones
 	}
 	for _, m := range members {
+		prefix := m.Name + "_" + s.shortName(m.device) + "_"
 		for process := range m.Processes {
 			d := *template
-			d.ID = fmt.Sprintf("%s_%s_%d", m.Name, s.shortName(m.device), process)
+			d.ID = prefix + strconv.Itoa(process)
 			if taken[g.resource()+"/"+d.ID] {
 				return nil, fmt.Sprintf("its unit %s has the same name as one of another section", d.ID)
 			}

@@ -68,6 +68,11 @@ func TestTreeFollowsFromTheHost(t *testing.T) {
 			want:    onlyShim,
 			skipped: skips{"[SSL]": "LimitDevAccess is 1 in c6xx_dev0.conf and 0 in c6xx_dev1.conf"},
 		},
+		"files differ in LimitDevAccess, the first has none": {
+			change:  files(ssl+shim, sslPinned+shim),
+			want:    onlyShim,
+			skipped: skips{"[SSL]": "LimitDevAccess is 0 in c6xx_dev0.conf and 1 in c6xx_dev1.conf"},
+		},
 		"files differ in the processes of a section that is not pinned": {
 			change:  files(ssl+shim, sec("SSL", 2, 1, 0)+shim),
 			want:    onlyShim,
@@ -244,6 +249,18 @@ func TestSectionWhoseUnitsExistAlreadyIsSkipped(t *testing.T) {
 	want := skips{"[X]": "its unit X_b_a_dev0_0 has the same name as one of another section"}
 	if diff := cmp.Diff(want, skipped); diff != "" {
 		t.Errorf("skipped (-want +got):\n%s", diff)
+	}
+}
+
+func TestUnitsOfTwoResourcesMayHaveTheSameName(t *testing.T) {
+	s := testSnapshot()
+	s.devices[0].Type, s.devices[0].Sections = "a", []section{{Name: "X_b", Processes: 1, Cy: 1}}
+	s.devices[1].Type, s.devices[1].Sections = "b_a", []section{{Name: "X", Processes: 1, Dc: 1}}
+	s.devices[1].Number = 0
+	tree, skipped := buildTree(&devtree.Tree{}, s)
+	want := map[string][]string{"cy1_dc0": {"X_b_a_dev0_0"}, "cy0_dc1": {"X_b_a_dev0_0"}}
+	if diff := cmp.Diff(want, units(tree)); diff != "" || len(skipped) > 0 {
+		t.Errorf("skipped %q, units (-want +got):\n%s", skipped, diff)
 	}
 }
 
