@@ -41,7 +41,8 @@ type UeventListener struct {
 	// The fields below belong to Run.
 	receiver *receiver
 	event    Event
-	draining bool       // an overflow was reported and the queue is not empty yet
+	lost     string     // the reason for a Resync that is due, or ""
+	draining bool       // after an overflow: discard messages until the queue is empty
 	failures int        // consecutive failed reads
 	size     int        // size of the message that was read
 	errno    unix.Errno // error of the last read
@@ -120,7 +121,7 @@ func (l *UeventListener) Run(ctx context.Context, sink Sink) error {
 // returns false.
 func (l *UeventListener) read(fd uintptr) bool {
 	l.size, l.errno = l.receiver.receive(fd)
-	return l.errno != unix.EAGAIN || l.draining
+	return l.errno != unix.EAGAIN || l.lost != ""
 }
 
 // handle evaluates the last read. It is separate from read so that a slow sink does not
@@ -132,12 +133,12 @@ func (l *UeventListener) handle(sink Sink) error {
 		// silently drops every new message until the queue is empty. Only a Resync
 		// after that point covers them all.
 		l.stats.overflows.Add(1)
-		l.draining = true
-	case l.errno == unix.EAGAIN: // the queue is empty; read returns it only while draining
+		l.draining, l.lost = true, "uevent socket overflow"
+	case l.errno == unix.EAGAIN: // the queue is empty; read returns it only if a Resync is due
 		l.draining = false
-		sink.Resync("uevent socket overflow")
+		l.reportLoss(sink)
 	case l.errno != 0:
-		return l.fail(sink, l.errno)
+		return l.fail(l.errno)
 	case l.draining:
 		l.stats.discarded.Add(1)
 	default:
@@ -151,9 +152,10 @@ func (l *UeventListener) handleMessage(sink Sink) error {
 	now := time.Now()
 	from := l.receiver.sender()
 	if l.size == 0 && !from.netlink {
-		return l.fail(sink, io.EOF) // the peer of a socket pair was closed; netlink has no peer
+		return l.fail(io.EOF) // the peer of a socket pair was closed; netlink has no peer
 	}
 	l.failures = 0
+	l.reportLoss(sink)
 	if !l.trusted(from) {
 		l.stats.rejected.Add(1)
 		return nil
@@ -169,17 +171,26 @@ func (l *UeventListener) handleMessage(sink Sink) error {
 	return nil
 }
 
-// fail counts a read that failed for an unexpected reason: events may be lost. It
-// returns err once too many reads have failed in a row.
-func (l *UeventListener) fail(sink Sink, err error) error {
+// fail counts a read that failed for an unexpected reason. Events may be lost, so the
+// next read that succeeds causes a Resync. fail returns err once too many reads have
+// failed in a row.
+func (l *UeventListener) fail(err error) error {
 	l.failures++
 	if l.failures >= maxFailures {
 		return err
 	}
-	if l.failures == 1 {
-		sink.Resync("uevent socket: " + err.Error())
+	if !l.draining {
+		l.lost = "uevent socket: " + err.Error()
 	}
 	return nil
+}
+
+// reportLoss sends the Resync that is due, if there is one.
+func (l *UeventListener) reportLoss(sink Sink) {
+	if l.lost != "" {
+		sink.Resync(l.lost)
+		l.lost = ""
+	}
 }
 
 // Close closes the socket and ends Run. It may be called more than once.

@@ -122,6 +122,32 @@ func TestLongestMessageIsDelivered(t *testing.T) {
 	r.waitFor(t, observed{Add, path})
 }
 
+func TestResyncFollowsLastOfConsecutiveFailures(t *testing.T) {
+	for name, next := range map[string]unix.Errno{"message": 0, "empty queue": unix.EAGAIN} {
+		t.Run(name, func(t *testing.T) {
+			l, peer := listenPair(t, unix.SOCK_DGRAM, anySender)
+			r := newRecorder()
+			resyncs := 0 // when the event arrives
+			r.onEvent = func(*Event) { _, reasons := r.all(); resyncs = len(reasons) }
+			for range 3 {
+				l.size, l.errno = 0, unix.EIO
+				must(t, l.handle(r))
+			}
+			r.wantResyncs(t, 0)
+			if next == 0 {
+				send(t, peer, "add@/x\x00")
+			}
+			must(t, l.file.SetReadDeadline(time.Now().Add(testTimeout)))
+			must(t, l.conn.Read(l.read)) // with an empty queue, it must not wait
+			must(t, l.handle(r))
+			r.wantResyncs(t, 1)
+			if next == 0 && resyncs != 1 {
+				t.Error("the event arrived before the Resync")
+			}
+		})
+	}
+}
+
 // TestHandleCountsConsecutiveFailures feeds handle with results of reads: an error, or 0
 // for a message.
 func TestHandleCountsConsecutiveFailures(t *testing.T) {
@@ -145,13 +171,13 @@ func TestHandleCountsConsecutiveFailures(t *testing.T) {
 		resync int
 		err    error // of the last read; all others return nil
 	}{
-		"fewer than the limit":  {most, 1, nil},
-		"the limit":             {failures(maxFailures), 1, unix.EIO},
-		"a message between":     {join(most, message, most), 2, nil},
-		"an overflow between":   {join(most, overflow, most), 2, nil},
-		"an empty queue":        {join(overflow, most, empty, most), 3, nil},
-		"a discarded message":   {join(overflow, most, message, most), 2, nil},
-		"after another message": {join(message, failures(maxFailures)), 1, unix.EIO},
+		"fewer than the limit":  {join(most, empty), 1, nil},
+		"the limit":             {failures(maxFailures), 0, unix.EIO},
+		"a message between":     {join(most, message, most, message), 2, nil},
+		"an overflow between":   {join(most, overflow, most, empty), 1, nil},
+		"an empty queue":        {join(overflow, most, empty, most, empty), 2, nil},
+		"a discarded message":   {join(overflow, most, message, most, empty), 1, nil},
+		"after another message": {join(message, failures(maxFailures)), 0, unix.EIO},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, peer := listenPair(t, unix.SOCK_DGRAM, anySender)
@@ -195,7 +221,7 @@ func TestRunFailsWhenPeerIsClosed(t *testing.T) {
 	if err := l.Run(context.Background(), r); !errors.Is(err, io.EOF) {
 		t.Errorf("Run: %v, want an error that wraps EOF", err)
 	}
-	r.wantResyncs(t, 1)
+	r.wantResyncs(t, 0) // the error reports the loss
 	if err := l.conn.Control(func(uintptr) {}); err == nil {
 		t.Error("Run left the socket open")
 	}
