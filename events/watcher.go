@@ -162,15 +162,16 @@ func (w *Watcher) handle(e fsnotify.Event, sink Sink) {
 	}
 	c := change{action, filepath.Clean(e.Name)} // an entry of "/" is reported as "//entry"
 	w.out = w.out[:0]
+	var lost error
 	w.mu.Lock()
 	if !w.closed {
 		if w.set.apply(c) {
 			w.out = append(w.out, c)
 		}
-		w.out = w.set.takePending(w.out)
+		w.out, lost = w.set.takePending(w.out)
 	}
 	w.mu.Unlock()
-	w.deliver(sink, now)
+	w.deliver(sink, now, lost)
 
 	w.errMu.Lock()
 	w.failures = 0
@@ -205,18 +206,23 @@ func (w *Watcher) handleWake(sink Sink) error {
 	if lost != nil && !w.closed {
 		w.set.refresh("/")
 	}
-	w.out = w.set.takePending(w.out[:0])
+	out, failed := w.set.takePending(w.out[:0])
 	w.mu.Unlock()
 
-	if lost != nil {
-		sink.Resync("inotify: " + lost.Error()) // it covers the changes in w.out
-	} else {
-		w.deliver(sink, now)
+	w.out = out
+	if lost == nil {
+		lost = failed
 	}
+	w.deliver(sink, now, lost)
 	return nil
 }
 
-func (w *Watcher) deliver(sink Sink, at time.Time) {
+// deliver passes w.out to the sink, or a Resync, which covers the changes in w.out.
+func (w *Watcher) deliver(sink Sink, at time.Time, lost error) {
+	if lost != nil {
+		sink.Resync("inotify: " + lost.Error())
+		return
+	}
 	for _, c := range w.out {
 		w.event = Event{Origin: Inotify, Action: c.action, Path: append(w.event.Path[:0], c.path...), Time: at}
 		sink.Event(&w.event)

@@ -33,7 +33,7 @@ type watchSet struct {
 	watched map[dirID]*node  // by the directory that has the watch
 	failed  map[*node]error  // nodes that should be watched, but could not be
 	retry   bool             // the failed nodes may be tried again
-	pending []*node          // wanted directories whose change is to be reported
+	pending []*node          // nodes whose change or failure is to be reported
 	moved   []*node          // nodes whose watch was found on a renamed directory
 }
 
@@ -136,7 +136,7 @@ func (s *watchSet) apply(event change) bool {
 	if parent == nil || !parent.wanted {
 		return false
 	}
-	if n := s.nodes[event.path]; n != nil && n.exists == (event.action == Create) {
+	if n := s.nodes[event.path]; n != nil && n.exists == (event.action == Create) && s.failed[n] == nil {
 		s.clearPending(n) // it would report the same again
 	}
 	return true
@@ -199,9 +199,10 @@ func (s *watchSet) reconcileMoved() {
 func (s *watchSet) scan(n *node, renew bool) {
 	id, err := statDir(n.path)
 	if err != nil {
+		known := s.failed[n] != nil
 		s.markMissing(n)
 		if !isMissing(err) {
-			s.failed[n] = watchError(n.path, err)
+			s.fail(n, err, known)
 		}
 		return
 	}
@@ -264,7 +265,8 @@ func (s *watchSet) addWatch(n *node) bool {
 		if err == nil {
 			if other := s.watched[id]; other != nil && other != n {
 				if unchanged(other) {
-					s.failed[n] = fmt.Errorf("watch %q: same directory as %q, which is watched", n.path, other.path)
+					err = fmt.Errorf("same directory as %q, which is watched", other.path)
+					s.fail(n, err, s.failed[n] != nil)
 					return false
 				}
 				// The directory was renamed and its event is still queued. fsnotify
@@ -279,7 +281,7 @@ func (s *watchSet) addWatch(n *node) bool {
 			s.markMissing(n)
 			return false
 		case err != nil:
-			s.failed[n] = watchError(n.path, err)
+			s.fail(n, err, s.failed[n] != nil)
 			return false
 		}
 		if now, err := statDir(n.path); err == nil && now == id {
@@ -303,6 +305,18 @@ func (s *watchSet) removeWatch(n *node) {
 	}
 }
 
+// fail records that n should be watched, but could not be. Unless that is known, it is to
+// be reported: changes may be lost from now on.
+func (s *watchSet) fail(n *node, err error, known bool) {
+	if errors.Is(err, unix.ENOSPC) {
+		err = fmt.Errorf("%w: %w", ErrWatchLimit, err)
+	}
+	s.failed[n] = fmt.Errorf("watch %q: %w", n.path, err)
+	if !known {
+		s.setPending(n)
+	}
+}
+
 // retryFailed tries to watch the failed nodes, if a watch may be free.
 func (s *watchSet) retryFailed() {
 	for s.retry && len(s.failed) > 0 {
@@ -320,10 +334,10 @@ func (s *watchSet) retryFailed() {
 	s.retry = false
 }
 
-// setPending notes that a change of n is to be reported, if n is wanted. Whether it is
-// Create or Delete follows from n.exists at that time.
+// setPending notes that a change of n is to be reported, if n is wanted or has failed.
+// Whether it is Create, Delete or a failure follows from the state of n at that time.
 func (s *watchSet) setPending(n *node) {
-	if n.wanted && !n.pending {
+	if !n.pending && (n.wanted || s.failed[n] != nil) {
 		n.pending = true
 		s.pending = append(s.pending, n)
 	}
@@ -336,11 +350,14 @@ func (s *watchSet) clearPending(n *node) {
 	}
 }
 
-// takePending appends the pending changes to out and clears them.
-func (s *watchSet) takePending(out []change) []change {
+// takePending appends the pending changes to out and clears them. failed is one of the
+// pending failures, or nil.
+func (s *watchSet) takePending(out []change) (changes []change, failed error) {
 	for _, n := range s.pending {
 		n.pending = false
 		switch {
+		case s.failed[n] != nil:
+			failed = s.failed[n]
 		case !n.wanted:
 		case n.exists:
 			out = append(out, change{Create, n.path})
@@ -350,7 +367,7 @@ func (s *watchSet) takePending(out []change) []change {
 	}
 	clear(s.pending)
 	s.pending = s.pending[:0]
-	return out
+	return out, failed
 }
 
 // err returns the first of the failures, in the order of paths, and their number.
@@ -365,13 +382,6 @@ func (s *watchSet) err() error {
 		return fmt.Errorf("%d directories are not watched, the first: %w", len(s.failed), s.failed[first])
 	}
 	return s.failed[first]
-}
-
-func watchError(dir string, err error) error {
-	if errors.Is(err, unix.ENOSPC) {
-		err = fmt.Errorf("%w: %w", ErrWatchLimit, err)
-	}
-	return fmt.Errorf("watch %q: %w", dir, err)
 }
 
 // isMissing reports whether err means that a directory does not exist.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/fsnotify/fsnotify"
@@ -329,6 +330,106 @@ func TestWatchLimit(t *testing.T) {
 		f.touch(name(i) + "/x")
 		f.wait(Create, name(i)+"/x")
 	}
+}
+
+// limitedWatches sets no watch while full is set.
+type limitedWatches struct {
+	inotifyWatches
+	full *atomic.Bool
+}
+
+func (w limitedWatches) Add(path string) error {
+	if w.full.Load() {
+		return unix.ENOSPC
+	}
+	return w.inotifyWatches.Add(path)
+}
+
+func newLimitedFixture(t *testing.T) (*fixture, *atomic.Bool) {
+	t.Helper()
+	inotify, err := fsnotify.NewWatcher()
+	must(t, err)
+	full := new(atomic.Bool)
+	return newFixtureOf(t, t.TempDir(), newWatcher(inotify, limitedWatches{inotify, full})), full
+}
+
+func TestWatchFailureOutsideOfWatchCausesOneResync(t *testing.T) {
+	for name, tt := range map[string]struct {
+		wanted string
+		create string // a directory that then needs a watch
+		then   string // causes no event without that watch
+	}{
+		"wanted directory":               {"d", "d", "d/x"},
+		"entry of a wanted directory":    {"barrier/d", "barrier/d", "barrier/d/x"},
+		"ancestor of a wanted directory": {"a/b/c", "a", "a/x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, full := newLimitedFixture(t)
+			f.watch(tt.wanted)
+			f.watch("missing") // keeps the parent's watch in use
+			f.start()
+			full.Store(true)
+			f.mkdir(tt.create)
+			f.r.waitForResyncs(t, 1)
+			if err := f.w.Err(); !errors.Is(err, ErrWatchLimit) {
+				t.Errorf("Err: %v, want ErrWatchLimit", err)
+			}
+			f.reset()
+			f.mkdir(tt.then)
+			f.unwatch("missing") // tries the others again
+			f.wantEvents()
+			f.r.wantResyncs(t, 1)
+
+			full.Store(false)
+			f.watch("missing")
+			must(t, f.w.Err())
+			f.mkdir(tt.wanted)
+			f.wait(Create, tt.wanted)
+		})
+	}
+}
+
+func TestWatchFailureReturnedToCallerCausesNoResync(t *testing.T) {
+	f, full := newLimitedFixture(t)
+	f.start()
+	f.mkdir("d")
+	full.Store(true)
+	for range 2 {
+		if err := f.w.Watch(f.path("d")); !errors.Is(err, ErrWatchLimit) {
+			t.Fatalf("Watch: %v, want ErrWatchLimit", err)
+		}
+	}
+	f.wantEvents()
+	f.r.wantResyncs(t, 0)
+}
+
+func TestRewatchCausesResyncWhenDirectoryBelowCannotBeWatched(t *testing.T) {
+	f, full := newLimitedFixture(t)
+	f.mkdir("d/sub")
+	f.watch("d")
+	f.watch("d/sub")
+	f.start()
+	full.Store(true)
+	if err := f.w.Rewatch(f.path("d")); !errors.Is(err, ErrWatchLimit) {
+		t.Fatalf("Rewatch: %v, want ErrWatchLimit", err)
+	}
+	f.r.waitForResyncs(t, 1)
+	f.wantEvents()
+}
+
+// The path stays unreadable, so a Resync at each attempt would never end.
+func TestUnreadablePathCausesOneResync(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	long := f.path(strings.Repeat("a", 300))
+	if err := f.w.Watch(long); !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Fatalf("Watch: %v, want ENAMETOOLONG", err)
+	}
+	f.failReads(1, fsnotify.ErrEventOverflow) // makes the Watcher read everything again
+	must(t, f.w.handleWake(f.r))
+	f.r.wantResyncs(t, 1)
+	f.rewatch("barrier")
+	must(t, f.w.handleWake(f.r))
+	f.r.wantResyncs(t, 1)
 }
 
 // hookedWatches calls a hook before each watch is set.
