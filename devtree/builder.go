@@ -35,8 +35,8 @@ func (b *Builder) Put(resource string, d *Device) error {
 	if exists && b.resources[i].devices[k].Equal(d) {
 		return nil
 	}
-	stored := b.prev.Resource(resource).Device(d.ID)
-	if !d.Equal(stored) { // not a change that is undone
+	stored := b.prev.Resource(resource).Device(d.ID) // share it if d undoes an earlier change
+	if !d.Equal(stored) {
 		stored = d.clone()
 	}
 	r := b.modifiable(i)
@@ -92,7 +92,8 @@ func (b *Builder) Build() *Tree {
 	return next
 }
 
-// modifiable returns the i-th resource, or replaces it with a copy if prev has it.
+// modifiable returns the i-th resource for modification. If the resource is shared with
+// prev, modifiable first replaces it with a copy.
 func (b *Builder) modifiable(i int) *Resource {
 	r := b.resources[i]
 	if r == b.prev.Resource(r.name) {

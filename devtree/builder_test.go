@@ -121,7 +121,7 @@ func TestMissingResourceAndDeviceAreNil(t *testing.T) {
 		"another resource": treeOf(t, "dc", vf("a")),
 	} {
 		r := tree.Resource("cy")
-		if r != nil || r.Len() != 0 || r.Device("a") != nil {
+		if r != nil || r.Name() != "" || r.Len() != 0 || r.Device("a") != nil {
 			t.Errorf("%s Tree: resource %v with %d devices", name, r, r.Len())
 		}
 		for d := range r.Devices() {

@@ -17,8 +17,10 @@ type Publisher struct {
 }
 
 // Publish makes t the newest Tree and wakes the subscribers of the resources that differ
-// from the previous Tree. The last call wins: all readers agree on which of two Trees
-// that are published at the same time is the newest.
+// from the previous Tree. Pointers are compared, so each Tree must be the successor of the
+// previous one (see [Tree.Edit] and [Tree.After]), or all resources count as changed. The
+// last call wins: all readers agree on which of two Trees that are published at the same
+// time is the newest.
 func (p *Publisher) Publish(t *Tree) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -73,9 +75,10 @@ type Subscription struct {
 }
 
 // Next returns the newest state of the resource. The first call returns at once; each
-// further call waits until the resource differs from what the previous call returned.
-// Intermediate states may be skipped, the newest never is. If the Tree does not have the
-// resource, Next returns an empty one, not nil. The error is that of ctx.
+// further call waits until the resource differs, by pointer, from what the previous call
+// returned. Intermediate states may be skipped, the newest never is. If the Tree does not
+// have the resource, Next returns an empty one, not nil. The error is that of ctx, which
+// ends a waiting Next; Close does not.
 func (s *Subscription) Next(ctx context.Context) (*Resource, error) {
 	for {
 		if err := ctx.Err(); err != nil {

@@ -39,17 +39,19 @@ func TestPutStatesBrokenRule(t *testing.T) {
 		{"ID not UTF-8", func(d *devtree.Device) { d.ID = "a\xff" }, `device "a\xff": ID is not valid UTF-8`, ""},
 		{"no health", func(d *devtree.Device) { d.Health = "" }, health, `""`},
 		{"unknown health", func(d *devtree.Device) { d.Health = "healthy" }, health, `"healthy"`},
-		{
-			"no reason", func(d *devtree.Device) { d.Health = devtree.Unhealthy },
-			`device "a": Unhealthy without a reason`, "",
-		},
+		{"no reason", func(d *devtree.Device) { d.Health = devtree.Unhealthy }, `device "a": Unhealthy without a reason`, ""},
+		{"healthy with reason", func(d *devtree.Device) { d.Reason = "down" }, `device "a": Healthy with a reason`, ""},
 		{
 			"NUMA node -1", func(d *devtree.Device) { d.NUMANodes = []int{-1} },
 			`device "a": negative NUMA node -1: must be omitted if the platform does not say`, "",
 		},
 		{
 			"unsorted NUMA nodes", func(d *devtree.Device) { d.NUMANodes = []int{1, 0} },
-			`device "a": NUMA nodes [1 0] are not ascending`, "",
+			`device "a": NUMA nodes [1 0] are not strictly ascending`, "",
+		},
+		{
+			"NUMA node twice", func(d *devtree.Device) { d.NUMANodes = []int{0, 1, 1} },
+			`device "a": NUMA nodes [0 1 1] are not strictly ascending`, "",
 		},
 		{
 			"relative host path of node", node("dev/vfio/1", "/dev/vfio/1", "rw"),
@@ -63,6 +65,10 @@ func TestPutStatesBrokenRule(t *testing.T) {
 		{"variable without name", env(""), envName, `""`},
 		{"variable name with =", env("A=B"), envName, `"A=B"`},
 		{"variable name with NUL", env("A\x00"), envName, `"A\x00"`},
+		{
+			"annotation without key", func(d *devtree.Device) { d.Annotations = map[string]string{"": "1"} },
+			`device "a": annotation without a key`, "",
+		},
 		{"CDI name without device", cdi("intel.com/qat="), cdiName, `"intel.com/qat="`},
 		{"CDI name without =", cdi("intel.com/qat"), cdiName, `"intel.com/qat"`},
 		{"CDI name without class", cdi("intel.com/=a"), cdiName, `"intel.com/=a"`},

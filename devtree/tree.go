@@ -19,14 +19,14 @@ type Tree struct {
 }
 
 // Resource is a resource of a Tree: a name and any number of devices. A nil Resource has
-// no devices.
+// no name and no devices.
 type Resource struct {
 	name    string
 	devices []*Device // ascending by ID
 }
 
-// Generation returns the number of changes that led to t. It grows by one with each Tree
-// that differs from the one it was built from.
+// Generation counts the Trees in the line of successors that ends with t, without the
+// empty one that it began with.
 func (t *Tree) Generation() uint64 {
 	if t == nil {
 		return 0
@@ -82,7 +82,12 @@ func (t *Tree) String() string {
 
 // Name returns the name of the resource without its namespace: "cy" of
 // "qat.intel.com/cy".
-func (r *Resource) Name() string { return r.name }
+func (r *Resource) Name() string {
+	if r == nil {
+		return ""
+	}
+	return r.name
+}
 
 // Len returns the number of devices, healthy or not.
 func (r *Resource) Len() int { return len(r.list()) }
