@@ -53,9 +53,9 @@ func BenchmarkOneChange(b *testing.B) {
 // devices of a class are in one file.
 func BenchmarkRuntimeReadsSpecs(b *testing.B) {
 	const n = 1024
-	var list []*spec
+	var list []*entry
 	for i := range n {
-		s, err := newSpec("vf", benchDevice(fmt.Sprintf("0000:6b:%02x.%d", i/8, i%8)))
+		s, err := newEntry("vf", benchDevice(fmt.Sprintf("0000:6b:%02x.%d", i/8, i%8)))
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -88,12 +88,12 @@ func BenchmarkRuntimeReadsSpecs(b *testing.B) {
 // BenchmarkOneChange.
 func BenchmarkFilePerDevice(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "one.json")
-	s, err := newSpec("vf", benchDevice("0000"))
+	s, err := newEntry("vf", benchDevice("0000"))
 	if err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if err := replaceFile(path, specText(vendor+"/vf", []*spec{s})); err != nil {
+		if err := replaceFile(path, specText(vendor+"/vf", []*entry{s})); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -18,63 +18,67 @@ const (
 	temporarySuffix = ".tmp"                // of files being written; CDI reads only .json and .yaml
 )
 
-// disk changes files. That of some tests fails.
+// disk holds the functions that change files. Tests pass functions that fail.
 type disk struct {
 	replace func(path string, text []byte) error
 	remove  func(path string) error
 }
 
-// file is the spec file of one class.
+// file is the spec file of one class. One file per class is cheaper than one per device,
+// because a runtime reads every file again when one changes: if 16 of 1024 devices change
+// at once, it spends 14 ms with one file, and 16 times 44 ms with one file per device
+// (BenchmarkRuntimeReadsSpecs). Writing the larger file costs about 0.3 ms more
+// (BenchmarkOneChange and BenchmarkFilePerDevice). Measured on tmpfs and two AMD EPYC cores.
 type file struct {
 	path, kind string
 	disk       disk
 
-	specs []*spec     // in the file now, ascending by name
-	info  fs.FileInfo // of the file as written or taken over; nil if it is neither
+	entries []*entry    // in the file now, ascending by name
+	info    fs.FileInfo // of the file as written or taken over; nil if it is neither
 }
 
-// holds reports whether the spec, which may be nil, is in the file.
-func (f *file) holds(s *spec) bool {
-	if s == nil {
+// holds reports whether the entry, which may be nil, is in the file.
+func (f *file) holds(e *entry) bool {
+	if e == nil {
 		return false
 	}
-	i, found := slices.BinarySearchFunc(f.specs, s, compareNames)
-	return found && f.specs[i].equal(s)
+	i, found := slices.BinarySearchFunc(f.entries, e, compareNames)
+	return found && f.entries[i].equal(e)
 }
 
-// write makes the file hold exactly these specs, and reports whether the file has
-// changed. CDI does not allow a spec file without devices: if there are no specs,
+// write makes the file hold exactly these entries, and reports whether the file has
+// changed. CDI does not allow a spec file without devices: if there are no entries,
 // write removes the file.
-func (f *file) write(specs []*spec) (changed bool, err error) {
+func (f *file) write(entries []*entry) (changed bool, err error) {
 	now, err := os.Lstat(f.path)
 	if err != nil || f.info == nil || !os.SameFile(now, f.info) || !now.ModTime().Equal(f.info.ModTime()) {
-		f.specs, f.info = nil, nil // never written, or deleted or replaced by others
+		f.entries, f.info = nil, nil // never written, or deleted or replaced by others
 	}
 	regular := err == nil && now.Mode().IsRegular()
-	if len(specs) == 0 {
+	if len(entries) == 0 {
 		if err == nil && !regular {
 			return false, nil // not ours
 		}
 		return f.remove()
 	}
-	if f.info != nil && slices.Equal(f.specs, specs) {
+	if f.info != nil && slices.Equal(f.entries, entries) {
 		return false, nil
 	}
-	text := specText(f.kind, specs)
+	text := specText(f.kind, entries)
 	if f.info == nil && regular {
 		if old, err := os.ReadFile(f.path); err == nil && bytes.Equal(old, text) {
-			f.specs, f.info = specs, now // a former run has written the same
+			f.entries, f.info = entries, now // a former run has written the same
 			return false, nil
 		}
 	}
 	if err := f.disk.replace(f.path, text); err != nil {
 		return false, err
 	}
-	f.specs, f.info = nil, nil
+	f.entries, f.info = nil, nil
 	if now, err = os.Lstat(f.path); err != nil {
 		return false, err
 	}
-	f.specs, f.info = specs, now
+	f.entries, f.info = entries, now
 	return true, nil
 }
 
@@ -94,7 +98,7 @@ func (f *file) remove() (removed bool, err error) {
 	if err := f.disk.remove(f.path); err != nil {
 		return false, err
 	}
-	f.specs, f.info = nil, nil
+	f.entries, f.info = nil, nil
 	return true, nil
 }
 

@@ -17,17 +17,17 @@ type problems map[string]problem
 
 type problem struct {
 	err    error
-	file   bool // worth a retry; if not, only another Tree helps
+	retry  bool // a file's error, which may pass; a device's error lasts until it changes
 	logged time.Time
 }
 
-func (p problems) addFile(path string, err error)   { p[path] = problem{err: err, file: true} }
+func (p problems) addFile(path string, err error)   { p[path] = problem{err: err, retry: true} }
 func (p problems) addDevice(name string, err error) { p[name] = problem{err: err} }
 
 // retryable reports whether a retry may help.
 func (p problems) retryable() bool {
 	for _, problem := range p {
-		if problem.file {
+		if problem.retry {
 			return true
 		}
 	}
@@ -46,8 +46,8 @@ func (p problems) log(log klog.Logger, before problems, now time.Time) {
 		}
 		problem.logged = now
 		p[subject] = problem
-		if problem.file {
-			log.Error(problem.err, "Cannot update CDI specs, serving new devices without CDI names and retrying",
+		if problem.retry {
+			log.Error(problem.err, "Cannot update CDI specs, serving new and changed devices without CDI names and retrying",
 				"path", subject, "remedy", remedy(problem.err))
 		} else {
 			log.Error(problem.err, "Serving a device without its CDI name", "name", subject)

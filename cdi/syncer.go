@@ -36,17 +36,17 @@ type syncer struct {
 	files   map[string]*file              // by class
 	adopted bool                          // files of former runs are in files
 
-	named     *devtree.Builder // of the Tree with CDI names
+	builder   *devtree.Builder // of the Trees to publish, which have CDI names
 	published *devtree.Tree
 }
 
-// device is a device of the Tree with its spec.
+// device is a device of the Tree with its entry.
 type device struct {
 	*devtree.Device
-	spec *spec // nil if CDI cannot describe the device
-	err  error // why not; nil if there is nothing to describe
+	entry *entry // nil if CDI cannot describe the device
+	err   error  // why not; nil if there is nothing to describe
 
-	put   bool // syncer.named has the device
+	built bool // syncer.builder has the device
 	named bool // ... with its CDI name
 }
 
@@ -58,32 +58,32 @@ func newSyncer(config Config, log klog.Logger, publish func(*devtree.Tree), disk
 		disk:    disk,
 		devices: map[string]map[string]*device{},
 		files:   map[string]*file{},
-		named:   new(devtree.Tree).Edit(),
+		builder: new(devtree.Tree).Edit(),
 	}
 }
 
-// sync writes the specs of new devices, publishes the Tree with the CDI names of the
-// devices whose specs are on disk, and then removes the specs of gone devices. It
-// returns what could not be done.
+// sync writes the entries of new and changed devices, publishes the Tree with the CDI
+// names of the devices whose entries are on disk, and then removes the entries of gone
+// devices. It returns what could not be done.
 func (s *syncer) sync(tree *devtree.Tree) problems {
 	found := problems{}
 	s.render(tree)
 	wanted := s.byClass(found)
 	for class, list := range wanted {
 		f := s.file(class)
-		s.write(f, union(f.specs, list), found)
+		s.updateFile(f, union(f.entries, list), found)
 	}
-	s.publishNamed()
+	s.publishTree()
 	s.adopt(found)
 	for class, f := range s.files {
-		if s.write(f, wanted[class], found) && len(wanted[class]) == 0 {
+		if s.updateFile(f, wanted[class], found) && len(wanted[class]) == 0 {
 			delete(s.files, class)
 		}
 	}
 	return found
 }
 
-// render makes the specs of the devices that have changed since the last sync.
+// render makes the entries of the devices that have changed since the last sync.
 func (s *syncer) render(tree *devtree.Tree) {
 	for _, change := range devtree.Diff(s.tree, tree) {
 		devices := s.devices[change.Resource]
@@ -93,23 +93,23 @@ func (s *syncer) render(tree *devtree.Tree) {
 		}
 		if change.New == nil {
 			delete(devices, change.Old.ID)
-			s.named.Remove(change.Resource, change.Old.ID)
+			s.builder.Remove(change.Resource, change.Old.ID)
 			continue
 		}
 		d := &device{Device: change.New}
-		d.spec, d.err = newSpec(s.classOf(change.Resource), change.New)
-		if old := devices[d.ID]; old != nil && old.spec.equal(d.spec) {
-			d.spec = old.spec // the change does not concern CDI, like one of health
+		d.entry, d.err = newEntry(s.classOf(change.Resource), change.New)
+		if old := devices[d.ID]; old != nil && old.entry.equal(d.entry) {
+			d.entry = old.entry // the change does not concern CDI, like one of health
 		}
 		devices[d.ID] = d
 	}
 	s.tree = tree
 }
 
-// byClass returns the specs that each file must hold, ascending by name. If devices with
+// byClass returns the entries that each file must hold, ascending by name. If devices with
 // different edits have the same name, the one of the first resource gets it.
-func (s *syncer) byClass(found problems) map[string][]*spec {
-	wanted := map[string][]*spec{}
+func (s *syncer) byClass(found problems) map[string][]*entry {
+	wanted := map[string][]*entry{}
 	for r := range s.tree.Resources() {
 		class, devices := s.classOf(r.Name()), s.devices[r.Name()]
 		for listed := range r.Devices() {
@@ -117,8 +117,8 @@ func (s *syncer) byClass(found problems) map[string][]*spec {
 			if d.err != nil {
 				found.addDevice(parser.QualifiedName(s.Vendor, class, d.ID), d.err)
 			}
-			if d.spec != nil {
-				wanted[class] = append(wanted[class], d.spec)
+			if d.entry != nil {
+				wanted[class] = append(wanted[class], d.entry)
 			}
 		}
 	}
@@ -126,7 +126,7 @@ func (s *syncer) byClass(found problems) map[string][]*spec {
 		if !slices.IsSortedFunc(list, compareNames) {
 			slices.SortStableFunc(list, compareNames)
 		}
-		wanted[class] = slices.CompactFunc(list, func(a, b *spec) bool {
+		wanted[class] = slices.CompactFunc(list, func(a, b *entry) bool {
 			if a.name == b.name && !a.equal(b) {
 				found.addDevice(parser.QualifiedName(s.Vendor, class, a.name), errNameTaken)
 			}
@@ -150,8 +150,8 @@ func (s *syncer) file(class string) *file {
 	return f
 }
 
-// write makes the file hold exactly these specs, and reports whether it does.
-func (s *syncer) write(f *file, list []*spec, found problems) bool {
+// updateFile makes the file hold exactly these entries, and reports whether it does.
+func (s *syncer) updateFile(f *file, list []*entry, found problems) bool {
 	changed, err := f.write(list)
 	if err != nil {
 		found.addFile(f.path, err)
@@ -162,11 +162,11 @@ func (s *syncer) write(f *file, list []*spec, found problems) bool {
 	return err == nil
 }
 
-// publishNamed publishes the Tree with the CDI names of the devices on disk, unless
-// it equals the one published last.
-func (s *syncer) publishNamed() {
+// publishTree publishes the Tree with the CDI names of the devices whose entries are on
+// disk, unless it equals the one published last.
+func (s *syncer) publishTree() {
 	for r := range s.tree.Resources() {
-		if err := s.named.Keep(r.Name()); err != nil {
+		if err := s.builder.Keep(r.Name()); err != nil {
 			s.log.Error(err, "Skipping a resource", "resource", r.Name())
 			continue
 		}
@@ -174,22 +174,22 @@ func (s *syncer) publishNamed() {
 		f := s.files[class]
 		for listed := range r.Devices() {
 			d := devices[listed.ID]
-			named := f != nil && f.holds(d.spec)
-			if d.put && d.named == named {
+			onDisk := f != nil && f.holds(d.entry)
+			if d.built && d.named == onDisk {
 				continue
 			}
 			out := *d.Device
-			if named {
+			if onDisk {
 				out.CDINames = append(slices.Clone(out.CDINames), parser.QualifiedName(s.Vendor, class, d.ID))
 			}
-			if err := s.named.Put(r.Name(), &out); err != nil {
+			if err := s.builder.Put(r.Name(), &out); err != nil {
 				s.log.Error(err, "Skipping a device", "resource", r.Name(), "device", d.ID)
 				continue
 			}
-			d.put, d.named = true, named
+			d.built, d.named = true, onDisk
 		}
 	}
-	if tree := s.named.Build(); tree != s.published {
+	if tree := s.builder.Build(); tree != s.published {
 		s.published = tree
 		s.publish(tree)
 	}

@@ -113,10 +113,10 @@ func TestUnchangedTreeIsNotPublishedOrWrittenAgain(t *testing.T) {
 	s.mustSync(t, with(t, nil, "yellow", color("1")))
 	s.onPublish = func(*devtree.Tree) { t.Error("published again") }
 	s.writeErr = syscall.EIO
-	spec := s.devices["yellow"]["1"].spec
+	entry := s.devices["yellow"]["1"].entry
 	s.mustSync(t, with(t, nil, "yellow", color("1"))) // another Tree that says the same
-	if s.devices["yellow"]["1"].spec != spec {
-		t.Error("the spec was rendered again")
+	if s.devices["yellow"]["1"].entry != entry {
+		t.Error("the entry was rendered again")
 	}
 	if n := s.log.count("CDI specs changed"); n != 1 {
 		t.Errorf("%d changes logged, want 1:\n%s", n, &s.log)

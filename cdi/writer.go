@@ -22,7 +22,8 @@ const (
 	repeatInterval = 10 * time.Minute // between log lines for the same error
 )
 
-// Config selects the specs that a Writer keeps.
+// Config selects the spec files that a Writer keeps. A Writer owns all files of Vendor in
+// Dir: two Writers with the same Dir and Vendor remove each other's files.
 type Config struct {
 	Dir    string // of the spec files, usually /var/run/cdi; created when missing
 	Vendor string // vendor of all devices: "color.example.com"
@@ -37,7 +38,7 @@ func (c *Config) classOf(resource string) string {
 	return c.Class
 }
 
-// Writer keeps CDI specs in line with the newest Tree. It retries what fails and
+// Writer keeps CDI spec files in line with the newest Tree. It retries what fails and
 // throttles its log, so that a consumer of Trees needs no loop of its own for CDI.
 type Writer struct {
 	config  Config
@@ -47,8 +48,10 @@ type Writer struct {
 	trees chan *devtree.Tree // the newest Tree, unless Run has taken it
 }
 
-// NewWriter returns a Writer that passes each Tree on to publish. It returns an error
-// if CDI does not allow the vendor or the class.
+// NewWriter returns a Writer. Its Run passes the newest Tree, with CDI names added, to
+// publish, if the result differs from the last one. The published Trees are successors of
+// each other, not of the Trees passed to Update. NewWriter returns an error if CDI does not
+// allow the vendor or the class.
 func NewWriter(config Config, publish func(*devtree.Tree)) (*Writer, error) {
 	if err := parser.ValidateVendorName(config.Vendor); err != nil {
 		return nil, fmt.Errorf("CDI vendor %q: %w", config.Vendor, err)

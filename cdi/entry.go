@@ -16,15 +16,15 @@ import (
 	"qatplugin/devtree"
 )
 
-// spec describes one device in a spec file. It is immutable.
-type spec struct {
+// entry describes one device in a spec file. It is immutable.
+type entry struct {
 	name string // of the device, without vendor and class
 	json []byte
 }
 
-// newSpec returns the spec of the device. It returns nil if the device has no edits
+// newEntry returns the entry of the device. It returns nil if the device has no edits
 // that CDI supports, because CDI does not allow a device without edits.
-func newSpec(class string, d *devtree.Device) (*spec, error) {
+func newEntry(class string, d *devtree.Device) (*entry, error) {
 	if len(d.DeviceNodes)+len(d.Mounts)+len(d.Env) == 0 {
 		return nil, nil
 	}
@@ -38,7 +38,7 @@ func newSpec(class string, d *devtree.Device) (*spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &spec{name: d.ID, json: text}, nil
+	return &entry{name: d.ID, json: text}, nil
 }
 
 // containerEdits translates the edits of a device, except annotations, which CDI
@@ -68,20 +68,20 @@ func containerEdits(e *devtree.ContainerEdits) (out specs.ContainerEdits) {
 	return out
 }
 
-// equal reports whether both specs are the same. Either may be nil.
-func (s *spec) equal(other *spec) bool {
-	if s == nil || other == nil {
-		return s == other
+// equal reports whether both entries are the same. Either may be nil.
+func (e *entry) equal(other *entry) bool {
+	if e == nil || other == nil {
+		return e == other
 	}
-	return s == other || s.name == other.name && bytes.Equal(s.json, other.json)
+	return e == other || e.name == other.name && bytes.Equal(e.json, other.json)
 }
 
-func compareNames(a, b *spec) int { return strings.Compare(a.name, b.name) }
+func compareNames(a, b *entry) int { return strings.Compare(a.name, b.name) }
 
-// union returns the wanted specs, and the current ones whose names are not wanted.
+// union returns the wanted entries, and the current ones whose names are not wanted.
 // All three lists are ascending by name.
-func union(current, wanted []*spec) []*spec {
-	var all []*spec
+func union(current, wanted []*entry) []*entry {
+	var all []*entry
 	for _, w := range wanted {
 		for len(current) > 0 && current[0].name < w.name {
 			all, current = append(all, current[0]), current[1:]
@@ -95,7 +95,7 @@ func union(current, wanted []*spec) []*spec {
 }
 
 // specText returns the text of a spec file, with one line per device.
-func specText(kind string, list []*spec) []byte {
+func specText(kind string, list []*entry) []byte {
 	// More runtimes read a lower version. 0.5.0 is the first that allows a name to
 	// begin with a digit and a node to have another path on the host, 0.6.0 the first
 	// that allows a dot in a class (specs-go, version.go).
@@ -104,17 +104,17 @@ func specText(kind string, list []*spec) []byte {
 		version = "0.6.0"
 	}
 	size := 128
-	for _, s := range list {
-		size += len(s.json) + 2
+	for _, e := range list {
+		size += len(e.json) + 2
 	}
 	out := bytes.NewBuffer(make([]byte, 0, size))
 	fmt.Fprintf(out, `{"cdiVersion":%q,"kind":%q,"devices":[`, version, kind)
-	for i, s := range list {
+	for i, e := range list {
 		if i > 0 {
 			out.WriteByte(',')
 		}
 		out.WriteByte('\n')
-		out.Write(s.json)
+		out.Write(e.json)
 	}
 	out.WriteString("\n],\"containerEdits\":{}}\n")
 	return out.Bytes()

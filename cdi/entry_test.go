@@ -27,9 +27,9 @@ func TestSpecTextIsOneLinePerDevice(t *testing.T) {
 	}}
 	other := &devtree.Device{ID: "2", ContainerEdits: devtree.ContainerEdits{Env: map[string]string{"A": "1"}}}
 	for _, tt := range []struct{ class, version string }{{"vf", "0.5.0"}, {"v.f", "0.6.0"}} {
-		var list []*spec
+		var list []*entry
 		for _, d := range []*devtree.Device{d, other} {
-			s, err := newSpec(tt.class, d)
+			s, err := newEntry(tt.class, d)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -50,12 +50,12 @@ func TestSpecTextIsOneLinePerDevice(t *testing.T) {
 	}
 }
 
-func TestUnionPrefersWantedSpecs(t *testing.T) {
+func TestUnionPrefersWantedEntries(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		draw := func(label string) (list []*spec) {
+		draw := func(label string) (list []*entry) {
 			for _, c := range "abcdef" {
 				if rapid.Bool().Draw(t, label+string(c)) {
-					list = append(list, &spec{name: string(c), json: []byte(label)})
+					list = append(list, &entry{name: string(c), json: []byte(label)})
 				}
 			}
 			return list
@@ -66,8 +66,8 @@ func TestUnionPrefersWantedSpecs(t *testing.T) {
 			got = append(got, string(s.json)+s.name)
 		}
 		for _, c := range "abcdef" {
-			isC := func(s *spec) bool { return s.name == string(c) }
-			for _, list := range [][]*spec{wanted, current} {
+			isC := func(s *entry) bool { return s.name == string(c) }
+			for _, list := range [][]*entry{wanted, current} {
 				if i := slices.IndexFunc(list, isC); i >= 0 {
 					want = append(want, string(list[i].json)+list[i].name)
 					break
