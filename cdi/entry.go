@@ -70,10 +70,8 @@ func containerEdits(e *devtree.ContainerEdits) (out specs.ContainerEdits) {
 
 // equal reports whether both entries are the same. Either may be nil.
 func (e *entry) equal(other *entry) bool {
-	if e == nil || other == nil {
-		return e == other
-	}
-	return e == other || e.name == other.name && bytes.Equal(e.json, other.json)
+	return e == other ||
+		e != nil && other != nil && e.name == other.name && bytes.Equal(e.json, other.json)
 }
 
 func compareNames(a, b *entry) int { return strings.Compare(a.name, b.name) }

@@ -71,7 +71,7 @@ func (s *syncer) sync(tree *devtree.Tree) problems {
 	wanted := s.byClass(found)
 	for class, list := range wanted {
 		f := s.file(class)
-		s.updateFile(f, union(f.entries, list), found)
+		s.updateFile(f, union(f.entries, list), found) // keeps the entries of gone devices
 	}
 	s.publishTree()
 	s.adopt(found)

@@ -48,10 +48,9 @@ type Writer struct {
 	trees chan *devtree.Tree // the newest Tree, unless Run has taken it
 }
 
-// NewWriter returns a Writer. Its Run passes the newest Tree, with CDI names added, to
-// publish, if the result differs from the last one. The published Trees are successors of
-// each other, not of the Trees passed to Update. NewWriter returns an error if CDI does not
-// allow the vendor or the class.
+// NewWriter returns a Writer. publish gets the newest Tree with CDI names added, if it
+// differs from the last one that was published, in a lineage of its own. NewWriter returns
+// an error if CDI does not allow the vendor or the class.
 func NewWriter(config Config, publish func(*devtree.Tree)) (*Writer, error) {
 	if err := parser.ValidateVendorName(config.Vendor); err != nil {
 		return nil, fmt.Errorf("CDI vendor %q: %w", config.Vendor, err)
@@ -92,26 +91,23 @@ func (w *Writer) run(ctx context.Context, disk disk) {
 		tree  *devtree.Tree
 		found problems
 		pause time.Duration
+		retry <-chan time.Time // nil if no retry is due
 	)
-	retry := time.NewTimer(retryMax)
-	defer retry.Stop()
-	retry.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case tree = <-w.trees:
-		case <-retry.C:
+		case <-retry:
 		}
 		before := found
 		found = syncer.sync(tree)
 		found.log(log, before, time.Now())
 		if !found.retryable() {
-			pause = 0
-			retry.Stop()
+			pause, retry = 0, nil
 			continue
 		}
 		pause = min(max(retryFirst, 2*pause), retryMax)
-		retry.Reset(pause - rand.N(pause/2))
+		retry = time.After(pause - rand.N(pause/2))
 	}
 }

@@ -2,6 +2,8 @@
 
 package devtree
 
+import "slices"
+
 // After returns a Tree with the devices of t as the successor of prev. It is for plugins
 // that rescan all devices and build each Tree from nothing. A resource or device that is
 // equal to the one in prev becomes the same pointer, and a resource that only prev has
@@ -31,21 +33,17 @@ func (t *Tree) After(prev *Tree) *Tree {
 // shareDevices returns devices with each one that is equal to one in old replaced by it,
 // and reports whether the result is old. Both lists are ascending by ID.
 func shareDevices(devices, old []*Device) (shared []*Device, same bool) {
-	same = len(devices) == len(old)
-	if len(devices) > 0 {
-		shared = make([]*Device, len(devices))
-	}
+	shared, same = slices.Clone(devices), len(devices) == len(old)
 	i := 0 // index into old
 	for k, d := range devices {
 		for i < len(old) && old[i].ID < d.ID {
 			i++
 		}
 		if i < len(old) && d.Equal(old[i]) {
-			d = old[i]
+			shared[k] = old[i]
 		} else {
 			same = false
 		}
-		shared[k] = d
 	}
 	return shared, same
 }

@@ -25,18 +25,14 @@ const (
 // A plugin may check its devices once more before a container gets them. It wraps one of
 // these errors if a device is no longer what the Tree says, and the kubelet learns of it.
 var (
-	// ErrGone means that the device no longer exists.
-	ErrGone = errors.New("the device has gone")
-	// ErrUnfit means that the device exists, but a container could not use it.
-	ErrUnfit = errors.New("the device cannot be used")
+	ErrGone  = errors.New("the device has gone")       // it no longer exists
+	ErrUnfit = errors.New("the device cannot be used") // it exists, but not in a usable state
 )
 
 // Device is one allocatable unit of a resource. It must not be modified once it is part
 // of a Tree.
 type Device struct {
-	// ID is unique within the resource, for example a PCI address. With package cdi, it
-	// must also be a valid CDI device name.
-	ID        string
+	ID        string // unique within the resource, like a PCI address; with CDI also a CDI device name
 	Health    Health // new containers only get Healthy devices
 	Reason    string // why the device is Unhealthy, for humans; empty if it is Healthy
 	NUMANodes []int  // the closest NUMA nodes, ascending; empty if the platform does not say
@@ -85,9 +81,8 @@ func (d *Device) Equal(other *Device) bool {
 
 // Merge adds the edits of other to e. Device nodes, mounts and CDI names that e already
 // has are not repeated: all VFIO groups share /dev/vfio/vfio, for example. If both set
-// the same variable or annotation, other wins. Start with a zero ContainerEdits. Never
-// call Merge on a Device of a Tree, which it would change, nor on a copy of one, which
-// shares its slices and maps.
+// the same variable or annotation, other wins. Start with a zero ContainerEdits. Never call
+// Merge on a Device of a Tree. A copy shares its slices and maps.
 func (e *ContainerEdits) Merge(other *ContainerEdits) {
 	e.DeviceNodes = appendMissing(e.DeviceNodes, other.DeviceNodes)
 	e.Mounts = appendMissing(e.Mounts, other.Mounts)
@@ -149,14 +144,10 @@ func (d *Device) brokenRule() string {
 		return fmt.Sprintf("%s without a reason", Unhealthy)
 	case d.Health == Healthy && d.Reason != "":
 		return fmt.Sprintf("%s with a reason", Healthy)
-	}
-	for i, n := range d.NUMANodes {
-		if n < 0 {
-			return fmt.Sprintf("negative NUMA node %d: must be omitted if the platform does not say", n)
-		}
-		if i > 0 && n <= d.NUMANodes[i-1] {
-			return fmt.Sprintf("NUMA nodes %v are not strictly ascending", d.NUMANodes)
-		}
+	case !slices.Equal(d.NUMANodes, slices.Compact(slices.Sorted(slices.Values(d.NUMANodes)))):
+		return fmt.Sprintf("NUMA nodes %v are not strictly ascending", d.NUMANodes)
+	case len(d.NUMANodes) > 0 && d.NUMANodes[0] < 0:
+		return fmt.Sprintf("negative NUMA node %d: must be omitted if the platform does not say", d.NUMANodes[0])
 	}
 	for _, n := range d.DeviceNodes {
 		if !path.IsAbs(n.HostPath) || !path.IsAbs(n.ContainerPath) {

@@ -11,8 +11,7 @@
 // [Diff] lists the differences.
 //
 // A successor keeps all resources of its predecessor, even without devices: the kubelet
-// keeps a resource with an empty list only while the plugin serves it, and drops it five
-// minutes after the plugin has stopped.
+// keeps a resource only while the plugin serves it, and for five minutes after that.
 //
 // A Tree only holds names and devices that Kubernetes accepts. [Builder.Put] and
 // [Builder.Keep] return an error that states the broken rule and leave the Builder

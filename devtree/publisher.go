@@ -13,28 +13,25 @@ import (
 type Publisher struct {
 	mu   sync.Mutex
 	tree *Tree
-	subs map[string]map[*Subscription]struct{} // by resource
+	subs map[*Subscription]struct{}
 }
 
 // Publish makes t the newest Tree and wakes the subscribers of the resources that differ
-// from the previous Tree. Pointers are compared, so each Tree must be the successor of the
-// previous one (see [Tree.Edit] and [Tree.After]), or all resources count as changed. The
-// last call wins: all readers agree on which of two Trees that are published at the same
-// time is the newest.
+// from the previous Tree. It compares pointers: unless t is a successor of the previous
+// Tree (by Edit or After), all resources differ. The last call wins: all readers agree on
+// which of two Trees that are published at the same time is the newest.
 func (p *Publisher) Publish(t *Tree) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old := p.tree
 	p.tree = t
-	for name, subs := range p.subs {
-		if old.Resource(name) == t.Resource(name) {
+	for s := range p.subs {
+		if old.Resource(s.resource) == t.Resource(s.resource) {
 			continue
 		}
-		for s := range subs {
-			select {
-			case s.wake <- struct{}{}:
-			default: // the pending signal covers this change
-			}
+		select {
+		case s.wake <- struct{}{}:
+		default: // the pending signal covers this change
 		}
 	}
 }
@@ -56,12 +53,9 @@ func (p *Publisher) Subscribe(resource string) *Subscription {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.subs == nil {
-		p.subs = map[string]map[*Subscription]struct{}{}
+		p.subs = map[*Subscription]struct{}{}
 	}
-	if p.subs[resource] == nil {
-		p.subs[resource] = map[*Subscription]struct{}{}
-	}
-	p.subs[resource][s] = struct{}{}
+	p.subs[s] = struct{}{}
 	return s
 }
 
@@ -104,8 +98,5 @@ func (s *Subscription) Close() {
 	p := s.publisher
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.subs[s.resource], s)
-	if len(p.subs[s.resource]) == 0 {
-		delete(p.subs, s.resource)
-	}
+	delete(p.subs, s)
 }

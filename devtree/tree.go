@@ -25,8 +25,7 @@ type Resource struct {
 	devices []*Device // ascending by ID
 }
 
-// Generation counts the Trees in the line of successors that ends with t, without the
-// empty one that it began with.
+// Generation counts the Trees in the line of successors that ends with t.
 func (t *Tree) Generation() uint64 {
 	if t == nil {
 		return 0

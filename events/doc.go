@@ -13,20 +13,24 @@
 //   - The kernel queues events from the moment that [ListenUevents] or [Watcher.Watch] returns,
 //     even before Run is called. A caller that lists devices after this point misses no change.
 //   - Loss is reported: an overflow of the socket or of the inotify queue, a malformed
-//     message and a failed read cause a [Sink.Resync], and the source continues.
-//   - A uevent reaches the sink only if the kernel itself sent it: from port 0 to group 1, with
-//     the credentials of process 0 and user 0. Only [ListenSocket] omits this check.
-//   - The events of one source arrive in the order in which the kernel queued them.
-//     Events of two sources have no order. An event may arrive twice.
+//     message, a failed read and a directory that can no longer be watched cause a
+//     [Sink.Resync], and the source continues.
+//   - A uevent reaches the sink only if the kernel itself sent it: from port 0 to group
+//     1, with the credentials of process 0 and user 0. Only [ListenSocket] omits this
+//     check.
+//   - Uevents and changes of entries arrive in the order in which the kernel queued
+//     them. A Watcher finds out by looking whether a watched directory exists, and may
+//     report that earlier. Events of two sources have no order. An event may arrive twice.
 //   - A slow consumer does not block a source, and a Mailbox grows with the number of
-//     keys, not of events. Reading, parsing and marking a uevent allocates nothing.
+//     keys, not of events. Reading and parsing a uevent, and marking a known key,
+//     allocate nothing.
 //   - No timer runs. Without events, nothing wakes up.
 //
 // # Lifecycle
 //
-// A source runs once, in the goroutine that calls Run. Run returns nil when its context ends,
-// and leaves the source closed. Close may be called from any goroutine, also from the sink, and
-// more than once; Run then returns [os.ErrClosed]. A source that is never run must be closed.
+// A source runs once, in the goroutine that calls Run. Close may be called from any
+// goroutine, also from the sink, and more than once. It ends Run, but does not wait for
+// it. A source that is never run must be closed.
 //
 // # Limits
 //

@@ -63,13 +63,15 @@ type Event struct {
 
 // Source delivers the events of one kernel interface.
 type Source interface {
-	// Run calls sink from this goroutine for each event, until ctx ends (it then
-	// returns nil) or the source fails. It can be called once.
+	// Run calls sink from this goroutine for each event. It can be called once, and
+	// leaves the source closed. It returns nil when ctx ends. After Close, its error
+	// wraps [os.ErrClosed]; otherwise it is why reading failed several times in a row.
 	Run(ctx context.Context, sink Sink) error
 }
 
-// Sink receives events. Its methods must not block. Each source calls them from its own
-// goroutine.
+// Sink receives events; the caller of Run implements it. Its methods must not block.
+// Each source calls them from its own goroutine, so a Sink of several sources must be
+// safe for concurrent use.
 type Sink interface {
 	// Event receives one event. e and its bytes are valid only during the call.
 	Event(e *Event)

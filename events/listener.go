@@ -53,13 +53,15 @@ type UeventStats struct {
 	Received  uint64 // passed to the sink
 	Rejected  uint64 // ignored: not sent by the kernel
 	Malformed uint64 // not a uevent; each caused a Resync
-	Overflows uint64 // times the socket's buffer was full; each caused a Resync
+	Overflows uint64 // times (not messages) the socket's buffer was full; each caused a Resync
 	Discarded uint64 // read after an overflow and ignored, because the Resync covers them
 	Drops     uint64 // dropped by the kernel, because the buffer was full (SO_MEMINFO)
 }
 
 // ListenUevents starts to receive the uevents of the kernel. The kernel queues them
-// from now on; Run delivers them.
+// from now on; Run delivers them. They arrive only in network namespaces of the initial
+// user namespace; in others, the listener is silent. The receive buffer is large only
+// with CAP_NET_ADMIN.
 func ListenUevents() (*UeventListener, error) {
 	fd, err := openUeventSocket()
 	if err != nil {
@@ -89,9 +91,7 @@ func newUeventListener(fd, bufferSize int, trusted func(sender) bool) (*UeventLi
 	return &UeventListener{file: file, conn: conn, trusted: trusted, receiver: newReceiver()}, nil
 }
 
-// Run passes events to sink until ctx ends, and then returns nil. It can be called
-// once, and leaves the listener closed. The error is [os.ErrClosed] after Close, or the
-// reason why reading failed several times in a row.
+// Run passes events to sink until ctx ends. See [Source] for its error.
 func (l *UeventListener) Run(ctx context.Context, sink Sink) error {
 	if !l.started.CompareAndSwap(false, true) {
 		return errors.New("run uevent listener: called twice")
@@ -127,70 +127,60 @@ func (l *UeventListener) read(fd uintptr) bool {
 // handle evaluates the last read. It is separate from read so that a slow sink does not
 // delay Close. Run ends with the returned error.
 func (l *UeventListener) handle(sink Sink) error {
+	empty := l.errno == unix.EAGAIN // read returns it only if a Resync is due
 	switch {
 	case l.errno == unix.ENOBUFS:
 		// The kernel reports an overflow before the messages that are still queued, and
 		// silently drops every new message until the queue is empty. Only a Resync
 		// after that point covers them all.
 		l.stats.overflows.Add(1)
-		l.draining, l.lost = true, "uevent socket overflow"
-	case l.errno == unix.EAGAIN: // the queue is empty; read returns it only if a Resync is due
-		l.draining = false
-		l.reportLoss(sink)
-	case l.errno != 0:
+		l.failures, l.draining, l.lost = 0, true, "uevent socket overflow"
+		return nil
+	case l.errno != 0 && !empty:
 		return l.fail(l.errno)
-	case l.draining:
-		l.stats.discarded.Add(1)
-	default:
-		return l.handleMessage(sink)
-	}
-	l.failures = 0
-	return nil
-}
-
-func (l *UeventListener) handleMessage(sink Sink) error {
-	now := time.Now()
-	from := l.receiver.sender()
-	if l.size == 0 && !from.netlink {
+	case l.errno == 0 && l.size == 0 && !l.receiver.sender().netlink:
 		return l.fail(io.EOF) // the peer of a socket pair was closed; netlink has no peer
 	}
 	l.failures = 0
-	l.reportLoss(sink)
-	if !l.trusted(from) {
-		l.stats.rejected.Add(1)
+	if l.draining && !empty {
+		l.stats.discarded.Add(1)
 		return nil
 	}
-	if l.receiver.truncated() || ParseUevent(&l.event, l.receiver.message[:l.size]) != nil {
-		l.stats.malformed.Add(1)
-		sink.Resync("malformed uevent")
-		return nil
+	if l.lost != "" {
+		sink.Resync(l.lost)
+		l.draining, l.lost = false, ""
 	}
-	l.event.Time = now
-	l.stats.received.Add(1)
-	sink.Event(&l.event)
+	if !empty {
+		l.handleMessage(sink)
+	}
 	return nil
 }
 
-// fail counts a read that failed for an unexpected reason. Events may be lost, so the
-// next read that succeeds causes a Resync. fail returns err once too many reads have
-// failed in a row.
+func (l *UeventListener) handleMessage(sink Sink) {
+	now := time.Now()
+	switch {
+	case !l.trusted(l.receiver.sender()):
+		l.stats.rejected.Add(1)
+	case l.receiver.truncated() || ParseUevent(&l.event, l.receiver.message[:l.size]) != nil:
+		l.stats.malformed.Add(1)
+		sink.Resync("malformed uevent")
+	default:
+		l.event.Time = now
+		l.stats.received.Add(1)
+		sink.Event(&l.event)
+	}
+}
+
+// fail counts a failed read. The next read that succeeds causes a Resync, because events
+// may be lost. fail returns err once too many reads have failed in a row.
 func (l *UeventListener) fail(err error) error {
-	l.failures++
-	if l.failures >= maxFailures {
+	if l.failures++; l.failures >= maxFailures {
 		return err
 	}
 	if !l.draining {
 		l.lost = "uevent socket: " + err.Error()
 	}
 	return nil
-}
-
-// reportLoss sends the Resync that is due, if there is one.
-func (l *UeventListener) reportLoss(sink Sink) {
-	if l.lost != "" {
-		sink.Resync(l.lost)
-		l.lost = ""
-	}
 }
 
 // Close closes the socket and ends Run. It may be called more than once.

@@ -28,7 +28,7 @@ type Mailbox[K comparable] struct {
 	// it, so that marking a known key does not allocate.
 	marked      map[K]uint64
 	round       uint64 // increases with each Take, starting at 1
-	collapsed   bool   // more keys than limit in this round: a Resync replaces them all
+	overflowed  bool   // more keys than limit in this round: a Resync replaces them all
 	resync      []string
 	resyncSince time.Time
 	trace       trace[K]
@@ -40,11 +40,11 @@ type Dirty[K comparable] struct {
 	Since time.Time // of the first Mark since the key was last taken
 }
 
-// Batch is the content of a Mailbox. The next Take reuses its slices.
+// Batch is the content of a Mailbox. The next Take with the same Batch overwrites it.
 type Batch[K comparable] struct {
 	Dirty       []Dirty[K]  // in the order of their first Mark
 	Resync      []string    // the distinct reasons to read everything again; empty if there is none
-	ResyncSince time.Time   // the earliest change that the Resync covers
+	ResyncSince time.Time   // see Mailbox.Resync; zero if there is none
 	Trace       []Record[K] // see SetTrace
 	TraceLost   int         // number of records dropped, all older than those in Trace
 }
@@ -58,11 +58,11 @@ func NewMailbox[K comparable](limit int) *Mailbox[K] {
 func (m *Mailbox[K]) Mark(key K, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.collapsed || m.marked[key] == m.round {
+	if m.overflowed || m.marked[key] == m.round {
 		return
 	}
 	if len(m.dirty) == m.limit {
-		m.collapse(at)
+		m.overflow(at)
 		return
 	}
 	m.marked[key] = m.round
@@ -70,19 +70,20 @@ func (m *Mailbox[K]) Mark(key K, at time.Time) {
 	m.signal()
 }
 
-// collapse replaces all dirty keys by one Resync.
-func (m *Mailbox[K]) collapse(at time.Time) {
+// overflow replaces all dirty keys by one Resync.
+func (m *Mailbox[K]) overflow(at time.Time) {
 	for _, d := range m.dirty {
 		if d.Since.Before(at) {
 			at = d.Since
 		}
 	}
-	m.dirty, m.collapsed = m.dirty[:0], true
+	m.dirty, m.overflowed = m.dirty[:0], true
 	m.addResync("more changes than the mailbox holds", at)
 }
 
 // Resync requests that everything is read again. Dirty keys are kept, as they name what
-// changed for certain.
+// changed for certain. ResyncSince is the earliest time passed to Resync, or to a Mark
+// that a Resync replaced; the loss itself may be older.
 func (m *Mailbox[K]) Resync(reason string, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,8 +100,8 @@ func (m *Mailbox[K]) addResync(reason string, at time.Time) {
 	m.signal()
 }
 
-// Wake returns a channel that holds one value while there is something to take. Take
-// removes the value, so that nobody wakes up in vain.
+// Wake returns a channel that holds one value while there is something to take. Call Take
+// after each receive. Take also removes the value, so that nobody wakes up in vain.
 func (m *Mailbox[K]) Wake() <-chan struct{} { return m.wake }
 
 func (m *Mailbox[K]) signal() {
@@ -118,7 +119,7 @@ func (m *Mailbox[K]) Take(b *Batch[K]) {
 	b.Resync, m.resync = m.resync, b.Resync[:0]
 	b.ResyncSince, m.resyncSince = m.resyncSince, time.Time{}
 	b.Trace, b.TraceLost = m.trace.take(b.Trace[:0])
-	m.collapsed = false
+	m.overflowed = false
 	m.round++
 	if len(m.marked) > 2*m.limit {
 		clear(m.marked) // forget keys that are no longer in use
@@ -135,8 +136,8 @@ type Record[K comparable] struct {
 	Action   Action
 	Path     string
 	Time     time.Time
-	Key      K    // the key that the event marked, if Relevant
-	Relevant bool // whether the event marked a key
+	Key      K    // valid if Relevant
+	Relevant bool // set by the caller of Note: the event marked Key
 }
 
 // SetTrace makes the mailbox keep the newest n records of those passed to Note from now
@@ -147,8 +148,9 @@ func (m *Mailbox[K]) SetTrace(n int) {
 	m.trace = trace[K]{max: max(n, 0)}
 }
 
-// Note keeps the record of an event until Take, so that the consumer writes the log and not the
-// goroutine of a source. It wakes the consumer even if the event is not relevant.
+// Note keeps the record of an event until Take and wakes the consumer, even if the event
+// is not relevant. The consumer then writes the log, not the goroutine of a source. Note
+// does nothing unless SetTrace was called with n > 0.
 func (m *Mailbox[K]) Note(r Record[K]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

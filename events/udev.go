@@ -11,10 +11,11 @@ import (
 
 // openUeventSocket opens a netlink socket that is a member of group 1, the kernel's uevents.
 //
-// This file contains the only use of go-udev, whose licence is the GPL; to replace
-// go-udev, replace this file. Its Monitor and Close must not be used: they do not end a
-// blocked read, and Close leaves the reader with a descriptor number that may soon
-// belong to another file. The caller owns the descriptor instead.
+// The use of go-udev is the project's choice: it opens and binds the socket. The caller
+// owns the descriptor and adds the buffer size, the sender check, reading and parsing.
+// Never use Monitor and Close of go-udev: they do not end a blocked read, and Close frees
+// a descriptor number that the reader goes on using. The licence is the GPL; to replace
+// go-udev, replace this file, its only user.
 func openUeventSocket() (fd int, err error) {
 	// go-udev opens the socket without CLOEXEC. While this lock is held, no child
 	// process can start and inherit it.

@@ -3,6 +3,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,14 +26,14 @@ var (
 
 // Watcher reports changes in directories through inotify. It is a Source.
 //
-// It reports Create, Write and Delete of the entries of each watched directory, and Create and
-// Delete of the watched directory itself. Read the entries of a directory that was created: some
-// may exist already. Changes of permissions and times are not reported.
+// It reports Create, Write and Delete of the entries of each watched directory, and
+// Create and Delete of the watched directory itself. Create of a watched directory means:
+// read it again. Changes of permissions and times are not reported.
 //
 // Some changes cause no inotify event:
 //   - On sysfs, only writes from user space do. A directory that the kernel removes and
 //     creates again keeps a dead watch. Call [Watcher.Rewatch] when another source,
-//     such as a uevent, reports that it is back.
+//     such as a uevent, reports that it is back, and after a Resync of that source.
 //   - A directory does not report that it disappears when an ancestor is renamed, when
 //     a file in it is still open, or when a file system is mounted over it or
 //     unmounted. Rewatch helps here too.
@@ -85,7 +86,8 @@ func newWatcher(inotify *fsnotify.Watcher, watches inotifyWatches) *Watcher {
 //
 // After an error ([ErrWatchLimit], or a problem with the path) the Watcher keeps an
 // absolute dir. It tries again whenever it releases a watch, and on each call of Watch
-// and Rewatch; when it succeeds, it reports Create of dir.
+// and Rewatch; when it succeeds, it reports Create of dir. If a watch is needed later, as
+// when dir appears, and cannot be set, a Resync names the reason, as does [Watcher.Err].
 func (w *Watcher) Watch(dir string) error { return w.watch(dir, false) }
 
 // Rewatch is like Watch, but replaces the watches on dir and on the watched directories
@@ -125,9 +127,7 @@ func (w *Watcher) Err() error {
 	return w.set.err()
 }
 
-// Run passes events to sink until ctx ends, and then returns nil. It can be called
-// once, and leaves the Watcher closed. The error is [os.ErrClosed] after Close, or the
-// reason why reading failed several times in a row.
+// Run passes events to sink until ctx ends. See [Source] for its error.
 func (w *Watcher) Run(ctx context.Context, sink Sink) error {
 	if !w.started.CompareAndSwap(false, true) {
 		return errors.New("run watcher: called twice")
@@ -161,17 +161,12 @@ func (w *Watcher) handle(e fsnotify.Event, sink Sink) {
 		return
 	}
 	c := change{action, filepath.Clean(e.Name)} // an entry of "/" is reported as "//entry"
-	w.out = w.out[:0]
-	var lost error
 	w.mu.Lock()
-	if !w.closed {
-		if w.set.apply(c) {
-			w.out = append(w.out, c)
-		}
-		w.out, lost = w.set.takePending(w.out)
+	if !w.closed && w.set.apply(c) {
+		w.out = append(w.out, c)
 	}
 	w.mu.Unlock()
-	w.deliver(sink, now, lost)
+	w.deliver(sink, now, nil)
 
 	w.errMu.Lock()
 	w.failures = 0
@@ -206,24 +201,23 @@ func (w *Watcher) handleWake(sink Sink) error {
 	if lost != nil && !w.closed {
 		w.set.refresh("/")
 	}
-	out, failed := w.set.takePending(w.out[:0])
 	w.mu.Unlock()
-
-	w.out = out
-	if lost == nil {
-		lost = failed
-	}
 	w.deliver(sink, now, lost)
 	return nil
 }
 
-// deliver passes w.out to the sink, or a Resync, which covers the changes in w.out.
+// deliver passes w.out and the pending changes to the sink. If events were lost or a
+// directory could not be watched, it sends a Resync instead, which covers them all.
 func (w *Watcher) deliver(sink Sink, at time.Time, lost error) {
-	if lost != nil {
+	w.mu.Lock()
+	out, failed := w.set.takePending(w.out)
+	w.mu.Unlock()
+	w.out = out[:0]
+	if lost = cmp.Or(lost, failed); lost != nil {
 		sink.Resync("inotify: " + lost.Error())
 		return
 	}
-	for _, c := range w.out {
+	for _, c := range out {
 		w.event = Event{Origin: Inotify, Action: c.action, Path: append(w.event.Path[:0], c.path...), Time: at}
 		sink.Event(&w.event)
 	}

@@ -23,8 +23,12 @@ type inotifyWatches interface {
 //
 // A directory that exists is watched if it is wanted, or if it has a child node that
 // does not exist. So the nearest existing ancestor of each wanted directory is watched,
-// wanted directories share watches, and a watch is removed with its last reason. No
-// other parent is watched: /dev, for example, reports each write to /dev/null.
+// wanted directories share watches, and a watch is removed with its last reason. A
+// parent is not watched without need: /dev would report each write to /dev/null.
+//
+// apply takes an event and lets reconcile compare its node with the file system: scan goes
+// down from the node to see what exists, and updateWatch sets or removes the watch of each
+// node. reconcileAncestors then does so upwards.
 //
 // A watchSet is not safe for concurrent use.
 type watchSet struct {
@@ -34,7 +38,7 @@ type watchSet struct {
 	failed  map[*node]error  // nodes that should be watched, but could not be
 	retry   bool             // the failed nodes may be tried again
 	pending []*node          // nodes whose change or failure is to be reported
-	moved   []*node          // nodes whose watch was found on a renamed directory
+	moved   []*node          // nodes whose directory was renamed, and its watch removed
 }
 
 // node is a wanted directory or an ancestor of one. Every leaf is wanted.
@@ -265,8 +269,7 @@ func (s *watchSet) addWatch(n *node) bool {
 		if err == nil {
 			if other := s.watched[id]; other != nil && other != n {
 				if unchanged(other) {
-					err = fmt.Errorf("same directory as %q, which is watched", other.path)
-					s.fail(n, err, s.failed[n] != nil)
+					s.fail(n, fmt.Errorf("same directory as %q, which is watched", other.path), s.failed[n] != nil)
 					return false
 				}
 				// The directory was renamed and its event is still queued. fsnotify
@@ -305,8 +308,8 @@ func (s *watchSet) removeWatch(n *node) {
 	}
 }
 
-// fail records that n should be watched, but could not be. Unless that is known, it is to
-// be reported: changes may be lost from now on.
+// fail records that n should be watched, but could not be. Unless that is known, it must
+// be reported, because changes may be lost from now on.
 func (s *watchSet) fail(n *node, err error, known bool) {
 	if errors.Is(err, unix.ENOSPC) {
 		err = fmt.Errorf("%w: %w", ErrWatchLimit, err)
@@ -350,8 +353,7 @@ func (s *watchSet) clearPending(n *node) {
 	}
 }
 
-// takePending appends the pending changes to out and clears them. failed is one of the
-// pending failures, or nil.
+// takePending appends the pending changes to out, returns a pending failure, and clears both.
 func (s *watchSet) takePending(out []change) (changes []change, failed error) {
 	for _, n := range s.pending {
 		n.pending = false
@@ -387,9 +389,9 @@ func (s *watchSet) err() error {
 // isMissing reports whether err means that a directory does not exist.
 func isMissing(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
 
-// dirID identifies a directory, also if another one replaces it at its path. The inode
-// number is not enough: some file systems reuse it at once (ext4), but they record the
-// time of creation. sysfs and debugfs record none, but do not reuse inode numbers.
+// dirID identifies a directory: another one at the same path has another dirID. The inode
+// number alone is not enough, as ext4 reuses it at once; but ext4 records the time of
+// creation. sysfs and debugfs do not, but they do not reuse inode numbers.
 type dirID struct {
 	major, minor uint32 // of the file system's device
 	inode        uint64
