@@ -47,7 +47,7 @@ func (p problems) log(log klog.Logger, before problems, now time.Time) {
 		problem.logged = now
 		p[subject] = problem
 		if problem.retry {
-			log.Error(problem.err, "Cannot update CDI specs, serving new and changed devices without CDI names and retrying",
+			log.Error(problem.err, "Cannot update CDI specs, retrying; new and changed devices have no CDI names",
 				"path", subject, "remedy", remedy(problem.err))
 		} else {
 			log.Error(problem.err, "Serving a device without its CDI name", "name", subject)

@@ -39,7 +39,10 @@ func TestPutStatesBrokenRule(t *testing.T) {
 		{"ID not UTF-8", func(d *devtree.Device) { d.ID = "a\xff" }, `device "a\xff": ID is not valid UTF-8`, ""},
 		{"no health", func(d *devtree.Device) { d.Health = "" }, health, `""`},
 		{"unknown health", func(d *devtree.Device) { d.Health = "healthy" }, health, `"healthy"`},
-		{"no reason", func(d *devtree.Device) { d.Health = devtree.Unhealthy }, `device "a": Unhealthy without a reason`, ""},
+		{
+			"unhealthy without reason", func(d *devtree.Device) { d.Health = devtree.Unhealthy },
+			`device "a": Unhealthy without a reason`, "",
+		},
 		{"healthy with reason", func(d *devtree.Device) { d.Reason = "down" }, `device "a": Healthy with a reason`, ""},
 		{
 			"NUMA node -1", func(d *devtree.Device) { d.NUMANodes = []int{-1} },
