@@ -84,8 +84,7 @@ func BenchmarkRuntimeReadsSpecs(b *testing.B) {
 	}
 }
 
-// BenchmarkFilePerDevice writes a file for one device, to compare with
-// BenchmarkOneChange.
+// BenchmarkFilePerDevice writes a file for one device, to compare with BenchmarkOneChange.
 func BenchmarkFilePerDevice(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "one.json")
 	s, err := newEntry("vf", benchDevice("0000"))

@@ -11,11 +11,10 @@
 //
 // # Guarantees
 //
-// When a Tree is published, the file holds exactly the container edits of each device
-// that it names. A changed entry is written before its Tree is published, so the
-// previous Tree briefly names the new edits. An entry of this Run is removed only after
-// a Tree without the device has been published; those of earlier runs may be removed
-// with the first write.
+// When a Tree is published, the file holds exactly the container edits of each device that it
+// names. A changed entry is written before its Tree is published, so the previous Tree briefly
+// names the new edits. An entry of this Run is removed only after a Tree without the device has
+// been published; those of earlier runs may be removed with the first write.
 //
 // All devices of a class are in one file, "<vendor>-<class>_device-plugin.json",
 // which is replaced atomically: a container runtime reads the old file or the new
@@ -27,10 +26,9 @@
 // vendor, and removes those of classes without devices. It never changes a file with
 // another name, and never removes one of another kind.
 //
-// A file that cannot be written stops nothing. New and changed devices are published
-// without CDI names, the log says how to solve the problem, and the Writer retries. A
-// device that CDI cannot describe is published without a CDI name too: one with an ID
-// that is not a valid CDI name, one of a resource whose name is not a valid CDI class
-// (if Config.Class is empty), one without container edits, and one whose CDI name
-// belongs to a device with other edits.
+// A file that cannot be written stops nothing. New and changed devices are published without CDI
+// names, the log says how to solve the problem, and the Writer retries. A device that CDI cannot
+// describe is published without a CDI name too: one with an ID that is not a valid CDI name, one
+// of a resource whose name is not a valid CDI class (if Config.Class is empty), one without
+// container edits, and one whose CDI name belongs to a device with other edits.
 package cdi

@@ -46,9 +46,8 @@ func (f *file) holds(e *entry) bool {
 	return found && f.entries[i].equal(e)
 }
 
-// write makes the file hold exactly these entries, and reports whether the file has
-// changed. CDI does not allow a spec file without devices: if there are no entries,
-// write removes the file.
+// write makes the file hold exactly these entries, and reports whether the file has changed. CDI
+// does not allow a spec file without devices: if there are no entries, write removes the file.
 func (f *file) write(entries []*entry) (changed bool, err error) {
 	now, err := os.Lstat(f.path)
 	if err != nil || f.info == nil || !os.SameFile(now, f.info) || !now.ModTime().Equal(f.info.ModTime()) {
@@ -102,9 +101,8 @@ func (f *file) remove() (removed bool, err error) {
 	return true, nil
 }
 
-// replaceFile replaces the file atomically: a reader gets the old text or the new
-// one. It does not sync to disk, because no container that needs a spec survives a
-// crash of the machine.
+// replaceFile replaces the file atomically: a reader gets the old text or the new one. It does
+// not sync to disk, because no container that needs a spec survives a crash of the machine.
 func replaceFile(path string, text []byte) (err error) {
 	defer func() {
 		// Without the random name of the temporary file, an error that persists has

@@ -47,9 +47,8 @@ func TestAfterKeepsMissingResourceEmpty(t *testing.T) {
 	}
 }
 
-// TestAfterSharesLikeBuilder checks that Trees built from nothing, each made the
-// successor of the previous one, share as much as edited Trees do and keep what was
-// scanned.
+// TestAfterSharesLikeBuilder checks that Trees built from nothing, each made the successor of
+// the previous one, share as much as edited Trees do and keep what was scanned.
 func TestAfterSharesLikeBuilder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		last, known := &devtree.Tree{}, model{}

@@ -14,8 +14,7 @@ import (
 	"qatplugin/devtree"
 )
 
-// A model is the content of a Tree in plain maps: resource → device ID → the fields as
-// text.
+// A model is the content of a Tree in plain maps: resource → device ID → the fields as text.
 type model map[string]map[string]string
 
 func (m model) clone() model {
@@ -156,8 +155,7 @@ func TestTreeMatchesModel(t *testing.T) {
 	})
 }
 
-// requireShared checks that two Trees share pointers exactly where their content is
-// equal.
+// requireShared checks that two Trees share pointers exactly where their content is equal.
 func requireShared(t *rapid.T, old, next *devtree.Tree) {
 	t.Helper()
 	a, b := modelOf(t, old), modelOf(t, next)

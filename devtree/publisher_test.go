@@ -43,8 +43,7 @@ func startReader(ctx context.Context, p *devtree.Publisher, resource string) *re
 	return r
 }
 
-// requireGot checks how often Next has returned, and the number of devices in the last
-// state.
+// requireGot checks how often Next has returned, and the number of devices in the last state.
 func (r *reader) requireGot(t *testing.T, calls, devices int) {
 	t.Helper()
 	synctest.Wait()

@@ -79,8 +79,7 @@ func (t *Tree) String() string {
 	return b.String()
 }
 
-// Name returns the name of the resource without its namespace: "cy" of
-// "qat.intel.com/cy".
+// Name returns the name of the resource without its namespace: "cy" of "qat.intel.com/cy".
 func (r *Resource) Name() string {
 	if r == nil {
 		return ""

@@ -15,15 +15,13 @@
 //   - Loss is reported: an overflow of the socket or of the inotify queue, a malformed
 //     message, a failed read and a directory that can no longer be watched cause a
 //     [Sink.Resync], and the source continues.
-//   - A uevent reaches the sink only if the kernel itself sent it: from port 0 to group
-//     1, with the credentials of process 0 and user 0. Only [ListenSocket] omits this
-//     check.
+//   - A uevent reaches the sink only if the kernel itself sent it: from port 0 to group 1, with
+//     the credentials of process 0 and user 0. Only [ListenSocket] omits this check.
 //   - Uevents and changes of entries arrive in the order in which the kernel queued
 //     them. A Watcher finds out by looking whether a watched directory exists, and may
 //     report that earlier. Events of two sources have no order. An event may arrive twice.
-//   - A slow consumer does not block a source, and a Mailbox grows with the number of
-//     keys, not of events. Reading and parsing a uevent, and marking a known key,
-//     allocate nothing.
+//   - A slow consumer does not block a source, and a Mailbox grows with the number of keys, not
+//     of events. Reading and parsing a uevent, and marking a known key, allocate nothing.
 //   - No timer runs. Without events, nothing wakes up.
 //
 // # Lifecycle

@@ -58,10 +58,9 @@ type UeventStats struct {
 	Drops     uint64 // dropped by the kernel, because the buffer was full (SO_MEMINFO)
 }
 
-// ListenUevents starts to receive the uevents of the kernel. The kernel queues them
-// from now on; Run delivers them. They arrive only in network namespaces of the initial
-// user namespace; in others, the listener is silent. The receive buffer is large only
-// with CAP_NET_ADMIN.
+// ListenUevents starts to receive the uevents of the kernel. The kernel queues them from now on;
+// Run delivers them. They arrive only in network namespaces of the initial user namespace; in
+// others, the listener is silent. The receive buffer is large only with CAP_NET_ADMIN.
 func ListenUevents() (*UeventListener, error) {
 	fd, err := openUeventSocket()
 	if err != nil {

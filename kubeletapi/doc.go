@@ -13,11 +13,10 @@
 //
 // # Guarantees
 //
-// A connected kubelet is sent the newest list. A change is sent at once, without a timer.
-// While a stream is sending a list, further changes become one list. A stream never skips
-// the newest list, and never sends a list that equals its previous one. A slow reader
-// delays only its own stream, and publish never waits for the kubelet, a stream or the
-// CDI directory.
+// A connected kubelet is sent the newest list. A change is sent at once, without a timer. While
+// a stream is sending a list, further changes become one list. A stream never skips the newest
+// list, and never sends a list that equals its previous one. A slow reader delays only its own
+// stream, and publish never waits for the kubelet, a stream or the CDI directory.
 //
 // A resource is registered from the first Tree that has it until Run ends, with an empty
 // list if it has no devices. Its socket is only created while kubelet.sock exists: only

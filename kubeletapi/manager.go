@@ -43,12 +43,11 @@ func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 	return m
 }
 
-// Run serves the plugin's devices until ctx ends or Watch fails. Then Watch's context
-// ends, the sockets are removed, and new calls fail with codes.Unavailable. Calls in
-// progress get up to 2.5 s before the streams end. Run waits for all methods, 5 s in all;
-// one that has not returned by then is left running. That is an error, as are a failure
-// of Watch and an invalid namespace or option. Otherwise Run returns nil. It may be
-// called once.
+// Run serves the plugin's devices until ctx ends or Watch fails. Then Watch's context ends, the
+// sockets are removed, and new calls fail with codes.Unavailable. Calls in progress get up to
+// 2.5 s before the streams end. Run waits for all methods, 5 s in all; one that has not returned
+// by then is left running. That is an error, as are a failure of Watch and an invalid namespace
+// or option. Otherwise Run returns nil. It may be called once.
 func (m *Manager) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
 		return errors.New("a Manager can only run once")

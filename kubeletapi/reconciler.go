@@ -99,9 +99,8 @@ func (r *reconciler) handleEvent(ev fsnotify.Event) bool {
 		slices.ContainsFunc(r.endpoints, func(e *endpoint) bool { return ev.Name == e.path })
 }
 
-// reconcile does what is missing. It returns the time by which it must be called again,
-// or the zero time if it need not be. dirChanged ends the back-off after failures to
-// listen.
+// reconcile does what is missing. It returns the time by which it must be called again, or the
+// zero time if it need not be. dirChanged ends the back-off after failures to listen.
 func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.Time) {
 	now := time.Now()
 	if r.watch == nil && !now.Before(r.rewatchAt) {
