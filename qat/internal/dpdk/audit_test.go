@@ -29,6 +29,11 @@ func TestAuditReportsDriftAfterTheGracePeriod(t *testing.T) {
 	}{
 		"nothing changed": {want: []string{vfA1, vfA2}},
 		"VF gone":         {change: remove, drift: 1, want: []string{vfA1}}, // the PF, which comes first
+		"VF gone that its PF still links to": {
+			change: func(h *lookalike.Host) error { return os.Remove(h.Path(vfA2)) },
+			drift:  1,
+			want:   []string{vfA1},
+		},
 		"VF new": {
 			change: func(h *lookalike.Host) error {
 				if err := h.AddVF(lookalike.VF{Address: vfA3, PF: pfA}); err != nil {
@@ -91,6 +96,29 @@ func TestAuditReportsDriftAfterTheGracePeriod(t *testing.T) {
 			r.pass(time.Hour)
 			if n := r.controller.drift.Total(); n != tt.drift {
 				t.Errorf("drift %d an hour later, want %d", n, tt.drift)
+			}
+		})
+	}
+}
+
+// What changed before the event or full read is known by then, and what changed after it is for the
+// next audit.
+func TestSuspectIsForgottenWhenItIsRead(t *testing.T) {
+	for name, read := range map[string]func(r *rig){
+		"event":     func(r *rig) { r.read(pfA) },
+		"full read": func(r *rig) { r.rescan() },
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost4xxx(t)
+			r := newRig(t, h, Config{NoBind: true})
+			r.rescan()
+			must(t, h.SetAttr(pfA, "qat/cfg_services", "dc"))
+			r.audit()
+			read(r)
+			must(t, h.SetAttr(pfA, "qat/cfg_services", "sym"))
+			r.pass(time.Hour)
+			if n := r.controller.drift.Total(); n != 0 {
+				t.Errorf("drift %d, want 0", n)
 			}
 		})
 	}
@@ -164,6 +192,7 @@ func TestHostWithoutPCIBusIsNotComplete(t *testing.T) {
 }
 
 func TestOutcome(t *testing.T) {
+	const notBound = "it is not bound to vfio-pci, and -bind=false leaves binding to others"
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)
 		must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "dc"}))
@@ -177,7 +206,7 @@ func TestOutcome(t *testing.T) {
 		want := map[Key]string{
 			function(pfA):               "PF with 2 VFs, resource cy",
 			function(vfA1):              "in cy",
-			function(vfA2):              "not listed: it is not bound to vfio-pci, and -bind=false leaves binding to others",
+			function(vfA2):              "not listed: " + notBound,
 			function(vfB1):              "in dc, unhealthy: its PF 0000:70:00.0 is down",
 			function(vfA3):              "no QAT function there",
 			{kind: keyGroup, group: 12}: "read IOMMU group 12",

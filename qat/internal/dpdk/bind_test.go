@@ -303,3 +303,21 @@ func TestCloseDoesNotWaitForABlockedWrite(t *testing.T) {
 		}
 	})
 }
+
+func TestVFIsBoundWhenTheDriverIsLoaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		must(t, h.AddPF(lookalike.PF{Address: pfA}))
+		must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+		r := newRig(t, h, Config{})
+		r.rescan()
+		if why := r.reason(vfA1); !strings.Contains(why, "is not loaded") {
+			t.Errorf("skipped because %q, want that the driver is not loaded", why)
+		}
+		must(t, h.LoadDriver("vfio-pci"))
+		r.event(uevent(t, "add@/bus/pci/drivers/vfio-pci", "SUBSYSTEM=drivers"))
+		if r.probes(vfA1) == 0 {
+			t.Errorf("the VF is not bound: %q", r.reason(vfA1))
+		}
+	})
+}

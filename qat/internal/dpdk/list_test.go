@@ -205,7 +205,7 @@ func TestVFWithoutPhysfnBelongsToThePFWithItsVirtfn(t *testing.T) {
 				unhealthy bool
 			}{
 				{"before any change", func() error { return nil }, "dc", false},
-				{"services of another PF", func() error { return h.SetAttr(pfA, "qat/cfg_services", "sym") }, "dc", false},
+				{"another PF", func() error { return h.SetAttr(pfA, "qat/cfg_services", "sym") }, "dc", false},
 				{"services", func() error { return h.SetAttr(pfB, "qat/cfg_services", "sym") }, "sym", false},
 				{"down", func() error { return h.SetAttr(pfB, "qat/state", "down") }, "sym", true},
 				{"no virtfn", func() error { return h.RemoveAttr(pfB, "virtfn0") }, "generic", false},

@@ -325,7 +325,7 @@ func TestListedVFsKeepTheirPlaceUnderALimit(t *testing.T) {
 func TestLimitWithBalancedIsSpreadOverPFs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)
-		must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym"}))
+		must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym", NUMANode: 1}))
 		var want []string
 		for _, pf := range []string{pfA, pfB} {
 			must(t, h.SetVFs(pf, 16))
@@ -335,6 +335,13 @@ func TestLimitWithBalancedIsSpreadOverPFs(t *testing.T) {
 		r := newRig(t, h, Config{NoBind: true, Limit: 6, Policy: policy.Balanced})
 		r.rescan()
 		r.wantLists(map[string][]string{"cy": want})
+		available := slices.Collect(r.tree.Resource("cy").Devices())
+		chosen, err := r.config.Preference.Choose(available, nil, 2)
+		must(t, err)
+		slices.Sort(chosen)
+		if diff := cmp.Diff([]string{want[0], want[3]}, chosen); diff != "" {
+			t.Errorf("chosen (-want +got):\n%s", diff)
+		}
 	})
 }
 

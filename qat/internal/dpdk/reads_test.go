@@ -123,8 +123,14 @@ func TestEachFunctionIsReadOnceForABatch(t *testing.T) {
 		do   func(t *testing.T, h *lookalike.Host, r *rig)
 		want map[string]int // reads
 	}{
-		"full read":    {func(_ *testing.T, _ *lookalike.Host, r *rig) { r.rescan() }, map[string]int{pfB: 1, vfB1: 1, vfB2: 1}},
-		"unchanged PF": {func(_ *testing.T, _ *lookalike.Host, r *rig) { r.read(pfB) }, map[string]int{pfB: 1}},
+		"full read": {
+			func(_ *testing.T, _ *lookalike.Host, r *rig) { r.rescan() },
+			map[string]int{pfB: 1, vfB1: 1, vfB2: 1},
+		},
+		"unchanged PF": {
+			func(_ *testing.T, _ *lookalike.Host, r *rig) { r.read(pfB) },
+			map[string]int{pfB: 1},
+		},
 		"changed PF and its VFs": {
 			func(t *testing.T, h *lookalike.Host, r *rig) {
 				must(t, h.SetAttr(pfB, "qat/cfg_services", "dc"))

@@ -246,6 +246,7 @@ func TestLoopTurnsWhenTheModeAsksFor(t *testing.T) {
 		if err := l.CheckEventLoop(t.Context()); err != nil {
 			t.Error(err)
 		}
+		synctest.Wait()
 		if n := turns.Load(); n != 1 {
 			t.Errorf("%d turns before it is due, want 1", n)
 		}
@@ -500,7 +501,8 @@ func TestEventsBeyondTheTraceLimitAreCounted(t *testing.T) {
 	if err := flags.Set("v", "4"); err != nil {
 		t.Fatal(err)
 	}
-	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, completeMode(), func(_ *testing.T, l *loopTest) {
+	config, mode := Config{AuditInterval: -1}, completeMode()
+	runLoop(t, fakeEnvironment{ordinary: true}, config, mode, func(_ *testing.T, l *loopTest) {
 		l.during(func() {
 			for range traceLimit + 5 {
 				l.event("/devices/a")

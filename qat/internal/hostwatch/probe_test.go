@@ -156,6 +156,13 @@ func TestFailedWriteIsNoProof(t *testing.T) {
 	if p.result != want {
 		t.Errorf("result %+v, want %+v", p.result, want)
 	}
+	logged := captureLog(t)
+	p.pass(0)
+	p.pass(probeRetry) // which fails like the first
+	p.pass(0)
+	if lines := logged(""); len(lines) != 1 || !strings.Contains(lines[0], "Cannot verify") {
+		t.Errorf("logged %q, want once that uevents cannot be verified", lines)
+	}
 	p.environment = fakeEnvironment{userNamespace: true}
 	p.pass(probeRetry)
 	if want = (probeResult{notReceiving, reasonUserNamespace}); p.result != want {
