@@ -28,13 +28,14 @@ type sources struct {
 	readers sync.WaitGroup
 }
 
-// start opens a source and delivers its events until ctx ends. From its return
-// on the kernel queues events for the source, if it could be opened.
+// start opens a source and delivers its events until ctx ends. From its return on the kernel
+// queues events for the source, if it could be opened.
 func (s *sources) start(ctx context.Context, open openFunc, sink events.Sink) {
 	source, err := open()
 	if err != nil {
 		s.closed.Add(1)
 		klog.ErrorS(err, "Cannot open an event source, retrying and auditing the host more often meanwhile")
+		source = nil // it may be an interface that holds a nil pointer
 	}
 	s.readers.Go(func() { s.deliver(ctx, source, open, sink) })
 }

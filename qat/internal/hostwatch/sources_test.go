@@ -97,3 +97,35 @@ func TestSourceOpenedTooLateIsRun(t *testing.T) {
 		}
 	})
 }
+
+// pointerSource is a source whose Run needs it, as that of every real source.
+type pointerSource struct{ ran int }
+
+func (s *pointerSource) Run(context.Context, events.Sink) error { s.ran++; return nil }
+
+func TestSourceThatCannotBeOpenedIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sources
+		var opened []time.Duration
+		started := time.Now()
+		open := func() (events.Source, error) {
+			opened = append(opened, time.Since(started))
+			return (*pointerSource)(nil), errors.New("too many open files")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		s.start(ctx, open, &resyncs{sources: &s})
+		time.Sleep(200 * time.Second)
+		cancel()
+		s.readers.Wait()
+		var want []time.Duration
+		for _, seconds := range []time.Duration{0, 1, 3, 7, 15, 31, 63, 123, 183} {
+			want = append(want, seconds*time.Second)
+		}
+		if diff := cmp.Diff(want, opened); diff != "" {
+			t.Errorf("opened at (-want +got):\n%s", diff)
+		}
+		if n := s.closed.Load(); n != 1 {
+			t.Errorf("%d sources are closed, want 1", n)
+		}
+	})
+}
