@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -64,8 +65,10 @@ func TestWrongFlagIsExplainedInOneLine(t *testing.T) {
 // wantUsageError fails the test unless the argument ends the program with this error.
 func wantUsageError(t *testing.T, arg, want string) {
 	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // a program that accepts the argument ends at once
 	var stdout, stderr bytes.Buffer
-	if status := run(t.Context(), []string{arg}, &stdout, &stderr); status != 2 {
+	if status := run(ctx, []string{arg}, &stdout, &stderr); status != 2 {
 		t.Errorf("%s: exit status %d, want 2", arg, status)
 	}
 	if want = "qat_plugin: " + want + "\n"; stderr.String() != want || stdout.Len() > 0 {

@@ -170,6 +170,21 @@ func TestFailedWriteIsNoProof(t *testing.T) {
 	}
 }
 
+func TestAnswerAfterFailedWriteIsLogged(t *testing.T) {
+	p := newProbeTest(t, fakeEnvironment{})
+	p.kernel.err = errors.New("read-only file system")
+	p.start()
+	p.pass(0)
+	logged := captureLog(t)
+	p.kernel.err = nil
+	p.pass(probeRetry)
+	p.answerBus()
+	p.pass(0)
+	if diff := cmp.Diff([]string{`"Receiving kernel uevents now"`}, logged("")); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
 func TestProbeWaitsForTheTimeout(t *testing.T) {
 	p := newProbeTest(t, fakeEnvironment{})
 	p.start()

@@ -35,7 +35,7 @@ type skip struct {
 // update takes everything that is skipped now and returns what is due to be
 // logged: reason → names.
 func (s *skipLog) update(skipped map[string]string, now time.Time) map[string][]string {
-	due := !s.next.IsZero() && !now.Before(s.next)
+	due := !now.Before(s.next)
 	s.next = time.Time{}
 	var news map[string][]string
 	for name, reason := range skipped {

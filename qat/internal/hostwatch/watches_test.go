@@ -110,6 +110,9 @@ func TestWatchesAreLimitedWhileADirectoryCannotBeWatched(t *testing.T) {
 			if end(w); w.limited() {
 				t.Error("still limited")
 			}
+			if last := watcher.calls[len(watcher.calls)-1]; name == "retry" && last != "rewatch /a" {
+				t.Errorf("last call %q, want the watch to be renewed", last)
+			}
 		})
 	}
 }
