@@ -20,6 +20,7 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/events"
 	"qatplugin/internal/lookalike"
+	"qatplugin/qat/internal/pci"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -483,6 +484,101 @@ func TestNewNamesWhatIsAllowed(t *testing.T) {
 	for _, config := range []Config{{}, {HealthInterval: MinHealthInterval}, {HealthInterval: -1}, {MaxNumDevices: 1}} {
 		if _, err := New(config); err != nil {
 			t.Errorf("New(%+v): %v", config, err)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	p, err := New(Config{})
+	must(t, err)
+	want := Config{
+		Mode:            ModeDPDK,
+		SysfsRoot:       "/sys",
+		DevRoot:         "/dev",
+		DPDKDriver:      "vfio-pci",
+		VFIOInterface:   "auto",
+		KernelVFDrivers: KernelVFDrivers(),
+		HealthInterval:  5 * time.Second,
+		EtcRoot:         "/etc",
+		ADFCtl:          "adf_ctl",
+		AuditInterval:   10 * time.Minute,
+	}
+	if diff := cmp.Diff(want, p.config); diff != "" {
+		t.Errorf("config (-want +got):\n%s", diff)
+	}
+}
+
+// inotify reports paths without symbolic links.
+func TestRootsAreResolved(t *testing.T) {
+	target, link := t.TempDir(), filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(target, link))
+	p, err := New(Config{SysfsRoot: link, DevRoot: link, EtcRoot: link})
+	must(t, err)
+	got := []string{p.config.SysfsRoot, p.config.DevRoot, p.config.EtcRoot}
+	if diff := cmp.Diff([]string{target, target, target}, got); diff != "" {
+		t.Errorf("roots (-want +got):\n%s", diff)
+	}
+}
+
+func TestDryRunConcernsOnlyModeDPDK(t *testing.T) {
+	for _, tt := range []struct {
+		config Config
+		want   bool
+	}{
+		{Config{}, false},
+		{Config{DryRun: true}, true},
+		{Config{DryRun: true, Mode: ModeKernel}, false},
+	} {
+		p, err := New(tt.config)
+		must(t, err)
+		if got := p.writer.DryRun(); got != tt.want {
+			t.Errorf("mode %q, DryRun %v: the writer's is %v, want %v", tt.config.Mode, tt.config.DryRun, got, tt.want)
+		}
+	}
+}
+
+func TestOnlyServedFamiliesAreListed(t *testing.T) {
+	h, _ := mixedHost(t)
+	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym"}))
+	must(t, h.SetVFs(pfA, 2))
+	for _, pf := range []string{pfA, pfGen2} {
+		for _, vf := range h.VFs(pf) {
+			_ = h.Unbind(vf)
+			must(t, h.Bind(vf, "vfio-pci"))
+		}
+	}
+	r := start(t, h, Config{KernelVFDrivers: []string{"c6xxvf"}})
+	r.becomes(map[string][]string{"generic": h.VFs(pfGen2)})
+}
+
+func TestVFIOInterfaceDecidesAboutTheNode(t *testing.T) {
+	h := newHost(t) // without iommufd
+	must(t, h.SetVFs(pfA, 1))
+	bindAll(t, h, pfA)
+	vf, ok := pci.Parse(h.VFs(pfA)[0])
+	for name, usable := range map[string]bool{"auto": true, "group": true, "cdev": false} {
+		p, err := New(Config{SysfsRoot: h.Sysfs(), DevRoot: h.Dev(), VFIOInterface: name})
+		must(t, err)
+		f, err := p.reader.Read(vf)
+		must(t, err)
+		if !ok || (f.Node.Missing == "") != usable {
+			t.Errorf("interface %s: node %+v, want usable: %v", name, f.Node, usable)
+		}
+	}
+}
+
+func TestChecksFailBeforeWatch(t *testing.T) {
+	p, err := New(Config{})
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, check := range map[string]func(context.Context) error{
+		"CheckEventLoop":   p.CheckEventLoop,
+		"CheckFirstLook":   p.CheckFirstLook,
+		"CheckKernelHeard": p.CheckKernelHeard,
+	} {
+		if check(ctx) == nil {
+			t.Errorf("%s passes", name)
 		}
 	}
 }

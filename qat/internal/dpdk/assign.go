@@ -43,7 +43,7 @@ func (s *assignment) applyOne(b *devtree.Builder, a pci.Address, d decision) {
 	delete(s.waiting, a)
 	delete(s.skipped, id)
 	resource, listed := s.listed[a]
-	if listed && (d.action != actionList || d.resource != resource) {
+	if listed && d.resource != resource {
 		b.Remove(resource, id)
 	}
 	switch {

@@ -316,6 +316,7 @@ func TestListedVFsKeepTheirPlaceUnderALimit(t *testing.T) {
 				t.Errorf("%s is skipped because %q, want %q", vf, r.reason(vf), want)
 			}
 		}
+		r.wantSkipped(vfs[:4]...)
 		must(t, h.Unbind(vfs[6]))
 		r.rescan()
 		r.wantLists(map[string][]string{"cy": {vfs[0], vfs[4], vfs[5], vfs[7]}})

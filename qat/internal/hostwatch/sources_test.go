@@ -98,19 +98,20 @@ func TestSourceOpenedTooLateIsRun(t *testing.T) {
 	})
 }
 
-// pointerSource is a source whose Run needs it, as that of every real source.
-type pointerSource struct{ ran int }
-
-func (s *pointerSource) Run(context.Context, events.Sink) error { s.ran++; return nil }
-
+// A function that opens a source may return an interface that is not nil with its error.
 func TestSourceThatCannotBeOpenedIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s sources
 		var opened []time.Duration
 		started := time.Now()
+		unopened := sourceFunc(func(ctx context.Context, _ events.Sink) error {
+			t.Error("a source that could not be opened is run")
+			<-ctx.Done()
+			return nil
+		})
 		open := func() (events.Source, error) {
 			opened = append(opened, time.Since(started))
-			return (*pointerSource)(nil), errors.New("too many open files")
+			return unopened, errors.New("too many open files")
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		s.start(ctx, open, &resyncs{sources: &s})
