@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -179,5 +180,23 @@ func TestDefaultVerbosityLogsOnlyLifeCycleAndListChanges(t *testing.T) {
 		if !slices.ContainsFunc(expected, func(part string) bool { return strings.Contains(line, part) }) {
 			t.Errorf("unexpected line: %s", line)
 		}
+	}
+}
+
+func TestCDISpecsAreWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cdi")
+	host, kubeletDir := lookalike.Start(t), t.TempDir()
+	kubelet, err := kubelettest.Start(kubeletDir)
+	must(t, err)
+	defer kubelet.Stop()
+	p := start(t, "-use-cdi", "-cdi-dir", dir, "-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(),
+		"-kubelet-dir", kubeletDir)
+	defer p.stop()
+	addVF(t, host)
+	awaitVF(t, kubelet)
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	must(t, err)
+	if len(files) == 0 {
+		t.Error("no CDI spec is written before the kubelet has the list")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/internal/lookalike"
 	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/policy"
 )
 
@@ -324,11 +325,12 @@ func TestListedVFsKeepTheirPlaceUnderALimit(t *testing.T) {
 }
 
 func TestLimitWithBalancedIsSpreadOverPFs(t *testing.T) {
+	const other = "0000:6b:10.0" // a PF on the bus of pfA
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)
-		must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym", NUMANode: 1}))
+		must(t, h.AddPF(lookalike.PF{Address: other, Services: "sym;asym", NUMANode: 1}))
 		var want []string
-		for _, pf := range []string{pfA, pfB} {
+		for _, pf := range []string{pfA, other} {
 			must(t, h.SetVFs(pf, 16))
 			bindAll(t, h, pf, device.DriverVFIO)
 			want = append(want, h.VFs(pf)[:3]...)
@@ -344,6 +346,46 @@ func TestLimitWithBalancedIsSpreadOverPFs(t *testing.T) {
 			t.Errorf("chosen (-want +got):\n%s", diff)
 		}
 	})
+}
+
+func TestListedVFsCountForBalanced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		addVFs(t, h, pfA, vfA1)
+		r := newRig(t, h, Config{NoBind: true, Limit: 2, Policy: policy.Balanced})
+		r.rescan()
+		addVFs(t, h, pfA, vfA2)
+		must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym"}))
+		addVFs(t, h, pfB, vfB1)
+		r.rescan()
+		r.wantLists(map[string][]string{"cy": {vfA1, vfB1}})
+	})
+}
+
+// A device that package devtree refuses is skipped.
+func TestRefusedDeviceIsSkipped(t *testing.T) {
+	s := &assignment{
+		listed:  map[pci.Address]string{},
+		waiting: map[pci.Address]decision{},
+		skipped: map[string]string{},
+		tree:    &devtree.Tree{},
+	}
+	a := pci.Address{Bus: 0x6b, Function: 1}
+	apply := func(id string) {
+		d := &devtree.Device{ID: id, Health: devtree.Healthy}
+		s.apply(map[pci.Address]decision{a: {action: actionList, resource: "cy", device: d}}, nil, nil)
+	}
+	apply(vfA1)
+	if diff := cmp.Diff(map[string][]string{"cy": {vfA1}}, lists(s.tree)); diff != "" {
+		t.Fatalf("lists (-want +got):\n%s", diff)
+	}
+	apply("")
+	if diff := cmp.Diff(map[string][]string{"cy": {}}, lists(s.tree)); diff != "" {
+		t.Errorf("lists with a refused device (-want +got):\n%s", diff)
+	}
+	if len(s.listed) > 0 || s.skipped[vfA1] == "" {
+		t.Errorf("listed %v, skipped %v; want it skipped", s.listed, s.skipped)
+	}
 }
 
 // readWrite is a device node for a container, at its path on the host.
@@ -467,9 +509,12 @@ func TestPostAllocate(t *testing.T) {
 	}
 	must(t, h.RemoveVF(vfs[0]))
 	must(t, h.Unbind(vfs[1]))
+	must(t, os.Remove(vfioNode(t, h, vfs[3])))
+	node := "/dev/vfio/" + filepath.Base(vfioNode(t, h, vfs[3]))
 	for id, want := range map[string]error{
 		vfs[0]: fmt.Errorf("allocate %s: %w", vfs[0], devtree.ErrGone),
 		vfs[1]: fmt.Errorf("allocate %s: %w: it is no longer bound to vfio-pci", vfs[1], devtree.ErrUnfit),
+		vfs[3]: fmt.Errorf("allocate %s: %w: %s does not exist", vfs[3], devtree.ErrUnfit, node),
 		"x":    fmt.Errorf(`allocate "x": not a PCI address`),
 	} {
 		if _, err := allocate(vfs[2], id); err == nil || err.Error() != want.Error() {
