@@ -104,6 +104,10 @@ func TestFlagsReachTheConfig(t *testing.T) {
 	if c := o.qat; !c.NoBind || !c.Steal || !c.DryRun || c.AuditInterval != 2*time.Minute || c.ADFCtl != "x" {
 		t.Errorf("config %+v", c)
 	}
+	o, err = parseFlags([]string{"-kernel-vf-drivers=4xxxvf, c6xxvf"}, io.Discard)
+	if err != nil || !slices.Equal(o.qat.KernelVFDrivers, []string{"4xxxvf", "c6xxvf"}) {
+		t.Errorf("list with a space: %q, %v", o.qat.KernelVFDrivers, err)
+	}
 	if o, err = parseFlags(nil, io.Discard); err != nil || o.qat.NoBind || o.qat.Steal || o.qat.DryRun {
 		t.Errorf("config without flags %+v, %v", o.qat, err)
 	}
