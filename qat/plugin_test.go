@@ -20,7 +20,6 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/events"
 	"qatplugin/internal/lookalike"
-	"qatplugin/qat/internal/pci"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -287,6 +286,11 @@ func TestWhichVFsAreBound(t *testing.T) {
 				want = append(want, vfs[i])
 			}
 			r.becomes(map[string][]string{"generic": want})
+			if tt.config.NoBind { // and neither are they bound later
+				must(t, h.Unbind(vfs[3]))
+				must(t, h.Bind(vfs[3], "vfio-pci"))
+				r.becomes(map[string][]string{"generic": {vfs[2], vfs[3]}})
+			}
 			link, _ := os.Readlink(filepath.Join(h.Path(vfs[1]), "driver"))
 			if got := filepath.Base(link); got != tt.foreign {
 				t.Errorf("the VF of a foreign driver is bound to %q, want %q", got, tt.foreign)
@@ -555,14 +559,26 @@ func TestVFIOInterfaceDecidesAboutTheNode(t *testing.T) {
 	h := newHost(t) // without iommufd
 	must(t, h.SetVFs(pfA, 1))
 	bindAll(t, h, pfA)
-	vf, ok := pci.Parse(h.VFs(pfA)[0])
 	for name, usable := range map[string]bool{"auto": true, "group": true, "cdev": false} {
 		p, err := New(Config{SysfsRoot: h.Sysfs(), DevRoot: h.Dev(), VFIOInterface: name})
 		must(t, err)
-		f, err := p.reader.Read(vf)
+		addresses, err := p.reader.Addresses()
 		must(t, err)
-		if !ok || (f.Node.Missing == "") != usable {
-			t.Errorf("interface %s: node %+v, want usable: %v", name, f.Node, usable)
+		f, err := p.reader.Read(addresses[len(addresses)-1]) // the VF comes after its PF
+		must(t, err)
+		if !f.IsVF || (f.Node.Missing == "") != usable {
+			t.Errorf("interface %s: %+v, want a VF with a usable node: %v", name, f, usable)
+		}
+	}
+}
+
+func TestPostAllocateOfEachMode(t *testing.T) {
+	for mode, isAddress := range map[string]bool{ModeDPDK: true, ModeKernel: false} {
+		p, err := New(Config{Mode: mode})
+		must(t, err)
+		err = p.PostAllocate(t.Context(), "x", []*devtree.Device{{ID: "SSL_dev0_0"}}, &devtree.ContainerEdits{})
+		if got := strings.Contains(fmt.Sprint(err), "not a PCI address"); got != isAddress {
+			t.Errorf("mode %s: %v, want an error about a PCI address: %v", mode, err, isAddress)
 		}
 	}
 }
