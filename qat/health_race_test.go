@@ -47,8 +47,20 @@ func TestPFIsReadAgainDuringItsHealthPoll(t *testing.T) {
 	r.becomes(map[string][]string{"cy": {vfA1}})
 	must(t, h.SetAttr(pfA, "qat/cfg_services", "dc")) // unheard
 
-	poll, err := unix.Open(status, unix.O_WRONLY|unix.O_CLOEXEC, 0) // returns when the poll has opened it
-	must(t, err)
+	opened := make(chan int, 1)
+	go func() {
+		fd, err := unix.Open(status, unix.O_WRONLY|unix.O_CLOEXEC, 0) // returns when the poll has opened it
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- fd
+	}()
+	var poll int
+	select {
+	case poll = <-opened:
+	case <-time.After(timeout):
+		t.Fatal("no health poll opens heartbeat/status")
+	}
 	e := events.Event{Time: time.Now()}
 	must(t, events.ParseUevent(&e, []byte("change@/devices/pci0000:6b/"+pfA+"\x00SUBSYSTEM=pci\x00")))
 	sink.Event(&e)
