@@ -158,24 +158,33 @@ func (b *Binder) Forget(a pci.Address) {
 	delete(b.attempts, a)
 }
 
-// Due returns the VFs that must be read again by now, and the earliest time at which any VF
-// must be, which may be in the past. The zero time means never.
-func (b *Binder) Due(now time.Time) (list []pci.Address, next time.Time) {
+// Due returns the VFs that must be read again by now.
+func (b *Binder) Due(now time.Time) (list []pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for a, t := range b.attempts {
-		if t.phase == phaseWriting || t.phase == phaseDryRun {
-			continue
-		}
-		if next.IsZero() || t.next.Before(next) {
-			next = t.next
-		}
-		if !now.Before(t.next) {
+		if t.isWaiting() && !now.Before(t.next) {
 			list = append(list, a)
 		}
 	}
-	return list, next
+	return list
 }
+
+// Next returns the earliest time at which a VF is due, which may be in the past. The zero time
+// means never.
+func (b *Binder) Next() (next time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range b.attempts {
+		if t.isWaiting() && (next.IsZero() || t.next.Before(next)) {
+			next = t.next
+		}
+	}
+	return next
+}
+
+// isWaiting reports whether the next step is due at t.next.
+func (t *attempt) isWaiting() bool { return t.phase != phaseWriting && t.phase != phaseDryRun }
 
 // RetryFailed makes all VFs that failed to bind due, because the cause may be gone.
 func (b *Binder) RetryFailed(now time.Time) {
@@ -214,6 +223,9 @@ func (b *Binder) start(t *attempt, vf VF, step func(*attempt) error) {
 		select {
 		case b.slots <- struct{}{}:
 		case <-b.ctx.Done():
+			return
+		}
+		if b.ctx.Err() != nil { // with both ready, select picks one at random
 			return
 		}
 		err := step(t)

@@ -34,7 +34,7 @@ func TestBackOffGrowsToItsMaximum(t *testing.T) {
 		// A time.Duration would overflow after 34 doublings.
 		want = append(want, slices.Repeat([]time.Duration{5 * time.Minute}, 70)...)
 		for range want {
-			_, next := b.Due(time.Now())
+			next := b.Next()
 			got = append(got, time.Until(next))
 			b.bindWhenDue()
 		}
@@ -88,7 +88,7 @@ func TestBindWhileAWriteIsInProgressStartsNothing(t *testing.T) {
 			}
 			time.Sleep(time.Hour)
 		}
-		if list, next := b.Due(time.Now()); len(list) > 0 || !next.IsZero() {
+		if list, next := b.Due(time.Now()), b.Next(); len(list) > 0 || !next.IsZero() {
 			t.Errorf("due %v, next %v; want nothing", list, next)
 		}
 		close(finish)
@@ -118,7 +118,7 @@ func TestDueReturnsATimeInThePast(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
 		b.bind()
 		time.Sleep(time.Hour)
-		list, next := b.Due(time.Now())
+		list, next := b.Due(time.Now()), b.Next()
 		if len(list) != 1 || next.IsZero() || next.After(time.Now()) {
 			t.Errorf("due %v, next %v; want the VF and its time", list, next)
 		}
@@ -135,12 +135,12 @@ func TestDueReturnsTheEarliestTime(t *testing.T) {
 		other.Driver = ""
 		b.Bind(other, time.Now())
 		synctest.Wait() // due after the first probe delay
-		list, next := b.Due(time.Now())
+		list, next := b.Due(time.Now()), b.Next()
 		if len(list) > 0 || !next.Equal(start.Add(probeDelays[0])) {
 			t.Errorf("due %v, next %v; want none, and the next probe", list, next.Sub(start))
 		}
 		time.Sleep(minBackOff)
-		if list, _ := b.Due(time.Now()); len(list) != 2 {
+		if list := b.Due(time.Now()); len(list) != 2 {
 			t.Errorf("due %v, want both", list)
 		}
 	})
@@ -205,7 +205,7 @@ func TestForgetEndsAnAttemptWithoutUndo(t *testing.T) {
 		b.sysfs.take()
 		b.Forget(b.vf.Address)
 		time.Sleep(time.Hour)
-		if list, next := b.Due(time.Now()); len(list) > 0 || !next.IsZero() || len(b.Pending()) > 0 {
+		if list, next := b.Due(time.Now()), b.Next(); len(list) > 0 || !next.IsZero() || len(b.Pending()) > 0 {
 			t.Errorf("due %v, next %v, pending %v; want nothing", list, next, b.Pending())
 		}
 		if got := b.sysfs.take(); len(got) > 0 {
@@ -221,7 +221,7 @@ func TestAwaitNodeKeepsAVFPendingForAWhile(t *testing.T) {
 		b.bind()
 		end := time.Now().Add(driverTimeout)
 		b.AwaitNode(b.vf.Address, time.Now())
-		if _, next := b.Due(time.Now()); len(b.Pending()) != 1 || !next.Equal(end) {
+		if next := b.Next(); len(b.Pending()) != 1 || !next.Equal(end) {
 			t.Errorf("%d pending until %v, want 1 until %v", len(b.Pending()), next, end)
 		}
 		time.Sleep(driverTimeout - 1)
@@ -231,7 +231,7 @@ func TestAwaitNodeKeepsAVFPendingForAWhile(t *testing.T) {
 		}
 		time.Sleep(time.Nanosecond)
 		b.AwaitNode(b.vf.Address, time.Now())
-		if list, next := b.Due(time.Now()); len(list) > 0 || !next.IsZero() || len(b.Pending()) > 0 {
+		if list, next := b.Due(time.Now()), b.Next(); len(list) > 0 || !next.IsZero() || len(b.Pending()) > 0 {
 			t.Errorf("due %v, next %v, pending %v after its time; want nothing", list, next, b.Pending())
 		}
 	})
@@ -280,7 +280,7 @@ func TestRetryFailedEndsTheBackOff(t *testing.T) {
 		b.Bind(other, time.Now())
 		synctest.Wait()
 		b.RetryFailed(time.Now())
-		if list, _ := b.Due(time.Now()); !slices.Equal(list, []pci.Address{b.vf.Address}) {
+		if list := b.Due(time.Now()); !slices.Equal(list, []pci.Address{b.vf.Address}) {
 			t.Errorf("due %v, want only the VF that failed", list)
 		}
 		b.sysfs.setFailure(unbind, nil)
@@ -303,7 +303,7 @@ func TestDryRunLogsAVFOnce(t *testing.T) {
 				b.RetryFailed(time.Now())
 				time.Sleep(time.Hour)
 			}
-			if list, next := b.Due(time.Now()); len(list) > 0 || !next.IsZero() || len(b.Pending()) > 0 {
+			if list, next := b.Due(time.Now()), b.Next(); len(list) > 0 || !next.IsZero() || len(b.Pending()) > 0 {
 				t.Errorf("due %v, next %v, pending %v; want nothing", list, next, b.Pending())
 			}
 			if diff := cmp.Diff(want, b.sysfs.take()); diff != "" {
@@ -369,6 +369,24 @@ func TestVFsWaitingForAWorkerAreDroppedWhenTheContextEnds(t *testing.T) {
 	})
 }
 
+func TestNothingIsWrittenAfterTheContextEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	sysfs := newTestSysfs(t)
+	b := New(ctx, Config{Sysfs: sysfs.root, Driver: vfioPCI, Writer: sysfs, Wake: func(pci.Address) {}})
+	for n := range uint8(workers) {
+		for function := range uint8(8) {
+			vf := testVF()
+			vf.Address.Device, vf.Address.Function = n, function
+			b.Bind(vf, time.Now())
+		}
+	}
+	b.Wait()
+	if writes := sysfs.take(); len(writes) > 0 {
+		t.Errorf("written: %q", writes)
+	}
+}
+
 func TestConcurrentUse(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
 		b.sysfs.setFailure(probe, unix.EIO)
@@ -382,6 +400,7 @@ func TestConcurrentUse(t *testing.T) {
 					b.Bind(vf, now)
 					b.AwaitNode(vf.Address, now)
 					b.Due(now)
+					b.Next()
 					b.RetryFailed(now)
 					b.Pending()
 					if i%7 == 0 {

@@ -131,7 +131,8 @@ func openHooked(t testing.TB, h *lookalike.Host, a string, hook func(), entries 
 	for _, name := range entries {
 		hooked.entries[name] = true
 	}
-	return vfioReader(h).open(address(t, a), hooked)
+	r := vfioReader(h)
+	return r.open(address(t, a), r.entry(address(t, a)), hooked)
 }
 
 func (d *hookedDir) done(name string) {

@@ -133,6 +133,10 @@ type Function struct {
 // Equal reports whether two readings say the same. Either may be nil.
 func (f *Function) Equal(other *Function) bool { return reflect.DeepEqual(f, other) }
 
+// IsDown reports whether the driver of a PF says that the PF is not up
+// (Documentation/ABI/testing/sysfs-driver-qat).
+func (f *Function) IsDown() bool { return f.State != "" && f.State != "up" }
+
 // Watch is a directory in which inotify shows changes of a function.
 type Watch struct {
 	Dir string
@@ -147,6 +151,7 @@ type Watch struct {
 // another device takes the address meanwhile.
 type Handle struct {
 	reader   *Reader
+	entry    string // path of the function's entry in bus/pci/devices
 	dir      directory
 	identity Function // what Open has read
 	watches  []Watch
@@ -173,25 +178,26 @@ type directory interface {
 // (drivers/base/core.c, device_del). Open after such an event finds nothing, although the
 // directory behind the entry may still exist.
 func (r *Reader) Open(a pci.Address) (*Handle, error) {
-	dir, err := sysfs.OpenDir(r.entry(a))
+	entry := r.entry(a)
+	dir, err := sysfs.OpenDir(entry)
 	if err == nil {
-		return r.open(a, dir)
+		return r.open(a, entry, dir)
 	}
-	if !r.Exists(a) {
+	if !sysfs.Exists(entry) {
 		return nil, nil
 	}
 	return nil, err
 }
 
 // open makes a Handle of the function's directory, or closes it.
-func (r *Reader) open(a pci.Address, dir directory) (*Handle, error) {
-	h := &Handle{reader: r, dir: dir, identity: Function{Address: a, NUMANode: -1}}
+func (r *Reader) open(a pci.Address, entry string, dir directory) (*Handle, error) {
+	h := &Handle{reader: r, entry: entry, dir: dir, identity: Function{Address: a, NUMANode: -1}}
 	err := h.identify()
 	if err == nil && h.identity.Family != nil {
 		return h, nil
 	}
 	h.Close()
-	if err != nil && !r.Exists(a) {
+	if err != nil && !sysfs.Exists(entry) {
 		return nil, nil
 	}
 	return nil, err
@@ -213,7 +219,7 @@ func (h *Handle) identify() (err error) {
 	if family == nil {
 		return nil
 	}
-	if f.Dir, err = sysfs.RealDir(h.reader.entry(f.Address)); err != nil {
+	if f.Dir, err = sysfs.RealDir(h.entry); err != nil {
 		return err
 	}
 	if f.Incarnation, err = h.dir.Inode("."); err != nil {
@@ -234,7 +240,7 @@ func (h *Handle) readID(name string) (uint16, error) {
 	}
 	id, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 16)
 	if err != nil {
-		file := filepath.Join(h.reader.entry(h.identity.Address), name)
+		file := filepath.Join(h.entry, name)
 		return 0, fmt.Errorf("read %s: %q is not a PCI ID such as 0x8086", file, text)
 	}
 	return uint16(id), nil
@@ -256,7 +262,7 @@ func (h *Handle) Read() (*Function, error) {
 	f := h.identity
 	err := h.read(&f)
 	// What is read from a directory that was removed looks like a function without links.
-	inode, inodeErr := sysfs.Inode(h.reader.entry(f.Address))
+	inode, inodeErr := sysfs.Inode(h.entry)
 	if sysfs.IsAbsent(inodeErr) || inodeErr == nil && inode != f.Incarnation {
 		return nil, nil
 	}

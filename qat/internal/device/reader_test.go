@@ -358,7 +358,8 @@ func (d noInodes) Inode(name string) (uint64, error) {
 
 func TestReadFailsIfAWatchIsMissing(t *testing.T) {
 	h := newHost(t)
-	handle, err := vfioReader(h).open(address(t, pfA), noInodes{openDir(t, h, pfA)})
+	r := vfioReader(h)
+	handle, err := r.open(address(t, pfA), r.entry(address(t, pfA)), noInodes{openDir(t, h, pfA)})
 	must(t, err)
 	defer handle.Close()
 	if f, err := handle.Read(); f == nil || !errors.Is(err, unix.EIO) || len(handle.Watches()) != 2 {

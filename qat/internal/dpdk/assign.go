@@ -27,10 +27,10 @@ type assignment struct {
 
 // apply brings the lists in line with new decisions. A VF that is listed keeps its place under the
 // limit. pending are VFs that are being bound for the first time, and pfOf finds the PF of a VF.
-func (s *assignment) apply(decisions map[pci.Address]decision, pending []pci.Address, pfOf policy.PFOf) {
+func (s *assignment) apply(decisions []decision, pending []pci.Address, pfOf policy.PFOf) {
 	b := s.tree.Edit()
-	for _, a := range slices.SortedFunc(maps.Keys(decisions), pci.Address.Compare) {
-		s.applyOne(b, a, decisions[a])
+	for _, d := range decisions {
+		s.applyOne(b, d)
 	}
 	if len(s.waiting) > 0 {
 		s.fill(b, pending, pfOf)
@@ -38,8 +38,8 @@ func (s *assignment) apply(decisions map[pci.Address]decision, pending []pci.Add
 	s.tree = b.Build()
 }
 
-func (s *assignment) applyOne(b *devtree.Builder, a pci.Address, d decision) {
-	id := a.String()
+func (s *assignment) applyOne(b *devtree.Builder, d decision) {
+	a, id := d.vf, d.vf.String()
 	delete(s.waiting, a)
 	delete(s.skipped, id)
 	resource, listed := s.listed[a]
@@ -53,7 +53,7 @@ func (s *assignment) applyOne(b *devtree.Builder, a pci.Address, d decision) {
 			s.skipped[id] = d.reason
 		}
 	case listed || s.limit == 0:
-		s.list(b, a, d)
+		s.list(b, d)
 	default:
 		s.waiting[a] = d
 	}
@@ -70,7 +70,7 @@ func (s *assignment) fill(b *devtree.Builder, pending []pci.Address, pfOf policy
 		case places == 0 && ready:
 			s.skipped[a.String()] = fmt.Sprintf("hidden by -max-num-devices=%d", s.limit)
 		case places > 0 && ready:
-			s.list(b, a, d)
+			s.list(b, d)
 			delete(s.waiting, a)
 			places--
 		case places > 0:
@@ -79,8 +79,8 @@ func (s *assignment) fill(b *devtree.Builder, pending []pci.Address, pfOf policy
 	}
 }
 
-func (s *assignment) list(b *devtree.Builder, a pci.Address, d decision) {
-	id := a.String()
+func (s *assignment) list(b *devtree.Builder, d decision) {
+	a, id := d.vf, d.device.ID
 	delete(s.skipped, id)
 	if err := b.Put(d.resource, d.device); err != nil {
 		klog.ErrorS(err, "Cannot list a device", "device", a)

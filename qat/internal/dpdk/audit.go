@@ -3,7 +3,6 @@
 package dpdk
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -16,10 +15,14 @@ import (
 // runAudit compares the suspects whose time has come again, and everything if an audit is due. A
 // suspect that still differs is drift. PFs mostly come first, and count for their VFs.
 func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
-	for _, address := range slices.SortedFunc(maps.Keys(c.suspects), pci.Address.Compare) {
-		if now.Before(c.suspects[address]) {
-			continue
+	var due []pci.Address
+	for address, at := range c.suspects {
+		if !now.Before(at) {
+			due = append(due, address)
 		}
+	}
+	slices.SortFunc(due, pci.Address.Compare)
+	for _, address := range due {
 		delete(c.suspects, address)
 		if c.functions.differs(address) {
 			key := Key{address: address}

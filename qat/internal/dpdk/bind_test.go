@@ -15,6 +15,7 @@ import (
 
 	"qatplugin/events"
 	"qatplugin/internal/lookalike"
+	"qatplugin/qat/internal/hostwatch"
 )
 
 func overrideFile(address string) string {
@@ -292,8 +293,8 @@ func TestCloseDoesNotWaitForABlockedWrite(t *testing.T) {
 		r.rescan()
 		closed := time.Now()
 		r.controller.Close()
-		if took := time.Since(closed); took != closeTimeout {
-			t.Errorf("Close took %v, want %v", took, closeTimeout)
+		if took := time.Since(closed); took != hostwatch.CloseTimeout {
+			t.Errorf("Close took %v, want %v", took, hostwatch.CloseTimeout)
 		}
 		release()
 		closed = time.Now()

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -20,10 +19,6 @@ import (
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/policy"
 )
-
-// closeTimeout is how long Close waits for reads and writes in progress. The kernel can block a
-// reader or writer for as long as a workload holds a device, and nothing can call it back.
-const closeTimeout = time.Second
 
 // Config configures the mode.
 type Config struct {
@@ -78,6 +73,7 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 			known:      map[pci.Address]*function{},
 			unreadable: map[pci.Address]string{},
 			owner:      map[pci.Address]pci.Address{},
+			watched:    map[pci.Address][]string{},
 		},
 		assignment: &assignment{
 			limit:   cfg.Limit,
@@ -95,8 +91,8 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 // go to the health monitor at once.
 func (c *controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 	key, verdict := c.classifier.classify(e)
-	if verdict == hostwatch.Relevant && key.kind == keyFunction {
-		c.health.Observe(key.address, e)
+	if verdict == hostwatch.Relevant {
+		c.health.Observe(e)
 	}
 	return key, verdict
 }
@@ -111,16 +107,15 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 		clear(c.suspects)
 		addresses = append(addresses, c.all()...)
 	}
-	due, _ := c.binder.Due(now)
-	if addresses = append(addresses, due...); len(addresses) > 0 {
+	if addresses = append(addresses, c.binder.Due(now)...); len(addresses) > 0 {
 		c.update(addresses, now)
 	}
-	c.health.Poll(now)
 	c.runAudit(b, now)
+	c.health.Poll(now)
 	return hostwatch.State{
 		Tree:     c.assignment.tree,
 		Skipped:  c.assignment.skipped,
-		Next:     c.next(now),
+		Next:     c.next(),
 		Complete: c.readErr == nil,
 	}
 }
@@ -171,42 +166,48 @@ func (c *controller) all() []pci.Address {
 // update reads these functions again, decides about the VFs that this affects,
 // and acts on the decisions.
 func (c *controller) update(addresses []pci.Address, now time.Time) {
-	affected := c.functions.refresh(addresses)
-	driverLoaded := c.reader.DriverLoaded(c.rules.driver)
-	decisions := make(map[pci.Address]decision, len(affected))
-	for a := range affected {
-		f := c.facts(a, driverLoaded)
-		d := decide(&f, &c.rules)
-		switch d.action {
-		case actionBind:
-			d.reason = c.binder.Bind(bind.VF{
-				Address:     a,
-				Incarnation: f.vf.Incarnation,
-				Driver:      f.vf.Driver,
-				Family:      f.vf.Family.Name,
-				Denylisted:  f.vf.Family.Denylisted,
-			}, now)
-		case actionAwaitNode:
-			c.binder.AwaitNode(a, now)
-		default:
-			c.binder.Forget(a)
-		}
-		decisions[a] = d
+	vfs := c.collect(c.functions.refresh(addresses))
+	decisions := make([]decision, len(vfs))
+	for i := range vfs {
+		decisions[i] = decide(&vfs[i], &c.rules)
+		decisions[i].vf = vfs[i].address
+	}
+	c.act(vfs, decisions, now)
+	var pending []pci.Address
+	if c.assignment.limit > 0 {
+		pending = c.binder.Pending()
 	}
 	before := c.assignment.tree
-	c.assignment.apply(decisions, c.binder.Pending(), c.functions.pfOf)
+	c.assignment.apply(decisions, pending, c.functions.pfOf)
 	if c.assignment.tree != before {
 		c.preference.Update(maps.Keys(c.assignment.listed), c.functions.pfOf)
 	}
 }
 
-// facts collects what decide goes by.
-func (c *controller) facts(a pci.Address, driverLoaded bool) facts {
+// collect collects what decide goes by for these VFs. It asks for the DPDK driver only if a VF is
+// not bound to it.
+func (c *controller) collect(addresses []pci.Address) []facts {
+	vfs := make([]facts, len(addresses))
+	unbound := false
+	for i, a := range addresses {
+		vfs[i] = c.facts(a)
+		unbound = unbound || vfs[i].vf != nil && !vfs[i].driverBound
+	}
+	if unbound && c.reader.DriverLoaded(c.rules.driver) {
+		for i := range vfs {
+			vfs[i].driverLoaded = true
+		}
+	}
+	return vfs
+}
+
+// facts collects the facts about one VF, but for driverLoaded.
+func (c *controller) facts(a pci.Address) facts {
 	vf := c.functions.known[a]
 	if vf == nil || !vf.IsVF {
-		return facts{unreadable: c.functions.unreadable[a]}
+		return facts{address: a, unreadable: c.functions.unreadable[a]}
 	}
-	f := facts{vf: vf, driverBound: c.reader.IsBound(vf.Driver), driverLoaded: driverLoaded}
+	f := facts{address: a, vf: vf, driverBound: c.reader.IsBound(vf.Driver)}
 	_, f.listed = c.assignment.listed[a]
 	if pf, ok := c.functions.pfOf(a); ok {
 		f.pfAddress = &pf
@@ -219,10 +220,31 @@ func (c *controller) facts(a pci.Address, driverLoaded bool) facts {
 	return f
 }
 
+// act carries out each decision: it takes the next step of binding the VF, waits for its device
+// node, or drops it from the binder. It completes the decision to bind with the reason why the VF
+// is not bound yet.
+func (c *controller) act(vfs []facts, decisions []decision, now time.Time) {
+	for i := range decisions {
+		switch d, vf := &decisions[i], vfs[i].vf; d.action {
+		case actionBind:
+			d.reason = c.binder.Bind(bind.VF{
+				Address:     d.vf,
+				Incarnation: vf.Incarnation,
+				Driver:      vf.Driver,
+				Family:      vf.Family.Name,
+				Denylisted:  vf.Family.Denylisted,
+			}, now)
+		case actionAwaitNode:
+			c.binder.AwaitNode(d.vf, now)
+		default:
+			c.binder.Forget(d.vf)
+		}
+	}
+}
+
 // next is when Reconcile has something to do though nothing is marked.
-func (c *controller) next(now time.Time) time.Time {
-	_, next := c.binder.Due(now)
-	next = hostwatch.Earlier(next, c.health.Next(now))
+func (c *controller) next() time.Time {
+	next := hostwatch.Earlier(c.binder.Next(), c.health.Next())
 	for _, at := range c.suspects {
 		next = hostwatch.Earlier(next, at)
 	}
@@ -255,17 +277,10 @@ func (c *controller) Outcome(key Key) string {
 	return "in " + resource
 }
 
-// Close waits for reads and writes in progress, but not for long: what the
-// kernel blocks ends with the process.
+// Close waits for reads and writes in progress, but not for long: what the kernel blocks ends with
+// the process. The kernel can block a reader or writer for as long as a workload holds a device.
 func (c *controller) Close() {
-	var waiting sync.WaitGroup
-	waiting.Go(c.binder.Wait)
-	waiting.Go(c.health.Wait)
-	done := make(chan struct{})
-	go func() { waiting.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(closeTimeout):
+	if !hostwatch.AwaitClosed(c.binder.Wait, c.health.Wait) {
 		klog.InfoS("Ending while the kernel blocks a read or write of sysfs")
 	}
 }

@@ -11,11 +11,9 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// stateUp is the qat/state of a PF that works (Documentation/ABI/testing/sysfs-driver-qat).
-const stateUp = "up"
-
 // facts are all that decide goes by for one VF.
 type facts struct {
+	address    pci.Address
 	vf         *function    // nil: there is no VF, or not even its kind could be read
 	unreadable string       // why it could not be read
 	pf         *function    // nil: it has none, or none that is known
@@ -25,7 +23,7 @@ type facts struct {
 	listed     bool         // the VF is listed now
 
 	driverBound  bool // the VF is bound to the DPDK driver, or to one that does its work
-	driverLoaded bool // the DPDK driver is loaded
+	driverLoaded bool // the DPDK driver is loaded; unknown if all VFs of the batch are bound
 }
 
 // rules are the part of the configuration that decide goes by.
@@ -48,6 +46,7 @@ const (
 
 // A decision is what follows from the facts about one VF.
 type decision struct {
+	vf       pci.Address
 	action   action
 	reason   string          // why the VF is not listed; "" when it is, or does not exist
 	resource string          // of actionList
@@ -132,7 +131,7 @@ func unhealthyReason(f *facts) string {
 	switch vf, pf := f.vf, f.pf; {
 	case vf.Node.Releasing:
 		return vf.Node.Missing
-	case pf != nil && pf.State != "" && pf.State != stateUp:
+	case pf != nil && pf.IsDown():
 		return fmt.Sprintf("its PF %s is %s", pf.Address, pf.State)
 	case pf != nil && pf.unhealthy != "":
 		return fmt.Sprintf("its PF %s %s", pf.Address, pf.unhealthy)

@@ -28,7 +28,7 @@ func usableVF() facts {
 		pf: &function{Function: &device.Function{
 			Address:  pf,
 			Family:   family,
-			State:    stateUp,
+			State:    "up",
 			Resource: "cy",
 		}},
 		pfAddress:    &pf,

@@ -3,8 +3,8 @@
 package dpdk
 
 import (
+	"cmp"
 	"maps"
-	"path/filepath"
 	"reflect"
 	"slices"
 
@@ -42,6 +42,7 @@ type functions struct {
 	known      map[pci.Address]*function
 	unreadable map[pci.Address]string      // functions of which not even the kind could be read → why
 	owner      map[pci.Address]pci.Address // VF → PF, by the PFs' virtfn links
+	watched    map[pci.Address][]string    // function → directories that are watched for it
 }
 
 // all lists every PCI function of the host and every function that is known,
@@ -58,34 +59,44 @@ func (fs *functions) all() ([]pci.Address, error) {
 }
 
 // refresh reads these functions again. It returns the addresses that must be decided on again:
-// those of VFs, and those at which there is no QAT function or none could be read before.
+// those of VFs, and those at which there is no QAT function or none could be read before. They are
+// sorted.
 //
 // The VFs of a PF that changed are read after the PF, and only once. Cached VF state must never
 // be combined with fresh PF state: the kernel may have removed the VFs before it changed the PF,
 // and the events of that may still be under way.
-func (fs *functions) refresh(addresses []pci.Address) map[pci.Address]bool {
-	r := refreshing{functions: fs, affected: map[pci.Address]bool{}, pending: map[pci.Address]bool{}}
-	slices.SortFunc(addresses, pci.Address.Compare) // a PF mostly comes before its VFs
+func (fs *functions) refresh(addresses []pci.Address) []pci.Address {
+	r := refreshing{functions: fs}
+	slices.SortFunc(addresses, func(a, b pci.Address) int { // known VFs last
+		return cmp.Or(fs.isKnownVF(a)-fs.isKnownVF(b), a.Compare(b))
+	})
 	for _, a := range slices.Compact(addresses) {
-		if f := fs.known[a]; f != nil && f.IsVF {
-			r.pending[a] = true
-		} else {
-			r.read(a)
-		}
+		r.read(a)
 	}
 	for len(r.pending) > 0 {
-		for _, a := range slices.SortedFunc(maps.Keys(r.pending), pci.Address.Compare) {
+		addresses = slices.AppendSeq(addresses[:0], maps.Keys(r.pending))
+		slices.SortFunc(addresses, pci.Address.Compare)
+		for _, a := range addresses {
 			r.read(a)
 		}
 	}
-	return r.affected
+	slices.SortFunc(r.affected, pci.Address.Compare)
+	return slices.Compact(r.affected)
+}
+
+// isKnownVF is 1 for a VF that is known, and 0 for any other function.
+func (fs *functions) isKnownVF(a pci.Address) int {
+	if f := fs.known[a]; f != nil && f.IsVF {
+		return 1
+	}
+	return 0
 }
 
 // refreshing is one call of refresh.
 type refreshing struct {
 	*functions
-	affected map[pci.Address]bool
-	pending  map[pci.Address]bool // VFs that are to be read, after the PFs
+	affected []pci.Address
+	pending  map[pci.Address]bool // VFs that are to be read because their PF changed; nil: none
 }
 
 // read reads one function and updates what is known.
@@ -98,7 +109,7 @@ func (r *refreshing) read(a pci.Address) {
 		r.unreadable[a] = why
 	}
 	if f == nil || f.IsVF || before != "" {
-		r.affected[a] = true
+		r.affected = append(r.affected, a)
 	}
 	if old != nil && (f == nil || f.IsVF != old.IsVF) {
 		r.remove(old)
@@ -106,6 +117,10 @@ func (r *refreshing) read(a pci.Address) {
 	}
 	switch {
 	case f == nil:
+		for _, dir := range r.watched[a] {
+			r.watches.Drop(dir)
+		}
+		delete(r.watched, a)
 	case f.IsVF:
 		r.known[a] = f
 		if f.pf != nil && r.known[*f.pf] == nil {
@@ -120,11 +135,8 @@ func (r *refreshing) read(a pci.Address) {
 // remove forgets a function that no longer exists.
 func (r *refreshing) remove(f *function) {
 	delete(r.known, f.Address)
-	for _, dir := range []string{f.Dir, filepath.Join(f.Dir, "qat"), f.Debugfs} {
-		r.watches.Drop(dir)
-	}
 	if f.IsVF {
-		r.affected[f.Address] = true
+		r.affected = append(r.affected, f.Address)
 		return
 	}
 	r.health.Forget(f.Address)
@@ -143,6 +155,9 @@ func (r *refreshing) setVFs(pf pci.Address, vfs []pci.Address) {
 }
 
 func (r *refreshing) markVFs(pf pci.Address) {
+	if r.pending == nil {
+		r.pending = map[pci.Address]bool{}
+	}
 	for a, f := range r.known {
 		if owner, ok := r.pfOf(a); ok && owner == pf && f.IsVF {
 			r.pending[a] = true
@@ -161,6 +176,9 @@ func (fs *functions) readWatched(a pci.Address) (f *function, why string) {
 	defer h.Close()
 	for _, w := range h.Watches() {
 		fs.watches.Want(w.Dir, w.Incarnation)
+		if !slices.Contains(fs.watched[a], w.Dir) {
+			fs.watched[a] = append(fs.watched[a], w.Dir)
+		}
 	}
 	facts, err := h.Read()
 	if facts != nil && !facts.IsVF {
@@ -169,7 +187,7 @@ func (fs *functions) readWatched(a pci.Address) (f *function, why string) {
 			Dir:         facts.Dir,
 			Debugfs:     facts.Debugfs,
 			Incarnation: facts.Incarnation,
-			Down:        facts.Driver == "" || facts.State != "" && facts.State != stateUp,
+			Down:        facts.Driver == "" || facts.IsDown(),
 		})
 	}
 	return fs.complete(a, facts, err)

@@ -227,7 +227,7 @@ func (r *rig) wake() time.Duration {
 
 // nextWake is when the plugin would wake by itself to bind a VF or to poll the health of PFs; zero
 // means never. The timers of the log and of the audit do not count.
-func (r *rig) nextWake() time.Time { return r.controller.next(time.Now()) }
+func (r *rig) nextWake() time.Time { return r.controller.next() }
 
 // list is what is published: resource -> IDs. An unhealthy device is its ID and "unhealthy".
 func (r *rig) list() map[string][]string {

@@ -48,7 +48,6 @@ func TestObservePCIErrors(t *testing.T) {
 		{"function added", list{failed, uevent(t, "add@"+pfPath)}, ""},
 		{"driver bound", list{failed, uevent(t, "bind@"+pfPath, "DRIVER=4xxx")}, ""},
 		{"driver unbound", list{failed, uevent(t, "unbind@"+pfPath)}, notRecovered},
-		{"error of another function", list{uevent(t, "change@"+vfPath, "DEVICE_ONLINE=0")}, ""},
 		{"device below it added", list{failed, uevent(t, "add@"+pfPath+"/vfio-dev/vfio0")}, notRecovered},
 		{"error of a device below it", list{uevent(t, "change@"+pfPath+"/net/eth0", "DEVICE_ONLINE=0")}, ""},
 		{"inotify event", list{failed, inotify}, notRecovered},
@@ -56,7 +55,7 @@ func TestObservePCIErrors(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			m := newTestMonitor(t)
 			for _, e := range test.events {
-				m.Observe(pfAddress, e)
+				m.Observe(e)
 			}
 			m.wantReason(pfAddress, test.want)
 			m.wantReason(vfAddress, "")
@@ -66,19 +65,19 @@ func TestObservePCIErrors(t *testing.T) {
 
 func TestPCIErrorOfAVF(t *testing.T) {
 	m := newTestMonitor(t, newTestPF(t, pfAddress))
-	m.Observe(vfAddress, uevent(t, "change@"+vfPath, "ERROR_EVENT=BEGIN_RECOVERY", "DEVICE_ONLINE=0"))
+	m.Observe(uevent(t, "change@"+vfPath, "ERROR_EVENT=BEGIN_RECOVERY", "DEVICE_ONLINE=0"))
 	m.wantReason(vfAddress, "is being recovered")
 	m.wantReason(pfAddress, "")
 	m.poll() // a good heartbeat of the PF
 	m.wantReason(vfAddress, "is being recovered")
-	m.Observe(vfAddress, uevent(t, "remove@"+vfPath))
+	m.Observe(uevent(t, "remove@"+vfPath))
 	m.wantReason(vfAddress, "")
 }
 
 func TestGoodHeartbeatEndsAPCIError(t *testing.T) {
 	pf := newTestPF(t, pfAddress)
 	m := newTestMonitor(t, pf)
-	m.Observe(pf.Address, uevent(t, "change@"+pfPath, "ERROR_EVENT=FAILED_RECOVERY", "DEVICE_ONLINE=0"))
+	m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=FAILED_RECOVERY", "DEVICE_ONLINE=0"))
 	pf.heartbeat("-1")
 	m.poll()
 	m.wantReason(pf.Address, "could not be recovered")
@@ -99,7 +98,7 @@ func TestEndOfAPCIErrorWakes(t *testing.T) {
 	pf := newTestPF(t, pfAddress)
 	m := newTestMonitor(t, pf)
 	m.poll()
-	m.Observe(pf.Address, uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
+	m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
 	if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
 		t.Errorf("woken for %v, want %s", woken, pf.Address)
 	}
@@ -114,7 +113,7 @@ func TestPCIErrorHidesAFailedHeartbeat(t *testing.T) {
 	pf.heartbeat("-1")
 	m.poll()
 	m.poll()
-	m.Observe(pf.Address, uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
+	m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
 	m.wantReason(pf.Address, "had a PCI error")
 }
 
@@ -125,7 +124,7 @@ func TestRecoveryEndsAFailedHeartbeat(t *testing.T) {
 	m.poll()
 	m.poll()
 	m.wantReason(pf.Address, noHeartbeat)
-	m.Observe(pf.Address, uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1"))
+	m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1"))
 	m.wantReason(pf.Address, "")
 	m.poll()
 	m.wantReason(pf.Address, "") // a first failed heartbeat again
@@ -139,14 +138,14 @@ func TestRecoveryDoesNotEndFatalErrors(t *testing.T) {
 	m.poll()
 	pf.set("qat_ras/errors_fatal", "1")
 	m.poll()
-	m.Observe(pf.Address, uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1"))
+	m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1"))
 	m.wantReason(pf.Address, "had 1 fatal errors")
 }
 
 func TestForgetKeepsAPCIError(t *testing.T) {
 	pf := newTestPF(t, pfAddress)
 	m := newTestMonitor(t, pf)
-	m.Observe(pf.Address, uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
+	m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
 	m.Forget(pf.Address) // it may only have been unreadable for a moment
 	m.wantReason(pf.Address, "had a PCI error")
 }
@@ -157,8 +156,8 @@ func TestObserveDoesNotAllocate(t *testing.T) {
 	recovered := uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1")
 	m.Track(PF{Address: pfAddress})
 	if n := testing.AllocsPerRun(100, func() {
-		m.Observe(pfAddress, ordinary)
-		m.Observe(pfAddress, recovered)
+		m.Observe(ordinary)
+		m.Observe(recovered)
 	}); n > 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}

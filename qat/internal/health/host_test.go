@@ -115,14 +115,16 @@ func newTestMonitor(t testing.TB, pfs ...*testPF) *testMonitor {
 	return m
 }
 
-// poll polls all PFs at the time scheduled for that and returns the addresses passed to Wake.
+// poll polls all PFs when the interval is over and returns the addresses passed to Wake.
 func (m *testMonitor) poll() (woken []pci.Address) {
 	m.t.Helper()
-	next := m.Next(m.now)
-	if next.IsZero() {
-		m.t.Fatal("no poll is scheduled")
+	if m.Next().IsZero() {
+		m.Poll(m.now) // schedules the first one
 	}
-	m.now = next
+	m.now = m.now.Add(interval)
+	if next := m.Next(); next.IsZero() || next.After(m.now) {
+		m.t.Fatalf("the next poll is scheduled for %v, want %v at the latest", next, m.now)
+	}
 	m.Poll(m.now)
 	m.Wait()
 	woken, m.wakes = m.wakes, nil

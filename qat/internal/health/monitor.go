@@ -82,9 +82,9 @@ func (m *Monitor) Forget(a pci.Address) {
 //
 // PCI errors are the only state that the Monitor takes from events, because sysfs does not show
 // whether a function is being recovered (drivers/pci/pci-driver.c, pci_uevent_ers).
-func (m *Monitor) Observe(a pci.Address, e *events.Event) {
-	own, ok := pci.Parse(sysfs.Base(e.Path))
-	if e.Origin != events.Uevent || !ok || own != a {
+func (m *Monitor) Observe(e *events.Event) {
+	a, ok := pci.Parse(sysfs.Base(e.Path))
+	if e.Origin != events.Uevent || !ok {
 		return
 	}
 	m.mu.Lock()
@@ -119,29 +119,31 @@ func (m *Monitor) Reason(a pci.Address) string {
 	return ""
 }
 
-// Next returns when [Monitor.Poll] must be called, and schedules the next poll if none is
-// scheduled. It returns the zero time if there is nothing to poll.
-func (m *Monitor) Next(now time.Time) time.Time {
+// Next returns when [Monitor.Poll] must be called next, or the zero time if there is nothing to
+// poll.
+func (m *Monitor) Next() time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case m.cfg.Interval <= 0 || len(m.pfs) == 0:
-		m.next = time.Time{}
-	case m.next.IsZero():
-		m.next = now.Add(m.cfg.Interval)
-	}
 	return m.next
 }
 
-// Poll starts a reader for each PF if a poll is due. It skips PFs whose last reader has not
-// returned. It does not wait for the readers.
+// Poll starts a reader for each PF if a poll is due, and schedules the next poll. It is called
+// after each change of what the Monitor tracks. It skips PFs whose last reader has not returned,
+// and does not wait for the readers.
 func (m *Monitor) Poll(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.next.IsZero() || now.Before(m.next) {
+	due := !m.next.IsZero() && !now.Before(m.next)
+	switch {
+	case m.cfg.Interval <= 0 || len(m.pfs) == 0:
+		m.next = time.Time{}
+		return
+	case due || m.next.IsZero():
+		m.next = now.Add(m.cfg.Interval)
+	}
+	if !due {
 		return
 	}
-	m.next = time.Time{}
 	for _, p := range m.pfs {
 		if p.reading {
 			continue

@@ -16,17 +16,20 @@ func TestNextIsZeroWithNothingToPoll(t *testing.T) {
 	pf := newTestPF(t, pfAddress)
 	other := newTestPF(t, pci.Address{Bus: 0x70})
 	m := newTestMonitor(t)
-	if next := m.Next(m.now); !next.IsZero() {
+	m.Poll(m.now)
+	if next := m.Next(); !next.IsZero() {
 		t.Errorf("without a PF: next %v, want never", next)
 	}
 	m.Track(pf.PF)
 	m.Track(other.PF)
 	m.Forget(pf.Address)
-	if next := m.Next(m.now); !next.Equal(m.now.Add(interval)) {
+	m.Poll(m.now)
+	if next := m.Next(); !next.Equal(m.now.Add(interval)) {
 		t.Errorf("with a PF left: next %v, want %v", next, m.now.Add(interval))
 	}
 	m.Forget(other.Address)
-	if next := m.Next(m.now); !next.IsZero() {
+	m.Poll(m.now)
+	if next := m.Next(); !next.IsZero() {
 		t.Errorf("with the last PF forgotten: next %v, want never", next)
 	}
 }
@@ -35,7 +38,8 @@ func TestNextIsZeroWithoutInterval(t *testing.T) {
 	for _, interval := range []time.Duration{0, -1} {
 		m := NewMonitor(Config{Interval: interval})
 		m.Track(newTestPF(t, pfAddress).PF)
-		if next := m.Next(time.Unix(1e9, 0)); !next.IsZero() {
+		m.Poll(time.Unix(1e9, 0))
+		if next := m.Next(); !next.IsZero() {
 			t.Errorf("interval %v: next %v, want never", interval, next)
 		}
 	}
@@ -47,8 +51,7 @@ func TestPollWaitsForItsTime(t *testing.T) {
 	m.poll()
 	pf.set("qat/state", "down")
 
-	m.Poll(m.now) // not scheduled
-	next := m.Next(m.now)
+	next := m.Next() // the last poll scheduled it
 	if want := m.now.Add(interval); !next.Equal(want) {
 		t.Fatalf("next %v, want %v", next, want)
 	}
@@ -58,7 +61,7 @@ func TestPollWaitsForItsTime(t *testing.T) {
 	if len(m.wakes) > 0 {
 		t.Fatalf("polled before its time")
 	}
-	if again := m.Next(m.now); !again.Equal(next) {
+	if again := m.Next(); !again.Equal(next) {
 		t.Fatalf("next moved from %v to %v without a poll", next, again)
 	}
 	if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
@@ -101,7 +104,8 @@ func TestPFThatDoesNotAnswerBlocksOnlyItsOwnReader(t *testing.T) {
 		m.Track(PF{Address: stuck})
 		m.Track(PF{Address: other})
 		poll := func() {
-			time.Sleep(time.Until(m.Next(time.Now())))
+			m.Poll(time.Now()) // schedules the first one
+			time.Sleep(time.Until(m.Next()))
 			m.Poll(time.Now())
 			synctest.Wait()
 		}
@@ -143,8 +147,9 @@ func TestPollResultOfAnotherIncarnationIsDropped(t *testing.T) {
 					Wake:     func(a pci.Address) { t.Errorf("woken for %s", a) },
 				}, reads.read)
 				m.Track(PF{Address: pfAddress, Incarnation: 1})
-				m.Observe(pfAddress, uevent(t, "change@/devices/pci0000:6b/0000:6b:00.0", "DEVICE_ONLINE=0"))
-				m.Poll(m.Next(time.Now()))
+				m.Observe(uevent(t, "change@/devices/pci0000:6b/0000:6b:00.0", "DEVICE_ONLINE=0"))
+				m.Poll(time.Now()) // schedules the first one
+				m.Poll(m.Next())
 				replace(m)
 				reads.answer[pfAddress] <- sample{up: true, heartbeat: "0", fatal: -1}
 				m.Wait()
@@ -168,8 +173,8 @@ func TestTrackWhileAReaderRuns(t *testing.T) {
 				pf := pf.PF
 				pf.Down = i == 0
 				m.Track(pf)
-				m.Observe(pf.Address, uevent(t, "change@/devices/pci0000:6b/0000:6b:00.0", "DEVICE_ONLINE=0"))
-				m.Poll(m.Next(time.Now()))
+				m.Observe(uevent(t, "change@/devices/pci0000:6b/0000:6b:00.0", "DEVICE_ONLINE=0"))
+				m.Poll(time.Now())
 				m.Reason(pf.Address)
 			}
 		})

@@ -39,11 +39,11 @@ type Config struct {
 
 // A Loop watches a host. Its checks may be called from any goroutine, before and during [Run].
 type Loop struct {
-	config  Config
-	probe   *probe
-	sources sources
-	pings   chan struct{} // received by the running loop
-	read    atomic.Bool   // the whole host was read once
+	config   Config
+	probe    *probe
+	sources  sources
+	pings    chan struct{} // received by the running loop
+	hostRead atomic.Bool   // the whole host was read once
 }
 
 // New returns a Loop that does nothing before [Run].
@@ -52,7 +52,7 @@ func New(config Config) *Loop { return newLoop(config, process{}) }
 func newLoop(config Config, env environment) *Loop {
 	return &Loop{
 		config: config,
-		probe:  &probe{sysfs: config.Sysfs, writer: config.Writer, environment: env},
+		probe:  newProbe(config.Sysfs, config.Writer, env),
 		pings:  make(chan struct{}),
 	}
 }
@@ -70,7 +70,7 @@ func (l *Loop) CheckEventLoop(ctx context.Context) error {
 
 // CheckFirstLook returns an error until the whole host has been read once.
 func (l *Loop) CheckFirstLook(context.Context) error {
-	if !l.read.Load() {
+	if !l.hostRead.Load() {
 		return errors.New("the host has not been read yet; the log says what is missing")
 	}
 	return nil
@@ -91,9 +91,9 @@ type mark[K comparable] struct {
 	answer bool
 }
 
-// run is one call of Run.
-type run[K comparable] struct {
-	*Loop
+// session is one call of Run.
+type session[K comparable] struct {
+	loop    *Loop
 	mode    Mode[K]
 	watches *Watches
 	publish func(*devtree.Tree)
@@ -116,8 +116,8 @@ func Run[K comparable](
 	ctx context.Context, l *Loop, newMode func(context.Context, Host[K]) Mode[K], publish func(*devtree.Tree),
 ) {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &run[K]{
-		Loop:    l,
+	s := &session[K]{
+		loop:    l,
 		watches: NewWatches(nil),
 		publish: publish,
 		mailbox: events.NewMailbox[mark[K]](mailboxLimit),
@@ -125,40 +125,40 @@ func Run[K comparable](
 		skips:   skipLog{entries: map[string]skip{}},
 	}
 	if klog.V(4).Enabled() {
-		r.mailbox.SetTrace(traceLimit)
+		s.mailbox.SetTrace(traceLimit)
 	}
-	r.mode = newMode(ctx, Host[K]{Mark: r.mark, Watches: r.watches})
-	defer r.mode.Close()
+	s.mode = newMode(ctx, Host[K]{Mark: s.mark, Watches: s.watches})
+	defer s.mode.Close()
 	defer l.sources.readers.Wait()
 	defer cancel()
 	// Subscribe, then look: what changes from here on is queued.
 	for _, open := range l.config.Sources {
-		l.sources.start(ctx, open, r)
+		l.sources.start(ctx, open, s)
 	}
 	if l.config.OpenWatcher != nil {
-		l.sources.start(ctx, r.watches.opener(l.config.OpenWatcher), r)
+		l.sources.start(ctx, s.watches.opener(l.config.OpenWatcher), s)
 	}
-	r.loop(ctx)
+	s.run(ctx)
 }
 
 // mark marks a key on behalf of the mode.
-func (r *run[K]) mark(key K, since time.Time) { r.mailbox.Mark(mark[K]{key: key}, since) }
+func (s *session[K]) mark(key K, since time.Time) { s.mailbox.Mark(mark[K]{key: key}, since) }
 
 // Event marks the key that the event concerns. It is called from the
 // goroutines of the sources and does not block.
-func (r *run[K]) Event(e *events.Event) {
-	m, verdict := mark[K]{answer: r.probe.isAnswer(e)}, Relevant
+func (s *session[K]) Event(e *events.Event) {
+	m, verdict := mark[K]{answer: s.loop.probe.isAnswer(e)}, Relevant
 	if !m.answer {
-		m.key, verdict = r.mode.Classify(e)
+		m.key, verdict = s.mode.Classify(e)
 	}
 	switch verdict {
 	case Relevant:
-		r.mailbox.Mark(m, e.Time)
+		s.mailbox.Mark(m, e.Time)
 	case RelevantToAll:
-		r.mailbox.Resync("the list of PCI functions appeared", e.Time)
+		s.mailbox.Resync("the list of PCI functions appeared", e.Time)
 	}
 	if klog.V(4).Enabled() { // after the mark, so that what is logged has been handled
-		r.mailbox.Note(events.Record[mark[K]]{
+		s.mailbox.Note(events.Record[mark[K]]{
 			Origin:   e.Origin,
 			Action:   e.Action,
 			Path:     string(e.Path),
@@ -170,76 +170,76 @@ func (r *run[K]) Event(e *events.Event) {
 }
 
 // Resync asks for a full read, because events were lost.
-func (r *run[K]) Resync(reason string) { r.mailbox.Resync(reason, time.Now()) }
+func (s *session[K]) Resync(reason string) { s.mailbox.Resync(reason, time.Now()) }
 
-// loop sleeps until something is marked or due.
-func (r *run[K]) loop(ctx context.Context) {
-	r.turn(time.Now(), true)
+// run sleeps until something is marked or due.
+func (s *session[K]) run(ctx context.Context) {
+	s.turn(time.Now(), true)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		timer.Stop()
-		if next := r.next(); !next.IsZero() {
+		if next := s.next(); !next.IsZero() {
 			timer.Reset(time.Until(next))
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.pings:
+		case <-s.loop.pings:
 			continue
-		case <-r.mailbox.Wake():
+		case <-s.mailbox.Wake():
 		case <-timer.C:
 		}
-		r.turn(time.Now(), false)
+		s.turn(time.Now(), false)
 	}
 }
 
 // next is when the loop must turn even if nothing is marked; zero: never.
-func (r *run[K]) next() time.Time {
-	r.audits.schedule(time.Now(), r.limited())
-	next := Earlier(r.audits.next, r.state.Next)
-	return Earlier(next, Earlier(r.probe.next(), r.skips.next))
+func (s *session[K]) next() time.Time {
+	s.audits.schedule(time.Now(), s.limited())
+	next := Earlier(s.audits.next, s.state.Next)
+	return Earlier(next, Earlier(s.loop.probe.next(), s.skips.next))
 }
 
 // limited reports whether changes may go unreported.
-func (r *run[K]) limited() bool {
-	return !r.state.Complete || r.sources.closed.Load() > 0 || r.probe.limited() || r.watches.limited()
+func (s *session[K]) limited() bool {
+	return !s.state.Complete || s.loop.sources.closed.Load() > 0 || s.loop.probe.limited() || s.watches.limited()
 }
 
 // turn handles what is marked and due. all asks for a full read.
-func (r *run[K]) turn(now time.Time, all bool) {
-	r.take(now, all)
-	if r.batch.All {
-		r.watches.adopt()
-		r.probe.send(now)
+func (s *session[K]) turn(now time.Time, all bool) {
+	s.take(now, all)
+	if s.batch.All {
+		s.watches.adopt()
+		s.loop.probe.send(now)
 	}
-	if r.batch.Audit {
-		r.watches.retry()
+	if s.batch.Audit {
+		s.watches.retry()
 	}
-	r.state = r.mode.Reconcile(now, &r.batch)
-	if r.state.Complete {
-		r.read.Store(true)
+	s.state = s.mode.Reconcile(now, &s.batch)
+	if s.state.Complete {
+		s.loop.hostRead.Store(true)
 	}
-	r.probe.turn(now)
-	r.publishTree()
-	r.skips.log(r.state.Skipped, now)
-	r.trace()
+	s.loop.probe.turn(now)
+	s.publishTree()
+	s.skips.log(s.state.Skipped, now)
+	s.trace()
 }
 
 // take fills the batch from the mailbox and the audit clock.
-func (r *run[K]) take(now time.Time, all bool) {
-	r.mailbox.Take(&r.marks)
-	b := &r.batch
+func (s *session[K]) take(now time.Time, all bool) {
+	s.mailbox.Take(&s.marks)
+	b := &s.batch
 	b.Keys = b.Keys[:0]
 	b.Since = time.Time{}
-	b.Audit = r.audits.take(now)
-	b.Limited = r.audits.limited
-	b.All = all || len(r.marks.Resync) > 0 || b.Audit && !r.state.Complete
-	if len(r.marks.Resync) > 0 {
-		klog.InfoS("Reading the whole host again", "reasons", r.marks.Resync)
-		b.Since = r.marks.ResyncSince
+	b.Audit = s.audits.take(now)
+	b.Limited = s.audits.limited
+	b.All = all || len(s.marks.Resync) > 0 || b.Audit && !s.state.Complete
+	if len(s.marks.Resync) > 0 {
+		klog.InfoS("Reading the whole host again", "reasons", s.marks.Resync)
+		b.Since = s.marks.ResyncSince
 	}
-	for _, d := range r.marks.Dirty {
+	for _, d := range s.marks.Dirty {
 		if !d.Key.answer {
 			b.Keys = append(b.Keys, d.Key.key)
 			b.Since = Earlier(b.Since, d.Since)
@@ -249,30 +249,30 @@ func (r *run[K]) take(now time.Time, all bool) {
 }
 
 // publishTree publishes the Tree if it changed, and logs the difference.
-func (r *run[K]) publishTree() {
-	old, tree := r.published, r.state.Tree
+func (s *session[K]) publishTree() {
+	old, tree := s.published, s.state.Tree
 	if tree == nil || tree == old {
 		return
 	}
-	r.publish(tree)
-	r.published = tree
-	logChanges(old, tree, time.Since(r.batch.Since))
+	s.publish(tree)
+	s.published = tree
+	logChanges(old, tree, time.Since(s.batch.Since))
 }
 
 // trace logs the events of this turn and what they led to.
-func (r *run[K]) trace() {
-	for _, record := range r.marks.Trace {
+func (s *session[K]) trace() {
+	for _, record := range s.marks.Trace {
 		subject, outcome := "", "not a QAT device"
 		switch {
 		case record.Key.answer:
 			subject, outcome = "uevent probe", "proof that uevents arrive"
 		case record.Relevant:
-			subject, outcome = fmt.Sprint(record.Key.key), r.mode.Outcome(record.Key.key)
+			subject, outcome = fmt.Sprint(record.Key.key), s.mode.Outcome(record.Key.key)
 		}
 		klog.V(4).InfoS("Event", "source", record.Origin, "action", record.Action, "device", subject,
 			"path", record.Path, "ledTo", outcome)
 	}
-	if r.marks.TraceLost > 0 {
-		klog.V(4).InfoS("More events arrived than could be logged", "events", r.marks.TraceLost)
+	if s.marks.TraceLost > 0 {
+		klog.V(4).InfoS("More events arrived than could be logged", "events", s.marks.TraceLost)
 	}
 }

@@ -622,15 +622,15 @@ func (*intMode) Outcome(int) string                         { return "" }
 
 // Event runs in the goroutine that reads a socket.
 func TestMarkingAnEventDoesNotAllocate(t *testing.T) {
-	r := &run[int]{
-		Loop:    newLoop(Config{Writer: &fakeWriter{}}, fakeEnvironment{}),
+	s := &session[int]{
+		loop:    newLoop(Config{Writer: &fakeWriter{}}, fakeEnvironment{}),
 		mode:    &intMode{},
 		mailbox: events.NewMailbox[mark[int]](mailboxLimit),
 	}
-	r.probe.send(time.Now())
+	s.loop.probe.send(time.Now())
 	for _, path := range []string{"/devices/a", busPath, loPath} {
 		e := uevent(t, path)
-		if n := testing.AllocsPerRun(100, func() { r.Event(e); r.mailbox.Take(&r.marks) }); n > 0 {
+		if n := testing.AllocsPerRun(100, func() { s.Event(e); s.mailbox.Take(&s.marks) }); n > 0 {
 			t.Errorf("an event of %s allocates %v times, want 0", path, n)
 		}
 	}

@@ -3,6 +3,7 @@
 package hostwatch
 
 import (
+	"sync"
 	"time"
 
 	"qatplugin/devtree"
@@ -24,7 +25,29 @@ type Mode[K comparable] interface {
 	Outcome(key K) string
 
 	// Close waits for the goroutines of the mode, after the context that it was made with ended.
+	// It may give up on a goroutine that the kernel blocks; see AwaitClosed.
 	Close()
+}
+
+// CloseTimeout is how long [AwaitClosed] waits. It is longer than a child of a killed program may
+// keep the program's output open.
+const CloseTimeout = 2 * time.Second
+
+// AwaitClosed calls the functions, which wait for goroutines of a mode, and reports whether all of
+// them have returned within CloseTimeout. Nothing can end a goroutine that the kernel blocks.
+func AwaitClosed(waits ...func()) bool {
+	var waiting sync.WaitGroup
+	for _, wait := range waits {
+		waiting.Go(wait)
+	}
+	done := make(chan struct{})
+	go func() { waiting.Wait(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(CloseTimeout):
+		return false
+	}
 }
 
 // A Verdict says whether an event matters to a mode.

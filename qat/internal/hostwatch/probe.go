@@ -63,6 +63,7 @@ type probe struct {
 	sysfs       string
 	writer      Writer
 	environment environment
+	ownNetwork  bool // this process is not in the initial network namespace
 
 	mu      sync.Mutex // guards all following fields
 	uuid    string     // SYNTH_UUID of the latest request; "" before the first
@@ -86,6 +87,10 @@ const (
 	unproven                        // the kernel could not be asked
 	notReceiving                    // no uevents arrive, or not all of them
 )
+
+func newProbe(sysfs string, writer Writer, env environment) *probe {
+	return &probe{sysfs: sysfs, writer: writer, environment: env, ownNetwork: !env.inInitialNetworkNamespace()}
+}
 
 // send asks the kernel for a uevent. The sources must be open by then, or the answer is missed. An
 // answer to an earlier request no longer counts, because a request is repeated after a loss, which
@@ -148,7 +153,7 @@ func (p *probe) isAnswer(e *events.Event) bool {
 	switch {
 	case !isBus:
 		p.loSeen = true
-	case p.loSeen && !p.environment.inInitialNetworkNamespace():
+	case p.loSeen && p.ownNetwork:
 		p.finish(probeResult{notReceiving, reasonForeignSysfs}, e.Time)
 	default:
 		p.finish(probeResult{status: receiving}, e.Time)

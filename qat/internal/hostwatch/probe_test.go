@@ -57,7 +57,7 @@ type probeTest struct {
 
 func newProbeTest(t *testing.T, env fakeEnvironment) *probeTest {
 	w := &fakeWriter{}
-	p := &probe{sysfs: "/sys", writer: w, environment: env}
+	p := newProbe("/sys", w, env)
 	return &probeTest{t: t, probe: p, kernel: w, now: time.Unix(1000, 0)}
 }
 

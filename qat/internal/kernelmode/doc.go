@@ -27,7 +27,9 @@
 //     last step of the driver.
 //   - A device or section that is broken or inconsistent is skipped, with its reason. It does not
 //     affect the others.
-//   - All goroutines and processes of the mode have ended when Close returns.
+//   - When Close returns, the goroutines and processes of the mode have ended. The one exception is
+//     an adf_ctl that the kernel blocks, so that it cannot be killed: Close does not wait for it
+//     longer than two seconds.
 //
 // # Limits
 //

@@ -88,8 +88,13 @@ func newMode(ctx context.Context, cfg Config, host hostwatch.Host[Key], status s
 	}
 }
 
-// Close waits for adf_ctl to end.
-func (m *mode) Close() { m.adfctl.ended.Wait() }
+// Close waits for adf_ctl, which is killed when the context ends, but not for one that the kernel
+// blocks and nothing can kill.
+func (m *mode) Close() {
+	if !hostwatch.AwaitClosed(m.adfctl.ended.Wait) {
+		klog.InfoS("Ending while the kernel blocks adf_ctl")
+	}
+}
 
 // Reconcile implements [hostwatch.Mode]. It reads the host for what the batch names, and starts
 // adf_ctl if that may have other devices to report. The answer is the reason for a later call.

@@ -544,3 +544,27 @@ func TestUnreadableHostKeepsTheTree(t *testing.T) {
 		r.expectSkipped(map[string]string{})
 	})
 }
+
+// A process that the kernel blocks cannot be killed.
+func TestCloseDoesNotWaitForABlockedADFCtl(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := newHostWithDevice(t)
+		release := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		host := hostwatch.Host[Key]{Mark: func(Key, time.Time) {}, Watches: hostwatch.NewWatches(nil)}
+		cfg := Config{Sysfs: h.Sysfs(), Dev: h.Dev(), Etc: h.etc}
+		m := newMode(ctx, cfg, host, func(context.Context) ([]byte, error) {
+			<-release
+			return nil, nil
+		})
+		m.Reconcile(time.Now(), &hostwatch.Batch[Key]{All: true, Since: time.Now()})
+		cancel()
+		closed := time.Now()
+		m.Close()
+		if took := time.Since(closed); took != hostwatch.CloseTimeout {
+			t.Errorf("Close took %v, want %v", took, hostwatch.CloseTimeout)
+		}
+		close(release)
+		m.Close()
+	})
+}
