@@ -52,8 +52,9 @@ type Config struct {
 	AuditInterval time.Duration
 
 	// Sources open the event sources, and OpenWatcher the source that watches
-	// directories (nil: no directories are watched). They are opened before
-	// the first read of the host, and again, with back-off, when they fail.
+	// directories. They are opened before the first read of the host, and again, with back-off,
+	// when they fail. If OpenWatcher is nil no directories are watched, and what user space writes
+	// to attributes counts as drift when an audit finds it.
 	Sources     []func() (events.Source, error)
 	OpenWatcher func() (Watcher, error)
 }

@@ -52,7 +52,8 @@ func New(config Config) (*Plugin, error) {
 }
 
 // Watch publishes a Tree of the host's devices, and a new one whenever they change, until ctx
-// ends. It is called once, and calls publish from its own goroutine. When it returns, everything
+// ends. It is called once. It calls publish in the goroutine that called Watch, never concurrently.
+// The error is always nil. When Watch returns, everything
 // that it started has ended, apart from a read or write of sysfs that the kernel blocks.
 func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	if p.config.Mode == ModeKernel {
@@ -70,7 +71,7 @@ func (p *Plugin) newDPDKMode(ctx context.Context, host hostwatch.Host[dpdk.Key])
 		Driver:         p.config.DPDKDriver,
 		Reader:         p.reader,
 		Writer:         p.writer,
-		Serves:         p.config.KernelVFDrivers,
+		ServedDrivers:  p.config.KernelVFDrivers,
 		Limit:          p.config.MaxNumDevices,
 		NoBind:         p.config.NoBind,
 		Steal:          p.config.Steal,

@@ -63,7 +63,7 @@ type Config struct {
 // VF is a VF as it was last read.
 type VF struct {
 	Address     pci.Address
-	Incarnation uint64 // differs when the VF was removed and one made anew at the same address
+	Incarnation uint64 // differs when the VF was removed and recreated at the same address
 	Driver      string // the driver that has it, not the DPDK driver; "" if none
 	Family      string // name of the QAT family, for messages
 	Denylisted  bool   // vfio-pci refuses the family by default
@@ -81,7 +81,7 @@ type Binder struct {
 }
 
 // attempt is the state of one VF on its way to the driver. It lasts over any number of tries,
-// until the VF is forgotten or made anew. In phaseWriting it belongs to the worker.
+// until the VF is forgotten or recreated. In phaseWriting it belongs to the worker.
 type attempt struct {
 	vf       VF // as it was when the last step started
 	phase    phase
@@ -136,8 +136,8 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 }
 
 // AwaitNode is called each time a VF is found bound to the DPDK driver but without its device
-// node. The VF stays pending until driverTimeout after the last request to the kernel, and is
-// then forgotten.
+// node. It keeps the VF pending, so that the VF keeps its place under the limit, until
+// driverTimeout after the last request. Then the VF is forgotten.
 func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -151,7 +151,8 @@ func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 	}
 }
 
-// Forget drops a VF that is bound, gone or no longer to be bound. It undoes nothing.
+// Forget drops a VF that is bound, gone or no longer to be bound. A step that is running continues,
+// and its result is ignored. driver_override and the driver stay as they are.
 func (b *Binder) Forget(a pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -236,7 +237,7 @@ func (b *Binder) start(t *attempt, vf VF, step func(*attempt) error) {
 	})
 }
 
-// finish records the result of a step. It reports false if the VF was forgotten or made anew.
+// finish records the result of a step. It reports false if the VF was forgotten or recreated.
 func (b *Binder) finish(t *attempt, err error, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

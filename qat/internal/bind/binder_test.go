@@ -163,7 +163,7 @@ func TestAnotherIncarnationIsAnotherAttempt(t *testing.T) {
 
 func TestUndoLeavesAVFAloneThatWasMadeAnew(t *testing.T) {
 	for name, replace := range map[string]func(b *testBinder){
-		"made anew": func(b *testBinder) { b.vf.Incarnation++; b.Bind(b.vf, time.Now()) },
+		"recreated": func(b *testBinder) { b.vf.Incarnation++; b.Bind(b.vf, time.Now()) },
 		"forgotten": func(b *testBinder) { b.Forget(b.vf.Address) },
 	} {
 		for _, failing := range []string{unbind, probe} {
@@ -214,7 +214,7 @@ func TestForgetEndsAnAttemptWithoutUndo(t *testing.T) {
 	})
 }
 
-// A VF that the driver has, but whose node does not appear, must neither keep its slot under
+// A VF that the driver has, but whose node does not appear, must neither keep its place under
 // the device limit nor wake the caller for ever.
 func TestAwaitNodeKeepsAVFPendingForAWhile(t *testing.T) {
 	inBubble(t, func(b *testBinder) {

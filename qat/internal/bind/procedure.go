@@ -53,7 +53,7 @@ func (b *Binder) giveUp(t *attempt) error {
 }
 
 // undo restores driver_override and gives the VF to a driver, unless that is "". It does
-// nothing if the VF was forgotten or made anew in the meantime.
+// nothing if the VF was forgotten or recreated in the meantime.
 func (b *Binder) undo(t *attempt, driver string) {
 	b.mu.Lock()
 	current := b.attempts[t.vf.Address] == t

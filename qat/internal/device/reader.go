@@ -254,7 +254,7 @@ func (h *Handle) Close() { h.dir.Close() }
 
 // Read reads the function. It returns nil and no error if the function went away, even if another
 // one has its address now. If something cannot be read for another reason, Read returns the error
-// and a Function that holds the rest.
+// and a Function that holds what was read before it.
 //
 // Read reads the driver before physfn. The kernel makes physfn before it lets a driver take a VF
 // (drivers/pci/iov.c, pci_iov_add_virtfn), so a VF that is read as bound is read with its PF.

@@ -18,8 +18,9 @@ type Node struct {
 	Name    string // below /dev, such as "vfio/12", "vfio/noiommu-0", "vfio/devices/vfio3" or "uio3"
 	Missing string // why the node cannot be used; "" when it can
 
-	// Releasing reports that the node exists without a VFIO device behind it: the VF is being
-	// removed or unbound and a workload still holds it open, or it is being bound.
+	// Releasing reports that the node exists without a VFIO device behind it. Mostly the VF is
+	// being removed or unbound and a workload still holds it open. It is also true while the VF
+	// is bound.
 	Releasing bool
 }
 
@@ -120,7 +121,8 @@ func (h *Handle) readVFIONode(group string) (Node, error) {
 	return Node{Name: group}, nil
 }
 
-// readCdevNode finds the node of the VF itself.
+// readCdevNode finds the node of the VF itself. /dev/iommu exists before any such node, because the
+// vfio module needs the iommufd module, which is loaded first. So nothing has to watch for it.
 func (h *Handle) readCdevNode() (Node, error) {
 	names, err := h.dir.Names("vfio-dev")
 	if err != nil && !sysfs.IsAbsent(err) {

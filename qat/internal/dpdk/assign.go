@@ -16,7 +16,7 @@ import (
 
 // An assignment is which VFs are listed, and why the others are not.
 type assignment struct {
-	limit  int // of listed VFs; 0: none
+	limit  int // of listed VFs; 0: no limit
 	policy policy.Policy
 
 	listed  map[pci.Address]string   // VF → the resource that it is listed in

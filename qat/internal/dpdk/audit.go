@@ -28,7 +28,7 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 			key := Key{address: address}
 			before := c.Outcome(key)
 			c.update([]pci.Address{address}, now)
-			c.drift.Report(b.Limited, "device", address, "before", before, "now", c.Outcome(key))
+			c.drift.Report(b.MayMissEvents, "device", address, "before", before, "now", c.Outcome(key))
 		}
 	}
 	if b.Audit {

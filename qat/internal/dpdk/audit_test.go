@@ -140,7 +140,7 @@ func TestSuspectWakesThePlugin(t *testing.T) {
 }
 
 func TestDriftIsAnErrorUnlessChangesMayGoUnreported(t *testing.T) {
-	for name, limited := range map[string]bool{"all is reported": false, "limited": true} {
+	for name, mayMiss := range map[string]bool{"all is reported": false, "events may be missed": true} {
 		inBubble(t, name, func(t *testing.T) {
 			log := captureLog(t)
 			h := newHost4xxx(t)
@@ -150,14 +150,14 @@ func TestDriftIsAnErrorUnlessChangesMayGoUnreported(t *testing.T) {
 			must(t, h.Unbind(vfA1))
 			r.audit()
 			time.Sleep(hostwatch.AuditGrace)
-			r.reconcile(&hostwatch.Batch[Key]{Limited: limited})
+			r.reconcile(&hostwatch.Batch[Key]{MayMissEvents: mayMiss})
 			const want = `before="in cy" now="not listed: it is not bound to vfio-pci`
 			found := false
 			for _, line := range log() {
 				found = found || strings.HasPrefix(line, `"Drift: `) && strings.Contains(line, want)
 			}
-			if found == limited {
-				t.Errorf("drift is logged: %v, want %v: %q", found, !limited, log())
+			if found == mayMiss {
+				t.Errorf("drift is logged: %v, want %v: %q", found, !mayMiss, log())
 			}
 		})
 	}
@@ -210,8 +210,8 @@ func TestOutcome(t *testing.T) {
 			function(vfB1):              "in dc, unhealthy: its PF 0000:70:00.0 is down",
 			function(vfA3):              "no QAT function there",
 			{kind: keyGroup, group: 12}: "read IOMMU group 12",
-			{kind: keyNodes}:            "read unbound VFs",
-			{kind: keyDriver}:           "read unbound VFs",
+			{kind: keyNodes}:            "read unusable VFs, after a device node changed",
+			{kind: keyDriver}:           "read unusable VFs, after the DPDK driver changed",
 		}
 		for key, want := range want {
 			if got := r.controller.Outcome(key); got != want {

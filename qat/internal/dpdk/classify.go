@@ -34,8 +34,10 @@ func (k Key) String() string {
 	switch k.kind {
 	case keyGroup:
 		return fmt.Sprintf("IOMMU group %d", k.group)
-	case keyDriver, keyNodes:
-		return "unbound VFs"
+	case keyDriver:
+		return "unusable VFs, after the DPDK driver changed"
+	case keyNodes:
+		return "unusable VFs, after a device node changed"
 	}
 	return k.address.String()
 }

@@ -26,10 +26,10 @@ type Config struct {
 	Driver         string // the DPDK driver: one of [device.Drivers]
 	Reader         *device.Reader
 	Writer         bind.Writer   // does all writes to sysfs
-	Serves         []string      // kernel VF drivers whose families are served
+	ServedDrivers  []string      // kernel VF drivers whose families are served
 	Limit          int           // number of VFs listed at most; 0: no limit
 	NoBind         bool          // bind no VFs
-	Steal          bool          // also those that a driver other than their kernel driver holds
+	Steal          bool          // also bind VFs that a driver other than their kernel driver holds
 	HealthInterval time.Duration // time between heartbeats; not positive: never
 	Policy         policy.Policy
 	Preference     *policy.Preference // kept up to date with the lists
@@ -65,7 +65,7 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 		health:     monitor,
 		binder:     bind.New(ctx, bind.Config{Sysfs: cfg.Sysfs, Driver: cfg.Driver, Writer: cfg.Writer, Wake: wake}),
 		preference: cfg.Preference,
-		rules:      rules{driver: cfg.Driver, serves: cfg.Serves, bind: !cfg.NoBind, steal: cfg.Steal},
+		rules:      rules{driver: cfg.Driver, served: cfg.ServedDrivers, bind: !cfg.NoBind, steal: cfg.Steal},
 		functions: &functions{
 			reader:     cfg.Reader,
 			health:     monitor,

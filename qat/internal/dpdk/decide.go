@@ -29,9 +29,9 @@ type facts struct {
 // rules are the part of the configuration that decide goes by.
 type rules struct {
 	driver string   // the DPDK driver
-	serves []string // kernel VF drivers whose families are served
+	served []string // kernel VF drivers whose families are served
 	bind   bool     // VFs are bound
-	steal  bool     // also VFs that a driver other than their kernel driver holds
+	steal  bool     // also bind VFs that a driver other than their kernel driver holds
 }
 
 // An action is what to do about a VF.
@@ -63,7 +63,7 @@ func decide(f *facts, r *rules) decision {
 		return skip(f.unreadable)
 	case vf.readErr != "":
 		return skip(vf.readErr)
-	case !slices.Contains(r.serves, vf.Family.VFDriver):
+	case !slices.Contains(r.served, vf.Family.VFDriver):
 		return skip(fmt.Sprintf("its family's driver %s is not one of -kernel-vf-drivers", vf.Family.VFDriver))
 	case vf.Node.Releasing && f.listed:
 		return decideResource(f, r) // listed, but unhealthy, until it is gone or back
@@ -93,7 +93,8 @@ func decideBind(f *facts, r *rules) decision {
 	return decision{action: actionBind}
 }
 
-// decideResource decides in which resource a usable VF is listed: in that of its PF's services.
+// decideResource decides in which resource a usable VF is listed: in that of its PF's services. It
+// is Generic for a VF without a PF or services, and if the PF exists but is no known QAT device.
 func decideResource(f *facts, r *rules) decision {
 	resource := device.Generic
 	if f.pfAddress != nil && f.vf.Family.Services {

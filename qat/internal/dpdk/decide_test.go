@@ -59,7 +59,7 @@ func TestDecide(t *testing.T) {
 		"partly read": {usableVF(), func(f *facts, _ *rules) { f.vf.readErr = "EIO" }, skip("EIO")},
 		"other family": {
 			usableVF(),
-			func(_ *facts, r *rules) { r.serves = nil },
+			func(_ *facts, r *rules) { r.served = nil },
 			skip("its family's driver 4xxxvf is not one of -kernel-vf-drivers"),
 		},
 
@@ -133,13 +133,13 @@ func TestDecide(t *testing.T) {
 			usableVF(),
 			func(f *facts, r *rules) {
 				f.vf.Family, _ = device.FamilyOf(0x8086, 0x37c8)
-				f.pf.Resource, f.pfReadErr, r.serves = "cy", "EIO", []string{"c6xxvf"}
+				f.pf.Resource, f.pfReadErr, r.served = "cy", "EIO", []string{"c6xxvf"}
 			},
 			listed("generic"),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := rules{driver: device.DriverVFIO, serves: []string{"4xxxvf"}, bind: true}
+			r := rules{driver: device.DriverVFIO, served: []string{"4xxxvf"}, bind: true}
 			if tt.change != nil {
 				tt.change(&tt.facts, &r)
 			}
@@ -180,7 +180,7 @@ func TestUnhealthyReasonOfAListedVF(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := usableVF()
 			tt.change(&f)
-			r := rules{driver: device.DriverVFIO, serves: []string{"4xxxvf"}, bind: true}
+			r := rules{driver: device.DriverVFIO, served: []string{"4xxxvf"}, bind: true}
 			d := decide(&f, &r).device
 			want := &devtree.Device{ID: "0000:6b:00.1", Health: devtree.Healthy}
 			if tt.want != "" {

@@ -22,8 +22,8 @@ type function struct {
 	readErr string       // what could not be read; "" when everything could
 	pf      *pci.Address // the VF's PF by its physfn link, or by the link that it had
 
-	// unhealthy says why the function, or the VFs of a PF, must not be used, as far as sysfs does
-	// not show it: PCI errors, heartbeats, RAS counters.
+	// unhealthy says why the function, or the VFs of a PF, must not be used for reasons that sysfs
+	// does not show: PCI errors, heartbeats, RAS counters.
 	unhealthy string
 
 	// removing says that the VF had a physfn link and has none any more. The kernel removes the
@@ -62,9 +62,10 @@ func (fs *functions) all() ([]pci.Address, error) {
 // those of VFs, and those at which there is no QAT function or none could be read before. They are
 // sorted.
 //
-// The VFs of a PF that changed are read after the PF, and only once. Cached VF state must never
-// be combined with fresh PF state: the kernel may have removed the VFs before it changed the PF,
-// and the events of that may still be under way.
+// The VFs of a PF that changed are read after the PF, and only once, but a VF that is heard of
+// before its PF is read twice. After a full read every PCI function of the host passes decide.
+// Cached VF state must never be combined with fresh PF state: the kernel may have removed the VFs
+// before it changed the PF, and the events of that may still be under way.
 func (fs *functions) refresh(addresses []pci.Address) []pci.Address {
 	r := refreshing{functions: fs}
 	slices.SortFunc(addresses, func(a, b pci.Address) int { // known VFs last

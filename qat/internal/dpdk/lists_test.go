@@ -286,7 +286,7 @@ func TestVFsOfOtherFamiliesAreSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)
 		addVFs(t, h, pfA, vfA1)
-		r := newRig(t, h, Config{Serves: []string{"c6xxvf"}})
+		r := newRig(t, h, Config{ServedDrivers: []string{"c6xxvf"}})
 		r.rescan()
 		r.wantLists(map[string][]string{})
 		if want := "its family's driver 4xxxvf is not one of -kernel-vf-drivers"; r.reason(vfA1) != want {

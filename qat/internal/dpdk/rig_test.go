@@ -77,8 +77,8 @@ func withDefaults(h *lookalike.Host, cfg Config, w *rig) Config {
 	if cfg.Driver == "" {
 		cfg.Driver = device.DriverVFIO
 	}
-	if cfg.Serves == nil {
-		cfg.Serves = device.KernelVFDrivers()
+	if cfg.ServedDrivers == nil {
+		cfg.ServedDrivers = device.KernelVFDrivers()
 	}
 	if cfg.Reader == nil {
 		cfg.Reader = device.NewReader(device.Config{

@@ -27,6 +27,10 @@ type Config struct {
 
 // Monitor keeps the health of the functions of a host. All methods may be called from any
 // goroutine.
+//
+// A PF whose heartbeat cannot be read, or whose reader hangs, keeps its last verdict. A PCI error
+// is set by an error event. It ends with a recovery, add, remove or bind event of the same
+// function, and for a PF also with its next good heartbeat.
 type Monitor struct {
 	cfg     Config
 	read    func(PF) sample
@@ -35,7 +39,7 @@ type Monitor struct {
 	mu        sync.Mutex // guards all following fields
 	next      time.Time  // when the PFs are polled next; zero: not scheduled
 	pfs       map[pci.Address]*pfHealth
-	aerErrors map[pci.Address]string // functions with a PCI error and no recovery yet → reason
+	aerErrors map[pci.Address]string // functions with a PCI error that has not ended → reason
 }
 
 // PF is a PF as it was last read.
@@ -54,8 +58,8 @@ func newMonitor(cfg Config, read func(PF) sample) *Monitor {
 	return &Monitor{cfg: cfg, read: read, pfs: map[pci.Address]*pfHealth{}, aerErrors: map[pci.Address]string{}}
 }
 
-// Track starts to monitor a PF, or updates what is known of it. A PF that is down or was made
-// anew starts over as healthy.
+// Track starts to monitor a PF, or updates what is known of it. A PF that is down or was recreated
+// starts over as healthy, apart from a PCI error; see [Monitor].
 func (m *Monitor) Track(pf PF) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -70,7 +74,7 @@ func (m *Monitor) Track(pf PF) {
 	}
 }
 
-// Forget stops monitoring a PF. Its PCI errors, like those of a VF, end with an event.
+// Forget stops monitoring a PF. It does not end a PCI error; see [Monitor].
 func (m *Monitor) Forget(a pci.Address) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -168,7 +172,7 @@ func (m *Monitor) update(p *pfHealth, s sample) (changed bool) {
 	p.reading = false
 	a := p.pf.Address
 	if m.pfs[a] != p {
-		return false // the PF was forgotten or made anew in the meantime
+		return false // the PF was forgotten or recreated in the meantime
 	}
 	changed = p.update(s, m.cfg.Now())
 	if m.aerErrors[a] != "" && s.heartbeat == heartbeatGood {

@@ -136,7 +136,7 @@ func TestPFThatDoesNotAnswerBlocksOnlyItsOwnReader(t *testing.T) {
 func TestPollResultOfAnotherIncarnationIsDropped(t *testing.T) {
 	for name, replace := range map[string]func(m *Monitor){
 		"forgotten": func(m *Monitor) { m.Forget(pfAddress) },
-		"made anew": func(m *Monitor) { m.Track(PF{Address: pfAddress, Incarnation: 2}) },
+		"recreated": func(m *Monitor) { m.Track(PF{Address: pfAddress, Incarnation: 2}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

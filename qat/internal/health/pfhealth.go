@@ -42,7 +42,9 @@ type pfHealth struct {
 	failed      bool      // the PF failed its heartbeat and has not recovered
 	recoveredAt time.Time // last recovery from a failed heartbeat; zero: never
 
-	fatalBase int64 // qat_ras/errors_fatal when the PF came up; -1: unknown
+	// fatalBase is qat_ras/errors_fatal at the first poll since the PF came up, or since the plugin
+	// started. It is -1 before that poll.
+	fatalBase int64
 	newFatal  int64 // fatal errors since then
 }
 

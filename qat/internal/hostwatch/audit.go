@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// limitedAuditInterval is the interval between audits while changes may go unreported.
-	limitedAuditInterval = 30 * time.Second
+	// frequentAuditInterval is the interval between audits while events may be missed.
+	frequentAuditInterval = 30 * time.Second
 
 	// AuditGrace is how long the event of a change that an audit found may still be under way.
 	// Only a change that no event reported by then is drift.
@@ -21,23 +21,22 @@ const (
 type auditClock struct {
 	interval time.Duration // negative: never
 	next     time.Time     // zero: not scheduled
-	limited  bool          // the interval is limitedAuditInterval at most
+	frequent bool          // the interval is frequentAuditInterval at most
 }
 
-// schedule plans the next audit. While changes may go unreported it is at most
-// limitedAuditInterval away.
-func (c *auditClock) schedule(now time.Time, limited bool) {
+// schedule plans the next audit. If frequent, it is at most frequentAuditInterval away.
+func (c *auditClock) schedule(now time.Time, frequent bool) {
 	interval := c.interval
-	if limited && (interval < 0 || interval > limitedAuditInterval) {
-		interval = limitedAuditInterval
+	if frequent && (interval < 0 || interval > frequentAuditInterval) {
+		interval = frequentAuditInterval
 	}
 	switch {
 	case interval < 0:
 		c.next = time.Time{}
-	case c.next.IsZero() || c.limited != limited:
+	case c.next.IsZero() || c.frequent != frequent:
 		c.next = now.Add(interval)
 	}
-	c.limited = limited
+	c.frequent = frequent
 }
 
 // take reports whether an audit is due. If so, schedule plans the next one.
@@ -54,11 +53,11 @@ func (c *auditClock) take(now time.Time) bool {
 // the host changes something that no event reports.
 type Drift struct{ total uint64 }
 
-// Report counts and logs a change, described by key/value pairs. While changes
-// may go unreported (limited) it is expected and logged as a detail.
-func (d *Drift) Report(limited bool, keysAndValues ...any) {
+// Report counts and logs a change, described by key/value pairs. If events may have been missed it
+// is expected, and logged as a detail.
+func (d *Drift) Report(mayMissEvents bool, keysAndValues ...any) {
 	d.total++
-	if limited {
+	if mayMissEvents {
 		klog.V(2).InfoS("The audit found a change", keysAndValues...)
 		return
 	}

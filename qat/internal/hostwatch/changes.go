@@ -13,7 +13,7 @@ import (
 )
 
 // logChanges logs one line for each list that changed, and one for each device that became
-// unhealthy. took is the time since the first event that led to the change.
+// unhealthy. took is the time since the cause was noticed; see Batch.Since.
 func logChanges(old, tree *devtree.Tree, took time.Duration) {
 	changes := map[string]map[string][]string{} // resource → kind → IDs
 	note := func(resource, kind, id string) {

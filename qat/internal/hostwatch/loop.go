@@ -31,8 +31,9 @@ type Config struct {
 	AuditInterval time.Duration // time between audits; negative: never
 
 	// Sources open the event sources, and OpenWatcher the source that watches
-	// directories (nil: no directories are watched). They are opened before
-	// the first read of the host, and again, with back-off, when they fail.
+	// directories. They are opened before the first read of the host, and again, with back-off,
+	// when they fail. If OpenWatcher is nil no directories are watched, and what user space writes
+	// to attributes counts as drift when an audit finds it.
 	Sources     []func() (events.Source, error)
 	OpenWatcher func() (Watcher, error)
 }
@@ -57,8 +58,8 @@ func newLoop(config Config, env environment) *Loop {
 	}
 }
 
-// CheckEventLoop makes the loop turn once. It returns an error if that does
-// not happen before ctx ends.
+// CheckEventLoop returns nil as soon as the loop is idle and takes a message, and an error if that
+// does not happen before ctx ends.
 func (l *Loop) CheckEventLoop(ctx context.Context) error {
 	select {
 	case l.pings <- struct{}{}:
@@ -76,8 +77,7 @@ func (l *Loop) CheckFirstLook(context.Context) error {
 	return nil
 }
 
-// CheckKernelHeard returns an error while events are known to be missed, or
-// before that is known.
+// CheckKernelHeard returns an error while events are known to be missed, or before that is known.
 func (l *Loop) CheckKernelHeard(context.Context) error {
 	if l.sources.closed.Load() > 0 {
 		return errors.New("an event source cannot be opened; the log says why")
@@ -196,14 +196,14 @@ func (s *session[K]) run(ctx context.Context) {
 
 // next is when the loop must turn even if nothing is marked; zero: never.
 func (s *session[K]) next() time.Time {
-	s.audits.schedule(time.Now(), s.limited())
+	s.audits.schedule(time.Now(), s.mayMissEvents())
 	next := Earlier(s.audits.next, s.state.Next)
 	return Earlier(next, Earlier(s.loop.probe.next(), s.skips.next))
 }
 
-// limited reports whether changes may go unreported.
-func (s *session[K]) limited() bool {
-	return !s.state.Complete || s.loop.sources.closed.Load() > 0 || s.loop.probe.limited() || s.watches.limited()
+// mayMissEvents reports whether changes may go unreported.
+func (s *session[K]) mayMissEvents() bool {
+	return !s.state.Complete || s.loop.sources.closed.Load() > 0 || s.loop.probe.mayMissEvents() || s.watches.mayMissEvents()
 }
 
 // turn handles what is marked and due. all asks for a full read.
@@ -233,7 +233,7 @@ func (s *session[K]) take(now time.Time, all bool) {
 	b.Keys = b.Keys[:0]
 	b.Since = time.Time{}
 	b.Audit = s.audits.take(now)
-	b.Limited = s.audits.limited
+	b.MayMissEvents = s.audits.frequent
 	b.All = all || len(s.marks.Resync) > 0 || b.Audit && !s.state.Complete
 	if len(s.marks.Resync) > 0 {
 		klog.InfoS("Reading the whole host again", "reasons", s.marks.Resync)

@@ -72,7 +72,7 @@ func (m *fakeMode) Reconcile(now time.Time, b *Batch[string]) State {
 	}
 	parts = append(parts, b.Keys...)
 	if b.Audit {
-		parts = append(parts, fmt.Sprintf("audit limited=%v", b.Limited))
+		parts = append(parts, fmt.Sprintf("audit mayMissEvents=%v", b.MayMissEvents))
 	}
 	m.mu.Lock()
 	if len(parts) > 0 {
@@ -343,8 +343,8 @@ func TestAuditsAreMoreFrequentWhileUeventsDoNotArrive(t *testing.T) {
 			t.Errorf("check = %v, want %q", err, reasonNoAnswer)
 		}
 		first := l.kernel.uuid(busFile)
-		l.pass(limitedAuditInterval)
-		l.wantCalls("audit limited=true")
+		l.pass(frequentAuditInterval)
+		l.wantCalls("audit mayMissEvents=true")
 		if l.kernel.uuid(busFile) == first {
 			t.Error("the probe was not sent again")
 		}
@@ -355,7 +355,7 @@ func TestAuditsAreMoreFrequentWhileUeventsDoNotArrive(t *testing.T) {
 		l.pass(time.Hour - time.Nanosecond)
 		l.wantCalls()
 		l.pass(time.Nanosecond)
-		l.wantCalls("audit limited=false")
+		l.wantCalls("audit mayMissEvents=false")
 	})
 }
 
@@ -383,8 +383,8 @@ func TestHostThatCannotBeReadIsReadAgain(t *testing.T) {
 			t.Error("the first look is done although the host could not be read")
 		}
 		mode.set(func() { mode.state.Complete = true })
-		l.pass(limitedAuditInterval)
-		l.wantCalls("all audit limited=true")
+		l.pass(frequentAuditInterval)
+		l.wantCalls("all audit mayMissEvents=true")
 		if err := l.CheckFirstLook(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -401,8 +401,8 @@ func TestClosedSourceLimitsTheLoop(t *testing.T) {
 		if err := l.CheckKernelHeard(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot be opened") {
 			t.Errorf("check = %v, want that a source cannot be opened", err)
 		}
-		l.pass(limitedAuditInterval)
-		l.wantCalls("audit limited=true")
+		l.pass(frequentAuditInterval)
+		l.wantCalls("audit mayMissEvents=true")
 	})
 }
 
@@ -413,11 +413,11 @@ func TestDirectoryThatCannotBeWatchedLimitsTheLoop(t *testing.T) {
 	mode.during = func() { mode.host.Watches.Want("/a", 1) }
 	runLoop(t, fakeEnvironment{ordinary: true}, config, mode, func(t *testing.T, l *loopTest) {
 		l.wantCalls("all")
-		l.pass(limitedAuditInterval)
-		l.wantCalls("audit limited=true")
+		l.pass(frequentAuditInterval)
+		l.wantCalls("audit mayMissEvents=true")
 		watcher.available.Store(true) // the next audit tries again
-		l.pass(limitedAuditInterval)
-		l.wantCalls("audit limited=true")
+		l.pass(frequentAuditInterval)
+		l.wantCalls("audit mayMissEvents=true")
 		l.pass(time.Hour)
 		l.wantCalls()
 	})
@@ -570,11 +570,11 @@ func TestRunWaitsForItsSources(t *testing.T) {
 
 func TestAuditsThatAreFrequentAnywayStayAsTheyAre(t *testing.T) {
 	mode := &fakeMode{}
-	config := Config{AuditInterval: limitedAuditInterval / 3}
+	config := Config{AuditInterval: frequentAuditInterval / 3}
 	runLoop(t, fakeEnvironment{ordinary: true}, config, mode, func(_ *testing.T, l *loopTest) {
 		l.wantCalls("all")
-		l.pass(limitedAuditInterval)
-		l.wantCalls("all audit limited=true", "all audit limited=true", "all audit limited=true")
+		l.pass(frequentAuditInterval)
+		l.wantCalls("all audit mayMissEvents=true", "all audit mayMissEvents=true", "all audit mayMissEvents=true")
 	})
 }
 

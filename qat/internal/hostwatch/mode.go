@@ -17,8 +17,8 @@ type Mode[K comparable] interface {
 	// read the event sources, so it must not block, read files or allocate.
 	Classify(e *events.Event) (K, Verdict)
 
-	// Reconcile reads what the batch names, acts on it, and returns the result. This and the
-	// following methods are called from the goroutine of the loop.
+	// Reconcile reads what the batch names, acts on it, and returns the result. b is valid only
+	// during the call. This and the following methods are called from the goroutine of the loop.
 	Reconcile(now time.Time, b *Batch[K]) State
 
 	// Outcome says, for the log, what became of a key.
@@ -69,20 +69,20 @@ type Batch[K comparable] struct {
 	Keys []K
 
 	// Since is when the first cause of the batch was noticed; never zero. A mode that starts work
-	// of its own passes it on to Mark, so that the log says how long the whole took.
+	// of its own may pass it on to Mark: the log then says how long the whole took.
 	Since time.Time
 
-	// Audit asks to compare the host with what is known. While Limited, some changes may not be
+	// Audit asks to compare the host with what is known. With MayMissEvents some changes are not
 	// reported, and what the audit finds is expected, not drift.
-	Audit, Limited bool
+	Audit, MayMissEvents bool
 }
 
 // A State is what a mode knows after Reconcile.
 type State struct {
 	Tree     *devtree.Tree     // published if it is another than the last one; nil: nothing yet
-	Skipped  map[string]string // what exists but is not listed → why; valid until the next call
+	Skipped  map[string]string // what is not listed, or another problem → why; valid until the next call
 	Next     time.Time         // when to call Reconcile even if nothing is marked; zero: never
-	Complete bool              // the whole host has been read; until then each audit asks for All
+	Complete bool              // the list of what to read could be read; if not, each audit asks for All
 }
 
 // A Host is what a mode uses of the loop that calls it.

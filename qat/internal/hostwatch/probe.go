@@ -58,7 +58,7 @@ type Writer interface {
 // there is nothing to ask: inotify reports everything.
 //
 // send and turn are for the goroutine of the loop, isAnswer for those of the sources, and check
-// and limited for any.
+// and mayMissEvents for any.
 type probe struct {
 	sysfs       string
 	writer      Writer
@@ -211,8 +211,8 @@ func (r probeResult) log(before probeStatus) {
 	}
 }
 
-// limited reports whether uevents may be missed. Before the first answer it assumes not.
-func (p *probe) limited() bool {
+// mayMissEvents reports whether uevents may be missed. Before the first answer it assumes not.
+func (p *probe) mayMissEvents() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.result.status == notReceiving || p.result.status == unproven

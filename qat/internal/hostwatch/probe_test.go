@@ -134,14 +134,14 @@ func TestProbeResult(t *testing.T) {
 			if p.result != tt.want {
 				t.Errorf("result %+v, want %+v", p.result, tt.want)
 			}
-			limited := tt.want.status != receiving
-			if p.limited() != limited {
-				t.Errorf("limited() = %v, want %v", p.limited(), limited)
+			mayMiss := tt.want.status != receiving
+			if p.mayMissEvents() != mayMiss {
+				t.Errorf("mayMissEvents() = %v, want %v", p.mayMissEvents(), mayMiss)
 			}
 			if err := p.check(); (err != nil) != (tt.want.status == notReceiving) {
 				t.Errorf("check() = %v; want an error only if uevents do not arrive", err)
 			}
-			if retry := p.next(); retry.IsZero() != (!limited || tt.dry) {
+			if retry := p.next(); retry.IsZero() != (!mayMiss || tt.dry) {
 				t.Errorf("next() = %v; want a retry only if uevents may not arrive, and not in a dry run", retry)
 			}
 		})
@@ -189,9 +189,9 @@ func TestProbeWaitsForTheTimeout(t *testing.T) {
 	p := newProbeTest(t, fakeEnvironment{})
 	p.start()
 	p.pass(probeTimeout - time.Nanosecond)
-	if p.result.status != probePending || p.limited() || p.check() == nil {
-		t.Errorf("result %+v, limited %v, check %v; want pending, false, an error",
-			p.result, p.limited(), p.check())
+	if p.result.status != probePending || p.mayMissEvents() || p.check() == nil {
+		t.Errorf("result %+v, may miss %v, check %v; want pending, false, an error",
+			p.result, p.mayMissEvents(), p.check())
 	}
 	p.pass(time.Nanosecond)
 	if p.result.status != notReceiving {
@@ -261,8 +261,8 @@ func TestNewRequestReplacesALostAnswer(t *testing.T) {
 		t.Errorf("requests %s (lo) and %s (bus); want one new UUID other than %s", lo, bus, lost)
 	}
 	p.pass(2 * time.Second) // the first request would have timed out
-	if p.result.status != probePending || p.limited() {
-		t.Errorf("result %+v, limited %v; want pending", p.result, p.limited())
+	if p.result.status != probePending || p.mayMissEvents() {
+		t.Errorf("result %+v, may miss %v; want pending", p.result, p.mayMissEvents())
 	}
 	p.answerBus()
 	p.pass(probeTimeout)

@@ -19,8 +19,7 @@ const (
 	skipGather = time.Second
 )
 
-// skipLog decides when to log what is skipped: each reason once, after it has
-// lasted for a while.
+// skipLog decides when to log what is skipped: each reason once, after it has lasted for a while.
 type skipLog struct {
 	entries map[string]skip
 	next    time.Time // when there is something to log; zero: never

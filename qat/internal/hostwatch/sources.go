@@ -28,8 +28,8 @@ type sources struct {
 	readers sync.WaitGroup
 }
 
-// start opens a source and delivers its events until ctx ends. From its return on the kernel
-// queues events for the source, if it could be opened.
+// start opens a source and delivers its events until ctx ends. Once start has returned, the
+// kernel queues events for the source, if it could be opened.
 func (s *sources) start(ctx context.Context, open openFunc, sink events.Sink) {
 	source, err := open()
 	if err != nil {

@@ -106,8 +106,8 @@ func (w *Watches) Set(dirs map[string]uint64) {
 	}
 }
 
-// limited reports whether a wanted directory is not watched.
-func (w *Watches) limited() bool { return len(w.failed) > 0 }
+// mayMissEvents reports whether a wanted directory is not watched.
+func (w *Watches) mayMissEvents() bool { return len(w.failed) > 0 }
 
 // retry tries again to watch the directories that could not be watched.
 func (w *Watches) retry() {

@@ -88,7 +88,7 @@ func TestNewWatcherWatchesEverythingAgain(t *testing.T) {
 	}
 }
 
-func TestWatchesAreLimitedWhileADirectoryCannotBeWatched(t *testing.T) {
+func TestEventsMayBeMissedWhileADirectoryCannotBeWatched(t *testing.T) {
 	for name, end := range map[string]func(w *Watches){
 		"retry": func(w *Watches) { w.retry() },
 		"want":  func(w *Watches) { w.Want("/a", 2) },
@@ -103,12 +103,12 @@ func TestWatchesAreLimitedWhileADirectoryCannotBeWatched(t *testing.T) {
 			w, watcher := NewWatches(nil), &fakeWatcher{err: errors.New("no more watches")}
 			use(t, w, watcher)
 			w.Want("/a", 1)
-			if w.retry(); !w.limited() {
-				t.Fatal("not limited although a directory cannot be watched")
+			if w.retry(); !w.mayMissEvents() {
+				t.Fatal("no event may be missed although a directory cannot be watched")
 			}
 			watcher.err = nil
-			if end(w); w.limited() {
-				t.Error("still limited")
+			if end(w); w.mayMissEvents() {
+				t.Error("events may still be missed")
 			}
 			if last := watcher.calls[len(watcher.calls)-1]; name == "retry" && last != "rewatch /a" {
 				t.Errorf("last call %q, want the watch to be renewed", last)

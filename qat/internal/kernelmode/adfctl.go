@@ -92,8 +92,8 @@ type cause uint8
 
 const (
 	causeEvent   cause = iota // an event, or a failed or contradictory answer before
-	causeAudit                // an audit: a change that it finds is not believed yet
-	causeRecheck              // an audit found a change and no event reported it since: now it is believed
+	causeAudit                // an audit: a change that it finds is not accepted yet
+	causeRecheck              // an audit found a change and no event reported it since: now it is accepted
 )
 
 // An answer is the result of one run of adf_ctl.

@@ -194,7 +194,7 @@ func FuzzParseConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		d := &device{instance: instance{Type: "c6xx", State: "up"}, UIO: []string{"uio0"}, Sections: sections}
+		d := &device{entry: entry{Type: "c6xx", State: "up"}, UIO: []string{"uio0"}, Sections: sections}
 		_, skipped := buildTree(&devtree.Tree{}, &snapshot{devices: []*device{d}})
 		invalid := 0
 		for _, s := range sections {

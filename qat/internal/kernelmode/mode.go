@@ -39,7 +39,8 @@ type Config struct {
 	ADFCtlTimeout time.Duration // after which the program is killed
 }
 
-// mode is what mode kernel knows. It belongs to the goroutine of the loop.
+// mode is what mode kernel knows. It belongs to the goroutine of the loop, except for reader, which
+// does not change.
 type mode struct {
 	reader  reader
 	watches *hostwatch.Watches
@@ -48,13 +49,13 @@ type mode struct {
 	adfctl  runner
 	retry   retry
 	recheck time.Time // when to look again at a change that an audit found; zero: never
-	removed bool      // a device is being removed: run adf_ctl once more, whatever it answers
+	removed bool      // a device is being removed: run adf_ctl twice, whatever it answers
 
 	// The last answer of adf_ctl.
 	answered  bool // there was one, if only an error
 	succeeded bool // there was one that was no error
 	failure   string
-	instances []instance
+	entries   []entry
 	badLines  skips
 
 	// The last read of the host.
@@ -102,7 +103,7 @@ func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State
 	if b.All {
 		m.watched = nil // the loop may use another Watcher
 	}
-	read, run := m.assess(b)
+	read, run := m.plan(b)
 	if run {
 		m.adfctl.request(b.Since) // before the read: both take their time at once
 	}
@@ -112,15 +113,15 @@ func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State
 	m.runDue(now, b.Audit)
 	// Whatever the batch is about: the answer may be there before its key is.
 	if a, ok := m.adfctl.take(); ok {
-		m.handle(a, now, b.Limited)
+		m.handle(a, now, b.MayMissEvents)
 	}
 	return m.state()
 }
 
-// assess decides whether to read the host and whether to run adf_ctl.
-func (m *mode) assess(b *hostwatch.Batch[Key]) (read, run bool) {
+// plan decides whether to read the host and whether to run adf_ctl.
+func (m *mode) plan(b *hostwatch.Batch[Key]) (read, run bool) {
 	m.unrelated = m.unrelated[:0]
-	news := b.All && !b.Audit // an audit that reads everything brings no news: the back-off goes on
+	cancel := b.All && !b.Audit // the back-off goes on when an audit reads everything
 	read, run = b.All, b.All
 	for _, k := range b.Keys {
 		switch {
@@ -130,13 +131,13 @@ func (m *mode) assess(b *hostwatch.Batch[Key]) (read, run bool) {
 			m.unrelated = append(m.unrelated, k)
 			continue
 		case k.kind != keyFiles:
-			run, news = true, true
+			run, cancel = true, true
 		}
 		m.removed = m.removed || k.removed
 		read = true
 	}
-	if news {
-		m.expectNews()
+	if cancel {
+		m.cancelPlannedRuns()
 	}
 	return read, run
 }
@@ -144,12 +145,12 @@ func (m *mode) assess(b *hostwatch.Batch[Key]) (read, run bool) {
 // mayBeQAT reports whether a function is or could be a QAT device. A QAT driver may be bound to
 // one that adf_ctl has not listed yet, and while adf_ctl runs it is unknown what it will list.
 func (m *mode) mayBeQAT(k Key) bool {
-	listed := func(i instance) bool { return i.Address == k.address }
-	return m.adfctl.running || slices.ContainsFunc(m.instances, listed) || m.reader.isCoprocessor(k.address)
+	listed := func(e entry) bool { return e.Address == k.address }
+	return m.adfctl.running || slices.ContainsFunc(m.entries, listed) || m.reader.isCoprocessor(k.address)
 }
 
-// expectNews drops the runs that are due later, because adf_ctl runs now for an event.
-func (m *mode) expectNews() { m.retry, m.recheck = retry{}, time.Time{} }
+// cancelPlannedRuns drops the runs that are due later, because adf_ctl runs now for an event.
+func (m *mode) cancelPlannedRuns() { m.retry, m.recheck = retry{}, time.Time{} }
 
 // readAfterEvent reads the host, and starts adf_ctl if a contradiction with its
 // last answer is new. Nothing is read before the first answer.
@@ -162,7 +163,7 @@ func (m *mode) readAfterEvent(since time.Time, requested bool) {
 	m.read()
 	if m.inconsistent != "" && m.inconsistent != before && !requested {
 		klog.V(3).InfoS("Running adf_ctl, because sysfs contradicts its last answer", "reason", m.inconsistent)
-		m.expectNews()
+		m.cancelPlannedRuns()
 		m.adfctl.request(since)
 	}
 }
@@ -190,50 +191,62 @@ func (m *mode) runDue(now time.Time, audit bool) {
 }
 
 // handle handles an answer of adf_ctl.
-func (m *mode) handle(a answer, now time.Time, limited bool) {
+func (m *mode) handle(a answer, now time.Time, mayMissEvents bool) {
 	again := !m.adfctl.again.IsZero()
 	if a.cause == causeAudit && a.err == nil && !again && m.wouldChangeTree(a) {
 		m.recheck = now.Add(hostwatch.AuditGrace)
 		return
 	}
-	m.believe(a)
+	m.accept(a)
 	before := m.tree
 	m.watch()
 	m.read()
 	if a.cause == causeRecheck && !again && m.tree != before {
-		m.drift.Report(limited)
+		m.drift.Report(mayMissEvents, "resources", changedResources(before, m.tree))
 	}
 	if again && a.err == nil {
 		m.adfctl.start(causeEvent, now)
 		return
 	}
-	m.retry.plan(now, a.err != nil, m.inconsistent != "" || m.removed)
-	m.removed = m.removed && again // the retry is the first run after the event
+	m.retry.schedule(now, a.err != nil, m.inconsistent != "" || m.removed)
+	// Without another request, this run began after the remove event, and the planned one is the
+	// second. With one, this run failed and may have begun before the event.
+	m.removed = m.removed && again
 }
 
-// believe replaces what is known by an answer. One that is an error replaces nothing.
-func (m *mode) believe(a answer) {
+// changedResources returns the names of the resources in which two Trees differ.
+func changedResources(old, tree *devtree.Tree) []string {
+	var names []string
+	for _, c := range devtree.Diff(old, tree) {
+		names = append(names, c.Resource)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// accept replaces what is known by an answer. One that is an error replaces nothing.
+func (m *mode) accept(a answer) {
 	m.answered = true
 	if a.err != nil {
 		if m.failure != a.err.Error() {
 			klog.ErrorS(a.err, "Cannot get the state of the devices, keeping the last known state and retrying",
-				"devices", len(m.instances))
+				"devices", len(m.entries))
 		}
 		m.failure = a.err.Error()
 		return
 	}
-	m.instances, m.badLines = parseStatus(a.text)
+	m.entries, m.badLines = parseStatus(a.text)
 	if m.failure != "" {
-		klog.InfoS("adf_ctl works again", "devices", len(m.instances))
+		klog.InfoS("adf_ctl works again", "devices", len(m.entries))
 	}
 	m.failure, m.succeeded = "", true
-	klog.V(3).InfoS("Got the state of the devices from adf_ctl", "devices", len(m.instances))
+	klog.V(3).InfoS("Got the state of the devices from adf_ctl", "devices", len(m.entries))
 }
 
 // wouldChangeTree reports whether an answer would change the Tree.
 func (m *mode) wouldChangeTree(a answer) bool {
-	instances, _ := parseStatus(a.text)
-	s, err := m.reader.snapshot(instances)
+	entries, _ := parseStatus(a.text)
+	s, err := m.reader.snapshot(entries)
 	if err != nil {
 		return false
 	}
@@ -246,7 +259,7 @@ func (m *mode) wouldChangeTree(a answer) bool {
 // a change from then on is reported.
 func (m *mode) watch() {
 	for range maxWatchRounds {
-		dirs := m.reader.watchDirs(m.instances)
+		dirs := m.reader.watchDirs(m.entries)
 		if maps.Equal(dirs, m.watched) {
 			return
 		}
@@ -257,7 +270,7 @@ func (m *mode) watch() {
 
 // read reads the host and builds the Tree that follows. If that fails, it keeps what is known.
 func (m *mode) read() {
-	s, err := m.reader.snapshot(m.instances)
+	s, err := m.reader.snapshot(m.entries)
 	if m.readErr = err; err != nil {
 		return
 	}
@@ -302,8 +315,8 @@ type retry struct {
 	count int       // since the last event, or since all was well
 }
 
-// plan plans the next run after one that has ended.
-func (r *retry) plan(now time.Time, failed, inconsistent bool) {
+// schedule plans the next run after one that has ended.
+func (r *retry) schedule(now time.Time, failed, inconsistent bool) {
 	switch {
 	case failed, inconsistent && r.count < maxInconsistent:
 		doublings := 2 * min(r.count, 8) // more would overflow

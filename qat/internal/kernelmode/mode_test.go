@@ -190,7 +190,7 @@ func TestRetryIntervals(t *testing.T) {
 	var r retry
 	var waits []time.Duration
 	for range 50 {
-		r.plan(start, true, false)
+		r.schedule(start, true, false)
 		waits = append(waits, r.next.Sub(start))
 	}
 	want := []time.Duration{
@@ -208,10 +208,10 @@ func TestRetryIntervals(t *testing.T) {
 	if diff := cmp.Diff(want, waits); diff != "" {
 		t.Errorf("waits (-want +got):\n%s", diff)
 	}
-	if r.plan(start, false, true); !r.next.IsZero() {
+	if r.schedule(start, false, true); !r.next.IsZero() {
 		t.Error("a contradiction after many failures is retried")
 	}
-	if r.plan(start, false, false); r != (retry{}) {
+	if r.schedule(start, false, false); r != (retry{}) {
 		t.Errorf("success leaves %+v", r)
 	}
 }

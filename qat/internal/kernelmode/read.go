@@ -31,7 +31,7 @@ type snapshot struct {
 
 // A device is one device of adf_ctl's with the files that belong to it.
 type device struct {
-	instance
+	entry
 	UIO         []string // names of its UIO devices; each is a node in /dev
 	UIOErr      error    // why UIO is empty
 	MissingNode string   // the first of UIO without a node; "" if all have one
@@ -56,17 +56,17 @@ var (
 
 // snapshot reads everything. It returns an error if it cannot find out whether
 // there is an IOMMU, on which everything else depends.
-func (r *reader) snapshot(instances []instance) (*snapshot, error) {
+func (r *reader) snapshot(entries []entry) (*snapshot, error) {
 	iommu, err := sysfs.Names(r.iommus())
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IOMMU support has no such class
 		return nil, fmt.Errorf("look for an IOMMU: %w", err)
 	}
 	s := &snapshot{iommu: len(iommu) > 0}
 	listed := map[pci.Address]bool{}
-	for _, i := range instances {
-		listed[i.Address] = true
+	for _, e := range entries {
+		listed[e.Address] = true
 	}
-	for _, driver := range r.types(instances) {
+	for _, driver := range r.types(entries) {
 		names, _ := sysfs.Names(filepath.Join(r.drivers(), driver)) // none if it is not loaded
 		for _, name := range names {
 			if a, ok := pci.Parse(name); ok && !listed[a] {
@@ -74,8 +74,8 @@ func (r *reader) snapshot(instances []instance) (*snapshot, error) {
 			}
 		}
 	}
-	for _, i := range instances {
-		s.devices = append(s.devices, r.device(i))
+	for _, e := range entries {
+		s.devices = append(s.devices, r.device(e))
 	}
 	for _, node := range controlNodes {
 		if !r.nodeExists(node) {
@@ -85,22 +85,22 @@ func (r *reader) snapshot(instances []instance) (*snapshot, error) {
 	return s, nil
 }
 
-func (r *reader) device(i instance) *device {
-	d := &device{instance: i}
-	d.UIO, d.UIOErr = r.uio(i)
+func (r *reader) device(e entry) *device {
+	d := &device{entry: e}
+	d.UIO, d.UIOErr = r.uio(e)
 	if k := slices.IndexFunc(d.UIO, func(node string) bool { return !r.nodeExists(node) }); k >= 0 {
 		d.MissingNode = d.UIO[k]
 	}
-	d.Sections, d.ConfigErr = readConfig(filepath.Join(r.etc, i.name()+".conf"))
+	d.Sections, d.ConfigErr = readConfig(filepath.Join(r.etc, e.name()+".conf"))
 	return d
 }
 
 // uio returns the UIO devices through which user space reaches the rings of a
 // device. There is at least one, or an error.
-func (r *reader) uio(i instance) ([]string, error) {
-	dir, err := r.uioDir(i)
+func (r *reader) uio(e entry) ([]string, error) {
+	dir, err := r.uioDir(e)
 	if err != nil {
-		return nil, fmt.Errorf("driver %s is not bound to %s", i.Type, i.Address)
+		return nil, fmt.Errorf("driver %s is not bound to %s", e.Type, e.Address)
 	}
 	names, err := sysfs.Names(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -108,7 +108,7 @@ func (r *reader) uio(i instance) ([]string, error) {
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return !uioName.MatchString(name) })
 	if len(names) == 0 {
-		return nil, fmt.Errorf("driver %s created no UIO device for %s", i.Type, i.Address)
+		return nil, fmt.Errorf("driver %s created no UIO device for %s", e.Type, e.Address)
 	}
 	slices.SortFunc(names, func(a, b string) int { // uio2 before uio10
 		return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
@@ -118,14 +118,14 @@ func (r *reader) uio(i instance) ([]string, error) {
 
 // watchDirs returns the directories whose changes matter to a snapshot, each
 // with its incarnation, or 0 if it is never replaced. They need not exist.
-func (r *reader) watchDirs(instances []instance) map[string]uint64 {
+func (r *reader) watchDirs(entries []entry) map[string]uint64 {
 	dirs := map[string]uint64{r.etc: 0, r.dev: 0, r.iommus(): 0, r.drivers(): 0}
-	for _, driver := range r.types(instances) {
+	for _, driver := range r.types(entries) {
 		dir := filepath.Join(r.drivers(), driver)
 		dirs[dir], _ = sysfs.Inode(dir) // 0 if it does not exist
 	}
-	for _, i := range instances {
-		if dir, err := r.uioDir(i); err == nil {
+	for _, e := range entries {
+		if dir, err := r.uioDir(e); err == nil {
 			dirs[dir], _ = sysfs.Inode(dir)
 		}
 	}
@@ -137,17 +137,17 @@ func (r *reader) drivers() string { return filepath.Join(r.sysfs, "bus/pci/drive
 
 // uioDir returns the directory of a device's UIO devices. It returns an error
 // if the driver of the device's type is not bound to the device.
-func (r *reader) uioDir(i instance) (string, error) {
-	dir, err := sysfs.RealDir(filepath.Join(r.drivers(), i.Type, i.Address.String()))
+func (r *reader) uioDir(e entry) (string, error) {
+	dir, err := sysfs.RealDir(filepath.Join(r.drivers(), e.Type, e.Address.String()))
 	return filepath.Join(dir, "uio"), err
 }
 
 // types returns the names of the QAT drivers: those that adf_ctl lists, and
 // those that have a configuration file, because they may be loaded any time.
-func (r *reader) types(instances []instance) []string {
+func (r *reader) types(entries []entry) []string {
 	var types []string
-	for _, i := range instances {
-		types = append(types, i.Type)
+	for _, e := range entries {
+		types = append(types, e.Type)
 	}
 	names, _ := sysfs.Names(r.etc) // if that fails, reading a device's file fails, too
 	for _, name := range names {

@@ -12,8 +12,8 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// An instance is one QAT device as a line of `adf_ctl status` describes it.
-type instance struct {
+// An entry is one QAT device as a line of `adf_ctl status` describes it.
+type entry struct {
 	Type     string      // type: the name of its driver; that of a VF ends in "vf"
 	Number   int         // inst_id: counts the devices of one type from 0
 	NUMANode int         // node_id; -1 if adf_ctl does not know it
@@ -22,13 +22,13 @@ type instance struct {
 }
 
 // name is the name of the device's configuration file without ".conf".
-func (i instance) name() string { return i.Type + "_dev" + strconv.Itoa(i.Number) }
+func (e entry) name() string { return e.Type + "_dev" + strconv.Itoa(e.Number) }
 
 // isVF goes by the type because sysfs may not tell: in a guest a VF has no PF.
-func (i instance) isVF() bool { return isVFType(i.Type) }
+func (e entry) isVF() bool { return isVFType(e.Type) }
 
 // isUp reports whether the device is in use by its driver.
-func (i instance) isUp() bool { return i.State == "up" }
+func (e entry) isUp() bool { return e.State == "up" }
 
 func isVFType(name string) bool { return strings.HasSuffix(name, "vf") }
 
@@ -48,14 +48,14 @@ var (
 )
 
 const (
-	maxInstance = 1 << 16
+	maxNumber   = 1 << 16
 	maxNUMANode = 1 << 10 // CONFIG_NODES_SHIFT is at most 10
 )
 
 // parseStatus parses the output of `adf_ctl status`. It ignores lines that are not about a
 // device. A line about a device that it cannot parse is skipped, with the reason.
-func parseStatus(text []byte) ([]instance, skips) {
-	var instances []instance
+func parseStatus(text []byte) ([]entry, skips) {
+	var entries []entry
 	skipped := skips{}
 	seen := map[string]bool{}
 	for line := range bytes.Lines(text) {
@@ -63,21 +63,21 @@ func parseStatus(text []byte) ([]instance, skips) {
 		if m == nil {
 			continue
 		}
-		i, err := parseLine(line)
-		if err == nil && seen[i.name()] {
-			err = fmt.Errorf("adf_ctl status lists %s twice", i.name())
+		e, err := parseLine(line)
+		if err == nil && seen[e.name()] {
+			err = fmt.Errorf("adf_ctl status lists %s twice", e.name())
 		}
 		if err != nil {
 			skipped.add(string(m[1]), err.Error())
 			continue
 		}
-		seen[i.name()] = true
-		instances = append(instances, i)
+		seen[e.name()] = true
+		entries = append(entries, e)
 	}
-	return instances, skipped
+	return entries, skipped
 }
 
-func parseLine(line []byte) (i instance, err error) {
+func parseLine(line []byte) (e entry, err error) {
 	fields := map[string]string{}
 	for _, m := range statusField.FindAllSubmatch(line, -1) {
 		fields[string(m[1])] = string(m[2])
@@ -88,28 +88,28 @@ func parseLine(line []byte) (i instance, err error) {
 		}
 		return fmt.Errorf("parse adf_ctl status: %s %q is not %s", field, fields[field], want)
 	}
-	if i.Type = fields["type"]; !typeName.MatchString(i.Type) {
-		return i, invalid("type", "the name of a driver")
+	if e.Type = fields["type"]; !typeName.MatchString(e.Type) {
+		return e, invalid("type", "the name of a driver")
 	}
-	if i.Number, err = strconv.Atoi(fields["inst_id"]); err != nil || i.Number < 0 || i.Number > maxInstance {
-		return i, invalid("inst_id", "a number")
+	if e.Number, err = strconv.Atoi(fields["inst_id"]); err != nil || e.Number < 0 || e.Number > maxNumber {
+		return e, invalid("inst_id", "a number")
 	}
 	address := strings.ToLower(fields["bsf"])
 	if strings.Count(address, ":") == 1 {
 		address = "0000:" + address
 	}
 	var ok bool
-	if i.Address, ok = pci.Parse(address); !ok {
-		return i, invalid("bsf", "a PCI address")
+	if e.Address, ok = pci.Parse(address); !ok {
+		return e, invalid("bsf", "a PCI address")
 	}
-	if i.State = fields["state"]; i.State == "" {
-		return i, invalid("state", "a state")
+	if e.State = fields["state"]; e.State == "" {
+		return e, invalid("state", "a state")
 	}
-	i.NUMANode = -1
+	e.NUMANode = -1
 	if node, err := strconv.Atoi(fields["node_id"]); err == nil && node >= 0 && node < maxNUMANode {
-		i.NUMANode = node
+		e.NUMANode = node
 	}
-	return i, nil
+	return e, nil
 }
 
 // skips maps what exists but is not listed to the reason: a device

@@ -26,16 +26,16 @@ func TestParseStatus(t *testing.T) {
 		"#accel: 5 #engines: 10 state: up\n"
 	const head = "Checking status of all devices.\nThere is 1 QAT acceleration device(s) in the system:\n"
 	const parse = "parse adf_ctl status: "
-	pf := instance{Type: "c6xx", Number: 0, NUMANode: 0, Address: address(t, "0000:3b:00.0"), State: "up"}
-	one := []instance{pf}
-	with := func(change func(*instance)) []instance {
+	pf := entry{Type: "c6xx", Number: 0, NUMANode: 0, Address: address(t, "0000:3b:00.0"), State: "up"}
+	one := []entry{pf}
+	with := func(change func(*entry)) []entry {
 		i := pf
 		change(&i)
-		return []instance{i}
+		return []entry{i}
 	}
 	for name, test := range map[string]struct {
 		text    string
-		want    []instance
+		want    []entry
 		skipped skips
 	}{
 		"a device": {
@@ -48,7 +48,7 @@ func TestParseStatus(t *testing.T) {
 		},
 		"another domain, in upper case": {
 			text: " qat_dev0 - type: c6xx,  inst_id: 0,  node_id: 0,  bsf: 10000:3B:00.0,  #accel: 5 state: up\n",
-			want: with(func(i *instance) { i.Address = address(t, "10000:3b:00.0") }),
+			want: with(func(i *entry) { i.Address = address(t, "10000:3b:00.0") }),
 		},
 		"CR LF line ends and no end of the last line": {
 			text: " qat_dev0 - type: c6xx, inst_id: 0, node_id: 0, bsf: 0000:3b:00.0, state: up\r\n\r",
@@ -60,11 +60,11 @@ func TestParseStatus(t *testing.T) {
 		},
 		"a device that is down": {
 			text: " qat_dev0 - type: c6xx, inst_id: 3, node_id: 1, bsf: 0000:3b:00.0, state: down",
-			want: with(func(i *instance) { i.Number, i.NUMANode, i.State = 3, 1, "down" }),
+			want: with(func(i *entry) { i.Number, i.NUMANode, i.State = 3, 1, "down" }),
 		},
 		"the largest numbers": {
 			text: " qat_dev0 - type: c6xx, inst_id: 65536, node_id: 1023, bsf: 0000:3b:00.0, state: up",
-			want: with(func(i *instance) { i.Number, i.NUMANode = 65536, 1023 }),
+			want: with(func(i *entry) { i.Number, i.NUMANode = 65536, 1023 }),
 		},
 		"NUMA node -1": {
 			text: " qat_dev0 - type: c6xx, inst_id: 0, node_id: -1, bsf: 0000:3b:00.0, state: up",
@@ -80,7 +80,7 @@ func TestParseStatus(t *testing.T) {
 		},
 		"a type of several words": {
 			text: " qat_dev0 - type: vqat-adi, inst_id: 0, node_id: 0, bsf: 0000:3b:00.0, state: up",
-			want: with(func(i *instance) { i.Type = "vqat-adi" }),
+			want: with(func(i *entry) { i.Type = "vqat-adi" }),
 		},
 		"nothing":   {text: ""},
 		"no device": {text: "There is 0 QAT acceleration device(s) in the system:\n"},
@@ -141,7 +141,7 @@ func TestParseStatus(t *testing.T) {
 	}
 }
 
-func noNode(i *instance) { i.NUMANode = -1 }
+func noNode(i *entry) { i.NUMANode = -1 }
 
 // Whatever the program prints, each device has a name of its own that is one
 // component of a path.
@@ -150,9 +150,9 @@ func FuzzParseStatus(f *testing.F) {
 	f.Add([]byte("qat_dev0 type: c6xxvf, inst_id: 00, bsf: 3b:01.7, state: down\n" +
 		"qat_dev1 type: c6xxvf, inst_id: 0, bsf: 3b:01.7, state: x"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		instances, skipped := parseStatus(text)
+		entries, skipped := parseStatus(text)
 		seen := map[string]bool{}
-		for _, i := range instances {
+		for _, i := range entries {
 			name := i.name()
 			isComponent := !strings.ContainsAny(name, "/.\x00\n ")
 			if seen[name] || !isComponent || i.State == "" || i.Number < 0 || i.NUMANode < -1 {

@@ -218,8 +218,8 @@ func TestUnit(t *testing.T) {
 // testSnapshot is a host without an IOMMU and with two devices that are up.
 func testSnapshot(sections ...section) *snapshot {
 	return &snapshot{devices: []*device{
-		{instance: instance{Type: "c6xx", Number: 0, State: "up"}, UIO: []string{"uio0"}, Sections: sections},
-		{instance: instance{Type: "c6xx", Number: 1, State: "up"}, UIO: []string{"uio1"}, Sections: sections},
+		{entry: entry{Type: "c6xx", Number: 0, State: "up"}, UIO: []string{"uio0"}, Sections: sections},
+		{entry: entry{Type: "c6xx", Number: 1, State: "up"}, UIO: []string{"uio1"}, Sections: sections},
 	}}
 }
 

@@ -185,7 +185,7 @@ func TestHostIsReadAfterItsDirectoriesAreWatched(t *testing.T) {
 	})
 }
 
-// An audit reads what its answer lists, but watches nothing before the answer is believed.
+// An audit reads what its answer lists, but watches nothing before the answer is accepted.
 func TestAuditWatchesNothingBeforeTheRecheck(t *testing.T) {
 	watching(t, options{audit: time.Minute}, nil, func(t *testing.T, r *testRun, _ *testDevice, w *testWatcher) {
 		w.take()

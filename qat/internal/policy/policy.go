@@ -67,13 +67,13 @@ func pfOrBus(vf pci.Address, pfOf PFOf) pci.Address {
 func bus(a pci.Address) pci.Address { return pci.Address{Domain: a.Domain, Bus: a.Bus} }
 
 // Order returns the waiting VFs in the order in which they are listed when only some of them
-// fit under the device limit. VFs that are listed already keep their slots.
+// fit under the device limit. VFs that are listed already keep their places.
 //
 // The order is by address, except with [Balanced], which takes one VF of each PF in turn and
 // starts with the PFs that have the fewest VFs listed. Otherwise the limit could leave only
 // VFs of the first PFs in the list, and nothing to balance.
 //
-// The waiting VFs should include those that are still being bound, so that they keep a slot.
+// The waiting VFs should include those that are still being bound, so that they keep a place.
 // VFs become ready one at a time, and the PF that is bound first would otherwise fill the
 // list before the VFs of the others are ready.
 func Order(policy Policy, waiting []pci.Address, pfOf PFOf, listed iter.Seq[pci.Address]) []pci.Address {

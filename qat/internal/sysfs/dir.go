@@ -23,7 +23,8 @@ const (
 )
 
 // Dir is a handle to a directory. Everything read through one Dir belongs to the same incarnation
-// of a device: once the device is gone, reads fail, even if another device has the same name.
+// of a device, even if another device has the same name by now. Once the device is gone, Read
+// fails, but links and entries look absent: to tell the two apart, compare the inode afterwards.
 type Dir struct {
 	fd   int
 	path string // as it was opened, for errors
