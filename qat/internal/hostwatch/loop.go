@@ -203,7 +203,8 @@ func (s *session[K]) next() time.Time {
 
 // mayMissEvents reports whether changes may go unreported.
 func (s *session[K]) mayMissEvents() bool {
-	return !s.state.Complete || s.loop.sources.closed.Load() > 0 || s.loop.probe.mayMissEvents() || s.watches.mayMissEvents()
+	return !s.state.Complete || s.loop.sources.closed.Load() > 0 ||
+		s.loop.probe.mayMissEvents() || s.watches.mayMissEvents()
 }
 
 // turn handles what is marked and due. all asks for a full read.
