@@ -20,7 +20,7 @@ type Node struct {
 
 	// Releasing reports that the node exists without a VFIO device behind it. Mostly the VF is
 	// being removed or unbound and a workload still holds it open. It is also true while the VF
-	// is bound.
+	// is being bound.
 	Releasing bool
 }
 

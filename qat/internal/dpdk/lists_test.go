@@ -373,7 +373,7 @@ func TestRefusedDeviceIsSkipped(t *testing.T) {
 	a := pci.Address{Bus: 0x6b, Function: 1}
 	apply := func(id string) {
 		d := &devtree.Device{ID: id, Health: devtree.Healthy}
-		s.apply(map[pci.Address]decision{a: {action: actionList, resource: "cy", device: d}}, nil, nil)
+		s.apply([]decision{{vf: a, action: actionList, resource: "cy", device: d}}, nil, nil)
 	}
 	apply(vfA1)
 	if diff := cmp.Diff(map[string][]string{"cy": {vfA1}}, lists(s.tree)); diff != "" {

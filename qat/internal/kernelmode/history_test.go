@@ -91,18 +91,17 @@ func (h *history) reconcile(b hostwatch.Batch[Key]) {
 	}
 }
 
-// answer lets adf_ctl answer. The mode gets the answer in the next reconcile,
-// but perhaps without its key.
+// answer lets adf_ctl answer. Another reconcile may come before the one with the key of the answer.
 func (h *history) answer(lateKey bool) {
 	if !h.asking {
 		return
 	}
-	h.asking = false
 	h.release <- struct{}{}
 	key := <-h.marked
 	if lateKey {
 		h.reconcile(hostwatch.Batch[Key]{})
 	}
+	h.asking = false
 	h.keys = append(h.keys, key)
 }
 

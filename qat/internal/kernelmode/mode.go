@@ -111,9 +111,11 @@ func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State
 		m.readAfterEvent(b.Since, run)
 	}
 	m.runDue(now, b.Audit)
-	// Whatever the batch is about: the answer may be there before its key is.
-	if a, ok := m.adfctl.take(); ok {
-		m.handle(a, now, b.MayMissEvents)
+	// The answer waits for its key, which brings the time of the event that adf_ctl ran for.
+	if b.All || slices.Contains(b.Keys, Key{kind: keyAnswer}) {
+		if a, ok := m.adfctl.take(); ok {
+			m.handle(a, now, b.MayMissEvents)
+		}
 	}
 	return m.state()
 }
