@@ -80,7 +80,7 @@ func (s *assignment) fill(b *devtree.Builder, pending []pci.Address, pfOf policy
 }
 
 func (s *assignment) list(b *devtree.Builder, d decision) {
-	a, id := d.vf, d.device.ID
+	a, id := d.vf, d.vf.String()
 	delete(s.skipped, id)
 	if err := b.Put(d.resource, d.device); err != nil {
 		klog.ErrorS(err, "Cannot list a device", "device", a)
