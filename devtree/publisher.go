@@ -71,8 +71,8 @@ type Subscription struct {
 // Next returns the newest state of the resource. The first call returns at once; each
 // further call waits until the resource differs, by pointer, from what the previous call
 // returned. Intermediate states may be skipped, the newest never is. If the Tree does not
-// have the resource, Next returns an empty one, not nil. The error is that of ctx, which
-// ends a waiting Next; Close does not.
+// have the resource, Next returns an empty one, not nil. When ctx ends, Next
+// returns ctx.Err(). Close does not end a waiting Next.
 func (s *Subscription) Next(ctx context.Context) (*Resource, error) {
 	for {
 		if err := ctx.Err(); err != nil {

@@ -73,8 +73,8 @@ func TestDirectoryIsRemovedAndCreatedAgain(t *testing.T) {
 				now = tree(t, now, "yellow", id)
 				p.publish(now)
 				waitIDs(t, k, yellow, id)
-				// Our socket may be replaced between the removal of the files and that of
-				// the directory, which then fails.
+				// The plugin may put its socket back after the files are removed and before the
+				// directory is. Removing the directory then fails.
 				eventually(t, "directory removed", func() bool { return tt.remove(top) == nil })
 				if err := os.RemoveAll(top + ".old"); err != nil {
 					t.Fatal(err)

@@ -245,8 +245,8 @@ func (l *logRecorder) awaitCount(t testing.TB, part string, n int) {
 	}
 }
 
-// kubeletDir returns a new directory for sockets. Its path is short, because the paths of
-// sockets are limited and that of t.TempDir contains the name of the test.
+// kubeletDir returns a new directory for sockets. Its path is short, because a socket's
+// path may have 107 bytes at most and t.TempDir's path contains the name of the test.
 func kubeletDir(t testing.TB) string {
 	t.Helper()
 	parent, err := os.MkdirTemp("", "k") // watched, too, so no other test may use it

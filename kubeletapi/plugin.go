@@ -10,7 +10,7 @@ import (
 )
 
 // A Plugin watches the host and reports its devices. The methods of the optional
-// interfaces run concurrently with Watch and with each other. Their context is that of
+// interfaces run concurrently with Watch and with each other. They get the context of
 // the kubelet's call; the package comment says what becomes of their errors.
 type Plugin interface {
 	// Watch is called once. It calls publish with a new Tree whenever the devices change,

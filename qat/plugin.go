@@ -98,8 +98,8 @@ func (p *Plugin) newKernelMode(
 //
 // In ModeDPDK the variables QAT0, QAT1 and so on hold the addresses of the
 // container's VFs. In ModeKernel QAT_SECTION_NAME_<resource>_0 and so on hold
-// the sections of its processes, and QAT_SECTION_NAME that of the first. Both
-// follow the order in which the kubelet named the devices.
+// the sections of its processes, and QAT_SECTION_NAME holds the first section.
+// Both follow the order in which the kubelet named the devices.
 func (p *Plugin) PostAllocate(
 	_ context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits,
 ) error {

@@ -184,8 +184,8 @@ func TestHeaderSizeIsLimited(t *testing.T) {
 	})
 }
 
-// When the program ends, a request in progress ends early, as that for an event loop that has
-// ended, and is answered. Connections without a request are closed.
+// When the program ends, the context of a request in progress ends, and the request is still
+// answered. Connections without a request are closed.
 func TestShutdownWaitsForRequestsInProgress(t *testing.T) {
 	started, answered := make(chan struct{}), atomic.Bool{}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -90,7 +90,7 @@ func (s *stub) PreStartContainer(
 	ctx context.Context, r *pluginapi.PreStartContainerRequest,
 ) (*pluginapi.PreStartContainerResponse, error) {
 	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > 30*time.Second {
-		return nil, errors.New("no deadline as that of the kubelet")
+		return nil, errors.New("the deadline is missing, or later than the kubelet's 30 seconds")
 	}
 	s.started <- r.DevicesIds
 	return &pluginapi.PreStartContainerResponse{}, nil

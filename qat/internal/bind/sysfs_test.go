@@ -139,7 +139,7 @@ type testBinder struct {
 	wakes []pci.Address
 }
 
-// inBubble runs a test with a Binder for vfio-pci whose clock is that of a synctest bubble.
+// inBubble runs a test in a synctest bubble, with a Binder for vfio-pci.
 func inBubble(t *testing.T, test func(b *testBinder)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

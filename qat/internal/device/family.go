@@ -52,8 +52,8 @@ func KernelVFDrivers() []string {
 	return slices.Compact(names)
 }
 
-// FamilyOf returns the family with a PCI ID, and whether the ID is that of its VFs. It returns nil
-// if the ID is not that of a QAT device.
+// FamilyOf returns the family that a PCI ID belongs to, and whether the ID is the VF ID of that
+// family. It returns nil if no QAT device has the ID.
 func FamilyOf(vendor, device uint16) (family *Family, isVF bool) {
 	if vendor != vendorIntel {
 		return nil, false

@@ -261,7 +261,7 @@ func (h *Handle) Close() { h.dir.Close() }
 func (h *Handle) Read() (*Function, error) {
 	f := h.identity
 	err := h.read(&f)
-	// What is read from a directory that was removed looks like a function without links.
+	// In a removed directory no link can be read, so the function would look unbound.
 	inode, inodeErr := sysfs.Inode(h.entry)
 	if sysfs.IsAbsent(inodeErr) || inodeErr == nil && inode != f.Incarnation {
 		return nil, nil

@@ -101,8 +101,7 @@ func TestAuditReportsDriftAfterTheGracePeriod(t *testing.T) {
 	}
 }
 
-// What changed before the event or full read is known by then, and what changed after it is for the
-// next audit.
+// The event or full read has read every earlier change. A later change is left to the next audit.
 func TestSuspectIsForgottenWhenItIsRead(t *testing.T) {
 	for name, read := range map[string]func(r *rig){
 		"event":     func(r *rig) { r.read(pfA) },

@@ -93,8 +93,9 @@ func decideBind(f *facts, r *rules) decision {
 	return decision{action: actionBind}
 }
 
-// decideResource decides in which resource a usable VF is listed: in that of its PF's services. It
-// is Generic for a VF without a PF or services, and if the PF exists but is no known QAT device.
+// decideResource decides in which resource a usable VF is listed: the resource of its PF's
+// services, or Generic if the VF has no PF, the PF has no services, or the PF is not a known QAT
+// device.
 func decideResource(f *facts, r *rules) decision {
 	resource := device.Generic
 	if f.pfAddress != nil && f.vf.Family.Services {

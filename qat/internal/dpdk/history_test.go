@@ -97,7 +97,7 @@ func (w *history) actions() map[string]func(*rapid.T) {
 			all = append(all, w.host.VFs(p.Address)...)
 		}
 		if len(all) == 0 {
-			t.Skip("no VF")
+			t.Skip("no VF") // of rapid.T: another action is drawn instead
 		}
 		slices.Sort(all)
 		return rapid.SampledFrom(all).Draw(t, "vf")

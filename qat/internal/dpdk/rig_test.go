@@ -333,7 +333,7 @@ func (r *rig) accept(file string) {
 	must(r.t, os.WriteFile(file, nil, 0o600))
 }
 
-// watched are the directories that are watched, below that of the host, in order.
+// watched returns the watched directories, relative to the host's, sorted.
 func (r *rig) watched() []string {
 	var dirs []string
 	for dir := range r.watches {

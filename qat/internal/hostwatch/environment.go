@@ -17,7 +17,7 @@ type environment interface {
 	isWhole(sysfs string) bool       // the PCI bus and the devices that it links to are of one mount
 	hasSyntheticEvents() bool        // the kernel answers a synthetic uevent with its UUID
 	inUserNamespace() bool           // this is not the initial user namespace
-	inInitialNetworkNamespace() bool // this is that of the machine's first process
+	inInitialNetworkNamespace() bool // this is the initial network namespace
 }
 
 // process is the environment of this process.

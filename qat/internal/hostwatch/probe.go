@@ -92,9 +92,9 @@ func newProbe(sysfs string, writer Writer, env environment) *probe {
 	return &probe{sysfs: sysfs, writer: writer, environment: env, ownNetwork: !env.inInitialNetworkNamespace()}
 }
 
-// send asks the kernel for a uevent. The sources must be open by then, or the answer is missed. An
-// answer to an earlier request no longer counts, because a request is repeated after a loss, which
-// may have been that of the answer.
+// send asks the kernel for a uevent. The sources must be open by then, or the answer is missed. A
+// request is repeated after events were lost, the answer perhaps among them, so the answer to an
+// earlier request no longer counts.
 func (p *probe) send(now time.Time) {
 	uuid := newUUID()
 	p.mu.Lock()

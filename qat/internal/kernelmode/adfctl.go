@@ -59,7 +59,7 @@ func (a adfctl) status(ctx context.Context) ([]byte, error) {
 	}
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) && timeout.Err() == nil {
-		err = nil // only a child still has the output open: that of the program is complete
+		err = nil // adf_ctl has ended and its output is complete; a child of it holds the pipe open
 	}
 	switch {
 	case err == nil:

@@ -16,7 +16,7 @@ import (
 
 // PostAllocate completes what a container gets. QAT_SECTION_NAME_<resource>_0 and so on name the
 // sections of its units, in the order in which the kubelet named the units. QAT_SECTION_NAME
-// names that of the first. PostAllocate returns an error that names a node if it no longer
+// names the first unit's section. PostAllocate returns an error that names a node if it no longer
 // exists below dev, the root of the host's /dev. It may be called from any goroutine.
 func PostAllocate(dev, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits) error {
 	if edits.Env == nil {

@@ -14,7 +14,7 @@ import (
 
 // An entry is one QAT device as a line of `adf_ctl status` describes it.
 type entry struct {
-	Type     string      // type: the name of its driver; that of a VF ends in "vf"
+	Type     string      // type: the name of its driver, which ends in "vf" for a VF
 	Number   int         // inst_id: counts the devices of one type from 0
 	NUMANode int         // node_id; -1 if adf_ctl does not know it
 	Address  pci.Address // bsf; older programs omit the PCI domain, which is 0 then

@@ -145,7 +145,8 @@ func TestDirectoriesOfTheDevicesAreWatched(t *testing.T) {
 	})
 }
 
-// What is watched depends on files below directories that are not watched yet.
+// The plugin reads the configuration files to learn which directories to watch. A file may appear
+// between that read and the start of the watch.
 func TestFileThatAppearsBeforeItsDirectoryIsWatchedCounts(t *testing.T) {
 	hook := func(h *testHost, call string) {
 		if call == "watch etc" {
