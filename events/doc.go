@@ -33,6 +33,7 @@
 // # Limits
 //
 // The package knows nothing about PCI or any device, keeps no device state and does not
-// log. Counters and errors report what was lost or rejected. An event says that
+// log. Counters and errors report what was lost or rejected; an [IgnoredSink] learns of each
+// rejected message. An event says that
 // something happened, not what is true now: always read the device.
 package events

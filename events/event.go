@@ -78,3 +78,22 @@ type Sink interface {
 	// Resync reports that events were lost, and why. Everything must be read again.
 	Resync(reason string)
 }
+
+// IgnoredSink is a [Sink] that also learns of the messages that a [UeventListener] does not pass
+// on.
+type IgnoredSink interface {
+	Sink
+	// Ignored receives each message that is not passed to Event. It must not block.
+	Ignored(m Ignored)
+}
+
+// Ignored describes a message of a uevent socket that is not passed to [Sink.Event].
+type Ignored struct {
+	Malformed bool // the kernel sent it, but it is not a uevent; otherwise the kernel did not send it
+
+	// The sender, as the kernel reports it: nl_pid of its socket, and its process and user as this
+	// process's namespaces see them.
+	Port uint32
+	PID  int32
+	UID  uint32
+}

@@ -45,6 +45,7 @@ type recorder struct {
 	mu      sync.Mutex
 	events  []observed
 	resyncs []string
+	ignored []Ignored
 	changed chan struct{} // holds a token after each call
 	onEvent func(*Event)
 }
@@ -66,6 +67,12 @@ func (r *recorder) Resync(reason string) {
 	r.resyncs = append(r.resyncs, reason)
 	r.mu.Unlock()
 	r.signal()
+}
+
+func (r *recorder) Ignored(m Ignored) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ignored = append(r.ignored, m)
 }
 
 func (r *recorder) signal() {
@@ -110,6 +117,16 @@ func (r *recorder) waitFor(t tester, want observed) {
 func (r *recorder) waitForResyncs(t tester, n int) {
 	t.Helper()
 	r.wait(t, "Resync", func(_ []observed, resyncs []string) bool { return len(resyncs) >= n })
+}
+
+// wantIgnored checks the messages that were ignored so far.
+func (r *recorder) wantIgnored(t tester, want ...Ignored) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(r.ignored, want) {
+		t.Errorf("ignored %+v, want %+v", r.ignored, want)
+	}
 }
 
 // wantResyncs checks the number of Resyncs so far.

@@ -34,15 +34,15 @@ type UeventListener struct {
 	closed  atomic.Bool
 	closing sync.Once
 	stats   struct {
-		received, rejected, malformed, overflows, discarded atomic.Uint64
-		drops                                               atomic.Uint32 // the last value read
+		received, rejected, malformed, overflows atomic.Uint64
+		drops                                    atomic.Uint32 // the last value read
 	}
 
 	// The fields below belong to Run.
 	receiver *receiver
 	event    Event
 	lost     string     // the reason for a Resync that is due, or ""
-	draining bool       // after an overflow: discard messages until the queue is empty
+	draining bool       // after an overflow: the Resync waits until the queue is empty
 	failures int        // consecutive failed reads
 	size     int        // size of the message that was read
 	errno    unix.Errno // error of the last read
@@ -54,7 +54,6 @@ type UeventStats struct {
 	Rejected  uint64 // ignored: not sent by the kernel
 	Malformed uint64 // not a uevent; each caused a Resync
 	Overflows uint64 // times (not messages) the socket's buffer was full; each caused a Resync
-	Discarded uint64 // read after an overflow and ignored, because the Resync covers them
 	Drops     uint64 // dropped by the kernel, because the buffer was full (SO_MEMINFO)
 }
 
@@ -131,7 +130,8 @@ func (l *UeventListener) handle(sink Sink) error {
 	case l.errno == unix.ENOBUFS:
 		// The kernel reports an overflow before the messages that are still queued, and
 		// silently drops every new message until the queue is empty. Only a Resync
-		// after that point covers them all.
+		// after that point covers them all. The queued ones still go to the sink: some
+		// say what a look at the device does not show.
 		l.stats.overflows.Add(1)
 		l.failures, l.draining, l.lost = 0, true, "uevent socket overflow"
 		return nil
@@ -141,11 +141,7 @@ func (l *UeventListener) handle(sink Sink) error {
 		return l.fail(io.EOF) // the peer of a socket pair was closed; netlink has no peer
 	}
 	l.failures = 0
-	if l.draining && !empty {
-		l.stats.discarded.Add(1)
-		return nil
-	}
-	if l.lost != "" {
+	if l.lost != "" && (empty || !l.draining) {
 		sink.Resync(l.lost)
 		l.draining, l.lost = false, ""
 	}
@@ -156,17 +152,26 @@ func (l *UeventListener) handle(sink Sink) error {
 }
 
 func (l *UeventListener) handleMessage(sink Sink) {
-	now := time.Now()
+	now, from := time.Now(), l.receiver.sender()
 	switch {
-	case !l.trusted(l.receiver.sender()):
+	case !l.trusted(from):
 		l.stats.rejected.Add(1)
+		from.ignored(sink, false)
 	case l.receiver.truncated() || ParseUevent(&l.event, l.receiver.message[:l.size]) != nil:
 		l.stats.malformed.Add(1)
+		from.ignored(sink, true)
 		sink.Resync("malformed uevent")
 	default:
 		l.event.Time = now
 		l.stats.received.Add(1)
 		sink.Event(&l.event)
+	}
+}
+
+// ignored reports a message of this sender to a sink that wants to know.
+func (s sender) ignored(sink Sink, malformed bool) {
+	if sink, ok := sink.(IgnoredSink); ok {
+		sink.Ignored(Ignored{Malformed: malformed, Port: s.port, PID: s.pid, UID: s.uid})
 	}
 }
 
@@ -202,7 +207,6 @@ func (l *UeventListener) Stats() UeventStats {
 		Rejected:  s.rejected.Load(),
 		Malformed: s.malformed.Load(),
 		Overflows: s.overflows.Load(),
-		Discarded: s.discarded.Load(),
 		Drops:     uint64(s.drops.Load()),
 	}
 }

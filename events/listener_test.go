@@ -90,6 +90,7 @@ func TestListenerRejectsUntrustedSender(t *testing.T) {
 	r.waitFor(t, observed{Add, "/x"})
 	r.wantResyncs(t, 0)
 	wantStats(t, l, UeventStats{Received: 1, Rejected: 1})
+	r.wantIgnored(t, Ignored{PID: int32(os.Getpid()), UID: uint32(os.Getuid())})
 }
 
 func TestMalformedMessageCausesResync(t *testing.T) {
@@ -109,6 +110,7 @@ func TestMalformedMessageCausesResync(t *testing.T) {
 			r.waitFor(t, observed{Add, "/after"})
 			r.wantResyncs(t, 1)
 			wantStats(t, l, UeventStats{Received: 1, Malformed: 1})
+			r.wantIgnored(t, Ignored{Malformed: true, PID: int32(os.Getpid()), UID: uint32(os.Getuid())})
 		})
 	}
 }
@@ -176,7 +178,7 @@ func TestHandleCountsConsecutiveFailures(t *testing.T) {
 		"a message between":     {join(most, message, most, message), 2, nil},
 		"an overflow between":   {join(most, overflow, most, empty), 1, nil},
 		"an empty queue":        {join(overflow, most, empty, most, empty), 2, nil},
-		"a discarded message":   {join(overflow, most, message, most, empty), 1, nil},
+		"a message after it":    {join(overflow, most, message, most, empty), 1, nil},
 		"after another message": {join(message, failures(maxFailures)), 0, unix.EIO},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -85,10 +85,11 @@ func (l *Loop) CheckKernelHeard(context.Context) error {
 	return l.probe.check()
 }
 
-// A mark is what the mailbox keeps: the key of a mode, or that the probe was answered.
+// A mark is what the mailbox keeps: the key of a mode, that the probe was answered, or that a
+// message was ignored.
 type mark[K comparable] struct {
-	key    K
-	answer bool
+	key             K
+	answer, ignored bool
 }
 
 // session is one call of Run.
@@ -98,6 +99,7 @@ type session[K comparable] struct {
 	watches *Watches
 	publish func(*devtree.Tree)
 	mailbox *events.Mailbox[mark[K]]
+	ignored ignoredLog
 
 	// Of the loop's goroutine:
 	marks     events.Batch[mark[K]]
@@ -172,6 +174,14 @@ func (s *session[K]) Event(e *events.Event) {
 // Resync asks for a full read, because events were lost.
 func (s *session[K]) Resync(reason string) { s.mailbox.Resync(reason, time.Now()) }
 
+// Ignored takes note of a message that is no event of the kernel. It is called from the goroutines
+// of the sources and does not block.
+func (s *session[K]) Ignored(m events.Ignored) {
+	if s.ignored.note(m) {
+		s.mailbox.Mark(mark[K]{ignored: true}, time.Now())
+	}
+}
+
 // run sleeps until something is marked or due.
 func (s *session[K]) run(ctx context.Context) {
 	s.turn(time.Now(), true)
@@ -197,7 +207,7 @@ func (s *session[K]) run(ctx context.Context) {
 // next is when the loop must turn even if nothing is marked; zero: never.
 func (s *session[K]) next() time.Time {
 	s.audits.schedule(time.Now(), s.mayMissEvents())
-	next := Earlier(s.audits.next, s.state.Next)
+	next := Earlier(Earlier(s.audits.next, s.state.Next), s.ignored.next())
 	return Earlier(next, Earlier(s.loop.probe.next(), s.skips.next))
 }
 
@@ -224,6 +234,7 @@ func (s *session[K]) turn(now time.Time, all bool) {
 	s.loop.probe.turn(now)
 	s.publishTree()
 	s.skips.log(s.state.Skipped, now)
+	s.ignored.log(now)
 	s.trace()
 }
 
@@ -241,7 +252,7 @@ func (s *session[K]) take(now time.Time, all bool) {
 		b.Since = s.marks.ResyncSince
 	}
 	for _, d := range s.marks.Dirty {
-		if !d.Key.answer {
+		if !d.Key.answer && !d.Key.ignored {
 			b.Keys = append(b.Keys, d.Key.key)
 			b.Since = Earlier(b.Since, d.Since)
 		}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -43,11 +44,30 @@ func uevent(t *testing.T, path string, variables ...string) *events.Event {
 	return e
 }
 
+// logBuffer is a buffer that the loop may write while a test reads it.
+type logBuffer struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.text.Reset()
+	return b.text.String()
+}
+
 // captureLog returns a function that returns the lines logged since its last
 // call that contain part, without time and place.
 func captureLog(t *testing.T) func(part string) []string {
 	t.Helper()
-	var text bytes.Buffer
+	var text logBuffer
 	state := klog.CaptureState()
 	t.Cleanup(state.Restore)
 	klog.LogToStderr(false)
@@ -55,8 +75,7 @@ func captureLog(t *testing.T) func(part string) []string {
 	klog.SetOutputBySeverity("INFO", &text) // errors go there as well
 	return func(part string) (lines []string) {
 		klog.Flush()
-		defer text.Reset()
-		for line := range strings.Lines(text.String()) {
+		for line := range strings.Lines(text.take()) {
 			if _, line, ok := strings.Cut(strings.TrimSpace(line), "] "); ok && strings.Contains(line, part) {
 				lines = append(lines, line)
 			}
