@@ -19,11 +19,13 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"k8s.io/klog/v2"
 
 	"qatplugin/events"
 	"qatplugin/kubeletapi"
+	"qatplugin/logpipe"
 	"qatplugin/qat"
 )
 
@@ -34,18 +36,40 @@ const (
 	// cdiClass makes a VF the CDI device qat.intel.com/vf=0000:6b:00.1,
 	// whatever its resource is.
 	cdiClass = "vf"
+
+	// flushTimeout is how long the end of the process waits for the reader of its log.
+	flushTimeout = time.Second
 )
 
 // version is set by `make image` and by packagers: -ldflags "-X main.version=…".
 var version = "devel"
 
 func main() {
+	exit := guardStderr()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // a second signal kills the process
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	klog.Flush()
-	os.Exit(code)
+	exit(code)
+}
+
+// guardStderr makes the log independent of who reads it. exit ends the process after the log is
+// written.
+func guardStderr() (exit func(code int)) {
+	log, err := logpipe.Open(os.Stderr, func(lines int) {
+		klog.InfoS("Lines of the log were lost because standard error was full or closed", "lines", lines)
+	})
+	if err != nil {
+		klog.ErrorS(err, "A standard error that nobody reads will stop the plugin")
+		return os.Exit
+	}
+	os.Stderr = log.File() // which klog uses
+	klog.OsExit = func(code int) {
+		log.Close(flushTimeout)
+		os.Exit(code)
+	}
+	return klog.OsExit
 }
 
 // run is main without the process around it. It returns the exit status.

@@ -44,6 +44,10 @@ var rooms = map[string]room{
 		never: []string{udev, cdiModule + "/pkg/cdi"},
 		why:   "kubeletapi knows the device plugin API and Trees, and nothing of QAT, sysfs or netlink",
 	},
+	"logpipe": {
+		theirs: []string{"golang.org/x/sys/unix"},
+		why:    "logpipe passes lines on, whoever writes them",
+	},
 	"qat": {
 		ours: []string{
 			"devtree", "events", "qat/internal/device", "qat/internal/dpdk", "qat/internal/hostwatch",
@@ -110,7 +114,7 @@ var rooms = map[string]room{
 		why:    "the example shows what a plugin for other hardware needs, which is nothing of QAT",
 	},
 	"cmd/qat_plugin": {
-		ours:   []string{"devtree", "events", "kubeletapi", "qat"},
+		ours:   []string{"devtree", "events", "kubeletapi", "logpipe", "qat"},
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		why:    "cmd/qat_plugin knows flags, wiring and signals",
 	},

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"qatplugin/internal/lookalike"
+	"qatplugin/kubeletapi/kubelettest"
+)
+
+// asProgram is the environment variable with which the test binary is qat_plugin.
+const asProgram = "QAT_PLUGIN_TEST_MAIN"
+
+// startProcess runs qat_plugin as a process with this standard error. wait waits for its end.
+func startProcess(t *testing.T, stderr *os.File, args ...string) (cmd *exec.Cmd, wait func() error) {
+	t.Helper()
+	cmd = exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Stderr = stderr
+	must(t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	return cmd, func() error {
+		t.Helper()
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(timeout):
+			_ = cmd.Process.Kill()
+			<-ended
+			t.Fatal("the process does not end")
+			return nil
+		}
+	}
+}
+
+// pipe returns a pipe for a log that holds 4 KiB.
+func pipe(t *testing.T) (reader, writer *os.File) {
+	t.Helper()
+	reader, writer, err := os.Pipe()
+	must(t, err)
+	t.Cleanup(func() { _ = reader.Close() })
+	t.Cleanup(func() { _ = writer.Close() })
+	_, err = unix.FcntlInt(writer.Fd(), unix.F_SETPIPE_SZ, 4096)
+	must(t, err)
+	return reader, writer
+}
+
+// TestPluginDoesNotNeedAReaderOfItsLog runs the plugin as a process whose standard error is a pipe.
+func TestPluginDoesNotNeedAReaderOfItsLog(t *testing.T) {
+	for name, closed := range map[string]bool{"full": false, "closed": true} {
+		t.Run(name, func(t *testing.T) {
+			host, dir := lookalike.Start(t), t.TempDir()
+			kubelet, err := kubelettest.Start(dir)
+			must(t, err)
+			defer kubelet.Stop()
+			reader, writer := pipe(t)
+			if closed {
+				must(t, reader.Close())
+			}
+			cmd, wait := startProcess(t, writer, "-v=4",
+				"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir)
+			must(t, writer.Close())
+			addVF(t, host)
+			awaitVF(t, kubelet)
+			for range 10 { // each change is logged with more than 1 KiB
+				must(t, host.RemoveVF(vf))
+				must(t, host.AddVF(lookalike.VF{Address: vf, PF: pf}))
+			}
+			awaitVF(t, kubelet)
+			must(t, cmd.Process.Signal(syscall.SIGTERM))
+			if err := wait(); err != nil {
+				t.Errorf("ended with %v, want status 0", err)
+			}
+		})
+	}
+}
+
+func TestLogIsCompleteAtTheEnd(t *testing.T) {
+	host, dir := lookalike.Start(t), t.TempDir()
+	reader, writer := pipe(t)
+	cmd, wait := startProcess(t, writer,
+		"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir)
+	must(t, writer.Close())
+	log := make(chan []byte, 1)
+	first := make(chan struct{})
+	go func() {
+		var text bytes.Buffer
+		_, _ = io.CopyN(&text, reader, 1)
+		close(first)
+		_, _ = io.Copy(&text, reader)
+		log <- text.Bytes()
+	}()
+	<-first
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	must(t, wait())
+	text := string(<-log)
+	if !strings.HasSuffix(text, "\"QAT device plugin ended\"\n") {
+		t.Errorf("the last line is missing from the log:\n%s", text)
+	}
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "I") {
+			t.Errorf("unexpected line: %s", line)
+		}
+	}
+}
+
+// TestErrorOfTheLogFileIsPrinted relies on klog, which ends the program for it.
+func TestErrorOfTheLogFileIsPrinted(t *testing.T) {
+	host, dir := lookalike.Start(t), t.TempDir()
+	reader, writer := pipe(t)
+	_, wait := startProcess(t, writer, "-logtostderr=false", "-log_file=/does/not/exist",
+		"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir)
+	must(t, writer.Close())
+	if err := wait(); err == nil || err.Error() != "exit status 2" {
+		t.Errorf("ended with %v, want status 2", err)
+	}
+	text, err := io.ReadAll(reader)
+	must(t, err)
+	if !strings.Contains(string(text), "/does/not/exist") {
+		t.Errorf("the error is missing: %s", text)
+	}
+}
