@@ -22,6 +22,9 @@ type inflight struct {
 	idle  chan struct{} // nil until drain; closed when no call is in progress
 }
 
+// errStopping is the answer to a call after drain.
+var errStopping = status.Error(codes.Unavailable, "the device plugin is stopping")
+
 // callKey is the context key of a *bool: whether the call is counted.
 type callKey struct{}
 
@@ -38,7 +41,7 @@ func (f *inflight) acquire(
 	}
 	f.mu.Unlock()
 	if !accepted {
-		return nil, status.Error(codes.Unavailable, "the device plugin is stopping")
+		return nil, errStopping
 	}
 	return handler(ctx, req)
 }

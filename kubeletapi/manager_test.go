@@ -187,6 +187,9 @@ func TestAllocateIsAnsweredWhileRunStops(t *testing.T) {
 		return status.Code(err) == codes.Unavailable
 	})
 	r.log.await(t, "the device plugin is stopping")
+	if r.log.count("Call failed") > 0 {
+		t.Errorf("a call that the end of the plugin rejects is logged as an error:\n%s", r.log)
+	}
 	close(leave)
 	if err := <-answer; err != nil {
 		t.Errorf("Allocate = %v, want an answer", err)

@@ -4,6 +4,7 @@ package kubeletapi
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 
@@ -46,7 +47,11 @@ func (s *service) logErrors(
 	ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
 	response, err := handler(ctx, req)
-	if err != nil {
+	switch {
+	case errors.Is(err, errStopping):
+		s.log.Info("Rejected a call because the device plugin is stopping", "resource", s.name,
+			"method", info.FullMethod, "request", req)
+	case err != nil:
 		s.log.Error(err, "Call failed", "resource", s.name, "method", info.FullMethod, "request", req)
 	}
 	return response, err

@@ -3,6 +3,8 @@
 package hostwatch
 
 import (
+	"errors"
+	"os"
 	"sync/atomic"
 
 	"k8s.io/klog/v2"
@@ -76,7 +78,8 @@ func (w *Watches) Want(dir string, incarnation uint64) {
 		watch = w.watcher.Rewatch
 	}
 	if err := watch(dir); err != nil {
-		if len(w.failed) == 0 {
+		// Whoever runs a Watcher reports its end, which comes with each stop of the plugin.
+		if len(w.failed) == 0 && !errors.Is(err, os.ErrClosed) {
 			klog.ErrorS(err, "Cannot watch a directory, auditing the host more often instead", "directory", dir)
 		}
 		w.failed[dir] = true

@@ -5,6 +5,8 @@ package hostwatch
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -85,6 +87,26 @@ func TestNewWatcherWatchesEverythingAgain(t *testing.T) {
 	w.Want("/a", 1)
 	if diff := cmp.Diff([]string{"watch /a"}, second.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+func TestDirectoriesThatAClosedWatcherCannotWatchAreNoError(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err  error
+		want int
+	}{
+		"closed": {fmt.Errorf("watch /a: %w", os.ErrClosed), 0},
+		"full":   {events.ErrWatchLimit, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			logged := captureLog(t)
+			w := NewWatches(nil)
+			use(t, w, &fakeWatcher{err: tt.err})
+			w.Want("/a", 1)
+			if lines := logged("Cannot watch"); len(lines) != tt.want || !w.mayMissEvents() {
+				t.Errorf("logged %q, want %d lines; events may be missed: %t", lines, tt.want, w.mayMissEvents())
+			}
+		})
 	}
 }
 
