@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -30,6 +29,9 @@ const (
 
 	// maxOutput is in bytes. The line of a device is about 100 bytes long.
 	maxOutput = 1 << 20
+
+	// maxErrorLine is how much of a line of the program's becomes part of an error, in bytes.
+	maxErrorLine = 200
 )
 
 // adfctl is the program of the out-of-tree stack that knows which devices are up.
@@ -41,13 +43,16 @@ type adfctl struct {
 // A statusFunc returns the output of `adf_ctl status`.
 type statusFunc func(context.Context) ([]byte, error)
 
-// status runs `adf_ctl status` and returns its output. At the timeout, or when
-// ctx ends, it kills the program's process group.
+// status runs `adf_ctl status` and returns its output. At the timeout, when ctx ends, or when the
+// program writes more than maxOutput, it kills the program's process group.
 func (a adfctl) status(ctx context.Context) ([]byte, error) {
-	timeout, cancel := context.WithTimeout(ctx, a.timeout)
+	timeout := fmt.Errorf("no answer within %v, killed", a.timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, a.timeout, timeout)
 	defer cancel()
-	var stdout, stderr prefix
-	cmd := exec.CommandContext(timeout, a.program, "status")
+	ctx, kill := context.WithCancelCause(ctx)
+	defer kill(nil)
+	stdout, stderr := limitedBuffer{full: kill}, limitedBuffer{full: kill}
+	cmd := exec.CommandContext(ctx, a.program, "status")
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // also kill the children of a shell script
 	cmd.WaitDelay = pipeTimeout
@@ -58,32 +63,38 @@ func (a adfctl) status(ctx context.Context) ([]byte, error) {
 		return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	err := cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) && timeout.Err() == nil {
+	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
 		err = nil // adf_ctl has ended and its output is complete; a child of it holds the pipe open
 	}
 	switch {
 	case err == nil:
-		return stdout.Bytes(), nil
+		return stdout.text, nil
 	case ctx.Err() != nil:
-		err = ctx.Err()
-	case timeout.Err() != nil:
-		err = fmt.Errorf("no answer within %v, killed", a.timeout)
+		err = context.Cause(ctx)
 	default:
-		if line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n"); line != "" {
-			err = fmt.Errorf("%w: %s", err, line)
+		if line, _, _ := bytes.Cut(bytes.TrimSpace(stderr.text), []byte("\n")); len(line) > 0 {
+			err = fmt.Errorf("%w: %s", err, line[:min(len(line), maxErrorLine)])
 		}
 	}
 	return nil, fmt.Errorf("run %q: %w", a.program+" status", err)
 }
 
-// A prefix keeps the first maxOutput bytes of what is written to it.
-type prefix struct{ bytes.Buffer }
+// errOutput is the cause of the end of a program that does not stop writing.
+var errOutput = fmt.Errorf("more than %d bytes of output, killed", maxOutput)
 
-// Write accepts everything, so that the program never waits for a reader.
-func (p *prefix) Write(text []byte) (int, error) {
-	if room := maxOutput - p.Len(); room > 0 {
-		p.Buffer.Write(text[:min(len(text), room)])
+// A limitedBuffer keeps up to maxOutput bytes of what is written to it. It must not have a method
+// ReadFrom, as bytes.Buffer has: io.Copy, which package exec uses, would call it instead of Write.
+type limitedBuffer struct {
+	text []byte
+	full func(error) // called with errOutput when more is written
+}
+
+func (b *limitedBuffer) Write(text []byte) (int, error) {
+	if len(b.text)+len(text) > maxOutput {
+		b.full(errOutput)
+		return 0, errOutput // ends the copying
 	}
+	b.text = append(b.text, text...)
 	return len(text), nil
 }
 
@@ -98,9 +109,10 @@ const (
 
 // An answer is the result of one run of adf_ctl.
 type answer struct {
-	cause cause
-	text  []byte
-	err   error
+	cause    cause
+	entries  []entry
+	badLines skips
+	err      error // why there is no result; the other fields are empty then
 }
 
 // A runner runs adf_ctl in a goroutine, one run at a time. Its methods belong
@@ -135,7 +147,11 @@ func (r *runner) start(c cause, since time.Time) {
 		if r.ctx.Err() != nil {
 			return // the plugin is stopping
 		}
-		r.answers <- answer{cause: c, text: text, err: err}
+		a := answer{cause: c, err: err}
+		if err == nil {
+			a.entries, a.badLines, a.err = parseStatus(text)
+		}
+		r.answers <- a
 		r.done(since)
 	})
 }

@@ -19,9 +19,9 @@
 //   - A changed file, link or node takes effect at once. It does not wait for adf_ctl.
 //   - adf_ctl runs at the start, when an event says that the devices may have changed, and at
 //     each audit. Two runs never overlap. However many events arrive during a run, they lead to
-//     one more run. At its timeout the program is killed with its process group. When a run
-//     fails, the last answer stays valid for those devices that sysfs still shows, and the run
-//     is repeated with back-off.
+//     one more run. At its timeout, or after 1 MiB of output, the program is killed with its
+//     process group. When a run fails, or its output makes no sense, the last answer stays valid
+//     for those devices that sysfs still shows, and the run is repeated with back-off.
 //   - When adf_ctl and sysfs contradict each other after an event, as they do while a device
 //     starts or stops, adf_ctl runs up to three more times within seconds: no event reports the
 //     last step of the driver.

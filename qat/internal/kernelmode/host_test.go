@@ -112,7 +112,8 @@ func (h *testHost) program() string { return filepath.Join(h.bin, fakeADFCtl) }
 // fresh returns the Tree and the skips that follow from the host alone.
 func (h *testHost) fresh(t failer) (*devtree.Tree, skips) {
 	t.Helper()
-	entries, skipped := parseStatus([]byte(h.statusText()))
+	entries, skipped, err := parseStatus([]byte(h.statusText()))
+	must(t, err)
 	s, err := h.reader().snapshot(entries)
 	must(t, err)
 	tree, more := buildTree(&devtree.Tree{}, s)

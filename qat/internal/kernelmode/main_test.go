@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -37,6 +39,7 @@ const (
 	fileRuns   = "runs"   // grows by a byte with each run
 	fileFail   = "fail"   // if it exists, the program prints it to stderr and fails
 	fileOrphan = "orphan" // if it exists, it is a FIFO: a child holds the output open until the FIFO is closed
+	fileFlood  = "flood"  // if it exists, it names the stream to which the program writes without an end
 	fileChild  = "child"  // if it exists, it is a FIFO: a child holds it open, and both programs hang
 )
 
@@ -55,6 +58,9 @@ func runFakeADFCtl(dir string, args []string) int {
 	}
 	text, _ := os.ReadFile(dir + fileStatus)
 	os.Stdout.Write(text)
+	if stream, err := os.ReadFile(dir + fileFlood); err == nil {
+		flood(string(stream))
+	}
 	for _, fifo := range []string{fileOrphan, fileChild} {
 		if _, err := os.Stat(dir + fifo); err != nil {
 			continue
@@ -74,6 +80,23 @@ func runFakeADFCtl(dir string, args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// flood writes to a stream until it is killed. It stops at 256 MiB, so that a test that fails does
+// not use up the memory of the machine.
+func flood(stream string) {
+	signal.Ignore(syscall.SIGPIPE)
+	f := os.Stdout
+	if stream == "stderr" {
+		f = os.Stderr
+	}
+	line := []byte(strings.Repeat("y\n", 1<<15))
+	for range 256 << 20 / len(line) {
+		_, _ = f.Write(line)
+	}
+	for {
+		_ = syscall.Pause()
+	}
 }
 
 // runFakeChild hangs after it wrote to the FIFO, or ends when the FIFO is closed.

@@ -24,6 +24,10 @@ const (
 	// which may be a lasting one. A failed run is repeated for ever.
 	maxInconsistent = 3
 
+	// failureLogInterval is the least time between two failures of adf_ctl in the log, for a program
+	// that fails in turn or gives another reason each time.
+	failureLogInterval = time.Minute
+
 	// maxWatchRounds bounds how often the watched directories are computed in
 	// a row, in case they never come out the same.
 	maxWatchRounds = 4
@@ -57,6 +61,9 @@ type mode struct {
 	failure   string
 	entries   []entry
 	badLines  skips
+
+	failureLogged time.Time // when a failure was logged last
+	failureOpen   bool      // it was logged, and adf_ctl has not worked since
 
 	// The last read of the host.
 	readErr      error
@@ -199,7 +206,7 @@ func (m *mode) handle(a answer, now time.Time, mayMissEvents bool) {
 		m.recheck = now.Add(hostwatch.AuditGrace)
 		return
 	}
-	m.accept(a)
+	m.accept(a, now)
 	before := m.tree
 	m.watch()
 	m.read()
@@ -227,28 +234,29 @@ func changedResources(old, tree *devtree.Tree) []string {
 }
 
 // accept replaces what is known by an answer. One that is an error replaces nothing.
-func (m *mode) accept(a answer) {
+func (m *mode) accept(a answer, now time.Time) {
 	m.answered = true
 	if a.err != nil {
-		if m.failure != a.err.Error() {
+		// What is skipped is logged, too, with this reason, once it has lasted for a while.
+		if m.failure != a.err.Error() && now.Sub(m.failureLogged) >= failureLogInterval {
 			klog.ErrorS(a.err, "Cannot get the state of the devices, keeping the last known state and retrying",
 				"devices", len(m.entries))
+			m.failureLogged, m.failureOpen = now, true
 		}
 		m.failure = a.err.Error()
 		return
 	}
-	m.entries, m.badLines = parseStatus(a.text)
-	if m.failure != "" {
+	m.entries, m.badLines = a.entries, a.badLines
+	if m.failureOpen {
 		klog.InfoS("adf_ctl works again", "devices", len(m.entries))
 	}
-	m.failure, m.succeeded = "", true
+	m.failure, m.failureOpen, m.succeeded = "", false, true
 	klog.V(3).InfoS("Got the state of the devices from adf_ctl", "devices", len(m.entries))
 }
 
 // wouldChangeTree reports whether an answer would change the Tree.
 func (m *mode) wouldChangeTree(a answer) bool {
-	entries, _ := parseStatus(a.text)
-	s, err := m.reader.snapshot(entries)
+	s, err := m.reader.snapshot(a.entries)
 	if err != nil {
 		return false
 	}

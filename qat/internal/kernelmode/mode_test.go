@@ -185,6 +185,34 @@ func TestFailureIsRetriedWithBackOff(t *testing.T) {
 	}
 }
 
+// An answer that makes no sense says nothing about the devices: the last one stays valid. A program
+// that fails in turn does not fill the log.
+func TestOutputThatMakesNoSenseKeepsTheLastAnswer(t *testing.T) {
+	logged := captureLog(t)
+	inBubble(t, 0, func(run int, text string) (string, error) {
+		if run%2 == 0 {
+			return "y\n", nil
+		}
+		return text, nil
+	}, func(t *testing.T, r *testRun, _ *testDevice) {
+		const reason = "parse adf_ctl status: the output describes no device and does not say that there is none"
+		for range 100 {
+			r.wrote(r.confPath("c6xx_dev0"))
+			synctest.Wait()
+			r.expectUnits("SSL_dev0_0")
+			r.expectSkipped(map[string]string{"adf_ctl": reason})
+			pass(100 * time.Millisecond) // until the retry
+			r.expectSkipped(map[string]string{})
+		}
+	})
+	if lines := logged("Cannot get the state"); len(lines) != 1 {
+		t.Errorf("the failure was logged %d times in 10 s, want once: %q", len(lines), lines)
+	}
+	if lines := logged("adf_ctl works again"); len(lines) != 1 {
+		t.Errorf("the recovery was logged %d times in 10 s, want once: %q", len(lines), lines)
+	}
+}
+
 func TestRetryIntervals(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var r retry

@@ -4,6 +4,8 @@ package kernelmode
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -38,6 +40,9 @@ var (
 	// #accel: 5 #engines: 10 state: up", which is one line.
 	deviceLine = regexp.MustCompile(`^\s*(qat_dev[0-9]+)\b`)
 
+	// noDeviceLine matches the first line of a list without devices.
+	noDeviceLine = regexp.MustCompile(`^There is 0 QAT acceleration device`)
+
 	// statusField matches the fields of such a line. They may be in any order,
 	// with other fields between them.
 	statusField = regexp.MustCompile(`[\s,](type|inst_id|node_id|bsf|state):\s*([^\s,]+)`)
@@ -52,15 +57,26 @@ const (
 	maxNUMANode = 1 << 10 // CONFIG_NODES_SHIFT is at most 10
 )
 
+// errNoStatus says that an output is not that of `adf_ctl status`, although the program succeeded.
+var errNoStatus = errors.New(
+	"parse adf_ctl status: the output describes no device and does not say that there is none")
+
 // parseStatus parses the output of `adf_ctl status`. It ignores lines that are not about a
 // device. A line about a device that it cannot parse is skipped, with the reason.
-func parseStatus(text []byte) ([]entry, skips) {
+//
+// It returns an error if there is no line that it can parse, because such an output says nothing
+// about the devices. The output of a host without devices says that there are 0 of them
+// (adf_ctl.cpp of the out-of-tree stack, perform_query_dev).
+func parseStatus(text []byte) ([]entry, skips, error) {
 	var entries []entry
+	var firstErr error
+	none := false
 	skipped := skips{}
 	seen := map[string]bool{}
 	for line := range bytes.Lines(text) {
 		m := deviceLine.FindSubmatch(line)
 		if m == nil {
+			none = none || noDeviceLine.Match(line)
 			continue
 		}
 		e, err := parseLine(line)
@@ -68,13 +84,20 @@ func parseStatus(text []byte) ([]entry, skips) {
 			err = fmt.Errorf("adf_ctl status lists %s twice", e.name())
 		}
 		if err != nil {
+			firstErr = cmp.Or(firstErr, err)
 			skipped.add(string(m[1]), err.Error())
 			continue
 		}
 		seen[e.name()] = true
 		entries = append(entries, e)
 	}
-	return entries, skipped
+	switch {
+	case len(entries) == 0 && firstErr != nil:
+		return nil, nil, firstErr
+	case len(entries) == 0 && !none:
+		return nil, nil, errNoStatus
+	}
+	return entries, skipped, nil
 }
 
 func parseLine(line []byte) (e entry, err error) {

@@ -37,6 +37,7 @@ func TestParseStatus(t *testing.T) {
 		text    string
 		want    []entry
 		skipped skips
+		err     string
 	}{
 		"a device": {
 			text: head + line,
@@ -82,35 +83,44 @@ func TestParseStatus(t *testing.T) {
 			text: " qat_dev0 - type: vqat-adi, inst_id: 0, node_id: 0, bsf: 0000:3b:00.0, state: up",
 			want: with(func(i *entry) { i.Type = "vqat-adi" }),
 		},
-		"nothing":   {text: ""},
-		"no device": {text: "There is 0 QAT acceleration device(s) in the system:\n"},
+		"no device": {
+			text: "Checking status of all devices.\nThere is 0 QAT acceleration device(s) in the system:\n",
+		},
+		"nothing":                        {text: "", err: errNoStatus.Error()},
+		"another program's output":       {text: "y\ny\ny\n", err: errNoStatus.Error()},
+		"the list of devices is missing": {text: head, err: errNoStatus.Error()},
+		"ten devices, none of them listed": {
+			text: "There is 10 QAT acceleration device(s) in the system:\n",
+			err:  errNoStatus.Error(),
+		},
 		"lines that are no devices": {
 			text: "segmentation fault\ntype: c6xx, inst_id: 0, bsf: 3b:00.0, state: up\n",
+			err:  errNoStatus.Error(),
 		},
 
 		"no type": {
-			text:    " qat_dev4 - inst_id: 0, bsf: 3b:00.0, state: up\n",
-			skipped: skips{"qat_dev4": parse + `no type in "qat_dev4 - inst_id: 0, bsf: 3b:00.0, state: up"`},
+			text: " qat_dev4 - inst_id: 0, bsf: 3b:00.0, state: up\n",
+			err:  parse + `no type in "qat_dev4 - inst_id: 0, bsf: 3b:00.0, state: up"`,
 		},
 		"a type with a path": {
-			text:    " qat_dev4 - type: ../c6xx, inst_id: 0, bsf: 3b:00.0, state: up\n",
-			skipped: skips{"qat_dev4": parse + `type "../c6xx" is not the name of a driver`},
+			text: " qat_dev4 - type: ../c6xx, inst_id: 0, bsf: 3b:00.0, state: up\n",
+			err:  parse + `type "../c6xx" is not the name of a driver`,
 		},
 		"a negative number": {
-			text:    " qat_dev4 - type: c6xx, inst_id: -1, bsf: 3b:00.0, state: up\n",
-			skipped: skips{"qat_dev4": parse + `inst_id "-1" is not a number`},
+			text: " qat_dev4 - type: c6xx, inst_id: -1, bsf: 3b:00.0, state: up\n",
+			err:  parse + `inst_id "-1" is not a number`,
 		},
 		"a number out of range": {
-			text:    " qat_dev4 - type: c6xx, inst_id: 65537, bsf: 3b:00.0, state: up\n",
-			skipped: skips{"qat_dev4": parse + `inst_id "65537" is not a number`},
+			text: " qat_dev4 - type: c6xx, inst_id: 65537, bsf: 3b:00.0, state: up\n",
+			err:  parse + `inst_id "65537" is not a number`,
 		},
 		"not an address": {
-			text:    " qat_dev4 - type: c6xx, inst_id: 0, bsf: 3b:00, state: up\n",
-			skipped: skips{"qat_dev4": parse + `bsf "3b:00" is not a PCI address`},
+			text: " qat_dev4 - type: c6xx, inst_id: 0, bsf: 3b:00, state: up\n",
+			err:  parse + `bsf "3b:00" is not a PCI address`,
 		},
 		"a truncated line": {
-			text:    " qat_dev4 - type: c6xx, inst_id: 0, bsf: 3b:00.0, state",
-			skipped: skips{"qat_dev4": parse + `no state in "qat_dev4 - type: c6xx, inst_id: 0, bsf: 3b:00.0, state"`},
+			text: " qat_dev4 - type: c6xx, inst_id: 0, bsf: 3b:00.0, state",
+			err:  parse + `no state in "qat_dev4 - type: c6xx, inst_id: 0, bsf: 3b:00.0, state"`,
 		},
 		"a bad line beside a good one": {
 			text: " qat_dev4 - type: c6xx\n" +
@@ -124,13 +134,21 @@ func TestParseStatus(t *testing.T) {
 			skipped: skips{"qat_dev0": "adf_ctl status lists c6xx_dev0 twice"},
 		},
 		"two bad lines of one name": {
-			text: " qat_dev4 - type: c6xx\n qat_dev4 - type: .\n",
+			text: " qat_dev4 - type: c6xx\n qat_dev4 - type: .\n" + line,
+			want: one,
 			skipped: skips{"qat_dev4": parse + `no inst_id in "qat_dev4 - type: c6xx"; ` +
 				parse + `type "." is not the name of a driver`},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, skipped := parseStatus([]byte(test.text))
+			got, skipped, err := parseStatus([]byte(test.text))
+			if test.err != "" {
+				if err == nil || err.Error() != test.err {
+					t.Errorf("error %v, want %s", err, test.err)
+				}
+				return
+			}
+			must(t, err)
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("devices (-want +got):\n%s", diff)
 			}
@@ -150,7 +168,10 @@ func FuzzParseStatus(f *testing.F) {
 	f.Add([]byte("qat_dev0 type: c6xxvf, inst_id: 00, bsf: 3b:01.7, state: down\n" +
 		"qat_dev1 type: c6xxvf, inst_id: 0, bsf: 3b:01.7, state: x"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		entries, skipped := parseStatus(text)
+		entries, skipped, err := parseStatus(text)
+		if err != nil && len(entries)+len(skipped) > 0 {
+			t.Errorf("the error %v comes with %d devices", err, len(entries)+len(skipped))
+		}
 		seen := map[string]bool{}
 		for _, i := range entries {
 			name := i.name()
