@@ -31,6 +31,7 @@ type Config struct {
 	Mode      string // ModeDPDK (default) or ModeKernel
 	SysfsRoot string // where the host's sysfs is mounted; /sys
 	DevRoot   string // where the host's /dev is mounted; /dev
+	DryRun    bool   // log each write to sysfs instead of doing it
 
 	// Of ModeDPDK.
 	DPDKDriver       string        // driver that VFs are bound to, one of [DPDKDrivers]; vfio-pci
@@ -40,7 +41,6 @@ type Config struct {
 	MaxNumDevices    int           // number of VFs that are listed at most; no limit
 	NoBind           bool          // bind no VFs
 	Steal            bool          // also bind VFs that a driver other than their kernel driver holds
-	DryRun           bool          // log each write to sysfs instead of doing it
 	HealthInterval   time.Duration // time between heartbeats of a PF, at least [MinHealthInterval]; 5s. Negative: never
 
 	// Of ModeKernel.

@@ -30,7 +30,7 @@ func New(config Config) (*Plugin, error) {
 	if err := config.complete(); err != nil {
 		return nil, err
 	}
-	writer := sysfs.NewWriter(config.SysfsRoot, config.DryRun && config.Mode == ModeDPDK)
+	writer := sysfs.NewWriter(config.SysfsRoot, config.DryRun)
 	return &Plugin{
 		config: config,
 		writer: writer,

@@ -524,14 +524,15 @@ func TestRootsAreResolved(t *testing.T) {
 	}
 }
 
-func TestDryRunConcernsOnlyModeDPDK(t *testing.T) {
+func TestDryRunConcernsBothModes(t *testing.T) {
 	for _, tt := range []struct {
 		config Config
 		want   bool
 	}{
 		{Config{}, false},
 		{Config{DryRun: true}, true},
-		{Config{DryRun: true, Mode: ModeKernel}, false},
+		{Config{Mode: ModeKernel}, false},
+		{Config{DryRun: true, Mode: ModeKernel}, true},
 	} {
 		p, err := New(tt.config)
 		must(t, err)

@@ -37,7 +37,7 @@ func modeOf(flag string) string {
 	switch flag {
 	case "adf-ctl", "etc-root":
 		return qat.ModeKernel
-	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "dry-run", "allocation-policy",
+	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "allocation-policy",
 		"max-num-devices", "health-interval", "use-cdi", "cdi-dir":
 		return qat.ModeDPDK
 	}

@@ -151,7 +151,7 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 
 // otherFlags are the flags that apply to both modes. Every other flag belongs to one mode.
 var otherFlags = []string{
-	"mode", "sysfs-root", "dev-root", "kubelet-dir", "audit-interval", "health-address", "version",
+	"mode", "sysfs-root", "dev-root", "dry-run", "kubelet-dir", "audit-interval", "health-address", "version",
 }
 
 func TestFlagsOfTheOtherModeAreReportedAsUnused(t *testing.T) {

@@ -33,7 +33,8 @@
 //
 // # Limits
 //
-// The mode changes nothing on the host. It does not know which process of a section a container
-// becomes: the QAT library decides that. A configuration file counts as it is on disk, even if
-// the device was not restarted since it was written.
+// The mode changes nothing on the host. It leaves out the devices of Gen4 and later, whose VFs
+// containers use through qatlib, in mode dpdk. It does not know which process of a section a
+// container becomes: the QAT library decides that. A configuration file counts as it is on disk,
+// even if the device was not restarted since it was written.
 package kernelmode

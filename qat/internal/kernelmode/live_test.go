@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"qatplugin/internal/lookalike"
 )
 
 // bySource runs a test with each event source alone.
@@ -159,4 +161,22 @@ func TestTreesShareWhatDidNotChange(t *testing.T) {
 	if old.Resource("cy1_dc0").Device("SSL_dev0_0") != tree.Resource("cy1_dc0").Device("SSL_dev0_0") {
 		t.Error("the unchanged unit is not shared")
 	}
+}
+
+// Its sections would have to agree with those of the devices that this mode serves.
+func TestDeviceOfGen4IsLeftOut(t *testing.T) {
+	h, _ := newHostWithDevice(t)
+	h.up(t, h.list(t, gen4(t, h)))
+	h.conf(t, "4xxx_dev0", sec("SSL", 2, 1, 1))
+	r := start(t, h, withInotify(h))
+	r.becomes(map[string][]string{"cy1_dc0": {"SSL_dev0_0"}})
+	r.expectSkipped(map[string]string{
+		"4xxx_dev0": "mode kernel does not serve devices of Gen4 and later; use mode dpdk and qatlib",
+	})
+}
+
+func gen4(t *testing.T, h *testHost) *testDevice {
+	t.Helper()
+	must(t, h.AddPF(lookalike.PF{Address: addressB, DeviceID: "4940"}))
+	return &testDevice{kind: "4xxx", address: addressB, state: "down"}
 }

@@ -24,8 +24,8 @@ const (
 	// which may be a lasting one. A failed run is repeated for ever.
 	maxInconsistent = 3
 
-	// failureLogInterval is the least time between two failures of adf_ctl in the log, for a program
-	// that fails in turn or gives another reason each time.
+	// failureLogInterval is the least time between two failures of adf_ctl in the log, for a
+	// program that fails now and then, or for another reason each time.
 	failureLogInterval = time.Minute
 
 	// maxWatchRounds bounds how often the watched directories are computed in

@@ -32,6 +32,13 @@ func (e entry) isVF() bool { return isVFType(e.Type) }
 // isUp reports whether the device is in use by its driver.
 func (e entry) isUp() bool { return e.State == "up" }
 
+// forQATlib matches the types of the devices of Gen4 and later, which this mode leaves out.
+// Containers use their VFs through qatlib, in mode dpdk: then each has VFs of its own. Intel's
+// plugin left 4xxx devices out as well. It does not match c4xxx, which is Gen3.
+var forQATlib = regexp.MustCompile(`^(4xxx|401xx|402xx|420xx|6xxx)(vf)?$`)
+
+const reasonForQATlib = "mode kernel does not serve devices of Gen4 and later; use mode dpdk and qatlib"
+
 func isVFType(name string) bool { return strings.HasSuffix(name, "vf") }
 
 var (
@@ -89,10 +96,15 @@ func parseStatus(text []byte) ([]entry, skips, error) {
 			continue
 		}
 		seen[e.name()] = true
+		if forQATlib.MatchString(e.Type) {
+			none = true // none, so far, that this mode could serve
+			skipped.add(e.name(), reasonForQATlib)
+			continue
+		}
 		entries = append(entries, e)
 	}
 	switch {
-	case len(entries) == 0 && firstErr != nil:
+	case len(entries) == 0 && !none && firstErr != nil:
 		return nil, nil, firstErr
 	case len(entries) == 0 && !none:
 		return nil, nil, errNoStatus

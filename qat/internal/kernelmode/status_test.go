@@ -86,6 +86,19 @@ func TestParseStatus(t *testing.T) {
 		"no device": {
 			text: "Checking status of all devices.\nThere is 0 QAT acceleration device(s) in the system:\n",
 		},
+		"a device of Gen4 beside another": {
+			text:    line + " qat_dev1 - type: 4xxx, inst_id: 0, node_id: 0, bsf: 6b:00.0, state: up\n",
+			want:    one,
+			skipped: skips{"4xxx_dev0": reasonForQATlib},
+		},
+		"only VFs of Gen4": {
+			text:    " qat_dev1 - type: 4xxxvf, inst_id: 3, node_id: 0, bsf: 6b:00.1, state: up\n",
+			skipped: skips{"4xxxvf_dev3": reasonForQATlib},
+		},
+		"Gen3": {
+			text: " qat_dev0 - type: c4xxx, inst_id: 0, node_id: 0, bsf: 0000:3b:00.0, state: up",
+			want: with(func(i *entry) { i.Type = "c4xxx" }),
+		},
 		"nothing":                        {text: "", err: errNoStatus.Error()},
 		"another program's output":       {text: "y\ny\ny\n", err: errNoStatus.Error()},
 		"the list of devices is missing": {text: head, err: errNoStatus.Error()},
