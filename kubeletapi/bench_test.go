@@ -84,21 +84,21 @@ func BenchmarkRestart(b *testing.B) {
 	reportPercentiles(b, took)
 }
 
-func BenchmarkConvert(b *testing.B) {
+func BenchmarkEncode(b *testing.B) {
 	for _, n := range []int{64, 1024} {
 		trees := toggledTrees(b, n)
 		b.Run(fmt.Sprintf("one of %d changed", n), func(b *testing.B) {
 			b.ReportAllocs()
-			c, i := &converter{}, 0
+			e, i := &encoder{}, 0
 			for b.Loop() {
 				i++
-				c.convert(trees[i%2].Resource("yellow"))
+				_, _ = e.encode(trees[i%2].Resource("yellow"))
 			}
 		})
 		b.Run(fmt.Sprintf("all %d new", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				(&converter{}).convert(trees[0].Resource("yellow"))
+				_, _ = (&encoder{}).encode(trees[0].Resource("yellow"))
 			}
 		})
 	}

@@ -60,6 +60,7 @@ func newEndpoint(s *service, path string, c config, calls *inflight) *endpoint {
 			grpc.ChainUnaryInterceptor(s.logErrors, calls.acquire),
 			grpc.StatsHandler(calls),
 			grpc.WaitForHandlers(true),
+			grpc.ForceServerCodecV2(newCodec()),
 			// No pings: a kubelet on the same host cannot vanish without closing.
 			grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}),
 		),

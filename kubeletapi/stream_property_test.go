@@ -13,9 +13,9 @@ import (
 	"testing/synctest"
 
 	"github.com/go-logr/logr/funcr"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	"pgregory.net/rapid"
@@ -23,10 +23,10 @@ import (
 	"qatplugin/devtree"
 )
 
-// fakeStream is a ListAndWatch stream without a network. While it is blocked, Send waits,
+// fakeStream is a ListAndWatch stream without a network. While it is blocked, SendMsg waits,
 // as gRPC's does when nobody reads.
 type fakeStream struct {
-	grpc.ServerStream
+	pluginapi.DevicePlugin_ListAndWatchServer
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{} // closed when ListAndWatch has returned
@@ -34,7 +34,7 @@ type fakeStream struct {
 
 	mu      sync.Mutex
 	blocked chan struct{} // nil unless blocked; closed by unblock
-	broken  bool          // the next Send fails
+	broken  bool          // the next SendMsg fails
 	last    []string      // the list that was sent last, as "ID health"
 	lists   int
 	repeats int // lists that equal the one before
@@ -52,7 +52,7 @@ func openFakeStream(ctx context.Context, s *service) *fakeStream {
 
 func (f *fakeStream) Context() context.Context { return f.ctx }
 
-func (f *fakeStream) Send(r *pluginapi.ListAndWatchResponse) error {
+func (f *fakeStream) SendMsg(m any) error {
 	f.mu.Lock()
 	blocked := f.blocked
 	f.mu.Unlock()
@@ -68,7 +68,11 @@ func (f *fakeStream) Send(r *pluginapi.ListAndWatchResponse) error {
 	if f.broken {
 		return status.Error(codes.Unavailable, "broken pipe")
 	}
-	list := summary(r.Devices)
+	response := &pluginapi.ListAndWatchResponse{}
+	if err := proto.Unmarshal(m.(*list).wire, response); err != nil {
+		return err
+	}
+	list := summary(response.Devices)
 	if f.lists > 0 && slices.Equal(list, f.last) {
 		f.repeats++
 	}

@@ -3,11 +3,15 @@
 package kubeletapi
 
 import (
+	"bytes"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	"pgregory.net/rapid"
@@ -57,7 +61,11 @@ func TestListHasHealthAndNUMANodes(t *testing.T) {
 		{ID: "sick", Health: pluginapi.Unhealthy},
 		{ID: "two", Health: pluginapi.Healthy, Topology: nodes(&pluginapi.NUMANode{}, &pluginapi.NUMANode{ID: 1})},
 	}}
-	if diff := cmp.Diff(want, (&converter{}).convert(b.Build().Resource("yellow")), protocmp.Transform()); diff != "" {
+	got, err := (&encoder{}).encode(b.Build().Resource("yellow"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, decode(t, got), protocmp.Transform()); diff != "" {
 		t.Errorf("list (-want +got):\n%s", diff)
 	}
 }
@@ -189,15 +197,27 @@ func heapSize() int64 {
 	return int64(stats.HeapAlloc)
 }
 
-// TestConverterMatchesFreshConverter checks that a converter that saw a history of Trees
-// returns what one that only sees the last Tree returns.
-func TestConverterMatchesFreshConverter(t *testing.T) {
+// decode returns what the kubelet sees of a list.
+func decode(t testing.TB, l *list) *pluginapi.ListAndWatchResponse {
+	t.Helper()
+	response := &pluginapi.ListAndWatchResponse{}
+	if err := proto.Unmarshal(l.wire, response); err != nil {
+		t.Fatal(err)
+	}
+	return response
+}
+
+// TestEncodedListEqualsMarshaledResponse checks that an encoder that saw a history of Trees
+// returns the bytes that package proto makes of the last Tree, and that lists which were
+// returned before remain as they were.
+func TestEncodedListEqualsMarshaledResponse(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		c, now := &converter{}, &devtree.Tree{}
+		e, now := &encoder{}, &devtree.Tree{}
+		before, copied := &list{}, []byte(nil)
 		for range rapid.IntRange(1, 20).Draw(rt, "trees") {
 			b := now.Edit()
 			for range rapid.IntRange(0, 4).Draw(rt, "changes") {
-				id := strconv.Itoa(rapid.IntRange(0, 5).Draw(rt, "id"))
+				id := strconv.Itoa(rapid.IntRange(0, 9).Draw(rt, "id"))
 				switch rapid.IntRange(0, 3).Draw(rt, "change") {
 				case 0:
 					b.Remove("yellow", id)
@@ -212,15 +232,55 @@ func TestConverterMatchesFreshConverter(t *testing.T) {
 				}
 			}
 			now = b.Build()
-			if r := now.Resource("yellow"); r != nil && rapid.Bool().Draw(rt, "convert") {
-				got, want := c.convert(r), (&converter{}).convert(r)
-				if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
-					rt.Fatalf("list (-want +got):\n%s", diff)
-				}
-				if c.convert(r) != got {
-					rt.Fatal("the same resource was converted twice")
-				}
+			r := now.Resource("yellow")
+			if r == nil || !rapid.Bool().Draw(rt, "encode") {
+				continue
 			}
+			response := &pluginapi.ListAndWatchResponse{}
+			for d := range r.Devices() {
+				response.Devices = append(response.Devices, convertDevice(d))
+			}
+			want, err := proto.MarshalOptions{Deterministic: true}.Marshal(response)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			got, err := e.encode(r)
+			if err != nil || !bytes.Equal(got.wire, want) {
+				rt.Fatalf("encoded %v (%v), want %v", got, err, response)
+			}
+			if !slices.Equal(got.devices, slices.Collect(r.Devices())) {
+				rt.Fatalf("the list holds %v, want %v", got.devices, response)
+			}
+			if again, err := e.encode(r); err != nil || again != got {
+				rt.Fatalf("the same resource was encoded twice (%v)", err)
+			}
+			if !bytes.Equal(before.wire, copied) {
+				rt.Fatal("the previous list was modified")
+			}
+			before, copied = got, bytes.Clone(got.wire)
 		}
 	})
+}
+
+// TestUnchangedDevicesAreNotEncodedAgain checks that a change among many devices costs no
+// allocation for each of them.
+func TestUnchangedDevicesAreNotEncodedAgain(t *testing.T) {
+	trees, e, i := toggledTrees(t, 1024), &encoder{}, 0
+	allocations := testing.AllocsPerRun(10, func() {
+		i++
+		if _, err := e.encode(trees[i%2].Resource("yellow")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocations > 50 {
+		t.Errorf("encoding one changed device of 1024 allocates %v times", allocations)
+	}
+}
+
+// TestDeviceThatCannotBeEncodedIsNamed checks the error for a device that Put would refuse.
+func TestDeviceThatCannotBeEncodedIsNamed(t *testing.T) {
+	_, err := appendDevice(nil, &devtree.Device{ID: "\xff", Health: devtree.Healthy})
+	if err == nil || !strings.Contains(err.Error(), `encode device "\xff"`) {
+		t.Errorf("error %v, want one that names the device", err)
+	}
 }
