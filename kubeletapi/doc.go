@@ -13,10 +13,14 @@
 //
 // # Guarantees
 //
-// A connected kubelet is sent the newest list. A change is sent at once, without a timer. While
-// a stream is sending a list, further changes become one list. A stream never skips the newest
-// list, and never sends a list that equals its previous one. A slow reader delays only its own
-// stream, and publish never waits for the kubelet, a stream or the CDI directory.
+// A connected kubelet is sent the newest list. A change is sent at once if the previous list
+// was sent at least 50 ms before. Otherwise it starts a storm, and the stream gathers changes:
+// first for 2 ms, then for twice as long each time, up to 50 ms, and only until nothing has
+// changed for a tenth of that time. So no change waits longer than 50 ms, and while one comes
+// every 5 ms or faster, a list stands for ten changes or more. While a stream is sending a
+// list, further changes become one list. A stream never skips the newest list, and never sends
+// a list that equals its previous one. A slow reader delays only its own stream, and publish
+// never waits for the kubelet, a stream or the CDI directory.
 //
 // A resource is registered from the first Tree that has it until Run ends, with an empty
 // list if it has no devices. Its socket is only created while kubelet.sock exists: only
@@ -42,9 +46,9 @@
 // # Goroutines, timers and logs
 //
 // Run owns all goroutines and returns when they have ended, unless a method of the plugin
-// does not return in time. At the latest 10 s after everything is registered, no timer
-// runs and nothing is polled: inotify watches of the directory wake the Manager. If there
-// can be none, it logs an error and polls every two seconds.
+// does not return in time. At the latest 10 s after everything is registered, and 50 ms after
+// the last change, no timer runs and nothing is polled: inotify watches of the directory wake
+// the Manager. If there can be none, it logs an error and polls every two seconds.
 //
 // The Manager logs to the klog logger of Run's context ([klog.FromContext]):
 // registrations and restarts of the kubelet at V(0), its own life cycle at V(1), changes

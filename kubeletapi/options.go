@@ -33,6 +33,8 @@ type config struct {
 	flushTimeout           time.Duration // for the kubelet to read its last answers then
 	repeatInterval         time.Duration // between log messages of an error that persists
 
+	gatherMin, gatherMax time.Duration // windows in which a stream gathers changes; see pace
+
 	watchDir func(dir string) (*dirWatch, error)
 }
 
@@ -55,7 +57,11 @@ func defaultConfig() config {
 		stopTimeout:    5 * time.Second,
 		flushTimeout:   200 * time.Millisecond,
 		repeatInterval: 10 * time.Minute,
-		watchDir:       watchDir,
+		// In a storm, such as 64 VFs that are bound one after the other, a change follows
+		// within less than a millisecond. 50 ms are at most 20 lists per second.
+		gatherMin: 2 * time.Millisecond,
+		gatherMax: 50 * time.Millisecond,
+		watchDir:  watchDir,
 	}
 }
 

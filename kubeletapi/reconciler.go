@@ -163,6 +163,7 @@ func (r *reconciler) addEndpoints() {
 			publisher:    &m.publisher,
 			registration: &registration{wake: m.wake},
 			streamsCtx:   r.streamsCtx,
+			pace:         pace{min: r.config.gatherMin, max: r.config.gatherMax},
 			log:          r.log,
 		}
 		path, err := socketPath(r.config.dir, m.namespace, s.resource)

@@ -25,6 +25,7 @@ type service struct {
 	registration *registration
 	streamsCtx   context.Context // ends all streams
 	log          klog.Logger
+	pace         pace // of each new stream
 	lists        encoder
 }
 

@@ -5,11 +5,15 @@ package kubeletapi
 import (
 	"bytes"
 	"context"
+	"time"
 
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"qatplugin/devtree"
 )
 
-// ListAndWatch sends the newest list at once, and again whenever it changes.
+// ListAndWatch sends the newest list at once, and again whenever it changes, at the pace of
+// the stream.
 func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin_ListAndWatchServer) error {
 	closeStream := s.registration.openStream()
 	defer closeStream()
@@ -18,9 +22,13 @@ func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin
 	defer context.AfterFunc(s.streamsCtx, cancel)()
 	subscription := s.publisher.Subscribe(s.resource)
 	defer subscription.Close()
+	pace := s.pace
 	var sent *list
 	for {
 		resource, err := subscription.Next(ctx)
+		if err == nil {
+			resource, err = gather(ctx, subscription, resource, pace.next(time.Now()))
+		}
 		if s.streamsCtx.Err() != nil {
 			return nil
 		}
@@ -40,9 +48,60 @@ func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin
 			return err
 		}
 		sent = list
+		pace.sent = time.Now()
 		if v := s.log.V(4); v.Enabled() {
 			v.Info("Sent the list", "resource", s.name, "generation", s.publisher.Tree().Generation(),
 				"devices", len(list.devices), "healthy", list.healthy())
 		}
 	}
+}
+
+// gather waits until window has passed, or until nothing has changed for a tenth of it. It
+// returns the newest state of the resource then.
+func gather(
+	ctx context.Context, subscription *devtree.Subscription, resource *devtree.Resource, window time.Duration,
+) (*devtree.Resource, error) {
+	for end := time.Now().Add(window); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return resource, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(min(window/gatherTicks, left)):
+		}
+		newest, isNew := subscription.Newest()
+		if !isNew {
+			return resource, nil
+		}
+		resource = newest
+	}
+}
+
+// gatherTicks is how often a stream looks for further changes while it gathers them. As long
+// as it finds one each time, a list stands for at least as many changes.
+const gatherTicks = 10
+
+// pace says how long a stream gathers changes before it sends the next list. The kubelet
+// writes a checkpoint file for each list, and waits until it is on the disk
+// (pkg/kubelet/cm/devicemanager/manager.go, writeCheckpoint; pkg/kubelet/util/store).
+//
+// The first change after a quiet time of at least max is sent at once. The next one starts a
+// window of min, and each further one a window twice as long, up to max. So no change waits
+// longer than max, nor much longer than the changes have lasted.
+type pace struct {
+	min, max time.Duration
+	window   time.Duration // the newest
+	sent     time.Time     // when the newest list was sent
+}
+
+// next returns the window that starts with a change at now; it is zero after a quiet time.
+func (p *pace) next(now time.Time) time.Duration {
+	if now.Sub(p.sent) >= p.max {
+		p.window = 0
+	} else {
+		p.window = min(max(2*p.window, p.min), p.max)
+	}
+	return p.window
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/go-logr/logr/funcr"
 	"google.golang.org/grpc/codes"
@@ -37,7 +38,14 @@ type fakeStream struct {
 	broken  bool          // the next SendMsg fails
 	last    []string      // the list that was sent last, as "ID health"
 	lists   int
+	sent    []sentList
 	repeats int // lists that equal the one before
+}
+
+// sentList is a list that a fakeStream has sent.
+type sentList struct {
+	at  time.Time
+	ids []string
 }
 
 func openFakeStream(ctx context.Context, s *service) *fakeStream {
@@ -77,6 +85,7 @@ func (f *fakeStream) SendMsg(m any) error {
 		f.repeats++
 	}
 	f.last, f.lists = list, f.lists+1
+	f.sent = append(f.sent, sentList{time.Now(), listIDs(response.Devices)})
 	return nil
 }
 
@@ -112,6 +121,7 @@ func summary(devices []*pluginapi.Device) []string {
 }
 
 // newTestServices returns a Manager that does not run, and services whose streams end with ctx.
+// They gather changes as those of a Manager do.
 func newTestServices(ctx context.Context, log klog.Logger, resources ...string) (*Manager, map[string]*service) {
 	m, services := NewManager(namespace, newFakePlugin()), map[string]*service{}
 	for _, resource := range resources {
@@ -121,10 +131,18 @@ func newTestServices(ctx context.Context, log klog.Logger, resources ...string) 
 			publisher:    &m.publisher,
 			registration: &registration{wake: m.wake},
 			streamsCtx:   ctx,
+			pace:         pace{min: m.config.gatherMin, max: m.config.gatherMax},
 			log:          log,
 		}
 	}
 	return m, services
+}
+
+// settle waits until each stream that is not blocked has sent the newest list. One that was
+// blocked sends an older list first, so it takes two.
+func settle(m *Manager) {
+	time.Sleep(2 * m.config.gatherMax)
+	synctest.Wait()
 }
 
 // TestStreamsEndAtNewestList checks that, whatever the order of Trees, new streams and
@@ -155,7 +173,7 @@ func TestStreamsEndAtNewestList(t *testing.T) {
 			for range rapid.IntRange(1, 40).Draw(rt, "events") {
 				r := rapid.SampledFrom(resources).Draw(rt, "resource")
 				event := rapid.SampledFrom([]string{
-					"tree", "tree", "tree", "open", "cancel", "break", "block", "unblock", "wait",
+					"tree", "tree", "tree", "open", "cancel", "break", "block", "unblock", "pause", "wait",
 				}).Draw(rt, "event")
 				var f *fakeStream
 				switch event {
@@ -195,15 +213,17 @@ func TestStreamsEndAtNewestList(t *testing.T) {
 					f.block()
 				case "unblock":
 					f.unblock()
+				case "pause":
+					time.Sleep(time.Millisecond)
 				case "wait":
-					synctest.Wait()
+					settle(m)
 					check()
 				}
 			}
 			for _, f := range slices.Concat(streams["yellow"], streams["blue"]) {
 				f.unblock()
 			}
-			synctest.Wait()
+			settle(m)
 			check()
 			cancel()
 			for _, f := range slices.Concat(streams["yellow"], streams["blue"]) {
@@ -229,10 +249,10 @@ func TestEqualListIsNotSentAgainByBlockedStream(t *testing.T) {
 		blocked.block()
 		for _, ids := range [][]string{{"1", "2"}, {"1"}, {"1", "2"}} {
 			m.publish(tree(t, one, "yellow", ids...))
-			synctest.Wait()
+			settle(m)
 		}
 		blocked.unblock()
-		synctest.Wait()
+		settle(m)
 		if _, lists, _ := other.state(); lists != 4 {
 			t.Errorf("the other stream sent %d lists, want 4", lists)
 		}
@@ -267,7 +287,7 @@ func TestBlockedStreamKeepsOnlyNewestTree(t *testing.T) {
 			}
 			m.publish(b.Build())
 			if i%1000 == 0 {
-				synctest.Wait()
+				settle(m)
 				want := []string{strconv.Itoa(i) + " Healthy", "pace Unhealthy"}
 				if !slices.Equal(other.last, want) {
 					t.Fatalf("the other stream has %q, want %q", other.last, want)
@@ -287,7 +307,7 @@ func TestBlockedStreamKeepsOnlyNewestTree(t *testing.T) {
 			t.Errorf("the blocked stream got %d lists, want at most 1", lists)
 		}
 		blocked.unblock()
-		synctest.Wait()
+		settle(m)
 		if last, lists, _ := blocked.state(); lists > 2 || last[0] != "00 Unhealthy" || len(last) != 64 {
 			t.Errorf("after the stream is read again, list %d is %q", lists, last)
 		}

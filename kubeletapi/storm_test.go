@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubeletapi
+
+import (
+	"context"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/klog/v2"
+	"pgregory.net/rapid"
+
+	"qatplugin/devtree"
+)
+
+// TestStormReachesKubeletAsFewLists changes a resource 1280 times in about 0.28 s, as 64 VFs
+// that are removed, added and bound again and again. It counts the lists at the kubelet.
+func TestStormReachesKubeletAsFewLists(t *testing.T) {
+	const changes = 1280
+	dir, p := kubeletDir(t), newFakePlugin()
+	k := startKubelet(t, dir)
+	run(t, dir, p)
+	trees := toggledTrees(t, 64)
+	p.publish(trees[0])
+	before := waitIDs(t, k, yellow, deviceIDs(devicesOf(trees[0], "yellow"))...)
+	tick := time.NewTicker(280 * time.Millisecond / changes)
+	defer tick.Stop()
+	for i := range changes {
+		<-tick.C
+		p.publish(trees[(i+1)%2])
+	}
+	p.publish(tree(t, trees[0], "yellow", "last"))
+	after := waitIDs(t, k, yellow, "last")
+	if lists := after.Seq - before.Seq; lists > changes/10 {
+		t.Errorf("%d changes made %d lists, want at most a tenth", changes, lists)
+	}
+}
+
+// TestStormPace checks what a stream promises about its pace, in a storm with random gaps: few
+// lists, of which the first is sent with the first change, no change is later than gatherMax,
+// and the first change after a quiet time is sent at once.
+func TestStormPace(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		rapid.SyncTest(rt, func(rt *rapid.T) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			m, services := newTestServices(ctx, klog.Logger{}, "yellow")
+			bound := services["yellow"].pace.max
+			m.publish(tree(t, nil, "yellow", "0"))
+			stream := openFakeStream(ctx, services["yellow"])
+			var published []time.Time // of the Tree with device "1", "2" and so on
+			publish := func() {
+				published = append(published, time.Now())
+				m.publish(tree(t, m.publisher.Tree(), "yellow", strconv.Itoa(len(published))))
+			}
+			changes := rapid.IntRange(120, 600).Draw(rt, "changes")
+			longest := rapid.IntRange(0, 1000).Draw(rt, "longest gap, µs")
+			time.Sleep(bound)
+			for range changes {
+				publish()
+				time.Sleep(time.Duration(rapid.IntRange(0, longest).Draw(rt, "gap")) * time.Microsecond)
+			}
+			time.Sleep(2 * bound)
+			publish()
+			synctest.Wait()
+			cancel()
+			<-stream.done
+
+			lists := stream.sent[1:] // without that of device "0"
+			if len(lists)-1 > changes/10 {
+				rt.Errorf("%d changes made %d lists, want at most a tenth", changes, len(lists)-1)
+			}
+			for _, i := range []int{0, changes} {
+				if at, _ := sentBy(lists, i+1); !at.Equal(published[i]) {
+					rt.Errorf("change %d of %d is sent after %v, want at once", i, changes, at.Sub(published[i]))
+				}
+			}
+			for i := range published {
+				if at, ok := sentBy(lists, i+1); !ok || at.Sub(published[i]) > bound {
+					rt.Errorf("change %d is sent: %t, after %v; want at most %v", i, ok, at.Sub(published[i]), bound)
+				}
+			}
+		})
+	})
+}
+
+// sentBy returns when the first list was sent that holds the device with this number, or one
+// with a higher number.
+func sentBy(lists []sentList, number int) (time.Time, bool) {
+	for _, l := range lists {
+		if n, _ := strconv.Atoi(l.ids[0]); n >= number {
+			return l.at, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// TestSlowStormIsNotFasterThanBound checks that changes which come too slowly to be gathered by
+// the ten still make no more lists than one for each gatherMax, once the window has grown.
+func TestSlowStormIsNotFasterThanBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		m, services := newTestServices(ctx, klog.Logger{}, "yellow")
+		now := tree(t, nil, "yellow", "0")
+		m.publish(now)
+		stream := openFakeStream(ctx, services["yellow"])
+		for i := range 1000 {
+			time.Sleep(4 * time.Millisecond)
+			m.publish(tree(t, now, "yellow", strconv.Itoa(i+1)))
+		}
+		cancel()
+		<-stream.done
+		if lists := len(stream.sent); lists > 90 { // 4 s, and the windows of 2 to 32 ms
+			t.Errorf("1000 changes in 4 s made %d lists, want about 80", lists)
+		}
+	})
+}
+
+func devicesOf(t *devtree.Tree, resource string) (devices []*devtree.Device) {
+	for d := range t.Resource(resource).Devices() {
+		devices = append(devices, d)
+	}
+	return devices
+}
