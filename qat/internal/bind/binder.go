@@ -171,6 +171,15 @@ func (b *Binder) Due(now time.Time) (list []pci.Address) {
 	return list
 }
 
+// Postpone delays the next step of a VF that cannot be read before then.
+func (b *Binder) Postpone(a pci.Address, until time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t := b.attempts[a]; t != nil && t.isWaiting() && t.next.Before(until) {
+		t.next = until
+	}
+}
+
 // Next returns the earliest time at which a VF is due, which may be in the past. The zero time
 // means never.
 func (b *Binder) Next() (next time.Time) {

@@ -151,3 +151,50 @@ func (d *hookedDir) Read(name string) (string, error) {
 	defer d.done(name)
 	return d.directory.Read(name)
 }
+
+// failingDir fails one operation, which it counts down to.
+type failingDir struct {
+	directory
+	countdown int
+	err       error
+}
+
+func (d *failingDir) fails() bool {
+	d.countdown--
+	return d.countdown == 0
+}
+
+func (d *failingDir) Inode(name string) (uint64, error) {
+	if d.fails() {
+		return 0, d.err
+	}
+	return d.directory.Inode(name)
+}
+
+func (d *failingDir) Read(name string) (string, error) {
+	if d.fails() {
+		return "", d.err
+	}
+	return d.directory.Read(name)
+}
+
+func (d *failingDir) Link(name string) (string, error) {
+	if d.fails() {
+		return "", d.err
+	}
+	return d.directory.Link(name)
+}
+
+func (d *failingDir) Exists(name string) (bool, error) {
+	if d.fails() {
+		return false, d.err
+	}
+	return d.directory.Exists(name)
+}
+
+func (d *failingDir) Names(sub string) ([]string, error) {
+	if d.fails() {
+		return nil, d.err
+	}
+	return d.directory.Names(sub)
+}

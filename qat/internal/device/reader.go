@@ -7,6 +7,7 @@
 package device
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"reflect"
@@ -71,16 +72,18 @@ func (r *Reader) Addresses() ([]pci.Address, error) {
 	return addresses, nil
 }
 
-// Exists reports whether the host has a PCI function with this address.
-func (r *Reader) Exists(a pci.Address) bool { return sysfs.Exists(r.entry(a)) }
+// Exists reports whether the host has a PCI function with this address. It waits for no device: the
+// kernel looks up a path in sysfs without the lock of the device.
+func (r *Reader) Exists(a pci.Address) (bool, error) { return sysfs.Exists(r.entry(a)) }
 
 // entry returns the path of a function's entry in bus/pci/devices, a link to its directory.
 func (r *Reader) entry(a pci.Address) string {
 	return filepath.Join(r.cfg.Sysfs, "bus/pci/devices", a.String())
 }
 
-// DriverLoaded reports whether a PCI driver of this name is loaded.
-func (r *Reader) DriverLoaded(name string) bool {
+// DriverLoaded reports whether a PCI driver of this name is loaded. Like [Reader.Exists] it waits
+// for no device.
+func (r *Reader) DriverLoaded(name string) (bool, error) {
 	return sysfs.Exists(filepath.Join(r.cfg.Sysfs, "bus/pci/drivers", name))
 }
 
@@ -183,10 +186,17 @@ func (r *Reader) Open(a pci.Address) (*Handle, error) {
 	if err == nil {
 		return r.open(a, entry, dir)
 	}
-	if !sysfs.Exists(entry) {
-		return nil, nil
+	return nil, r.unlessGone(a, err)
+}
+
+// unlessGone returns the error of a function, or nil if the function no longer exists.
+func (r *Reader) unlessGone(a pci.Address, err error) error {
+	if err != nil {
+		if exists, existsErr := r.Exists(a); existsErr == nil && !exists {
+			return nil
+		}
 	}
-	return nil, err
+	return err
 }
 
 // open makes a Handle of the function's directory, or closes it.
@@ -197,10 +207,7 @@ func (r *Reader) open(a pci.Address, entry string, dir directory) (*Handle, erro
 		return h, nil
 	}
 	h.Close()
-	if err != nil && !sysfs.Exists(entry) {
-		return nil, nil
-	}
-	return nil, err
+	return nil, r.unlessGone(a, err)
 }
 
 // identify reads what the function is and determines what to watch. It leaves Family nil when the
@@ -266,17 +273,19 @@ func (h *Handle) Read() (*Function, error) {
 	if sysfs.IsAbsent(inodeErr) || inodeErr == nil && inode != f.Incarnation {
 		return nil, nil
 	}
-	return &f, err
+	return &f, cmp.Or(err, inodeErr)
 }
 
 func (h *Handle) read(f *Function) (err error) {
 	if f.Driver, err = h.dir.Link("driver"); err != nil {
 		return err
 	}
-	if text, err := h.dir.Read("numa_node"); err == nil {
-		if n, err := strconv.Atoi(text); err == nil && n >= 0 {
-			f.NUMANode = n
-		}
+	text, err := h.dir.Read("numa_node")
+	if sysfs.IsTransient(err) {
+		return err
+	}
+	if n, err := strconv.Atoi(text); err == nil && n >= 0 {
+		f.NUMANode = n
 	}
 	if f.IsVF {
 		return h.readVF(f)

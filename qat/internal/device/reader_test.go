@@ -37,15 +37,19 @@ func TestAddressesAreInOrder(t *testing.T) {
 
 func TestExists(t *testing.T) {
 	r := vfioReader(newHost(t))
-	if !r.Exists(address(t, pfA)) || r.Exists(address(t, pfB)) {
-		t.Errorf("Exists = %v, %v; want true, false", r.Exists(address(t, pfA)), r.Exists(address(t, pfB)))
+	for a, want := range map[string]bool{pfA: true, pfB: false} {
+		if got, err := r.Exists(address(t, a)); got != want || err != nil {
+			t.Errorf("Exists(%s) = %v, %v; want %v", a, got, err, want)
+		}
 	}
 }
 
 func TestDrivers(t *testing.T) {
 	h := newHost(t)
-	if r := vfioReader(h); !r.DriverLoaded(DriverVFIO) || r.DriverLoaded(DriverIGBUIO) {
-		t.Error("DriverLoaded is wrong for vfio-pci, which is loaded, or for igb_uio, which is not")
+	for driver, want := range map[string]bool{DriverVFIO: true, DriverIGBUIO: false} {
+		if got, err := vfioReader(h).DriverLoaded(driver); got != want || err != nil {
+			t.Errorf("DriverLoaded(%s) = %v, %v; want %v", driver, got, err, want)
+		}
 	}
 	for driver, bound := range map[string][]string{
 		DriverVFIO:   {"vfio-pci", "qat_vfio_pci"},
@@ -208,6 +212,40 @@ func TestReadReturnsWhatItCouldReadWithTheError(t *testing.T) {
 			}
 			if diff := cmp.Diff(want, f); diff != "" {
 				t.Errorf("Function (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A caller must be able to tell that a reading is incomplete for a reason that will pass.
+func TestEachTransientErrorIsReported(t *testing.T) {
+	for name, test := range map[string]struct{ function, driver, reader, vfioInterface string }{
+		"PF":           {pfA, DriverVFIO, DriverVFIO, InterfaceAuto},
+		"VF":           {vfA1, DriverVFIO, DriverVFIO, InterfaceAuto},
+		"VF with cdev": {vfA1, DriverVFIO, DriverVFIO, InterfaceCdev},
+		"VF with UIO":  {vfA1, DriverIGBUIO, DriverIGBUIO, InterfaceAuto},
+		"unbound VF":   {vfA1, "", DriverVFIO, InterfaceAuto},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHostWithVF(t, test.driver)
+			if test.driver == "" { // the node that a workload holds open
+				must(t, os.WriteFile(filepath.Join(h.Dev(), "vfio/1"), nil, 0o600))
+			}
+			r := newReader(h, test.reader, test.vfioInterface)
+			a := address(t, test.function)
+			for n := 1; ; n++ {
+				dir := &failingDir{directory: openDir(t, h, test.function), countdown: n, err: unix.ENOMEM}
+				handle, err := r.open(a, r.entry(a), dir)
+				if handle != nil {
+					_, err = handle.Read()
+					handle.Close()
+				}
+				if dir.countdown > 0 {
+					break // it was read without the n-th operation
+				}
+				if !sysfs.IsTransient(err) {
+					t.Errorf("operation %d failed with ENOMEM, and Read with %v", n, err)
+				}
 			}
 		})
 	}

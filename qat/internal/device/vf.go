@@ -60,46 +60,66 @@ func (h *Handle) readNode(f *Function) (Node, error) {
 		return Node{Missing: "it has no IOMMU group: " +
 			"boot with intel_iommu=on, or load vfio with enable_unsafe_noiommu_mode=1"}, nil
 	case bound:
-		return h.readVFIONode(h.groupNode(*f.Group))
+		return h.readVFIONode(*f.Group)
 	case vfio && f.Driver == "" && f.Group != nil:
-		return h.readReleasingNode(h.groupNode(*f.Group)), nil
+		return h.readReleasingNode(*f.Group)
 	}
 	return Node{}, nil
 }
 
-func (h *Handle) nodeExists(name string) bool {
+func (h *Handle) nodeExists(name string) (bool, error) {
 	return sysfs.Exists(filepath.Join(h.reader.cfg.Dev, name))
 }
 
 // groupNode returns the name of the node that an IOMMU group has while a VFIO driver holds a device
 // of it (drivers/vfio/group.c, vfio_group_alloc).
-func (h *Handle) groupNode(group int) string {
-	if name, err := h.dir.Read("iommu_group/name"); err == nil && name == "vfio-noiommu" {
-		return "vfio/noiommu-" + strconv.Itoa(group)
+func (h *Handle) groupNode(group int) (string, error) {
+	name, err := h.dir.Read("iommu_group/name") // most groups have none
+	switch {
+	case sysfs.IsTransient(err):
+		return "", err
+	case name == "vfio-noiommu":
+		return "vfio/noiommu-" + strconv.Itoa(group), nil
 	}
-	return "vfio/" + strconv.Itoa(group)
+	return "vfio/" + strconv.Itoa(group), nil
 }
 
 // readReleasingNode finds the node of a VF without a driver. When a VF that a workload holds open
 // is removed or unbound, its driver link and vfio-dev disappear at once. The node of its group
 // stays until the workload closes it, which may take seconds (drivers/base/dd.c,
 // __device_release_driver; drivers/vfio/vfio_main.c, vfio_unregister_group_dev).
-func (h *Handle) readReleasingNode(group string) Node {
-	if !h.nodeExists(group) {
-		return Node{}
+func (h *Handle) readReleasingNode(group int) (Node, error) {
+	node, err := h.groupNode(group)
+	if err != nil {
+		return Node{}, err
+	}
+	if exists, err := h.nodeExists(node); err != nil || !exists {
+		return Node{}, err
 	}
 	// The node may be that of another function in the group, or of a driver that is bound by now.
 	names, err := h.dir.Names("iommu_group/devices")
-	driver, _ := h.dir.Link("driver")
-	if err != nil || len(names) > 1 || driver != "" {
-		return Node{}
+	if sysfs.IsAbsent(err) {
+		return Node{}, nil
 	}
-	return Node{Name: group, Missing: "it is being removed or unbound while a workload holds it", Releasing: true}
+	if err != nil || len(names) > 1 {
+		return Node{}, err
+	}
+	if driver, err := h.dir.Link("driver"); err != nil || driver != "" {
+		return Node{}, err
+	}
+	return Node{Name: node, Missing: "it is being removed or unbound while a workload holds it", Releasing: true}, nil
 }
 
 // readVFIONode finds the node of a VF that is bound to a VFIO driver.
-func (h *Handle) readVFIONode(group string) (Node, error) {
-	hasGroup := h.nodeExists(group)
+func (h *Handle) readVFIONode(number int) (Node, error) {
+	group, err := h.groupNode(number)
+	if err != nil {
+		return Node{}, err
+	}
+	hasGroup, err := h.nodeExists(group)
+	if err != nil {
+		return Node{}, err
+	}
 	if i := h.reader.cfg.Interface; i == InterfaceCdev || i == InterfaceAuto && !hasGroup {
 		cdev, err := h.readCdevNode()
 		if err != nil || cdev.Missing == "" || i == InterfaceCdev {
@@ -110,13 +130,15 @@ func (h *Handle) readVFIONode(group string) (Node, error) {
 		return Node{Name: group, Missing: doesNotExist(group)}, nil
 	}
 	// Since Linux 6.1, each device that a VFIO driver holds has an entry in vfio-dev.
-	if sysfs.Exists(filepath.Join(h.reader.cfg.Sysfs, "class/vfio-dev")) {
-		switch registered, err := h.dir.Exists("vfio-dev"); {
-		case err != nil:
-			return Node{}, err
-		case !registered:
-			return Node{Name: group, Missing: noVFIODevice + ": it is being bound or unbound", Releasing: true}, nil
-		}
+	hasEntries, err := sysfs.Exists(filepath.Join(h.reader.cfg.Sysfs, "class/vfio-dev"))
+	if err != nil || !hasEntries {
+		return Node{Name: group}, err
+	}
+	switch registered, err := h.dir.Exists("vfio-dev"); {
+	case err != nil:
+		return Node{}, err
+	case !registered:
+		return Node{Name: group, Missing: noVFIODevice + ": it is being bound or unbound", Releasing: true}, nil
 	}
 	return Node{Name: group}, nil
 }
@@ -133,7 +155,11 @@ func (h *Handle) readCdevNode() (Node, error) {
 	}
 	node := Node{Name: cdevPrefix + slices.Min(names)}
 	for _, name := range []string{node.Name, "iommu"} {
-		if !h.nodeExists(name) {
+		exists, err := h.nodeExists(name)
+		if err != nil {
+			return Node{}, err
+		}
+		if !exists {
 			node.Missing = doesNotExist(name) + ": the kernel needs CONFIG_VFIO_DEVICE_CDEV and CONFIG_IOMMUFD"
 			break
 		}
@@ -151,7 +177,11 @@ func (h *Handle) readUIONode() (Node, error) {
 		return Node{Missing: "its driver has not registered a UIO device"}, nil
 	}
 	node := Node{Name: slices.Min(names)}
-	if !h.nodeExists(node.Name) {
+	exists, err := h.nodeExists(node.Name)
+	if err != nil {
+		return Node{}, err
+	}
+	if !exists {
 		node.Missing = doesNotExist(node.Name)
 	}
 	return node, nil

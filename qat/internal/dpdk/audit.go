@@ -24,7 +24,11 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 	slices.SortFunc(due, pci.Address.Compare)
 	for _, address := range due {
 		delete(c.suspects, address)
-		if c.functions.differs(address) {
+		differs, err := c.functions.differs(address)
+		if err != nil {
+			c.suspects[address] = now.Add(hostwatch.AuditGrace)
+		}
+		if differs {
 			key := Key{address: address}
 			before := c.Outcome(key)
 			c.update([]pci.Address{address}, now)
@@ -37,7 +41,8 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 }
 
 // findSuspects compares the host with what is known. They are the same unless an event is still
-// under way or was lost without notice, or the host changed something that no event reports.
+// under way or was lost without notice, or the host changed something that no event reports. A
+// function that cannot be read for a transient reason is left to the next audit.
 func (c *controller) findSuspects(now time.Time) {
 	addresses, err := c.functions.all()
 	if err != nil {
@@ -45,7 +50,10 @@ func (c *controller) findSuspects(now time.Time) {
 		return
 	}
 	for _, address := range addresses {
-		if _, suspect := c.suspects[address]; !suspect && c.functions.differs(address) {
+		if _, suspect := c.suspects[address]; suspect {
+			continue
+		}
+		if differs, _ := c.functions.differs(address); differs {
 			c.suspects[address] = now.Add(hostwatch.AuditGrace)
 		}
 	}

@@ -50,7 +50,8 @@ type controller struct {
 	assignment *assignment
 	suspects   map[pci.Address]time.Time // functions that differed in an audit → when to compare again
 	drift      hostwatch.Drift
-	readErr    error // why the list of functions could not be read the last time
+	listErr    error // why the host's functions could not be listed the last time
+	listRetry  retry // when to list and read all of them again
 }
 
 // New returns the mode for one call of [hostwatch.Run]. It starts no more reads
@@ -74,6 +75,7 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 			unreadable: map[pci.Address]string{},
 			owner:      map[pci.Address]pci.Address{},
 			watched:    map[pci.Address][]string{},
+			retries:    map[pci.Address]retry{},
 		},
 		assignment: &assignment{
 			limit:   cfg.Limit,
@@ -103,10 +105,10 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 	for _, a := range addresses {
 		delete(c.suspects, a) // an event reported it: no drift
 	}
-	if b.All {
-		clear(c.suspects)
-		addresses = append(addresses, c.all()...)
+	if b.All || c.listRetry.isDue(now) {
+		addresses = append(addresses, c.all(now)...)
 	}
+	addresses = append(addresses, c.functions.dueRetries(now)...)
 	if addresses = append(addresses, c.binder.Due(now)...); len(addresses) > 0 {
 		c.update(addresses, now)
 	}
@@ -116,7 +118,7 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 		Tree:     c.assignment.tree,
 		Skipped:  c.assignment.skipped,
 		Next:     c.next(),
-		Complete: c.readErr == nil,
+		Complete: c.listErr == nil,
 	}
 }
 
@@ -149,24 +151,32 @@ func (c *controller) unusable() []pci.Address {
 	})
 }
 
-// all lists every function that exists or is known, after the directories that
-// show new ones are watched.
-func (c *controller) all() []pci.Address {
+// all lists every function that exists or is known, after the directories that show new ones are
+// watched. If that fails, the full read that it is for is repeated later.
+func (c *controller) all(now time.Time) []pci.Address {
 	for _, dir := range c.reader.HostWatches() {
 		c.watches.Want(dir, 0)
 	}
 	addresses, err := c.functions.all()
-	if err != nil && c.readErr == nil {
-		klog.ErrorS(err, "Cannot list the host's PCI functions, retrying", "sysfs", c.classifier.sysfs)
+	if err != nil {
+		if c.listErr == nil {
+			klog.ErrorS(err, "Cannot list the host's PCI functions, retrying", "sysfs", c.classifier.sysfs)
+		}
+		c.listErr, c.listRetry = err, c.listRetry.after(err, now)
+		return nil
 	}
-	c.readErr = err
+	c.listErr, c.listRetry = nil, retry{}
+	clear(c.suspects)
 	return addresses
 }
 
 // update reads these functions again, decides about the VFs that this affects,
 // and acts on the decisions.
 func (c *controller) update(addresses []pci.Address, now time.Time) {
-	vfs := c.collect(c.functions.refresh(addresses))
+	vfs := c.collect(c.functions.refresh(addresses, now))
+	for a, retry := range c.functions.retries {
+		c.binder.Postpone(a, retry.at)
+	}
 	decisions := make([]decision, len(vfs))
 	for i := range vfs {
 		decisions[i] = decide(&vfs[i], &c.rules)
@@ -193,7 +203,10 @@ func (c *controller) collect(addresses []pci.Address) []facts {
 		vfs[i] = c.facts(a)
 		unbound = unbound || vfs[i].vf != nil && !vfs[i].driverBound
 	}
-	if unbound && c.reader.DriverLoaded(c.rules.driver) {
+	if !unbound {
+		return vfs
+	}
+	if loaded, err := c.reader.DriverLoaded(c.rules.driver); loaded || err != nil { // an error does not deny it
 		for i := range vfs {
 			vfs[i].driverLoaded = true
 		}
@@ -215,7 +228,12 @@ func (c *controller) facts(a pci.Address) facts {
 		if f.pf != nil {
 			f.pfReadErr = f.pf.readErr
 		}
-		f.pfExists = f.pf != nil || c.reader.Exists(pf)
+		if f.pf == nil {
+			exists, err := c.reader.Exists(pf)
+			if f.pfExists = exists; err != nil && f.pfReadErr == "" {
+				f.pfReadErr = err.Error()
+			}
+		}
 	}
 	return f
 }
@@ -245,6 +263,7 @@ func (c *controller) act(vfs []facts, decisions []decision, now time.Time) {
 // next is when Reconcile has something to do though nothing is marked.
 func (c *controller) next() time.Time {
 	next := hostwatch.Earlier(c.binder.Next(), c.health.Next())
+	next = hostwatch.Earlier(next, hostwatch.Earlier(c.listRetry.at, c.functions.nextRetry()))
 	for _, at := range c.suspects {
 		next = hostwatch.Earlier(next, at)
 	}

@@ -19,7 +19,7 @@ type facts struct {
 	pf         *function    // nil: it has none, or none that is known
 	pfAddress  *pci.Address // nil: it has none
 	pfReadErr  string       // what could not be read of the PF
-	pfExists   bool         // there is a PCI function at pfAddress
+	pfExists   bool         // pf is nil, and there is a PCI function at pfAddress
 	listed     bool         // the VF is listed now
 
 	driverBound  bool // the VF is bound to the DPDK driver, or to one that does its work

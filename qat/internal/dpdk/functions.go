@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -14,12 +15,13 @@ import (
 	"qatplugin/qat/internal/health"
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/sysfs"
 )
 
 // A function is one QAT function, PF or VF, as it was read last. It is not changed afterwards.
 type function struct {
 	*device.Function
-	readErr string       // what could not be read; "" when everything could
+	readErr string       // what could not be read, for a reason that is not transient; "" when everything could
 	pf      *pci.Address // the VF's PF by its physfn link, or by the link that it had
 
 	// unhealthy says why the function, or the VFs of a PF, must not be used for reasons that sysfs
@@ -40,9 +42,10 @@ type functions struct {
 	watches *hostwatch.Watches
 
 	known      map[pci.Address]*function
-	unreadable map[pci.Address]string      // functions of which not even the kind could be read → why
+	unreadable map[pci.Address]string      // functions of which nothing is known, though they exist → why
 	owner      map[pci.Address]pci.Address // VF → PF, by the PFs' virtfn links
 	watched    map[pci.Address][]string    // function → directories that are watched for it
+	retries    map[pci.Address]retry       // functions that could not be read
 }
 
 // all lists every PCI function of the host and every function that is known,
@@ -62,12 +65,15 @@ func (fs *functions) all() ([]pci.Address, error) {
 // those of VFs, and those at which there is no QAT function or none could be read before. They are
 // sorted.
 //
+// A transient error leaves what is known of a function as it is. Each function that could not be
+// read is read again later; see [retry].
+//
 // The VFs of a PF that changed are read after the PF, and only once, but a VF that is heard of
 // before its PF is read twice. After a full read every PCI function of the host passes decide.
 // Cached VF state must never be combined with fresh PF state: the kernel may have removed the VFs
 // before it changed the PF, and the events of that may still be under way.
-func (fs *functions) refresh(addresses []pci.Address) []pci.Address {
-	r := refreshing{functions: fs}
+func (fs *functions) refresh(addresses []pci.Address, now time.Time) []pci.Address {
+	r := refreshing{functions: fs, now: now}
 	slices.SortFunc(addresses, func(a, b pci.Address) int { // known VFs last
 		return cmp.Or(fs.isKnownVF(a)-fs.isKnownVF(b), a.Compare(b))
 	})
@@ -96,6 +102,7 @@ func (fs *functions) isKnownVF(a pci.Address) int {
 // refreshing is one call of refresh.
 type refreshing struct {
 	*functions
+	now      time.Time
 	affected []pci.Address
 	pending  map[pci.Address]bool // VFs that are to be read because their PF changed; nil: none
 }
@@ -104,10 +111,22 @@ type refreshing struct {
 func (r *refreshing) read(a pci.Address) {
 	delete(r.pending, a)
 	old, before := r.known[a], r.unreadable[a]
-	f, why := r.readWatched(a)
+	facts, err := r.readWatched(a)
+	r.scheduleRetry(a, err)
+	if sysfs.IsTransient(err) {
+		if old == nil {
+			r.unreadable[a] = err.Error()
+			r.affected = append(r.affected, a)
+		}
+		return
+	}
+	if facts != nil && !facts.IsVF {
+		r.track(facts)
+	}
+	f := r.complete(a, facts, err)
 	delete(r.unreadable, a)
-	if f == nil && why != "" {
-		r.unreadable[a] = why
+	if f == nil && err != nil {
+		r.unreadable[a] = err.Error()
 	}
 	if f == nil || f.IsVF || before != "" {
 		r.affected = append(r.affected, a)
@@ -131,6 +150,32 @@ func (r *refreshing) read(a pci.Address) {
 		r.known[a] = f
 		r.setVFs(a, f.VFs)
 	}
+}
+
+// scheduleRetry has a function read again if it could not be read.
+func (r *refreshing) scheduleRetry(a pci.Address, err error) {
+	if err == nil {
+		delete(r.retries, a)
+		return
+	}
+	if sysfs.IsTransient(err) && len(r.retries) == 0 {
+		klog.ErrorS(err, "Cannot read a PCI function now, keeping what is known of it and reading it again",
+			"device", a)
+	} else {
+		klog.V(2).InfoS("Cannot read a PCI function", "device", a, "err", err)
+	}
+	r.retries[a] = r.retries[a].after(err, r.now)
+}
+
+// track has the health of a PF monitored.
+func (r *refreshing) track(pf *device.Function) {
+	r.health.Track(health.PF{
+		Address:     pf.Address,
+		Dir:         pf.Dir,
+		Debugfs:     pf.Debugfs,
+		Incarnation: pf.Incarnation,
+		Down:        pf.Driver == "" || pf.IsDown(),
+	})
 }
 
 // remove forgets a function that no longer exists.
@@ -164,15 +209,20 @@ func (r *refreshing) markVFs(pf pci.Address) {
 			r.pending[a] = true
 		}
 	}
+	for a := range r.unreadable {
+		if owner, ok := r.owner[a]; ok && owner == pf {
+			r.pending[a] = true
+		}
+	}
 }
 
 // readWatched reads a function and has its directories watched. The watches are installed before
-// the directories are read, so that no change is missed. The result is nil if there is no QAT
-// function, or if not even its kind could be read; why says what could not be read.
-func (fs *functions) readWatched(a pci.Address) (f *function, why string) {
+// the directories are read, so that no change is missed. Its results are those of
+// [device.Reader.Read].
+func (fs *functions) readWatched(a pci.Address) (*device.Function, error) {
 	h, err := fs.reader.Open(a)
 	if h == nil {
-		return fs.complete(a, nil, err)
+		return nil, err
 	}
 	defer h.Close()
 	for _, w := range h.Watches() {
@@ -181,41 +231,37 @@ func (fs *functions) readWatched(a pci.Address) (f *function, why string) {
 			fs.watched[a] = append(fs.watched[a], w.Dir)
 		}
 	}
-	facts, err := h.Read()
-	if facts != nil && !facts.IsVF {
-		fs.health.Track(health.PF{
-			Address:     a,
-			Dir:         facts.Dir,
-			Debugfs:     facts.Debugfs,
-			Incarnation: facts.Incarnation,
-			Down:        facts.Driver == "" || facts.IsDown(),
-		})
-	}
-	return fs.complete(a, facts, err)
+	return h.Read()
 }
 
-// complete adds what sysfs does not show to the facts about a function.
-func (fs *functions) complete(a pci.Address, facts *device.Function, err error) (f *function, why string) {
-	if err != nil {
-		klog.V(2).InfoS("Cannot read a PCI function", "device", a, "err", err)
-		why = err.Error()
-	}
+// complete adds what sysfs does not show to the facts about a function. The result is nil if there
+// are no facts.
+func (fs *functions) complete(a pci.Address, facts *device.Function, err error) *function {
 	if facts == nil {
-		return nil, why
+		return nil
 	}
-	f = &function{Function: facts, readErr: why, unhealthy: fs.health.Reason(a), pf: facts.PF}
+	f := &function{Function: facts, unhealthy: fs.health.Reason(a), pf: facts.PF}
+	if err != nil {
+		f.readErr = err.Error()
+	}
 	if old := fs.known[a]; f.IsVF && f.pf == nil && old != nil && old.Incarnation == f.Incarnation {
 		f.pf, f.removing = old.pf, old.pf != nil
 	}
-	return f, ""
+	return f
 }
 
-// differs reports whether the host shows a function differently from what is
-// known. It changes nothing.
-func (fs *functions) differs(a pci.Address) bool {
+// differs reports whether the host shows a function differently from what is known. It changes
+// nothing. A function that could not be read the last time does not differ: it is read again soon
+// enough. The error is transient.
+func (fs *functions) differs(a pci.Address) (bool, error) {
+	if _, retrying := fs.retries[a]; retrying {
+		return false, nil
+	}
 	facts, err := fs.reader.Read(a)
-	f, _ := fs.complete(a, facts, err)
-	return !f.equal(fs.known[a])
+	if sysfs.IsTransient(err) {
+		return false, err
+	}
+	return err != nil && facts == nil || !fs.complete(a, facts, err).equal(fs.known[a]), nil
 }
 
 // pfOf returns the PF of a VF by either link. A VF in a guest has none.

@@ -28,7 +28,11 @@ func PostAllocate(dev, resource string, devices []*devtree.Device, edits *devtre
 			return fmt.Errorf("allocate %q: the unit names no section", d.ID)
 		}
 		for _, n := range d.DeviceNodes {
-			if !sysfs.Exists(filepath.Join(dev, strings.TrimPrefix(n.HostPath, "/dev/"))) {
+			exists, err := sysfs.Exists(filepath.Join(dev, strings.TrimPrefix(n.HostPath, "/dev/")))
+			if err != nil {
+				return fmt.Errorf("allocate %q: %w", d.ID, err)
+			}
+			if !exists {
 				return fmt.Errorf("allocate %q: %w: the node %s is missing", d.ID, devtree.ErrUnfit, n.HostPath)
 			}
 		}

@@ -159,7 +159,11 @@ func (r *reader) types(entries []entry) []string {
 	return slices.Compact(types)
 }
 
-func (r *reader) nodeExists(name string) bool { return sysfs.Exists(filepath.Join(r.dev, name)) }
+// nodeExists reports whether a node exists, or that cannot be found out.
+func (r *reader) nodeExists(name string) bool {
+	exists, err := sysfs.Exists(filepath.Join(r.dev, name))
+	return exists || err != nil
+}
 
 // isCoprocessor reports whether a function could be a QAT device: its vendor
 // is Intel, and its PCI class co-processor (include/linux/pci_ids.h,

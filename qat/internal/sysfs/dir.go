@@ -114,7 +114,7 @@ func (d Dir) Exists(name string) (bool, error) {
 }
 
 // Exists reports whether a path exists.
-func Exists(name string) bool { return unix.Access(name, unix.F_OK) == nil }
+func Exists(name string) (bool, error) { return cwd.Exists(name) }
 
 // Names returns the names in the directory itself (".") or in a directory below it, in no
 // particular order.
@@ -155,4 +155,19 @@ func ignoringEINTR(call func() (int, error)) (n int, err error) {
 // not exist: it may have gone between two steps.
 func IsAbsent(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
+}
+
+// IsTransient reports whether an error says nothing about the file or its device: the process or
+// the host is short of something, or the file cannot be read at the moment. The same read may
+// succeed later.
+func IsTransient(err error) bool {
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return false
+	}
+	switch errno {
+	case unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EIO, unix.EAGAIN, unix.EINTR, unix.EBUSY, unix.ETIMEDOUT:
+		return true
+	}
+	return false
 }

@@ -266,12 +266,30 @@ func TestIsAbsent(t *testing.T) {
 	}
 }
 
+func TestIsTransient(t *testing.T) {
+	for err, want := range map[error]bool{
+		unix.EMFILE: true, unix.ENFILE: true, unix.ENOMEM: true, unix.EIO: true, unix.EAGAIN: true, unix.EINTR: true,
+		unix.EBUSY: true, unix.ETIMEDOUT: true,
+		nil: false, unix.ENOENT: false, unix.EACCES: false, unix.EISDIR: false, unix.EFBIG: false, io.EOF: false,
+	} {
+		if got := IsTransient(err); got != want {
+			t.Errorf("IsTransient(%v) = %v, want %v", err, got, want)
+		}
+		if err == nil {
+			continue
+		}
+		if got := IsTransient(fmt.Errorf("x: %w", &os.PathError{Op: "read", Err: err})); got != want {
+			t.Errorf("IsTransient(%v) = %v as the cause of another error, want %v", err, got, want)
+		}
+	}
+}
+
 func TestExists(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Symlink("none", filepath.Join(dir, "dangling")))
 	for name, want := range map[string]bool{".": true, "none": false, "dangling": false} {
-		if got := Exists(filepath.Join(dir, name)); got != want {
-			t.Errorf("Exists(%q) = %v, want %v", name, got, want)
+		if got, err := Exists(filepath.Join(dir, name)); got != want || err != nil {
+			t.Errorf("Exists(%q) = %v, %v; want %v", name, got, err, want)
 		}
 	}
 }
