@@ -26,8 +26,9 @@ var rooms = map[string]room{
 		why:    "cdi writes specs for the devices of a Tree, whoever offers them to containers",
 	},
 	"devtree": {
-		never: []string{"google.golang.org/grpc", "k8s.io", cdiModule},
-		why:   "devtree holds snapshots and knows neither where devices come from nor who subscribes",
+		theirs: []string{cdiModule + "/pkg/parser"}, // for the names of CDI devices
+		never:  []string{"google.golang.org/grpc", "k8s.io", cdiModule + "/pkg/cdi", cdiModule + "/specs-go"},
+		why:    "devtree holds snapshots and knows neither where devices come from nor who subscribes",
 	},
 	"events": {
 		theirs: []string{"github.com/fsnotify/fsnotify", udev, "golang.org/x/sys/unix"},
