@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"tags.cncf.io/container-device-interface/pkg/parser"
 	"tags.cncf.io/container-device-interface/specs-go"
@@ -38,7 +39,28 @@ func newEntry(class string, d *devtree.Device) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &entry{name: d.ID, json: text}, nil
+	return &entry{name: d.ID, json: escapeForYAML(text)}, nil
+}
+
+// escapeForYAML escapes the characters that JSON allows in a string and YAML does not allow, or
+// reads as something else. Runtimes read spec files as YAML, and one such character would make the
+// whole file invalid.
+func escapeForYAML(text []byte) []byte {
+	special := func(r rune) bool {
+		return r >= 0x7f && r <= 0x9f || r == '\ufeff' || r == '\ufffe' || r == '\uffff'
+	}
+	if !bytes.ContainsFunc(text, special) {
+		return text
+	}
+	var out []byte
+	for _, r := range string(text) {
+		if special(r) {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
+	}
+	return out
 }
 
 // containerEdits translates the edits of a device, except annotations, which CDI

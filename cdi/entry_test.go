@@ -3,6 +3,8 @@
 package cdi
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -76,6 +78,42 @@ func TestUnionPrefersWantedEntries(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
+// FuzzEntry checks that a runtime reads what Put accepts as it was put.
+func FuzzEntry(f *testing.F) {
+	f.Add("1", "dev/a", "dev/b", "NAME", "value", "mnt", true)
+	f.Add("a:b", "dev/\u00e9", " \t", "a b", "line\nline\\\"'", "#: {}[],&*!|>%@`", false)
+	f.Add("0", "\u007f", "\u0085", "\ufeff", "\u2028\u2029\ufffe\uffff\U0001f600", "<&>", false)
+	dir := f.TempDir()
+	path := filepath.Join(dir, "spec.json")
+	f.Fuzz(func(t *testing.T, id, host, container, name, value, mount string, readOnly bool) {
+		d := &devtree.Device{ID: id, Health: devtree.Healthy, ContainerEdits: devtree.ContainerEdits{
+			DeviceNodes: []devtree.DeviceNode{
+				{HostPath: "/" + host, ContainerPath: "/" + container, Permissions: "rwm"},
+			},
+			Mounts: []devtree.Mount{{HostPath: "/" + mount, ContainerPath: "/" + container, ReadOnly: readOnly}},
+			Env:    map[string]string{name: value},
+		}}
+		if err := new(devtree.Tree).Edit().Put("yellow", d); err != nil {
+			t.Skip(err)
+		}
+		e, err := newEntry("vf", d)
+		if err != nil {
+			t.Skip(err) // an ID that is not a CDI name
+		}
+		if err := os.WriteFile(path, specText(vendor+"/vf", []*entry{e}), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cache := openRuntime(t, dir)
+		found := cache.GetDevice(vendor + "/vf=" + id)
+		if found == nil {
+			t.Fatalf("the runtime does not find the device: %v", cache.GetErrors())
+		}
+		if diff := cmp.Diff(containerEdits(&d.ContainerEdits), found.ContainerEdits); diff != "" {
+			t.Errorf("put, and read by the runtime (-want +got):\n%s", diff)
 		}
 	})
 }
