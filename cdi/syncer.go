@@ -115,7 +115,7 @@ func (s *syncer) byClass(found problems) map[string][]*entry {
 		for listed := range r.Devices() {
 			d := devices[listed.ID]
 			if d.err != nil {
-				found.addDevice(parser.QualifiedName(s.Vendor, class, d.ID), d.err)
+				found.addDevice(s.QualifiedName(r.Name(), d.ID), d.err)
 			}
 			if d.entry != nil {
 				wanted[class] = append(wanted[class], d.entry)
@@ -180,7 +180,7 @@ func (s *syncer) publishTree() {
 			}
 			out := *d.Device
 			if onDisk {
-				out.CDINames = append(slices.Clone(out.CDINames), parser.QualifiedName(s.Vendor, class, d.ID))
+				out.CDINames = append(slices.Clone(out.CDINames), s.QualifiedName(r.Name(), d.ID))
 			}
 			if err := s.builder.Put(r.Name(), &out); err != nil {
 				s.log.Error(err, "Skipping a device", "resource", r.Name(), "device", d.ID)

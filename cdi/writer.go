@@ -38,6 +38,11 @@ func (c *Config) classOf(resource string) string {
 	return c.Class
 }
 
+// QualifiedName returns the CDI name of a device: "<vendor>/<class>=<ID>".
+func (c *Config) QualifiedName(resource, id string) string {
+	return parser.QualifiedName(c.Vendor, c.classOf(resource), id)
+}
+
 // Writer keeps CDI spec files in line with the newest Tree. It retries what fails and
 // throttles its log, so that a consumer of Trees needs no loop of its own for CDI.
 type Writer struct {

@@ -66,12 +66,27 @@ func (s *service) edits(ctx context.Context, devices []*devtree.Device) (*devtre
 			edits.Merge(&d.ContainerEdits)
 		}
 	}
-	if p, ok := s.plugin.(PostAllocator); ok {
-		if err := p.PostAllocate(ctx, s.resource, slices.Clone(devices), edits); err != nil {
+	postAllocator, postAllocates := s.plugin.(PostAllocator)
+	if postAllocates {
+		if err := postAllocator.PostAllocate(ctx, s.resource, slices.Clone(devices), edits); err != nil {
 			return nil, err
 		}
 	}
+	if chosen == nil && !postAllocates {
+		return edits, nil // merged from devices, which are valid
+	}
+	if err := edits.Validate(); err != nil {
+		return nil, fmt.Errorf("invalid edits of the plugin for devices %q: %w", idsOf(devices), err)
+	}
+	s.dropOverriddenNames(edits, devices)
 	return edits, nil
+}
+
+func idsOf(devices []*devtree.Device) (list []string) {
+	for _, d := range devices {
+		list = append(list, d.ID)
+	}
+	return list
 }
 
 func convertEdits(e *devtree.ContainerEdits) *pluginapi.ContainerAllocateResponse {

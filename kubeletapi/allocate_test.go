@@ -263,6 +263,54 @@ func TestAllocatorAndPostAllocator(t *testing.T) {
 	}
 }
 
+// The codec of gRPC refuses invalid UTF-8 with an error that names neither the device nor the
+// string, and a runtime refuses the rest of what devtree does not allow.
+func TestInvalidEditsOfThePluginRefuseTheRequest(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		edits   devtree.ContainerEdits
+		wantErr string
+	}{
+		{
+			"environment", devtree.ContainerEdits{Env: map[string]string{"A": "\xff"}},
+			`value "\xff" of environment variable "A" is not valid UTF-8`,
+		},
+		{
+			"mount", devtree.ContainerEdits{Mounts: []devtree.Mount{{HostPath: "/a\x00", ContainerPath: "/a"}}},
+			`mount "/a\x00" to "/a": host path contains a NUL byte`,
+		},
+		{
+			"CDI name", devtree.ContainerEdits{CDINames: []string{"yellow=1"}},
+			`invalid CDI device name "yellow=1": must have the form vendor/class=name`,
+		},
+	} {
+		for _, by := range []string{"Allocate", "PostAllocate"} {
+			t.Run(tt.name+" of "+by, func(t *testing.T) {
+				p := newFakePlugin()
+				plugin := &fullPlugin{fakePlugin: p}
+				plugin.allocate = func(string, []*devtree.Device) (*devtree.ContainerEdits, error) {
+					if by == "Allocate" {
+						return &tt.edits, nil
+					}
+					return nil, ErrUseDefault
+				}
+				plugin.post = func(_ []*devtree.Device, edits *devtree.ContainerEdits) error {
+					if by == "PostAllocate" {
+						edits.Merge(&tt.edits)
+					}
+					return nil
+				}
+				k, _ := startAllocating(t, plugin, p)
+				_, err := k.Allocate(t.Context(), yellow, []string{"3", "2"})
+				want := "Allocate for " + yellow + `: invalid edits of the plugin for devices ["3" "2"]: ` + tt.wantErr
+				if s, _ := status.FromError(err); s.Code() != codes.Unknown || s.Message() != want {
+					t.Errorf("Allocate =\n%v, want code Unknown and\n%s", err, want)
+				}
+			})
+		}
+	}
+}
+
 func TestOptionsReflectOptionalInterfaces(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

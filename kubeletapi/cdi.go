@@ -4,6 +4,7 @@ package kubeletapi
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"qatplugin/cdi"
@@ -15,7 +16,9 @@ import (
 // "<namespace>/<class>=<ID>". If class is empty, each resource is a class of its own.
 //
 // Allocate returns the CDI name in addition to the device's nodes, mounts and
-// environment, so that a runtime without CDI support lacks nothing. It writes nothing.
+// environment, so that a runtime without CDI support lacks nothing. It writes nothing. If an
+// [Allocator] or a [PostAllocator] removes or changes some of the edits of a device, Allocate does
+// not return its CDI name, so that the spec does not undo that.
 // The spec is on disk before the kubelet learns of the device. It is removed, without
 // waiting for the kubelet, once Allocate no longer returns its name.
 //
@@ -27,15 +30,59 @@ func WithCDI(dir, class string) Option {
 // startCDI starts the writer of CDI specs if WithCDI was given. The plugin must call
 // the returned publish. wait returns when ctx has ended and no spec is being written.
 func (m *Manager) startCDI(ctx context.Context) (publish func(*devtree.Tree), wait func(), err error) {
-	if m.config.cdiDir == "" {
+	config := m.cdiConfig()
+	if config == nil {
 		return m.publish, func() {}, nil
 	}
-	config := cdi.Config{Dir: m.config.cdiDir, Vendor: m.namespace, Class: m.config.cdiClass}
-	writer, err := cdi.NewWriter(config, m.publish)
+	writer, err := cdi.NewWriter(*config, m.publish)
 	if err != nil {
 		return nil, nil, err
 	}
 	var running sync.WaitGroup
 	running.Go(func() { writer.Run(ctx) })
 	return writer.Update, running.Wait, nil
+}
+
+// cdiConfig returns the settings of the writer of CDI specs, or nil if WithCDI was not given.
+func (m *Manager) cdiConfig() *cdi.Config {
+	if m.config.cdiDir == "" {
+		return nil
+	}
+	return &cdi.Config{Dir: m.config.cdiDir, Vendor: m.namespace, Class: m.config.cdiClass}
+}
+
+// dropOverriddenNames removes the CDI names of the devices whose specs hold something that edits
+// do not hold. A runtime may apply the specs after the edits, and so undo them. Without the name,
+// the container gets the edits alone.
+func (s *service) dropOverriddenNames(edits *devtree.ContainerEdits, devices []*devtree.Device) {
+	if s.cdi == nil {
+		return
+	}
+	for _, d := range devices {
+		if !holds(edits, &d.ContainerEdits) {
+			name := s.cdi.QualifiedName(s.resource, d.ID)
+			isName := func(n string) bool { return n == name }
+			edits.CDINames = slices.DeleteFunc(edits.CDINames, isName)
+		}
+	}
+}
+
+// holds reports whether edits hold all that the spec of a device with the edits of part holds.
+func holds(edits, part *devtree.ContainerEdits) bool {
+	for _, n := range part.DeviceNodes {
+		if !slices.Contains(edits.DeviceNodes, n) {
+			return false
+		}
+	}
+	for _, m := range part.Mounts {
+		if !slices.Contains(edits.Mounts, m) {
+			return false
+		}
+	}
+	for name, value := range part.Env {
+		if got, set := edits.Env[name]; !set || got != value {
+			return false
+		}
+	}
+	return true
 }

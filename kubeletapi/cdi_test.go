@@ -88,6 +88,119 @@ func TestCDIInjectsWhatAllocateReturns(t *testing.T) {
 	}
 }
 
+// A runtime may apply the specs of CDI devices after what the kubelet says. Then a name whose
+// spec holds something else undoes what the plugin decided.
+func TestPluginHasTheLastWordWithCDI(t *testing.T) {
+	setBlue := func(edits *devtree.ContainerEdits) { edits.Env["PAINT"] = "blue" }
+	for _, tt := range []struct {
+		name      string
+		change    func(edits *devtree.ContainerEdits)
+		wantNames []string // the ID in the CDI names that are left
+	}{
+		{"nothing", func(*devtree.ContainerEdits) {}, []string{"1", "2"}},
+		{"adds", func(e *devtree.ContainerEdits) { e.Env["BRUSH"] = "thin" }, []string{"1", "2"}},
+		{"overwrites a variable", setBlue, nil},
+		{"removes a variable", func(e *devtree.ContainerEdits) { delete(e.Env, "PAINT") }, nil},
+		{"removes a mount", func(e *devtree.ContainerEdits) { e.Mounts = nil }, nil},
+		{"removes a node", func(e *devtree.ContainerEdits) { e.DeviceNodes = e.DeviceNodes[1:] }, []string{"2"}},
+		{"moves a node", func(e *devtree.ContainerEdits) { e.DeviceNodes[0].ContainerPath = "/dev/x" }, []string{"2"}},
+		{"removes the names", func(e *devtree.ContainerEdits) { e.CDINames = nil }, nil},
+	} {
+		for _, by := range []string{"Allocate", "PostAllocate"} {
+			t.Run(tt.name+" in "+by, func(t *testing.T) {
+				dir, specs, h := kubeletDir(t), t.TempDir(), newFakePlugin()
+				plugin := &fullPlugin{fakePlugin: h}
+				var want devtree.ContainerEdits // what the plugin decides
+				plugin.allocate = func(_ string, devices []*devtree.Device) (*devtree.ContainerEdits, error) {
+					if by != "Allocate" {
+						return nil, ErrUseDefault
+					}
+					edits := &devtree.ContainerEdits{}
+					for _, d := range devices {
+						edits.Merge(&d.ContainerEdits)
+					}
+					tt.change(edits)
+					return edits, nil
+				}
+				plugin.post = func(_ []*devtree.Device, edits *devtree.ContainerEdits) error {
+					if by == "PostAllocate" {
+						tt.change(edits)
+					}
+					want.Merge(edits)
+					return nil
+				}
+				k := startKubelet(t, dir)
+				run(t, dir, plugin, WithCDI(specs, "vf"))
+				h.publish(with(t, with(t, nil, "yellow", existing("1")), "yellow", existing("2")))
+				waitIDs(t, k, yellow, "1", "2")
+				answer, err := k.Allocate(t.Context(), yellow, []string{"1", "2"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := answer.ContainerResponses[0]
+				var names, wantNames []string
+				for _, d := range got.CdiDevices {
+					names = append(names, d.Name)
+				}
+				for _, id := range tt.wantNames {
+					wantNames = append(wantNames, namespace+"/vf="+id)
+				}
+				if diff := cmp.Diff(wantNames, names); diff != "" {
+					t.Errorf("CDI names (-want +got):\n%s", diff)
+				}
+				requireContainer(t, openRuntime(t, specs), got, &want)
+			})
+		}
+	}
+}
+
+// requireContainer checks that a container, as a runtime makes it of the kubelet's answer and
+// the specs, has the nodes, mounts and environment of want.
+func requireContainer(
+	t *testing.T, specs *cdilib.Cache, answer *pluginapi.ContainerAllocateResponse, want *devtree.ContainerEdits,
+) {
+	t.Helper()
+	container := &oci.Spec{Process: &oci.Process{}, Linux: &oci.Linux{}}
+	for name, value := range answer.Envs {
+		container.Process.Env = append(container.Process.Env, name+"="+value)
+	}
+	for _, n := range answer.Devices {
+		container.Linux.Devices = append(container.Linux.Devices, oci.LinuxDevice{Path: n.ContainerPath})
+	}
+	for _, m := range answer.Mounts {
+		container.Mounts = append(container.Mounts, oci.Mount{Source: m.HostPath, Destination: m.ContainerPath})
+	}
+	var names []string
+	for _, d := range answer.CdiDevices {
+		names = append(names, d.Name)
+	}
+	if _, err := specs.InjectDevices(container, names...); err != nil {
+		t.Fatal(err)
+	}
+	got, wanted := map[string]bool{}, map[string]bool{}
+	for _, v := range container.Process.Env {
+		got["variable "+v] = true
+	}
+	for _, n := range container.Linux.Devices {
+		got["node "+n.Path] = true
+	}
+	for _, m := range container.Mounts {
+		got["mount "+m.Source+" "+m.Destination] = true
+	}
+	for name, value := range want.Env {
+		wanted["variable "+name+"="+value] = true
+	}
+	for _, n := range want.DeviceNodes {
+		wanted["node "+n.ContainerPath] = true
+	}
+	for _, m := range want.Mounts {
+		wanted["mount "+m.HostPath+" "+m.ContainerPath] = true
+	}
+	if diff := cmp.Diff(wanted, got); diff != "" {
+		t.Errorf("the container has (-want +got):\n%s", diff)
+	}
+}
+
 func TestKubeletLearnsOfADeviceAfterItsSpecIsOnDisk(t *testing.T) {
 	dir, specs, h := kubeletDir(t), t.TempDir(), newFakePlugin()
 	var removing atomic.Bool // a spec may be removed while the list before is being checked

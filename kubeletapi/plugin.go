@@ -29,7 +29,8 @@ type Plugin interface {
 var ErrUseDefault = errors.New("use the default allocation")
 
 // An Allocator is a Plugin that decides what a container gets. Without it, a container
-// gets the ContainerEdits of its devices, merged in the order of the kubelet's request.
+// gets the ContainerEdits of its devices, merged in the order of the kubelet's request. Edits
+// of an Allocator or a PostAllocator that Validate rejects fail the request.
 type Allocator interface {
 	// Allocate is called once for each container, with known and healthy devices in the
 	// order of the kubelet's request. The result replaces the devices' ContainerEdits,
@@ -41,7 +42,8 @@ type Allocator interface {
 // A PostAllocator is a Plugin that modifies what a container gets.
 type PostAllocator interface {
 	// PostAllocate is called once for each container before the answer is sent. It may
-	// modify edits, which belong to this container and whose maps are never nil.
+	// modify edits, which belong to this container and whose maps are never nil. It has the
+	// last word: the spec of a device whose edits it changes is not used (see [WithCDI]).
 	PostAllocate(ctx context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits) error
 }
 

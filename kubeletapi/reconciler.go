@@ -161,6 +161,7 @@ func (r *reconciler) addEndpoints() {
 			name:         fullName(m.namespace, resource.Name()),
 			plugin:       optionalInterfaces(m.plugin),
 			publisher:    &m.publisher,
+			cdi:          m.cdiConfig(),
 			registration: &registration{wake: m.wake},
 			streamsCtx:   r.streamsCtx,
 			pace:         pace{min: r.config.gatherMin, max: r.config.gatherMax},

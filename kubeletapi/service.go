@@ -10,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"qatplugin/cdi"
 	"qatplugin/devtree"
 )
 
@@ -22,6 +23,7 @@ type service struct {
 	name         string // with the namespace, as pods and the kubelet name it
 	plugin       any    // its methods decide which optional calls the service answers
 	publisher    *devtree.Publisher
+	cdi          *cdi.Config // nil without CDI
 	registration *registration
 	streamsCtx   context.Context // ends all streams
 	log          klog.Logger
