@@ -70,7 +70,7 @@ func classifyUevent(e *events.Event) (Key, hostwatch.Verdict) {
 func (r *reader) classifyPath(path []byte) (Key, hostwatch.Verdict) {
 	if name, ok := sysfs.Below(path, r.etc); ok {
 		// ..data is the link by which a mounted ConfigMap replaces all its files at once.
-		return stackKey(len(name) == 0 || string(name) == "..data" || configName.Match(name))
+		return stackKey(len(name) == 0 || string(name) == "..data" || mayBeConfig(name))
 	}
 	if name, ok := sysfs.Below(path, r.dev); ok {
 		if bytes.HasPrefix(name, []byte("uio")) {
@@ -91,6 +91,12 @@ func (r *reader) classifyPath(path []byte) (Key, hostwatch.Verdict) {
 	}
 	_, isFunction := pci.LastInPath(rest) // a QAT driver is bound to it: no other function is watched
 	return stackKey(isFunction)
+}
+
+// mayBeConfig reports whether a name could be that of a configuration file. Unlike a regular
+// expression, it never allocates.
+func mayBeConfig(name []byte) bool {
+	return bytes.HasSuffix(name, []byte(".conf")) && bytes.Contains(name, []byte("_dev"))
 }
 
 func stackKey(relevant bool) (Key, hostwatch.Verdict) {

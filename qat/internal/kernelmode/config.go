@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"gopkg.in/ini.v1"
-
-	"qatplugin/qat/internal/sysfs"
 )
 
 // maxCount is more processes or instances than any device has rings for. A typing error must not
@@ -30,35 +29,18 @@ type section struct {
 	Invalid   string // why the section cannot be used; "" if it can
 }
 
-// readConfig reads a device's configuration file.
-func readConfig(name string) ([]section, error) {
-	text, err := sysfs.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	sections, err := parseConfig(text)
-	if err != nil {
-		return nil, fmt.Errorf("parse %q: %w", name, err)
-	}
-	return sections, nil
-}
-
 // parseConfig returns the sections for processes in the order of the file,
 // invalid ones included. It returns an error if the file is not INI, because
-// the INI library gives up at the first line that it does not understand.
+// the INI library gives up at the first line that it does not understand. The
+// error has the number of that line.
 func parseConfig(text string) ([]section, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, errors.New("the file is empty")
 	}
-	file, err := ini.LoadSources(ini.LoadOptions{
-		KeyValueDelimiters:     "=",
-		ChildSectionDelimiter:  "\n", // no section is a child of another: [SSL.1] must not inherit from [SSL]
-		AllowNonUniqueSections: true, // to detect them; otherwise the second silently changes the first
-		AllowShadows:           true, // the same for keys
-		IgnoreContinuation:     true,
-	}, []byte(text))
+	file, err := loadINI(text)
 	if err != nil {
-		return nil, errors.New(strings.TrimSpace(err.Error())) // it may quote a line with its end
+		cause := strings.TrimSpace(err.Error()) // it may quote a line with its end
+		return nil, fmt.Errorf("line %d: %s", errorLine(text), cause)
 	}
 	var sections []section
 	for _, s := range file.Sections() {
@@ -74,6 +56,26 @@ func parseConfig(text string) ([]section, error) {
 		sections = append(sections, parseSection(s))
 	}
 	return sections, nil
+}
+
+func loadINI(text string) (*ini.File, error) {
+	return ini.LoadSources(ini.LoadOptions{
+		KeyValueDelimiters:     "=",
+		ChildSectionDelimiter:  "\n", // no section is a child of another: [SSL.1] must not inherit from [SSL]
+		AllowNonUniqueSections: true, // to detect them; otherwise the second silently changes the first
+		AllowShadows:           true, // the same for keys
+		IgnoreContinuation:     true,
+	}, []byte(text))
+}
+
+// errorLine returns the number of the line at which the INI library, whose errors do not have it,
+// gives up: the last line of the shortest beginning of the text that is not INI.
+func errorLine(text string) int {
+	lines := slices.Collect(strings.Lines(text))
+	return 1 + sort.Search(len(lines)-1, func(n int) bool {
+		_, err := loadINI(strings.Join(lines[:n+1], ""))
+		return err != nil
+	})
 }
 
 func parseSection(s *ini.Section) section {

@@ -128,15 +128,15 @@ Cy0CoreAffinity = 1,2
 		},
 
 		"an empty file":                {text: " \n", err: "the file is empty"},
-		"a section that is not closed": {text: "[SSL\n" + keys, err: "unclosed section: [SSL"},
-		"a section without a name":     {text: "[]\n" + keys, err: "empty section name"},
+		"a section that is not closed": {text: "[SSL\n" + keys, err: "line 1: unclosed section: [SSL"},
+		"a section without a name":     {text: "[]\n" + keys, err: "line 1: empty section name"},
 		"a line that is no INI": {
 			text: "[SSL]\nNumProcesses\n",
-			err:  "key-value delimiter not found: NumProcesses",
+			err:  "line 2: key-value delimiter not found: NumProcesses",
 		},
 		"a colon is no delimiter in INI": {
 			text: "[SSL]\nNumProcesses: 2\n",
-			err:  "key-value delimiter not found: NumProcesses: 2",
+			err:  "line 2: key-value delimiter not found: NumProcesses: 2",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -163,21 +163,20 @@ func TestUnreadableConfigIsAnErrorWithItsName(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, maxConfig+1), 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, "broken"), []byte("[SSL"), 0o600))
 	for name, want := range map[string]string{
-		"none":      "no such file",
 		"directory": "is a directory",
 		"fifo":      "the file is empty",
 		"large":     "more than 1048576 bytes",
 		"broken":    "unclosed section",
 	} {
 		path := filepath.Join(dir, name)
-		_, err := readConfig(path)
+		_, err := readContent(path).parse(path)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: error %v, want one that names the file and says %q", name, err, want)
 		}
 	}
 	largest := "[GENERAL]\n#" + strings.Repeat("x", maxConfig-len("[GENERAL]\n#"))
 	must(t, os.WriteFile(filepath.Join(dir, "largest"), []byte(largest), 0o600))
-	if _, err := readConfig(filepath.Join(dir, "largest")); err != nil {
+	if _, err := readContent(filepath.Join(dir, "largest")).parse("largest"); err != nil {
 		t.Errorf("a file of just the largest size: %v", err)
 	}
 }
@@ -194,7 +193,7 @@ func FuzzParseConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		d := &device{entry: entry{Type: "c6xx", State: "up"}, UIO: []string{"uio0"}, Sections: sections}
+		d := &device{entry: entry{Type: "c6xx", State: "up"}, UIO: []string{"uio0"}, Config: config{sections: sections}}
 		_, skipped := buildTree(&devtree.Tree{}, &snapshot{devices: []*device{d}})
 		invalid := 0
 		for _, s := range sections {

@@ -14,9 +14,12 @@
 //
 // # Guarantees
 //
-//   - The order, number and kind of past events leave no trace in the Tree. A Tree shares what
-//     did not change with the Tree before it.
-//   - A changed file, link or node takes effect at once. It does not wait for adf_ctl.
+//   - The order, number and kind of past events leave no trace in the Tree, with one exception:
+//     a configuration file that cannot be parsed counts as it was before. A Tree shares what did
+//     not change with the Tree before it.
+//   - A changed link or node takes effect at once. A configuration file that was written, made or
+//     removed takes effect when it has stayed the same for 100 ms, so that a file that is half
+//     written never counts. Neither waits for adf_ctl. At the start, files count as they are.
 //   - adf_ctl runs at the start, when an event says that the devices may have changed, and at
 //     each audit. Two runs never overlap. However many events arrive during a run, they lead to
 //     one more run. At its timeout, or after 1 MiB of output, the program is killed with its

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"qatplugin/devtree"
 	"qatplugin/events"
@@ -114,7 +115,8 @@ func (h *testHost) fresh(t failer) (*devtree.Tree, skips) {
 	t.Helper()
 	entries, skipped, err := parseStatus([]byte(h.statusText()))
 	must(t, err)
-	s, err := h.reader().snapshot(entries)
+	files := configs{dir: h.etc, files: map[string]*configFile{}}
+	s, err := h.reader().snapshot(entries, files.look(time.Now()))
 	must(t, err)
 	tree, more := buildTree(&devtree.Tree{}, s)
 	for name, reason := range more {

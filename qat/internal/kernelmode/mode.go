@@ -47,6 +47,7 @@ type Config struct {
 // does not change.
 type mode struct {
 	reader  reader
+	configs configs
 	watches *hostwatch.Watches
 	watched map[string]uint64 // the directories that watches was set to; nil: set it again
 
@@ -85,6 +86,7 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 func newMode(ctx context.Context, cfg Config, host hostwatch.Host[Key], status statusFunc) *mode {
 	return &mode{
 		reader:  reader{sysfs: cfg.Sysfs, dev: cfg.Dev, etc: cfg.Etc},
+		configs: configs{dir: cfg.Etc, files: map[string]*configFile{}},
 		watches: host.Watches,
 		adfctl: runner{
 			ctx:     ctx,
@@ -110,12 +112,12 @@ func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State
 	if b.All {
 		m.watched = nil // the loop may use another Watcher
 	}
-	read, run := m.plan(b)
+	read, run := m.plan(now, b)
 	if run {
 		m.adfctl.request(b.Since) // before the read: both take their time at once
 	}
 	if read {
-		m.readAfterEvent(b.Since, run)
+		m.readAfterEvent(now, b.Since, run)
 	}
 	m.runDue(now, b.Audit)
 	// The answer waits for its key, which brings the time of the event that adf_ctl ran for.
@@ -128,10 +130,10 @@ func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State
 }
 
 // plan decides whether to read the host and whether to run adf_ctl.
-func (m *mode) plan(b *hostwatch.Batch[Key]) (read, run bool) {
+func (m *mode) plan(now time.Time, b *hostwatch.Batch[Key]) (read, run bool) {
 	m.unrelated = m.unrelated[:0]
 	cancel := b.All && !b.Audit // the back-off goes on when an audit reads everything
-	read, run = b.All, b.All
+	read, run = b.All || m.configs.due(now), b.All
 	for _, k := range b.Keys {
 		switch {
 		case k.kind == keyAnswer:
@@ -163,13 +165,13 @@ func (m *mode) cancelPlannedRuns() { m.retry, m.recheck = retry{}, time.Time{} }
 
 // readAfterEvent reads the host, and starts adf_ctl if a contradiction with its
 // last answer is new. Nothing is read before the first answer.
-func (m *mode) readAfterEvent(since time.Time, requested bool) {
+func (m *mode) readAfterEvent(now, since time.Time, requested bool) {
 	m.watch()
 	if !m.answered {
 		return
 	}
 	before := m.inconsistent
-	m.read()
+	m.read(now)
 	if m.inconsistent != "" && m.inconsistent != before && !requested {
 		klog.V(3).InfoS("Running adf_ctl, because sysfs contradicts its last answer", "reason", m.inconsistent)
 		m.cancelPlannedRuns()
@@ -202,14 +204,14 @@ func (m *mode) runDue(now time.Time, audit bool) {
 // handle handles an answer of adf_ctl.
 func (m *mode) handle(a answer, now time.Time, mayMissEvents bool) {
 	again := !m.adfctl.again.IsZero()
-	if a.cause == causeAudit && a.err == nil && !again && m.wouldChangeTree(a) {
+	if a.cause == causeAudit && a.err == nil && !again && m.wouldChangeTree(a, now) {
 		m.recheck = now.Add(hostwatch.AuditGrace)
 		return
 	}
 	m.accept(a, now)
 	before := m.tree
 	m.watch()
-	m.read()
+	m.read(now)
 	if a.cause == causeRecheck && !again && m.tree != before {
 		m.drift.Report(mayMissEvents, "resources", changedResources(before, m.tree))
 	}
@@ -255,8 +257,8 @@ func (m *mode) accept(a answer, now time.Time) {
 }
 
 // wouldChangeTree reports whether an answer would change the Tree.
-func (m *mode) wouldChangeTree(a answer) bool {
-	s, err := m.reader.snapshot(a.entries)
+func (m *mode) wouldChangeTree(a answer, now time.Time) bool {
+	s, err := m.reader.snapshot(a.entries, m.configs.audit(now))
 	if err != nil {
 		return false
 	}
@@ -279,8 +281,8 @@ func (m *mode) watch() {
 }
 
 // read reads the host and builds the Tree that follows. If that fails, it keeps what is known.
-func (m *mode) read() {
-	s, err := m.reader.snapshot(m.entries)
+func (m *mode) read(now time.Time) {
+	s, err := m.reader.snapshot(m.entries, m.configs.look(now))
 	if m.readErr = err; err != nil {
 		return
 	}
@@ -291,7 +293,7 @@ func (m *mode) read() {
 func (m *mode) state() hostwatch.State {
 	s := hostwatch.State{
 		Skipped:  skips{},
-		Next:     hostwatch.Earlier(m.retry.next, m.recheck),
+		Next:     hostwatch.Earlier(hostwatch.Earlier(m.retry.next, m.recheck), m.configs.next()),
 		Complete: m.succeeded && m.readErr == nil,
 	}
 	maps.Copy(s.Skipped, m.badLines)

@@ -34,6 +34,7 @@ func TestEventsDuringARunLeadToOneMoreRun(t *testing.T) {
 				synctest.Wait()
 			}
 		}
+		pass(configQuiet)
 		r.expectUnits("SSL_dev0_0", "SSL_dev0_1") // a file does not wait for adf_ctl
 		r.expectRuns(2, "while it runs")
 		r.down(t, d)
@@ -462,6 +463,8 @@ func TestLossLeadsToAFullRead(t *testing.T) {
 	inBubble(t, 0, nil, func(t *testing.T, r *testRun, d *testDevice) {
 		r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))
 		r.sink.Resync("test")
+		synctest.Wait()
+		pass(configQuiet)
 		r.expectUnits("SSL_dev0_0", "SSL_dev0_1")
 		r.expectRuns(2, "in all")
 		r.down(t, d)

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/sysfs"
 )
@@ -35,8 +37,7 @@ type device struct {
 	UIO         []string // names of its UIO devices; each is a node in /dev
 	UIOErr      error    // why UIO is empty
 	MissingNode string   // the first of UIO without a node; "" if all have one
-	Sections    []section
-	ConfigErr   error // why the configuration file could not be read
+	Config      config   // what counts of its configuration file
 }
 
 // An unlisted function is one that a QAT driver is bound to and adf_ctl does not list.
@@ -54,9 +55,10 @@ var (
 	configName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_-]*)_dev[0-9]+\.conf$`)
 )
 
-// snapshot reads everything. It returns an error if it cannot find out whether
-// there is an IOMMU, on which everything else depends.
-func (r *reader) snapshot(entries []entry) (*snapshot, error) {
+// snapshot reads everything but the configuration files, which are given by their names. It
+// returns an error if it cannot find out whether there is an IOMMU, on which everything else
+// depends.
+func (r *reader) snapshot(entries []entry, files map[string]config) (*snapshot, error) {
 	iommu, err := sysfs.Names(r.iommus())
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IOMMU support has no such class
 		return nil, fmt.Errorf("look for an IOMMU: %w", err)
@@ -75,7 +77,7 @@ func (r *reader) snapshot(entries []entry) (*snapshot, error) {
 		}
 	}
 	for _, e := range entries {
-		s.devices = append(s.devices, r.device(e))
+		s.devices = append(s.devices, r.device(e, files))
 	}
 	for _, node := range controlNodes {
 		if !r.nodeExists(node) {
@@ -85,13 +87,17 @@ func (r *reader) snapshot(entries []entry) (*snapshot, error) {
 	return s, nil
 }
 
-func (r *reader) device(e entry) *device {
+func (r *reader) device(e entry, files map[string]config) *device {
 	d := &device{entry: e}
 	d.UIO, d.UIOErr = r.uio(e)
 	if k := slices.IndexFunc(d.UIO, func(node string) bool { return !r.nodeExists(node) }); k >= 0 {
 		d.MissingNode = d.UIO[k]
 	}
-	d.Sections, d.ConfigErr = readConfig(filepath.Join(r.etc, e.name()+".conf"))
+	name := e.name() + ".conf"
+	var ok bool
+	if d.Config, ok = files[name]; !ok {
+		d.Config.err = &os.PathError{Op: "open", Path: filepath.Join(r.etc, name), Err: unix.ENOENT}
+	}
 	return d
 }
 
@@ -151,8 +157,8 @@ func (r *reader) types(entries []entry) []string {
 	}
 	names, _ := sysfs.Names(r.etc) // if that fails, reading a device's file fails, too
 	for _, name := range names {
-		if m := configName.FindStringSubmatch(name); m != nil && !forQATlib.MatchString(m[1]) {
-			types = append(types, m[1])
+		if driver, ok := configType(name); ok {
+			types = append(types, driver)
 		}
 	}
 	slices.Sort(types)
@@ -163,6 +169,15 @@ func (r *reader) types(entries []entry) []string {
 func (r *reader) nodeExists(name string) bool {
 	exists, err := sysfs.Exists(filepath.Join(r.dev, name))
 	return exists || err != nil
+}
+
+// configType returns the type of the device that a file with this name configures.
+func configType(name string) (driver string, ok bool) {
+	m := configName.FindStringSubmatch(name)
+	if m == nil || forQATlib.MatchString(m[1]) {
+		return "", false
+	}
+	return m[1], true
 }
 
 // isCoprocessor reports whether a function could be a QAT device: its vendor

@@ -28,6 +28,9 @@ func buildTree(old *devtree.Tree, s *snapshot) (*devtree.Tree, skips) {
 			skipped.add(d.name(), reason)
 			continue
 		}
+		if d.Config.newErr != nil {
+			skipped.add(d.name()+".conf", d.Config.newErr.Error()+"; what it said before stays valid")
+		}
 		usable = append(usable, d)
 	}
 	b := (&devtree.Tree{}).Edit()
@@ -60,8 +63,8 @@ func (s *snapshot) unusable(d *device) string {
 		return d.UIOErr.Error()
 	case d.MissingNode != "":
 		return fmt.Sprintf("its node /dev/%s is missing", d.MissingNode)
-	case d.ConfigErr != nil:
-		return d.ConfigErr.Error()
+	case d.Config.err != nil:
+		return d.Config.err.Error()
 	}
 	return ""
 }
@@ -102,7 +105,7 @@ func groupSections(devices []*device) []group {
 	var groups []group
 	index := map[string]int{}
 	for _, d := range devices {
-		for _, s := range d.Sections {
+		for _, s := range d.Config.sections {
 			i, found := index[s.Name]
 			if !found {
 				i = len(groups)

@@ -109,7 +109,7 @@ func TestTreeFollowsFromTheHost(t *testing.T) {
 				h.conf(t, "c6xx_dev1", sslPinned)
 			},
 			want:    onlySecond,
-			skipped: skips{"c6xx_dev0": `parse "c6xx_dev0.conf": unclosed section: [SSL`},
+			skipped: skips{"c6xx_dev0": `parse "c6xx_dev0.conf": line 1: unclosed section: [SSL`},
 		},
 		"a missing file affects its device only": {
 			change:  func(t *testing.T, h *testHost, _ *testDevice) { h.conf(t, "c6xx_dev1", sslPinned) },
@@ -218,8 +218,8 @@ func TestUnit(t *testing.T) {
 // testSnapshot is a host without an IOMMU and with two devices that are up.
 func testSnapshot(sections ...section) *snapshot {
 	return &snapshot{devices: []*device{
-		{entry: entry{Type: "c6xx", Number: 0, State: "up"}, UIO: []string{"uio0"}, Sections: sections},
-		{entry: entry{Type: "c6xx", Number: 1, State: "up"}, UIO: []string{"uio1"}, Sections: sections},
+		{entry: entry{Type: "c6xx", Number: 0, State: "up"}, UIO: []string{"uio0"}, Config: config{sections: sections}},
+		{entry: entry{Type: "c6xx", Number: 1, State: "up"}, UIO: []string{"uio1"}, Config: config{sections: sections}},
 	}}
 }
 
@@ -239,8 +239,8 @@ func TestUnitNamesNoNodeTwice(t *testing.T) {
 // Types and section names may have underscores, so that two sections can lead to the same ID.
 func TestSectionWhoseUnitsExistAlreadyIsSkipped(t *testing.T) {
 	s := testSnapshot()
-	s.devices[0].Type, s.devices[0].Sections = "a", []section{{Name: "X_b", Processes: 1, Cy: 1}}
-	s.devices[1].Type, s.devices[1].Sections = "b_a", []section{{Name: "X", Processes: 2, Cy: 1}}
+	s.devices[0].Type, s.devices[0].Config.sections = "a", []section{{Name: "X_b", Processes: 1, Cy: 1}}
+	s.devices[1].Type, s.devices[1].Config.sections = "b_a", []section{{Name: "X", Processes: 2, Cy: 1}}
 	s.devices[1].Number = 0
 	tree, skipped := buildTree(&devtree.Tree{}, s)
 	if diff := cmp.Diff(map[string][]string{"cy1_dc0": {"X_b_a_dev0_0"}}, units(tree)); diff != "" {
@@ -254,8 +254,8 @@ func TestSectionWhoseUnitsExistAlreadyIsSkipped(t *testing.T) {
 
 func TestUnitsOfTwoResourcesMayHaveTheSameName(t *testing.T) {
 	s := testSnapshot()
-	s.devices[0].Type, s.devices[0].Sections = "a", []section{{Name: "X_b", Processes: 1, Cy: 1}}
-	s.devices[1].Type, s.devices[1].Sections = "b_a", []section{{Name: "X", Processes: 1, Dc: 1}}
+	s.devices[0].Type, s.devices[0].Config.sections = "a", []section{{Name: "X_b", Processes: 1, Cy: 1}}
+	s.devices[1].Type, s.devices[1].Config.sections = "b_a", []section{{Name: "X", Processes: 1, Dc: 1}}
 	s.devices[1].Number = 0
 	tree, skipped := buildTree(&devtree.Tree{}, s)
 	want := map[string][]string{"cy1_dc0": {"X_b_a_dev0_0"}, "cy0_dc1": {"X_b_a_dev0_0"}}

@@ -58,11 +58,20 @@ func Inode(name string) (uint64, error) { return cwd.Inode(name) }
 
 // Read returns the text of an attribute without surrounding white space. An attribute of more than
 // 4096 bytes is an error.
-func (d Dir) Read(name string) (string, error) { return d.read(name, maxAttribute) }
+func (d Dir) Read(name string) (string, error) {
+	text, err := d.read(name, maxAttribute)
+	return strings.TrimSpace(text), err
+}
 
 // ReadFile is Read for a path that need not be in sysfs. It does not wait for the writer of a FIFO.
 // A file of more than 1 MiB is an error.
-func ReadFile(name string) (string, error) { return cwd.read(name, maxFile) }
+func ReadFile(name string) (string, error) {
+	text, err := ReadText(name)
+	return strings.TrimSpace(text), err
+}
+
+// ReadText is ReadFile with the white space around the text, for a file whose lines are counted.
+func ReadText(name string) (string, error) { return cwd.read(name, maxFile) }
 
 func (d Dir) read(name string, limit int) (string, error) {
 	fd, err := d.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
@@ -82,7 +91,7 @@ func (d Dir) read(name string, limit int) (string, error) {
 		case len(text) > limit:
 			return "", d.pathError("read", name, fmt.Errorf("%w: more than %d bytes", unix.EFBIG, limit))
 		case n == 0 || limit == maxAttribute: // sysfs returns an attribute whole, debugfs may return pieces
-			return strings.TrimSpace(string(text)), nil
+			return string(text), nil
 		}
 	}
 }
