@@ -346,7 +346,7 @@ func TestVFThatIsRemovedWhileHeldIsUnhealthy(t *testing.T) {
 		defer release()
 		removed := make(chan error, 1)
 		go func() { removed <- h.RemoveVF(vfs[0]) }()
-		const reason = ": it is being removed or unbound while a workload holds it"
+		const reason = ": it is being removed or unbound while a workload holds it" // after a second
 		r.becomes(map[string][]string{"cy": {vfs[0] + reason, vfs[1]}})
 		release()
 		must(t, <-removed)

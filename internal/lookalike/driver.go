@@ -61,6 +61,15 @@ func (o *op) loadDriver(name string, parameters ...string) {
 	}
 }
 
+// SetParameter writes a parameter of a module, such as enable_unsafe_noiommu_mode of vfio.
+func (h *Host) SetParameter(module, name, value string) error {
+	return h.do("set parameter of", module, func(o *op) {
+		o.Value = name + "=" + value
+		o.markVisible()
+		o.replace(h.sys("module", module, "parameters", name), value)
+	})
+}
+
 // UnloadDriver unbinds the driver's devices and removes its module.
 func (h *Host) UnloadDriver(name string) error {
 	return h.do("unload driver", name, func(o *op) {
@@ -175,6 +184,9 @@ func (o *op) probeError(d *function, driver string) error {
 	if f, _ := familyOf(d.id); driver == "vfio-pci" && f.denylist &&
 		read(o.h.sys("module/vfio_pci/parameters/disable_denylist")) != "Y" {
 		return fmt.Errorf("%s is on vfio-pci's denylist; load it with disable_denylist=1: %w", d.id, syscall.EINVAL)
+	}
+	if isVFIO(driver) && !d.inGroup && read(o.h.sys("module/vfio/parameters/enable_unsafe_noiommu_mode")) != "Y" {
+		return fmt.Errorf("no IOMMU group: %w", syscall.EINVAL) // vfio_group_find_or_alloc
 	}
 	return nil
 }

@@ -72,15 +72,21 @@ func (o *op) removeClassDevice(c *classDevice) {
 	}
 }
 
-// startVFIO does what loading the module vfio does: it adds its classes and the container node.
+// startVFIO does what loading the module vfio does: it adds its classes, its parameter and the
+// container node.
 func (o *op) startVFIO() {
 	h := o.h
 	if read(h.sys("class/misc/vfio/dev")) != "" {
 		return
 	}
-	for _, dir := range []string{"class/misc", "class/vfio", "class/vfio-dev"} {
+	for _, dir := range []string{"class/misc", "class/vfio", "class/vfio-dev", "module/vfio/parameters"} {
 		o.mkdir(h.sys(dir))
 	}
+	noiommu := "N"
+	if h.noIOMMU {
+		noiommu = "Y"
+	}
+	o.create(h.sys("module/vfio/parameters/enable_unsafe_noiommu_mode"), noiommu)
 	o.addClassDevice(&classDevice{
 		class:   "misc",
 		name:    "vfio",

@@ -4,13 +4,18 @@
 //
 // A [Binder] only asks the kernel to bind a VF. Whether that worked shows when the VF is read
 // again, so its caller drives the procedure: it calls [Binder.Bind] each time it finds the VF
-// not bound, and [Binder.Forget] once it is. If the driver does not bind to the VF, the VF is
-// given back to the driver that had it, with driver_override as it was, and tried again later.
+// not bound, and [Binder.Bound] each time it finds it bound. If the driver does not bind to the
+// VF, the VF is given back to the driver that had it, with driver_override as it was.
+//
+// A VF that had no driver is tried again later. A VF that was taken from a driver is tried again
+// only after [Binder.RetryFailed]: each try takes the VF from those who use it. A VF that is lost
+// soon after it was bound counts as one that failed, because something else wants it.
 package bind
 
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,19 +26,27 @@ import (
 )
 
 const (
-	// workers limits how many VFs are written to at the same time. A write may take long, because
-	// it resets the function (100 ms, PCI Express Base Specification 6.6.2) or waits for the device
-	// lock, and must not delay others.
-	workers = 8
+	// workers limits how many VFs are written to at the same time, and workersPerPF how many of one
+	// PF. A write may take long, because it resets the function (100 ms, PCI Express Base
+	// Specification 6.6.2) or waits for the device lock, and must not delay others. It may even
+	// never return, and mostly does so for several VFs of a PF, which must not stop other PFs.
+	workers      = 64
+	workersPerPF = 8
 
 	// driverTimeout is how long the driver may take to appear after the last request. On sysfs it
 	// usually has the VF when the write returns; a deferred probe takes longer.
 	driverTimeout = time.Second
 
+	// stuckTime is how long a step may take. After that the VF no longer counts as pending.
+	stuckTime = 10 * time.Second
+
 	// A VF that failed to bind is tried again after minBackOff, which doubles with each further
 	// failure up to maxBackOff.
 	minBackOff = time.Second
 	maxBackOff = 5 * time.Minute
+
+	// lossTime is how long a VF must stay bound. A VF that is lost sooner has failed to bind.
+	lossTime = time.Minute
 )
 
 // probeDelays are the waits for the driver after each request to the kernel to probe a VF. After
@@ -56,6 +69,7 @@ type Writer interface {
 type Config struct {
 	Sysfs  string            // root of sysfs
 	Driver string            // the DPDK driver
+	Steal  bool              // also bind VFs whose driver_override names another driver
 	Writer Writer            // does all writes
 	Wake   func(pci.Address) // called in a goroutine of the Binder when a VF must be read again
 }
@@ -63,56 +77,73 @@ type Config struct {
 // VF is a VF as it was last read.
 type VF struct {
 	Address     pci.Address
-	Incarnation uint64 // differs when the VF was removed and recreated at the same address
-	Driver      string // the driver that has it, not the DPDK driver; "" if none
-	Family      string // name of the QAT family, for messages
-	Denylisted  bool   // vfio-pci refuses the family by default
+	Incarnation uint64      // inode of its directory; differs when the VF was removed and recreated
+	Driver      string      // the driver that has it, not the DPDK driver; "" if none
+	PF          pci.Address // its PF, or an address that stands for it; see workersPerPF
 }
 
 // Binder binds VFs in the background. All methods may be called from any goroutine.
 type Binder struct {
 	cfg     Config
 	ctx     context.Context // ends the workers
-	slots   chan struct{}   // holds a token for each write in progress
 	running sync.WaitGroup
 
-	mu       sync.Mutex // guards attempts, and each attempt that no worker uses
+	mu       sync.Mutex // guards what follows, and each attempt but for what its worker uses
 	attempts map[pci.Address]*attempt
+	waiting  []job               // steps without a worker, in the order in which they were started
+	active   map[pci.Address]int // PF → its workers
+	workers  int                 // all of them
 }
 
-// attempt is the state of one VF on its way to the driver. It lasts over any number of tries,
-// until the VF is forgotten or recreated. In phaseWriting it belongs to the worker.
+// attempt is the state of one VF on its way to the driver, and what became of it. It lasts until
+// the VF is forgotten or recreated. In phaseWriting, vf and the fields from taken on belong to the worker.
 type attempt struct {
 	vf       VF // as it was when the last step started
 	phase    phase
-	next     time.Time // when the next step is due, in phaseProbing and phaseFailed
+	next     time.Time // when the next step is due, in phaseProbing and phaseFailed; zero: not by itself
 	probes   int       // requests in this try that the kernel accepted
 	probedAt time.Time // last of these requests, in any try
 	err      error     // phaseFailed: the cause
-	failures int       // tries that failed
+	failures int       // tries that failed since the VF stayed bound
+	stopped  bool      // phaseFailed: the VF must not be bound now
+	lost     bool      // phaseFailed: the VF was bound, and lost soon after it
 
+	boundAt   time.Time // when the VF was first found bound; zero: not since the last try started
+	startedAt time.Time // phaseWriting: when a worker started the step; zero: none has
+	stuck     bool      // phaseWriting: the step has taken stuckTime
+
+	taken          bool   // this try has taken the VF from formerDriver
+	returned       bool   // and has given it back
 	formerDriver   string // the driver that had the VF, "" if none
-	formerOverride string // driver_override before this try
+	formerOverride string // driver_override before the Binder changed it
+	overridden     bool   // driver_override was changed, and not restored
 }
 
 type phase int
 
 const (
 	phaseNew     phase = iota
-	phaseWriting       // a worker runs a step of the procedure
+	phaseWriting       // a step of the procedure runs, or waits for a worker
 	phaseProbing       // the kernel accepted the request, the driver has not appeared yet
-	phaseFailed        // undone, will be tried again
+	phaseFailed        // undone, may be tried again
+	phaseBound         // the driver has the VF
 	phaseDryRun        // the dry run has logged what it would write
 )
+
+// A job is a step of the procedure for one VF.
+type job struct {
+	attempt *attempt
+	vf      VF
+	step    func(*attempt) error
+}
 
 // New returns a Binder that drops the VFs waiting for a worker when ctx ends. VFs that are being
 // written to are not interrupted.
 func New(ctx context.Context, cfg Config) *Binder {
-	slots := make(chan struct{}, workers)
-	return &Binder{cfg: cfg, ctx: ctx, slots: slots, attempts: map[pci.Address]*attempt{}}
+	return &Binder{cfg: cfg, ctx: ctx, attempts: map[pci.Address]*attempt{}, active: map[pci.Address]int{}}
 }
 
-// Bind starts the next step for a VF that is not bound yet, if a step is due. It returns why
+// Bind starts the next step for a VF that is not bound, if a step is due. It returns why
 // the VF is not bound.
 func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 	b.mu.Lock()
@@ -122,37 +153,101 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 		t = &attempt{}
 		b.attempts[vf.Address] = t
 	}
+	t.stopped = false
 	switch {
-	case now.Before(t.next):
-	case t.phase == phaseNew, t.phase == phaseFailed:
-		t.probes = 0
+	case t.phase == phaseBound:
+		b.lose(t, vf, now)
+	case t.phase == phaseFailed && t.lost && vf.Driver != "":
+		t.err = lossError(vf.Driver) // it had none at first
+	}
+	due := !t.next.IsZero() && !now.Before(t.next)
+	switch {
+	case t.phase == phaseNew, t.phase == phaseFailed && due:
+		t.probes, t.boundAt, t.lost = 0, time.Time{}, false
 		b.start(t, vf, b.configure)
-	case t.phase == phaseProbing && t.probes < maxProbes:
+	case t.phase == phaseProbing && due && t.probes < maxProbes:
 		b.start(t, vf, b.probe)
-	case t.phase == phaseProbing:
+	case t.phase == phaseProbing && due:
 		b.start(t, vf, b.giveUp)
 	}
 	return t.reason(b.cfg.Driver)
 }
 
+// Bound is called each time a VF is found bound to the DPDK driver.
+func (b *Binder) Bound(a pci.Address, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t := b.attempts[a]; t != nil {
+		t.bound(now)
+	}
+}
+
+func (t *attempt) bound(now time.Time) {
+	if t.boundAt.IsZero() {
+		t.boundAt = now
+	}
+	if t.phase != phaseWriting { // the end of the step notices boundAt
+		t.phase = phaseBound
+	}
+}
+
+// lose handles a VF that was bound and is not any more. The caller holds b.mu.
+func (b *Binder) lose(t *attempt, vf VF, now time.Time) {
+	lasted := now.Sub(t.boundAt)
+	if lasted >= lossTime {
+		t.phase, t.failures = phaseNew, 0
+		return
+	}
+	t.fail(lossError(vf.Driver), now)
+	t.lost = true
+	args := []any{"device", vf.Address, "driver", b.cfg.Driver, "lostTo", vf.Driver, "boundFor", lasted,
+		"failures", t.failures, "retryIn", t.next.Sub(now)}
+	if t.failures == 1 {
+		klog.InfoS("A VF was lost soon after it was bound, will bind it again", args...)
+	} else {
+		klog.V(2).InfoS("A VF was lost soon after it was bound, will bind it again", args...)
+	}
+}
+
+func lossError(driver string) error {
+	if driver == "" {
+		return fmt.Errorf("something else unbound it soon after it was bound")
+	}
+	return fmt.Errorf("something else bound it to %s soon after it was bound", driver)
+}
+
 // AwaitNode is called each time a VF is found bound to the DPDK driver but without its device
 // node. It keeps the VF pending, so that the VF keeps its place under the limit, until
-// driverTimeout after the last request. Then the VF is forgotten.
+// driverTimeout after the last request. Then the VF counts as bound.
 func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := b.attempts[a]
-	if t == nil || t.phase == phaseWriting {
+	if t == nil || t.phase == phaseWriting || t.phase == phaseBound {
 		return
 	}
 	t.next = t.probedAt.Add(driverTimeout) // there is nothing left to ask the kernel for
 	if !now.Before(t.next) {
+		t.bound(now)
+	}
+}
+
+// Stop ends the attempt to bind a VF that is there but must not be bound now. A step that is
+// running continues, and its result is ignored. The driver and driver_override stay as they are.
+// The Binder remembers the failures of the VF.
+func (b *Binder) Stop(a pci.Address) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch t := b.attempts[a]; {
+	case t == nil, t.phase == phaseBound:
+	case t.phase == phaseFailed:
+		t.stopped = true
+	default:
 		delete(b.attempts, a)
 	}
 }
 
-// Forget drops a VF that is bound, gone or no longer to be bound. A step that is running continues,
-// and its result is ignored. driver_override and the driver stay as they are.
+// Forget drops a VF that is gone. A step that is running continues, and its result is ignored.
 func (b *Binder) Forget(a pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -164,8 +259,14 @@ func (b *Binder) Due(now time.Time) (list []pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for a, t := range b.attempts {
-		if t.isWaiting() && !now.Before(t.next) {
-			list = append(list, a)
+		at := t.due()
+		if at.IsZero() || now.Before(at) {
+			continue
+		}
+		list = append(list, a)
+		if t.phase == phaseWriting {
+			t.stuck = true
+			klog.InfoS("The kernel has not completed a write for a long time", "device", a, "after", stuckTime)
 		}
 	}
 	return list
@@ -175,7 +276,11 @@ func (b *Binder) Due(now time.Time) (list []pci.Address) {
 func (b *Binder) Postpone(a pci.Address, until time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t := b.attempts[a]; t != nil && t.isWaiting() && t.next.Before(until) {
+	t := b.attempts[a]
+	if t == nil || t.phase == phaseWriting {
+		return
+	}
+	if at := t.due(); !at.IsZero() && at.Before(until) {
 		t.next = until
 	}
 }
@@ -186,15 +291,23 @@ func (b *Binder) Next() (next time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, t := range b.attempts {
-		if t.isWaiting() && (next.IsZero() || t.next.Before(next)) {
-			next = t.next
+		if at := t.due(); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
 		}
 	}
 	return next
 }
 
-// isWaiting reports whether the next step is due at t.next.
-func (t *attempt) isWaiting() bool { return t.phase != phaseWriting && t.phase != phaseDryRun }
+// due is when the VF must be read again; zero: never.
+func (t *attempt) due() time.Time {
+	switch {
+	case t.phase == phaseWriting && !t.stuck && !t.startedAt.IsZero():
+		return t.startedAt.Add(stuckTime)
+	case t.phase == phaseProbing, t.phase == phaseFailed && !t.stopped:
+		return t.next
+	}
+	return time.Time{}
+}
 
 // RetryFailed makes all VFs that failed to bind due, because the cause may be gone.
 func (b *Binder) RetryFailed(now time.Time) {
@@ -207,73 +320,123 @@ func (b *Binder) RetryFailed(now time.Time) {
 	}
 }
 
-// Pending returns the VFs that are being bound for the first time. VFs that have failed before
-// are not among them.
+// Pending returns the VFs that are being bound, apart from those with a step that is stuck.
 func (b *Binder) Pending() (list []pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for a, t := range b.attempts {
-		if (t.phase == phaseWriting || t.phase == phaseProbing) && t.failures == 0 {
+		if t.phase == phaseWriting && !t.stuck && t.boundAt.IsZero() || t.phase == phaseProbing {
 			list = append(list, a)
 		}
 	}
 	return list
 }
 
+// hasFailed reports whether the last try to bind a VF failed, or is stuck.
+func (b *Binder) hasFailed(a pci.Address, incarnation uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.attempts[a]
+	return t != nil && t.vf.Incarnation == incarnation && (t.phase == phaseFailed || t.phase == phaseWriting && t.stuck)
+}
+
 // Wait waits for the writes in progress. A device that is held open can block it.
 func (b *Binder) Wait() { b.running.Wait() }
 
-// start runs a step of the procedure in a worker. The caller holds b.mu.
+// start runs a step of the procedure in a worker, as soon as one is free. The caller holds b.mu.
 func (b *Binder) start(t *attempt, vf VF, step func(*attempt) error) {
 	t.phase, t.vf = phaseWriting, vf
+	t.startedAt, t.stuck = time.Time{}, false
 	if vf.Driver != "" {
 		t.formerDriver = vf.Driver
 	}
-	b.running.Go(func() {
-		select {
-		case b.slots <- struct{}{}:
-		case <-b.ctx.Done():
-			return
+	b.waiting = append(b.waiting, job{t, vf, step})
+	b.dispatch()
+}
+
+// dispatch starts workers for the steps that wait. The caller holds b.mu.
+func (b *Binder) dispatch() {
+	if b.ctx.Err() != nil {
+		b.waiting = nil
+		return
+	}
+	b.waiting = slices.DeleteFunc(b.waiting, func(j job) bool {
+		switch {
+		case b.attempts[j.vf.Address] != j.attempt:
+			return true // it was stopped or forgotten
+		case b.workers == workers, b.active[j.vf.PF] == workersPerPF:
+			return false
 		}
-		if b.ctx.Err() != nil { // with both ready, select picks one at random
-			return
-		}
-		err := step(t)
-		<-b.slots
-		if b.finish(t, err, time.Now()) {
-			b.cfg.Wake(vf.Address)
-		}
+		b.workers++
+		b.active[j.vf.PF]++
+		j.attempt.startedAt = time.Now()
+		b.running.Go(func() { b.run(j) })
+		return true
 	})
 }
 
+// run is a worker.
+func (b *Binder) run(j job) {
+	err := j.step(j.attempt)
+	if b.finish(j, err, time.Now()) {
+		b.cfg.Wake(j.vf.Address)
+	}
+}
+
 // finish records the result of a step. It reports false if the VF was forgotten or recreated.
-func (b *Binder) finish(t *attempt, err error, now time.Time) bool {
+func (b *Binder) finish(j job, err error, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.workers--
+	if b.active[j.vf.PF]--; b.active[j.vf.PF] == 0 {
+		delete(b.active, j.vf.PF)
+	}
+	b.dispatch()
+	t := j.attempt
 	if b.attempts[t.vf.Address] != t {
 		return false
 	}
 	switch {
 	case b.cfg.Writer.DryRun():
 		t.phase = phaseDryRun
+	case !t.boundAt.IsZero(): // the driver appeared meanwhile
+		t.phase = phaseBound
 	case err == nil: // the kernel accepted the request
 		t.phase, t.probedAt = phaseProbing, now
 		t.next = now.Add(probeDelays[t.probes])
 		t.probes++
 	default:
-		t.phase, t.err = phaseFailed, err
-		doublings := min(t.failures, 16) // more would overflow
-		t.next = now.Add(min(minBackOff<<doublings, maxBackOff))
-		t.failures++
-		if t.failures == 1 && !sysfs.IsAbsent(err) {
-			klog.ErrorS(err, "Cannot bind a VF, will try again",
-				"device", t.vf.Address, "driver", b.cfg.Driver, "after", t.next.Sub(now))
-		} else {
-			klog.V(2).InfoS("Cannot bind a VF, will try again", "err", err, "failures", t.failures,
-				"device", t.vf.Address, "driver", b.cfg.Driver, "after", t.next.Sub(now))
-		}
+		b.fail(t, err, now)
 	}
 	return true
+}
+
+// fail records that a try failed. The caller holds b.mu.
+func (b *Binder) fail(t *attempt, err error, now time.Time) {
+	t.fail(err, now)
+	args := []any{"device", t.vf.Address, "driver", b.cfg.Driver, "failures", t.failures}
+	message := "Cannot bind a VF, will try again"
+	if t.taken && t.returned {
+		t.err = fmt.Errorf("%w; given back to %s until %s, its module or a parameter changes",
+			err, t.formerDriver, b.cfg.Driver)
+		t.next = time.Time{}
+		message = "Cannot bind a VF, gave it back to its driver"
+		args = append(args, "givenBackTo", t.formerDriver)
+	} else {
+		args = append(args, "retryIn", t.next.Sub(now))
+	}
+	if t.failures == 1 && !sysfs.IsAbsent(err) {
+		klog.ErrorS(err, message, args...)
+	} else {
+		klog.V(2).InfoS(message, append(args, "err", err)...)
+	}
+}
+
+func (t *attempt) fail(err error, now time.Time) {
+	t.phase, t.err = phaseFailed, err
+	doublings := min(t.failures, 16) // more would overflow
+	t.next = now.Add(min(minBackOff<<doublings, maxBackOff))
+	t.failures++
 }
 
 // reason returns why the VF is not bound to the driver.

@@ -25,6 +25,7 @@ var errRefused = errors.New("refused")
 
 func TestBackOffGrowsToItsMaximum(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
+		b.vf.Driver = ""
 		b.sysfs.setFailure(probe, errRefused)
 		b.bind()
 		var got, want []time.Duration
@@ -47,6 +48,7 @@ func TestBackOffGrowsToItsMaximum(t *testing.T) {
 // The kernel may not allow drivers to bind to a new VF yet, and does not report that.
 func TestProbeIsRepeatedInEachTry(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
+		b.vf.Driver = ""
 		for try := range 3 {
 			b.sysfs.take()
 			start := time.Now()
@@ -60,7 +62,7 @@ func TestProbeIsRepeatedInEachTry(t *testing.T) {
 			b.bindUntilGivenUp()
 			var got []time.Duration
 			for _, w := range b.sysfs.writes {
-				if w.Name == probe || w.Name == giveBack {
+				if w.Name == probe || w.Name == override && w.Value == "" {
 					got = append(got, w.at.Sub(start))
 				}
 			}
@@ -69,7 +71,7 @@ func TestProbeIsRepeatedInEachTry(t *testing.T) {
 				1 * time.Millisecond,
 				11 * time.Millisecond,
 				111 * time.Millisecond,
-				1111 * time.Millisecond, // given back
+				1111 * time.Millisecond, // undone
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("try %d: probes (-want +got):\n%s", try, diff)
@@ -86,16 +88,44 @@ func TestBindWhileAWriteIsInProgressStartsNothing(t *testing.T) {
 			if got := b.bind(); got != waiting {
 				t.Errorf("pending %q, want %q", got, waiting)
 			}
-			time.Sleep(time.Hour)
+			time.Sleep(time.Second)
 		}
-		if list, next := b.Due(time.Now()), b.Next(); len(list) > 0 || !next.IsZero() {
-			t.Errorf("due %v, next %v; want nothing", list, next)
+		if list := b.Due(time.Now()); len(list) > 0 {
+			t.Errorf("due %v, want nothing", list)
 		}
 		close(finish)
 		synctest.Wait()
 		want := []string{"vfio-pci > " + override, testAddress + " > " + unbind, testAddress + " > " + probe}
 		if diff := cmp.Diff(want, b.sysfs.take()); diff != "" {
 			t.Errorf("writes (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A VF whose write does not return holds no place under the device limit for ever.
+func TestStuckWriteIsNotPending(t *testing.T) {
+	inBubble(t, func(b *testBinder) {
+		finish := make(chan struct{})
+		b.sysfs.delay = func(string) { <-finish }
+		start := time.Now()
+		b.bind()
+		if next := b.Next(); !next.Equal(start.Add(stuckTime)) || len(b.Pending()) != 1 {
+			t.Errorf("next %v, pending %v; want the VF until %v", next.Sub(start), b.Pending(), stuckTime)
+		}
+		time.Sleep(stuckTime)
+		if list := b.Due(time.Now()); !slices.Equal(list, []pci.Address{b.vf.Address}) {
+			t.Errorf("due %v, want the VF", list)
+		}
+		if list, next := b.Due(time.Now()), b.Next(); len(list) > 0 || !next.IsZero() || len(b.Pending()) > 0 {
+			t.Errorf("due %v, next %v, pending %v; want nothing more", list, next, b.Pending())
+		}
+		if !b.hasFailed(b.vf.Address, b.vf.Incarnation) {
+			t.Errorf("a stuck try does not count as failed")
+		}
+		close(finish)
+		synctest.Wait()
+		if next := b.Next(); next.IsZero() {
+			t.Errorf("the try does not go on after the write")
 		}
 	})
 }
@@ -128,8 +158,7 @@ func TestDueReturnsATimeInThePast(t *testing.T) {
 func TestDueReturnsTheEarliestTime(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
 		start := time.Now()
-		other := b.vf
-		other.Address.Function = 1
+		other := b.sysfs.addVF(pci.Address{Bus: 0x3d, Device: 1, Function: 1})
 		b.sysfs.setFailure(unbind, errRefused)
 		b.bind() // due after the back-off
 		other.Driver = ""
@@ -151,7 +180,7 @@ func TestAnotherIncarnationIsAnotherAttempt(t *testing.T) {
 		b.sysfs.setFailure(probe, errRefused)
 		b.bind()
 		b.sysfs.setFailure(probe, nil)
-		b.vf.Incarnation++
+		b.sysfs.recreate(&b.vf)
 		if got := b.bind(); got != waiting {
 			t.Errorf("the new VF waits for the back-off of the old one: %q", got)
 		}
@@ -163,7 +192,7 @@ func TestAnotherIncarnationIsAnotherAttempt(t *testing.T) {
 
 func TestUndoLeavesAVFAloneThatWasMadeAnew(t *testing.T) {
 	for name, replace := range map[string]func(b *testBinder){
-		"recreated": func(b *testBinder) { b.vf.Incarnation++; b.Bind(b.vf, time.Now()) },
+		"recreated": func(b *testBinder) { b.sysfs.recreate(&b.vf); b.Bind(b.vf, time.Now()) },
 		"forgotten": func(b *testBinder) { b.Forget(b.vf.Address) },
 	} {
 		for _, failing := range []string{unbind, probe} {
@@ -251,7 +280,7 @@ func TestAwaitNodeIgnoresAVFThatIsBeingWritten(t *testing.T) {
 	})
 }
 
-func TestPendingListsFirstTriesOnly(t *testing.T) {
+func TestPendingListsTheTriesInProgress(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
 		pending := func(want int, when string) {
 			t.Helper()
@@ -265,15 +294,17 @@ func TestPendingListsFirstTriesOnly(t *testing.T) {
 		pending(1, "while the driver is waited for")
 		b.bindUntilGivenUp()
 		pending(0, "after a failure")
-		b.bindWhenDue()
-		pending(0, "in the second try")
+		b.RetryFailed(time.Now())
+		b.bind()
+		pending(1, "in the second try")
+		b.Bound(b.vf.Address, time.Now())
+		pending(0, "when it is bound")
 	})
 }
 
 func TestRetryFailedEndsTheBackOff(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
-		other := b.vf
-		other.Address.Function = 1
+		other := b.sysfs.addVF(pci.Address{Bus: 0x3d, Device: 1, Function: 1})
 		other.Driver = ""
 		b.sysfs.setFailure(unbind, errRefused)
 		b.bind()
@@ -312,12 +343,12 @@ func TestDryRunLogsAVFOnce(t *testing.T) {
 			if wakes := b.takeWakes(); len(wakes) != 1 {
 				t.Errorf("woken for %v, want once", wakes)
 			}
-			b.vf.Incarnation++
+			b.sysfs.recreate(&b.vf)
 		}
 	})
 }
 
-func TestEightVFsAreWrittenToAtTheSameTime(t *testing.T) {
+func TestEightVFsOfAPFAreWrittenToAtTheSameTime(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
 		const vfs = 20
 		var active atomic.Int32
@@ -327,20 +358,22 @@ func TestEightVFsAreWrittenToAtTheSameTime(t *testing.T) {
 			<-finish
 			active.Add(-1)
 		}
-		for n := range uint8(vfs) {
-			vf := b.vf
-			vf.Address.Device = n
-			b.Bind(vf, time.Now())
-		}
-		synctest.Wait()
-		if n := active.Load(); n != 8 {
-			t.Errorf("%d writes at the same time, want 8", n)
+		for pf := range uint8(workers/8 + 2) {
+			for n := range uint8(vfs) {
+				vf := b.sysfs.addVF(pci.Address{Bus: pf, Device: n})
+				vf.PF = pci.Address{Bus: pf}
+				b.Bind(vf, time.Now())
+			}
+			synctest.Wait()
+			if n, want := active.Load(), min(8*int32(pf+1), workers); n != want {
+				t.Errorf("%d writes at the same time to VFs of %d PFs, want %d", n, pf+1, want)
+			}
 		}
 		close(finish)
 		synctest.Wait()
 		probed := slices.DeleteFunc(b.sysfs.take(), func(w string) bool { return !strings.HasSuffix(w, probe) })
-		if len(probed) != vfs {
-			t.Errorf("%d VFs probed, want %d", len(probed), vfs)
+		if want := vfs * (workers/8 + 2); len(probed) != want {
+			t.Errorf("%d VFs probed, want %d", len(probed), want)
 		}
 	})
 }
@@ -352,10 +385,8 @@ func TestVFsWaitingForAWorkerAreDroppedWhenTheContextEnds(t *testing.T) {
 		finish := make(chan struct{})
 		sysfs.delay = func(string) { <-finish }
 		b := New(ctx, Config{Sysfs: sysfs.root, Driver: vfioPCI, Writer: sysfs, Wake: func(pci.Address) {}})
-		for n := range uint8(2 * workers) {
-			vf := testVF()
-			vf.Address.Device = n
-			b.Bind(vf, time.Now())
+		for n := range uint8(2 * workersPerPF) {
+			b.Bind(sysfs.addVF(pci.Address{Bus: 0x3d, Device: n}), time.Now())
 		}
 		synctest.Wait()
 		cancel()
@@ -363,8 +394,8 @@ func TestVFsWaitingForAWorkerAreDroppedWhenTheContextEnds(t *testing.T) {
 		close(finish)
 		b.Wait()
 		probed := slices.DeleteFunc(sysfs.take(), func(w string) bool { return !strings.HasSuffix(w, probe) })
-		if len(probed) != workers {
-			t.Errorf("%d VFs probed, want the %d in progress", len(probed), workers)
+		if len(probed) != workersPerPF {
+			t.Errorf("%d VFs probed, want the %d in progress", len(probed), workersPerPF)
 		}
 	})
 }
@@ -374,11 +405,9 @@ func TestNothingIsWrittenAfterTheContextEnds(t *testing.T) {
 	cancel()
 	sysfs := newTestSysfs(t)
 	b := New(ctx, Config{Sysfs: sysfs.root, Driver: vfioPCI, Writer: sysfs, Wake: func(pci.Address) {}})
-	for n := range uint8(workers) {
+	for n := range uint8(8) {
 		for function := range uint8(8) {
-			vf := testVF()
-			vf.Address.Device, vf.Address.Function = n, function
-			b.Bind(vf, time.Now())
+			b.Bind(sysfs.addVF(pci.Address{Bus: 0x3d, Device: n, Function: function}), time.Now())
 		}
 	}
 	b.Wait()
@@ -391,9 +420,8 @@ func TestConcurrentUse(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
 		b.sysfs.setFailure(probe, unix.EIO)
 		var callers sync.WaitGroup
-		for n := range uint8(2 * workers) {
-			vf := b.vf
-			vf.Address.Device = n
+		for n := range uint8(2 * workersPerPF) {
+			vf := b.sysfs.addVF(pci.Address{Bus: 0x3d, Device: n})
 			callers.Go(func() {
 				for i := range 20 {
 					now := time.Now()
@@ -403,8 +431,14 @@ func TestConcurrentUse(t *testing.T) {
 					b.Next()
 					b.RetryFailed(now)
 					b.Pending()
-					if i%7 == 0 {
+					b.hasFailed(vf.Address, vf.Incarnation)
+					switch i % 7 {
+					case 0:
 						b.Forget(vf.Address)
+					case 1:
+						b.Bound(vf.Address, now)
+					case 2:
+						b.Stop(vf.Address)
 					}
 					time.Sleep(time.Millisecond)
 				}

@@ -4,6 +4,7 @@ package bind
 
 import (
 	"fmt"
+	"io/fs"
 	"path"
 	"path/filepath"
 
@@ -17,18 +18,41 @@ import (
 // Writing driver_override ties the two together: no other driver can bind to the VF, and the
 // DPDK driver binds to no other device (Documentation/ABI/testing/sysfs-bus-pci).
 func (b *Binder) configure(t *attempt) error {
-	t.formerOverride = b.driverOverride(t.vf.Address)
-	if err := b.setDriverOverride(t.vf.Address, b.cfg.Driver); err != nil {
+	t.taken, t.returned = false, false
+	if err := b.override(t); err != nil {
 		return err
 	}
 	if t.vf.Driver != "" {
 		err := b.cfg.Writer.Write(path.Join("bus/pci/drivers", t.vf.Driver, "unbind"), t.vf.Address.String())
-		if err != nil && !sysfs.IsAbsent(err) { // absent: the driver no longer has it
+		switch {
+		case err == nil && !b.cfg.Writer.DryRun():
+			t.taken = true
+			klog.InfoS("Took a VF from its driver", "device", t.vf.Address, "from", t.vf.Driver, "to", b.cfg.Driver)
+		case err != nil && !sysfs.IsAbsent(err): // absent: the driver no longer has it
 			b.undo(t, "") // it still has the VF
 			return err
 		}
 	}
 	return b.probe(t)
+}
+
+// override sets driver_override to the DPDK driver, unless it names another driver: then something
+// else has reserved the VF.
+func (b *Binder) override(t *attempt) error {
+	current, err := b.driverOverride(t)
+	switch {
+	case err != nil:
+		return err
+	case current == b.cfg.Driver:
+		return nil // nothing to do, and nothing to undo that the Binder has not done
+	case current != "" && !b.cfg.Steal:
+		return fmt.Errorf("driver_override is %s", current)
+	}
+	if err := b.setDriverOverride(t.vf.Address, b.cfg.Driver); err != nil {
+		return err
+	}
+	t.formerOverride, t.overridden = current, true
+	return nil
 }
 
 // probe asks the kernel to find a driver for the VF. The kernel also accepts the request if no
@@ -44,16 +68,13 @@ func (b *Binder) probe(t *attempt) error {
 // giveUp ends a try in which the driver has not appeared. It always returns an error.
 func (b *Binder) giveUp(t *attempt) error {
 	b.undo(t, t.formerDriver)
-	if t.vf.Denylisted && b.cfg.Driver == "vfio-pci" && b.denylistEnabled() {
-		return fmt.Errorf("vfio-pci refuses %s devices unless it is loaded with disable_denylist=1 "+
-			"(modprobe vfio-pci disable_denylist=1)", t.vf.Family)
-	}
 	return fmt.Errorf("the kernel accepted the request but %s did not bind to the device; see the kernel log",
 		b.cfg.Driver)
 }
 
 // undo restores driver_override and gives the VF to a driver, unless that is "". It does
-// nothing if the VF was forgotten or recreated in the meantime.
+// nothing if the VF was forgotten or recreated in the meantime, or if driver_override names
+// another driver by now: then something else has decided about the VF.
 func (b *Binder) undo(t *attempt, driver string) {
 	b.mu.Lock()
 	current := b.attempts[t.vf.Address] == t
@@ -61,33 +82,67 @@ func (b *Binder) undo(t *attempt, driver string) {
 	if !current {
 		return
 	}
-	err := b.setDriverOverride(t.vf.Address, t.formerOverride)
-	if err == nil && driver != "" {
-		err = b.cfg.Writer.Write(path.Join("bus/pci/drivers", driver, "bind"), t.vf.Address.String())
+	override, err := b.driverOverride(t)
+	if err == nil && (override == "" || override == b.cfg.Driver) {
+		err = b.giveBack(t, override, driver)
 	}
 	if err != nil && !sysfs.IsAbsent(err) {
 		klog.ErrorS(err, "Cannot give a VF back after it failed to bind", "device", t.vf.Address, "driver", driver)
 	}
 }
 
+// giveBack restores a driver_override that is override now, and gives the VF to a driver. A driver
+// binds only if driver_override does not name another.
+func (b *Binder) giveBack(t *attempt, override, driver string) error {
+	restored := override
+	if t.overridden {
+		restored, t.overridden = t.formerOverride, false
+	}
+	matching := restored
+	if driver != "" && restored != driver {
+		matching = ""
+	}
+	for _, value := range []string{matching, restored} {
+		if value != override {
+			if err := b.setDriverOverride(t.vf.Address, value); err != nil {
+				return err
+			}
+			override = value
+		}
+		if driver != "" {
+			err := b.cfg.Writer.Write(path.Join("bus/pci/drivers", driver, "bind"), t.vf.Address.String())
+			if err != nil {
+				return err
+			}
+			t.returned = true
+			driver = ""
+		}
+	}
+	return nil
+}
+
 func (b *Binder) setDriverOverride(a pci.Address, driver string) error {
 	return b.cfg.Writer.Write(path.Join("bus/pci/devices", a.String(), "driver_override"), driver)
 }
 
-// driverOverride returns the driver_override of a function, or "" if it is not set, which the
-// kernel shows as (null). The DPDK driver counts as not set: an earlier try left it.
-func (b *Binder) driverOverride(a pci.Address) string {
-	file := filepath.Join(b.cfg.Sysfs, "bus/pci/devices", a.String(), "driver_override")
-	driver, err := sysfs.ReadFile(file)
-	if err != nil || driver == "(null)" || driver == b.cfg.Driver {
-		return ""
+// driverOverride returns the driver_override of the VF, or "" if it is not set, which the kernel
+// shows as (null). The error says that the VF is absent if it was removed or recreated.
+func (b *Binder) driverOverride(t *attempt) (string, error) {
+	dir, err := sysfs.OpenDir(filepath.Join(b.cfg.Sysfs, "bus/pci/devices", t.vf.Address.String()))
+	if err != nil {
+		return "", err
 	}
-	return driver
-}
-
-// denylistEnabled reports whether vfio-pci refuses devices with known errata
-// (drivers/vfio/pci/vfio_pci.c, vfio_pci_dev_in_denylist).
-func (b *Binder) denylistEnabled() bool {
-	disabled, err := sysfs.ReadFile(filepath.Join(b.cfg.Sysfs, "module/vfio_pci/parameters/disable_denylist"))
-	return sysfs.IsAbsent(err) || err == nil && disabled != "Y"
+	defer dir.Close()
+	inode, err := dir.Inode(".")
+	if err != nil {
+		return "", err
+	}
+	if inode != t.vf.Incarnation {
+		return "", fmt.Errorf("%s was removed and added: %w", t.vf.Address, fs.ErrNotExist)
+	}
+	driver, err := dir.Read("driver_override")
+	if driver == "(null)" {
+		driver = ""
+	}
+	return driver, err
 }

@@ -6,9 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -41,21 +41,44 @@ func TestWritesOfABind(t *testing.T) {
 	}
 }
 
+// A driver binds only to a VF whose driver_override does not name another one.
+func TestVFIsGivenBackDespiteItsOverride(t *testing.T) {
+	for _, before := range []string{vfioPCI, "none"} {
+		t.Run(before, func(t *testing.T) {
+			inStealingBubble(t, func(b *testBinder) {
+				b.sysfs.put(override, before)
+				b.bind()
+				b.vf.Driver = ""
+				b.bindUntilGivenUp()
+				writes := b.sysfs.take()
+				want := []string{" > " + override, testAddress + " > " + giveBack, before + " > " + override}
+				if diff := cmp.Diff(want, writes[max(0, len(writes)-3):]); diff != "" {
+					t.Errorf("last writes (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
 func TestRefusedWriteIsUndoneAndTriedAgain(t *testing.T) {
 	undone := " > " + override // was not set
 	for _, test := range []struct {
 		name string
 		file string
 		undo []string
+		kept bool // the VF was given back, and is not tried again by itself
 	}{
-		{"driver_override", override, nil},
-		{"unbind", unbind, []string{undone}},
-		{"probe", probe, []string{undone, testAddress + " > " + giveBack}},
+		{"driver_override", override, nil, false},
+		{"unbind", unbind, []string{undone}, false},
+		{"probe", probe, []string{undone, testAddress + " > " + giveBack}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inBubble(t, func(b *testBinder) {
 				b.sysfs.setFailure(test.file, unix.EIO)
 				want := "bind to vfio-pci: write " + test.file + ": input/output error"
+				if test.kept {
+					want += "; given back to c6xxvf until vfio-pci, its module or a parameter changes"
+				}
 				if got := b.bind(); got != want {
 					t.Errorf("pending %q, want %q", got, want)
 				}
@@ -73,6 +96,9 @@ func TestRefusedWriteIsUndoneAndTriedAgain(t *testing.T) {
 					t.Errorf("pending %q during the back-off, want %q", got, want)
 				}
 				time.Sleep(time.Nanosecond)
+				if test.kept {
+					b.RetryFailed(time.Now())
+				}
 				if got := b.bind(); got != waiting {
 					t.Errorf("pending %q after the back-off, want %q", got, waiting)
 				}
@@ -111,12 +137,13 @@ func TestDriverOverrideIsRestored(t *testing.T) {
 	for _, test := range []struct{ before, after string }{
 		{"(null)", ""},
 		{"", ""},
-		{"uio_pci_generic", "uio_pci_generic"},
-		{"vfio-pci", ""}, // left by an earlier run
+		{"uio_pci_generic", "uio_pci_generic"}, // with Steal
+		{"vfio-pci", "vfio-pci"},               // of an administrator, or left by an earlier run
 	} {
 		t.Run(test.before, func(t *testing.T) {
-			inBubble(t, func(b *testBinder) {
+			inStealingBubble(t, func(b *testBinder) {
 				b.sysfs.put(override, test.before)
+				b.vf.Driver = ""
 				b.bind()
 				if got := b.sysfs.override(); got != vfioPCI {
 					t.Errorf("driver_override is %q during the try, want vfio-pci", got)
@@ -168,38 +195,51 @@ func TestVFIsNotGivenBackWithoutItsOverride(t *testing.T) {
 }
 
 func TestReasonOfADriverThatDoesNotAppear(t *testing.T) {
-	const denied = "bind to vfio-pci: vfio-pci refuses C62x devices unless it is loaded with " +
-		"disable_denylist=1 (modprobe vfio-pci disable_denylist=1)"
-	const refused = "bind to %s: the kernel accepted the request but %[1]s did not bind to the device; " +
+	const refused = "bind to vfio-pci: the kernel accepted the request but vfio-pci did not bind to the device; " +
 		"see the kernel log"
-	for _, test := range []struct {
-		name     string
-		denylist string // disable_denylist; "": no such file
-		allowed  bool   // the family is not on the denylist
-		driver   string
-		want     string
-	}{
-		{name: "denylist enabled", denylist: "N", driver: vfioPCI, want: denied},
-		{name: "no such parameter", driver: vfioPCI, want: denied},
-		{name: "denylist disabled", denylist: "Y", driver: vfioPCI, want: refused},
-		{name: "family not on the denylist", denylist: "N", allowed: true, driver: vfioPCI, want: refused},
-		{name: "igb_uio has no denylist", denylist: "N", driver: "igb_uio", want: refused},
+	for driver, want := range map[string]string{
+		"":       refused,
+		"c6xxvf": refused + "; given back to c6xxvf until vfio-pci, its module or a parameter changes",
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newTestBinder(t, test.driver)
-				b.vf.Denylisted = !test.allowed
-				if test.denylist != "" {
-					b.sysfs.put(denylist, test.denylist)
-				}
-				var reason string
+		t.Run("had by "+driver, func(t *testing.T) {
+			inBubble(t, func(b *testBinder) {
+				b.vf.Driver = driver
 				b.bind()
-				for range maxProbes {
-					reason = b.bindWhenDue()
-				}
-				want := strings.NewReplacer("%s", test.driver, "%[1]s", test.driver).Replace(test.want)
-				if reason != want {
+				b.vf.Driver = ""
+				if reason := b.bindUntilGivenUp(); reason != want {
 					t.Errorf("reason %q, want %q", reason, want)
+				}
+			})
+		})
+	}
+}
+
+// A VF that was taken from a driver and given back is tried again only after RetryFailed; one that
+// could not be given back has nothing to lose.
+func TestVFThatWasGivenBackIsNotTriedAgainByItself(t *testing.T) {
+	for name, keep := range map[string]bool{"given back": true, "refused": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *testBinder) {
+				if !keep {
+					b.sysfs.setFailure(giveBack, unix.ENODEV)
+				}
+				b.bind()
+				b.vf.Driver = ""
+				b.bindUntilGivenUp()
+				if next := b.Next(); next.IsZero() != keep {
+					t.Errorf("next try at %v, want never: %v", next, keep)
+				}
+				b.Stop(b.vf.Address) // as while the driver is unloaded
+				b.Bind(b.vf, time.Now())
+				if next := b.Next(); next.IsZero() != keep {
+					t.Errorf("next try at %v after a stop, want never: %v", next, keep)
+				}
+				b.vf.Driver = "c6xxvf"
+				b.RetryFailed(time.Now())
+				b.sysfs.take()
+				b.bind()
+				if w := b.sysfs.take(); !slices.Contains(w, testAddress+" > "+unbind) {
+					t.Errorf("written after RetryFailed: %q, want a try", w)
 				}
 			})
 		})
@@ -222,15 +262,14 @@ func TestOnlyTheWriterChangesSysfs(t *testing.T) {
 			}))
 			return content
 		}
-		b.sysfs.put(denylist, "N")
 		before := files()
 		b.bind()
 		attempt := b.attempts[b.vf.Address]
 		if err := b.giveUp(attempt); err == nil {
 			t.Errorf("giving up is not reported")
 		}
-		if len(b.sysfs.take()) < 5 {
-			t.Fatal("the procedure was not run to its end")
+		if w := b.sysfs.take(); w[len(w)-1] != testAddress+" > "+giveBack {
+			t.Fatalf("the procedure was not run to its end: %q", w)
 		}
 		if diff := cmp.Diff(before, files()); diff != "" {
 			t.Errorf("files (-before +after):\n%s", diff)

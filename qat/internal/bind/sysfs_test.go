@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/sysfs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,19 +29,26 @@ const (
 	probe       = "bus/pci/drivers_probe"
 	giveBack    = "bus/pci/drivers/c6xxvf/bind"
 	vfioPCI     = "vfio-pci"
-	denylist    = "module/vfio_pci/parameters/disable_denylist"
 	testAddress = "0000:3d:01.0"
 )
 
-// testVF has its kernel driver, and belongs to a family that vfio-pci refuses by default.
-func testVF() VF {
-	return VF{
-		Address:     pci.Address{Bus: 0x3d, Device: 1},
-		Incarnation: 1,
-		Driver:      "c6xxvf",
-		Family:      "C62x",
-		Denylisted:  true,
-	}
+// addVF makes a VF that its kernel driver has.
+func (s *testSysfs) addVF(a pci.Address) VF {
+	s.t.Helper()
+	dir := filepath.Join("bus/pci/devices", a.String())
+	s.put(filepath.Join(dir, "driver_override"), "(null)")
+	inode, err := sysfs.Inode(filepath.Join(s.root, dir))
+	must(s.t, err)
+	return VF{Address: a, Incarnation: inode, Driver: "c6xxvf", PF: pci.Address{Bus: 0x3d}}
+}
+
+// recreate removes a VF and makes another one at its address.
+func (s *testSysfs) recreate(vf *VF) {
+	s.t.Helper()
+	dir := filepath.Join(s.root, "bus/pci/devices", vf.Address.String())
+	s.recreated++ // the old directory stays, so that its inode is not used again
+	must(s.t, os.Rename(dir, filepath.Join(s.root, "old"+strconv.Itoa(s.recreated))))
+	vf.Incarnation = s.addVF(vf.Address).Incarnation
 }
 
 func must(t testing.TB, err error) {
@@ -56,9 +65,10 @@ type testSysfs struct {
 	dryRun bool
 	delay  func(name string) // called before each write
 
-	mu     sync.Mutex
-	fail   map[string]error // attribute → error of writes
-	writes []testWrite
+	recreated int
+	mu        sync.Mutex
+	fail      map[string]error // attribute → error of writes
+	writes    []testWrite
 }
 
 type testWrite struct {
@@ -67,9 +77,7 @@ type testWrite struct {
 }
 
 func newTestSysfs(t testing.TB) *testSysfs {
-	s := &testSysfs{t: t, root: t.TempDir(), delay: func(string) {}, fail: map[string]error{}}
-	s.put(override, "(null)")
-	return s
+	return &testSysfs{t: t, root: t.TempDir(), delay: func(string) {}, fail: map[string]error{}}
 }
 
 // put makes an attribute with a value.
@@ -82,7 +90,7 @@ func (s *testSysfs) put(name, value string) {
 
 func (s *testSysfs) DryRun() bool { return s.dryRun }
 
-// Write records a write. It stores only driver_override, as the kernel does.
+// Write records a write. It stores only values of driver_override, as the kernel does.
 func (s *testSysfs) Write(name, value string) error {
 	s.delay(name)
 	s.mu.Lock()
@@ -94,7 +102,7 @@ func (s *testSysfs) Write(name, value string) error {
 	if err := s.fail[name]; err != nil {
 		return &fs.PathError{Op: "write", Path: name, Err: err}
 	}
-	if name == override {
+	if filepath.Base(name) == "driver_override" {
 		if err := os.WriteFile(filepath.Join(s.root, name), []byte(value+"\n"), 0o644); err != nil {
 			s.t.Error(err)
 		}
@@ -143,17 +151,29 @@ type testBinder struct {
 func inBubble(t *testing.T, test func(b *testBinder)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := newTestBinder(t, vfioPCI)
+		b := newTestBinder(t, false)
 		test(b)
 		b.Wait()
 	})
 }
 
-func newTestBinder(t *testing.T, driver string) *testBinder {
-	b := &testBinder{t: t, sysfs: newTestSysfs(t), vf: testVF()}
+// inStealingBubble is inBubble with a Binder that disregards driver_override.
+func inStealingBubble(t *testing.T, test func(b *testBinder)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := newTestBinder(t, true)
+		test(b)
+		b.Wait()
+	})
+}
+
+func newTestBinder(t *testing.T, steal bool) *testBinder {
+	b := &testBinder{t: t, sysfs: newTestSysfs(t)}
+	b.vf = b.sysfs.addVF(pci.Address{Bus: 0x3d, Device: 1})
 	b.Binder = New(t.Context(), Config{
 		Sysfs:  b.sysfs.root,
-		Driver: driver,
+		Driver: vfioPCI,
+		Steal:  steal,
 		Writer: b.sysfs,
 		Wake: func(a pci.Address) {
 			b.Pending() // blocks if the Binder is locked

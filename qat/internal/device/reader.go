@@ -81,10 +81,41 @@ func (r *Reader) entry(a pci.Address) string {
 	return filepath.Join(r.cfg.Sysfs, "bus/pci/devices", a.String())
 }
 
-// DriverLoaded reports whether a PCI driver of this name is loaded. Like [Reader.Exists] it waits
-// for no device.
-func (r *Reader) DriverLoaded(name string) (bool, error) {
-	return sysfs.Exists(filepath.Join(r.cfg.Sysfs, "bus/pci/drivers", name))
+// DriverState is what the host shows of the DPDK driver: whether it can bind to VFs, and to which.
+type DriverState struct {
+	Loaded bool
+
+	// Denylist reports that vfio-pci refuses denylisted families. The parameter disable_denylist
+	// can only be set when the module is loaded. Kernels without it have no denylist
+	// (drivers/vfio/pci/vfio_pci.c, vfio_pci_probe).
+	Denylist bool
+
+	// NeedsGroup reports that the driver binds only to functions with an IOMMU group: VFIO does,
+	// unless enable_unsafe_noiommu_mode is set (drivers/vfio/group.c, vfio_group_find_or_alloc).
+	NeedsGroup bool
+}
+
+// DriverState reads the state of the DPDK driver. Like [Reader.Exists] it waits for no device. What
+// cannot be read denies nothing: the binding then shows it.
+func (r *Reader) DriverState() DriverState {
+	loaded, err := sysfs.Exists(filepath.Join(r.cfg.Sysfs, "bus/pci/drivers", r.cfg.Driver))
+	s := DriverState{Loaded: loaded || err != nil}
+	if r.cfg.Driver == DriverVFIO && s.Loaded {
+		s.Denylist = r.parameter(disableDenylist) == "N"
+		s.NeedsGroup = r.parameter(noIOMMUMode) != "Y"
+	}
+	return s
+}
+
+const (
+	disableDenylist = "module/vfio_pci/parameters/disable_denylist"
+	noIOMMUMode     = "module/vfio/parameters/enable_unsafe_noiommu_mode"
+)
+
+// parameter returns the value of a module's parameter; "" if there is none or it cannot be read.
+func (r *Reader) parameter(name string) string {
+	value, _ := sysfs.ReadFile(filepath.Join(r.cfg.Sysfs, name))
+	return value
 }
 
 // IsBound reports whether a VF with this driver is bound as it should be: the driver is the
@@ -93,21 +124,26 @@ func (r *Reader) IsBound(driver string) bool {
 	return driver == r.cfg.Driver || r.cfg.Driver == DriverVFIO && driver == driverQATVFIO
 }
 
-// HostWatches returns the directories worth watching no matter what devices the host has.
-func (r *Reader) HostWatches() []string {
-	dirs := []string{
-		filepath.Join(r.cfg.Sysfs, "bus/pci/devices"),
-		filepath.Join(r.cfg.Sysfs, "bus/pci/drivers"),
-		filepath.Join(r.cfg.Sysfs, "kernel/debug"),
+// HostWatches returns the directories worth watching no matter what devices the host has. They may
+// differ after the DPDK driver or one of its modules was loaded.
+func (r *Reader) HostWatches() []Watch {
+	watches := []Watch{
+		{Dir: filepath.Join(r.cfg.Sysfs, "bus/pci/devices")},
+		{Dir: filepath.Join(r.cfg.Sysfs, "bus/pci/drivers")},
+		{Dir: filepath.Join(r.cfg.Sysfs, "kernel/debug")},
 	}
 	if r.cfg.Driver == DriverIGBUIO {
-		return append(dirs, r.cfg.Dev)
+		return append(watches, Watch{Dir: r.cfg.Dev})
 	}
-	dirs = append(dirs, filepath.Join(r.cfg.Dev, "vfio"))
+	parameters := filepath.Join(r.cfg.Sysfs, filepath.Dir(noIOMMUMode))
+	incarnation, _ := sysfs.Inode(parameters) // 0 until vfio is loaded
+	watches = append(watches,
+		Watch{Dir: parameters, Incarnation: incarnation},
+		Watch{Dir: filepath.Join(r.cfg.Dev, "vfio")})
 	if r.cfg.Interface != InterfaceGroup {
-		dirs = append(dirs, filepath.Join(r.cfg.Dev, "vfio/devices"))
+		watches = append(watches, Watch{Dir: filepath.Join(r.cfg.Dev, "vfio/devices")})
 	}
-	return dirs
+	return watches
 }
 
 // Function holds what the host showed of one QAT function, a PF or a VF, when it was read. The
@@ -125,6 +161,10 @@ type Function struct {
 	PF    *pci.Address // physfn; nil in a guest, and while the kernel adds or removes the VF
 	Group *int         // iommu_group; nil without an IOMMU
 	Node  Node
+
+	// Override is driver_override of a VF that is not bound to the DPDK driver; "" when it is
+	// not set.
+	Override string
 
 	// Of a PF.
 	VFs      []pci.Address // virtfn*, in ascending order

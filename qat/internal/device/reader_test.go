@@ -46,11 +46,6 @@ func TestExists(t *testing.T) {
 
 func TestDrivers(t *testing.T) {
 	h := newHost(t)
-	for driver, want := range map[string]bool{DriverVFIO: true, DriverIGBUIO: false} {
-		if got, err := vfioReader(h).DriverLoaded(driver); got != want || err != nil {
-			t.Errorf("DriverLoaded(%s) = %v, %v; want %v", driver, got, err, want)
-		}
-	}
 	for driver, bound := range map[string][]string{
 		DriverVFIO:   {"vfio-pci", "qat_vfio_pci"},
 		DriverIGBUIO: {"igb_uio"},
@@ -64,21 +59,89 @@ func TestDrivers(t *testing.T) {
 	}
 }
 
+func TestDriverState(t *testing.T) {
+	remove := func(path string) func(h *lookalike.Host) error {
+		return func(h *lookalike.Host) error { return os.Remove(filepath.Join(h.Sysfs(), path)) }
+	}
+	noiommu := func(h *lookalike.Host) error { return h.SetParameter("vfio", "enable_unsafe_noiommu_mode", "Y") }
+	for name, tt := range map[string]struct {
+		driver     string
+		load       string
+		parameters []string
+		do         func(h *lookalike.Host) error
+		want       DriverState
+	}{
+		"not loaded": {driver: DriverVFIO, load: DriverIGBUIO},
+		"vfio-pci": {
+			driver: DriverVFIO, load: DriverVFIO,
+			want: DriverState{Loaded: true, Denylist: true, NeedsGroup: true},
+		},
+		"without its denylist": {
+			driver: DriverVFIO, load: DriverVFIO, parameters: []string{"disable_denylist=1"},
+			want: DriverState{Loaded: true, NeedsGroup: true},
+		},
+		"before Linux 5.9": {
+			driver: DriverVFIO, load: DriverVFIO, do: remove(disableDenylist),
+			want: DriverState{Loaded: true, NeedsGroup: true},
+		},
+		"in noiommu mode": {
+			driver: DriverVFIO, load: DriverVFIO, do: noiommu,
+			want: DriverState{Loaded: true, Denylist: true},
+		},
+		"built without noiommu mode": {
+			driver: DriverVFIO, load: DriverVFIO, do: remove(noIOMMUMode),
+			want: DriverState{Loaded: true, Denylist: true, NeedsGroup: true},
+		},
+		"igb_uio": {driver: DriverIGBUIO, load: DriverIGBUIO, want: DriverState{Loaded: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, err := lookalike.MkdirTemp()
+			must(t, err)
+			t.Cleanup(func() { _ = os.RemoveAll(dir) })
+			h, err := lookalike.New(dir)
+			must(t, err)
+			must(t, h.LoadDriver(tt.load, tt.parameters...))
+			if tt.do != nil {
+				must(t, tt.do(h))
+			}
+			if got := newReader(h, tt.driver, InterfaceAuto).DriverState(); got != tt.want {
+				t.Errorf("DriverState = %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestParametersOfLoadedVFIOAreWatchedByIncarnation(t *testing.T) {
+	h := newHost(t)
+	parameters := filepath.Join(h.Sysfs(), "module/vfio/parameters")
+	n, err := sysfs.Inode(parameters)
+	must(t, err)
+	want := Watch{Dir: parameters, Incarnation: n}
+	if got := vfioReader(h).HostWatches(); !slices.Contains(got, want) {
+		t.Errorf("HostWatches = %v, want %v among them", got, want)
+	}
+}
+
 func TestHostWatches(t *testing.T) {
 	pciWatches := []string{"/s/bus/pci/devices", "/s/bus/pci/drivers", "/s/kernel/debug"}
+	const parameters = "/s/module/vfio/parameters"
 	tests := map[string]struct {
 		driver, vfioInterface string
 		want                  []string
 	}{
-		"vfio-pci, auto":  {DriverVFIO, InterfaceAuto, []string{"/d/vfio", "/d/vfio/devices"}},
-		"vfio-pci, cdev":  {DriverVFIO, InterfaceCdev, []string{"/d/vfio", "/d/vfio/devices"}},
-		"vfio-pci, group": {DriverVFIO, InterfaceGroup, []string{"/d/vfio"}},
+		"vfio-pci, auto":  {DriverVFIO, InterfaceAuto, []string{parameters, "/d/vfio", "/d/vfio/devices"}},
+		"vfio-pci, cdev":  {DriverVFIO, InterfaceCdev, []string{parameters, "/d/vfio", "/d/vfio/devices"}},
+		"vfio-pci, group": {DriverVFIO, InterfaceGroup, []string{parameters, "/d/vfio"}},
 		"igb_uio":         {DriverIGBUIO, InterfaceAuto, []string{"/d"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			r := NewReader(Config{Sysfs: "/s", Dev: "/d", Driver: test.driver, Interface: test.vfioInterface})
-			if diff := cmp.Diff(slices.Concat(pciWatches, test.want), r.HostWatches()); diff != "" {
+			var want []Watch
+			for _, dir := range slices.Concat(pciWatches, test.want) {
+				want = append(want, Watch{Dir: dir})
+			}
+			if diff := cmp.Diff(want, r.HostWatches()); diff != "" {
 				t.Errorf("HostWatches (-want +got):\n%s", diff)
 			}
 		})

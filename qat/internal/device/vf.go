@@ -18,9 +18,8 @@ type Node struct {
 	Name    string // below /dev, such as "vfio/12", "vfio/noiommu-0", "vfio/devices/vfio3" or "uio3"
 	Missing string // why the node cannot be used; "" when it can
 
-	// Releasing reports that the node exists without a VFIO device behind it. Mostly the VF is
-	// being removed or unbound and a workload still holds it open. It is also true while the VF
-	// is being bound.
+	// Releasing reports that the node exists without a VFIO device behind it. The VF is being
+	// removed or unbound, or, for a moment, bound. It lasts while a workload holds the VF open.
 	Releasing bool
 }
 
@@ -45,9 +44,22 @@ func (h *Handle) readVF(f *Function) error {
 	if n, err := strconv.Atoi(group); err == nil {
 		f.Group = &n
 	}
-	f.Node, err = h.readNode(f)
+	if f.Node, err = h.readNode(f); err != nil || h.reader.IsBound(f.Driver) {
+		return err
+	}
+	f.Override, err = h.dir.Read("driver_override")
+	switch {
+	case f.Override == "(null)": // it is not set
+		f.Override = ""
+	case sysfs.IsAbsent(err):
+		err = nil
+	}
 	return err
 }
+
+// NoIOMMUGroup is why VFIO cannot have a VF.
+const NoIOMMUGroup = "it has no IOMMU group: enable the IOMMU (boot with intel_iommu=on; in a guest, add a " +
+	"virtual IOMMU), or load vfio with enable_unsafe_noiommu_mode=1"
 
 // readNode finds the node of a VF. That a driver is bound does not mean that the node exists: the
 // driver link also exists while a probe runs that then fails.
@@ -57,8 +69,7 @@ func (h *Handle) readNode(f *Function) (Node, error) {
 	case bound && !vfio:
 		return h.readUIONode()
 	case bound && f.Group == nil:
-		return Node{Missing: "it has no IOMMU group: " +
-			"boot with intel_iommu=on, or load vfio with enable_unsafe_noiommu_mode=1"}, nil
+		return Node{Missing: NoIOMMUGroup}, nil
 	case bound:
 		return h.readVFIONode(*f.Group)
 	case vfio && f.Driver == "" && f.Group != nil:
@@ -107,7 +118,7 @@ func (h *Handle) readReleasingNode(group int) (Node, error) {
 	if driver, err := h.dir.Link("driver"); err != nil || driver != "" {
 		return Node{}, err
 	}
-	return Node{Name: node, Missing: "it is being removed or unbound while a workload holds it", Releasing: true}, nil
+	return Node{Name: node, Missing: "it is being removed or unbound", Releasing: true}, nil
 }
 
 // readVFIONode finds the node of a VF that is bound to a VFIO driver.

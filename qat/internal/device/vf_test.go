@@ -68,7 +68,7 @@ func TestUnreadableNUMANodeIsUnknown(t *testing.T) {
 	}
 }
 
-const releasing = "it is being removed or unbound while a workload holds it"
+const releasing = "it is being removed or unbound"
 
 func TestNode(t *testing.T) {
 	rm := func(path string) func(t *testing.T, h *lookalike.Host) {
@@ -122,8 +122,7 @@ func TestNode(t *testing.T) {
 		},
 		"no IOMMU group": {
 			bound: DriverVFIO, do: rm("sys/bus/pci/devices/" + vfA1 + "/iommu_group"),
-			want: Node{Missing: "it has no IOMMU group: " +
-				"boot with intel_iommu=on, or load vfio with enable_unsafe_noiommu_mode=1"},
+			want: Node{Missing: NoIOMMUGroup},
 		},
 		"no IOMMU group and no driver": {
 			do: rm("sys/bus/pci/devices/" + vfA1 + "/iommu_group"), want: Node{},
@@ -295,6 +294,37 @@ func TestUnreadableUIODirectoryIsAnError(t *testing.T) {
 	f, err := newReader(h, DriverIGBUIO, InterfaceAuto).Read(address(t, vfA1))
 	if err == nil || f.Node != (Node{}) || f.Driver != DriverIGBUIO {
 		t.Errorf("Read = %+v, %v; want an error, and the rest", f, err)
+	}
+}
+
+// A driver_override matters while a VF is not bound.
+func TestOverride(t *testing.T) {
+	for name, tt := range map[string]struct {
+		driver, override, want string
+	}{
+		"not set":             {"", "(null)", ""},
+		"no driver":           {"", "none", "none"},
+		"kernel driver":       {"4xxxvf", "none", "none"},
+		"bound":               {DriverVFIO, "none", ""},
+		"of the DPDK driver":  {"", DriverVFIO, DriverVFIO},
+		"empty, as on a host": {"", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHostWithVF(t, tt.driver)
+			must(t, h.SetAttr(vfA1, "driver_override", tt.override))
+			if got := read(t, vfioReader(h), vfA1).Override; got != tt.want {
+				t.Errorf("Override %q, want %q", got, tt.want)
+			}
+		})
+	}
+	h := newHostWithVF(t, "")
+	must(t, h.RemoveAttr(vfA1, "driver_override"))
+	if got := read(t, vfioReader(h), vfA1).Override; got != "" {
+		t.Errorf("Override %q without the attribute, want none", got)
+	}
+	replaceByDir(t, filepath.Join(h.Path(vfA1), "driver_override"))
+	if f, err := vfioReader(h).Read(address(t, vfA1)); err == nil {
+		t.Errorf("unreadable driver_override: %+v, want an error", f)
 	}
 }
 

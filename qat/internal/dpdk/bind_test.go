@@ -69,14 +69,14 @@ func TestEachBindTryAsksTheKernelEquallyOften(t *testing.T) {
 
 func TestFailedBindRestoresDriverOverride(t *testing.T) {
 	for before, after := range map[string]string{
-		"(null)":          "", // how the kernel shows that it is not set
-		"vfio-pci":        "", // set by a plugin that was killed
+		"(null)":          "",         // how the kernel shows that it is not set
+		"vfio-pci":        "vfio-pci", // of an administrator, or left by a plugin that was killed
 		"uio_pci_generic": "uio_pci_generic",
 	} {
 		inBubble(t, before, func(t *testing.T) {
 			h := newHostWithVF(t)
 			must(t, h.SetAttr(vfA1, "driver_override", before))
-			r := newRig(t, h, Config{})
+			r := newRig(t, h, Config{Steal: true})
 			r.rescan()
 			r.pass(nodeTimeout + time.Second/2)
 			text, err := os.ReadFile(filepath.Join(h.Path(vfA1), "driver_override"))
@@ -278,7 +278,6 @@ func TestVFOnTheDenylistIsSkippedWithTheRemedy(t *testing.T) {
 		must(t, h.AddVF(lookalike.VF{Address: vf, PF: pf}))
 		r := newRig(t, h, Config{})
 		r.rescan()
-		r.pass(nodeTimeout + time.Second/2)
 		if why := r.reason(vf); !strings.Contains(why, "disable_denylist=1") {
 			t.Errorf("skipped because %q, want that disable_denylist is named", why)
 		}

@@ -26,7 +26,7 @@ const (
 	keyFunction keyKind = iota // one PCI function
 	keyGroup                   // the VFs of an IOMMU group: events of a VFIO group name no function
 	keyNodes                   // unusable VFs: a device node came or went that names no function
-	keyDriver                  // unusable VFs, which may be bound now: the DPDK driver came or went
+	keyDriver                  // unusable VFs, which may be bound now: the DPDK driver or a module changed
 )
 
 // String describes the key in the log.
@@ -70,7 +70,8 @@ func (c *classifier) classify(e *events.Event) (Key, hostwatch.Verdict) {
 
 // ueventKey knows the events with which a QAT function appears, changes or vanishes: those of the
 // function itself and of its vfio-dev or uio child, which have its address in their DEVPATH; those
-// of VFIO groups (DEVPATH /devices/virtual/vfio/<group>); and those of the DPDK driver.
+// of VFIO groups (DEVPATH /devices/virtual/vfio/<group>); and those of the DPDK driver and its
+// modules.
 func (c *classifier) ueventKey(e *events.Event) (Key, bool) {
 	switch string(e.Get("SUBSYSTEM")) {
 	case "pci":
@@ -84,14 +85,31 @@ func (c *classifier) ueventKey(e *events.Event) (Key, bool) {
 		return groupKey(sysfs.Base(e.Path))
 	case "drivers":
 		return Key{kind: keyDriver}, string(sysfs.Base(e.Path)) == c.driver
+	case "module":
+		return Key{kind: keyDriver}, c.isModule(sysfs.Base(e.Path))
 	}
 	return Key{}, false
+}
+
+// isModule reports whether a module can decide about what the DPDK driver binds to: it is the
+// driver's own, or one that it uses.
+func (c *classifier) isModule(name []byte) bool {
+	switch string(name) {
+	case "vfio", "vfio_pci", "vfio_pci_core":
+		return c.driver == device.DriverVFIO
+	case "igb_uio":
+		return c.driver == device.DriverIGBUIO
+	}
+	return false
 }
 
 // sysfsKey knows the watched directories below the root of sysfs.
 func (c *classifier) sysfsKey(path []byte) (Key, bool) {
 	if driver, ok := bytes.CutPrefix(path, []byte("bus/pci/drivers")); ok {
 		return Key{kind: keyDriver}, len(driver) == 0 || string(driver[1:]) == c.driver
+	}
+	if bytes.HasPrefix(path, []byte("module")) {
+		return Key{kind: keyDriver}, true
 	}
 	if bytes.HasPrefix(path, []byte("kernel/debug")) {
 		return debugfsKey(path)

@@ -74,6 +74,26 @@ func TestClassify(t *testing.T) {
 			want:    Key{},
 			verdict: hostwatch.Irrelevant,
 		},
+		"the DPDK driver's module": {
+			event:   uevent(t, "add@/module/vfio_pci", "SUBSYSTEM=module"),
+			want:    Key{kind: keyDriver},
+			verdict: hostwatch.Relevant,
+		},
+		"the module of the parameters": {
+			event:   uevent(t, "add@/module/vfio", "SUBSYSTEM=module"),
+			want:    Key{kind: keyDriver},
+			verdict: hostwatch.Relevant,
+		},
+		"the module of another DPDK driver": {
+			event:   uevent(t, "add@/module/igb_uio", "SUBSYSTEM=module"),
+			want:    Key{},
+			verdict: hostwatch.Irrelevant,
+		},
+		"a parameter": {
+			event:   inotify("/s/module/vfio/parameters/enable_unsafe_noiommu_mode"),
+			want:    Key{kind: keyDriver},
+			verdict: hostwatch.Relevant,
+		},
 		"a network interface": {
 			event:   uevent(t, "add@/devices/pci0000:00/0000:00:03.0/virtio0/net/eth0", "SUBSYSTEM=net"),
 			want:    Key{},

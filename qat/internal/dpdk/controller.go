@@ -49,6 +49,8 @@ type controller struct {
 	functions  *functions
 	assignment *assignment
 	suspects   map[pci.Address]time.Time // functions that differed in an audit → when to compare again
+	releasing  map[pci.Address]time.Time // VFs on their way out → since when
+	lastRun    time.Time                 // of Reconcile
 	drift      hostwatch.Drift
 	listErr    error // why the host's functions could not be listed the last time
 	listRetry  retry // when to list and read all of them again
@@ -64,7 +66,13 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 		reader:     cfg.Reader,
 		watches:    host.Watches,
 		health:     monitor,
-		binder:     bind.New(ctx, bind.Config{Sysfs: cfg.Sysfs, Driver: cfg.Driver, Writer: cfg.Writer, Wake: wake}),
+		binder: bind.New(ctx, bind.Config{
+			Sysfs:  cfg.Sysfs,
+			Driver: cfg.Driver,
+			Steal:  cfg.Steal,
+			Writer: cfg.Writer,
+			Wake:   wake,
+		}),
 		preference: cfg.Preference,
 		rules:      rules{driver: cfg.Driver, served: cfg.ServedDrivers, bind: !cfg.NoBind, steal: cfg.Steal},
 		functions: &functions{
@@ -85,7 +93,8 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 			skipped: map[string]string{},
 			tree:    &devtree.Tree{},
 		},
-		suspects: map[pci.Address]time.Time{},
+		suspects:  map[pci.Address]time.Time{},
+		releasing: map[pci.Address]time.Time{},
 	}
 }
 
@@ -109,7 +118,10 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 		addresses = append(addresses, c.all(now)...)
 	}
 	addresses = append(addresses, c.functions.dueRetries(now)...)
-	if addresses = append(addresses, c.binder.Due(now)...); len(addresses) > 0 {
+	addresses = append(addresses, c.binder.Due(now)...)
+	addresses = append(addresses, c.released(now)...)
+	c.lastRun = now
+	if len(addresses) > 0 {
 		c.update(addresses, now)
 	}
 	c.runAudit(b, now)
@@ -134,6 +146,7 @@ func (c *controller) addresses(keys []Key, now time.Time) []pci.Address {
 				return vf.Group != nil && *vf.Group == key.group
 			})...)
 		case keyDriver:
+			c.watchHost() // the directories of a module that was loaded again are new
 			c.binder.RetryFailed(now)
 			list = append(list, c.unusable()...)
 		case keyNodes:
@@ -154,9 +167,7 @@ func (c *controller) unusable() []pci.Address {
 // all lists every function that exists or is known, after the directories that show new ones are
 // watched. If that fails, the full read that it is for is repeated later.
 func (c *controller) all(now time.Time) []pci.Address {
-	for _, dir := range c.reader.HostWatches() {
-		c.watches.Want(dir, 0)
-	}
+	c.watchHost()
 	addresses, err := c.functions.all()
 	if err != nil {
 		if c.listErr == nil {
@@ -170,10 +181,17 @@ func (c *controller) all(now time.Time) []pci.Address {
 	return addresses
 }
 
+// watchHost watches the directories that do not belong to a function.
+func (c *controller) watchHost() {
+	for _, w := range c.reader.HostWatches() {
+		c.watches.Want(w.Dir, w.Incarnation)
+	}
+}
+
 // update reads these functions again, decides about the VFs that this affects,
 // and acts on the decisions.
 func (c *controller) update(addresses []pci.Address, now time.Time) {
-	vfs := c.collect(c.functions.refresh(addresses, now))
+	vfs := c.collect(c.functions.refresh(addresses, now), now)
 	for a, retry := range c.functions.retries {
 		c.binder.Postpone(a, retry.at)
 	}
@@ -196,25 +214,54 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 
 // collect collects what decide goes by for these VFs. It asks for the DPDK driver only if a VF is
 // not bound to it.
-func (c *controller) collect(addresses []pci.Address) []facts {
+func (c *controller) collect(addresses []pci.Address, now time.Time) []facts {
 	vfs := make([]facts, len(addresses))
 	unbound := false
 	for i, a := range addresses {
 		vfs[i] = c.facts(a)
+		vfs[i].held = c.isHeld(a, vfs[i].vf, now)
 		unbound = unbound || vfs[i].vf != nil && !vfs[i].driverBound
 	}
-	if !unbound {
-		return vfs
-	}
-	if loaded, err := c.reader.DriverLoaded(c.rules.driver); loaded || err != nil { // an error does not deny it
+	if unbound {
+		driver := c.reader.DriverState()
 		for i := range vfs {
-			vfs[i].driverLoaded = true
+			vfs[i].driver = driver
 		}
 	}
 	return vfs
 }
 
-// facts collects the facts about one VF, but for driverLoaded.
+// holdTime is how long the node of a VF outlives its VFIO device at most if nobody holds the VF
+// open. The kernel then takes microseconds (drivers/vfio/vfio_main.c, vfio_unregister_group_dev).
+const holdTime = time.Second
+
+// isHeld reports whether a workload holds a VF that is on its way out, and sets the time to look
+// again if that does not show yet. Nothing on the host names the holder, but the kernel waits for
+// it.
+func (c *controller) isHeld(a pci.Address, vf *function, now time.Time) bool {
+	if vf == nil || !vf.Node.Releasing || vf.Driver != "" {
+		delete(c.releasing, a)
+		return false
+	}
+	since, known := c.releasing[a]
+	if !known {
+		since = now
+		c.releasing[a] = now
+	}
+	return now.Sub(since) >= holdTime
+}
+
+// released lists the VFs that have been on their way out for holdTime now.
+func (c *controller) released(now time.Time) (list []pci.Address) {
+	for a, since := range c.releasing {
+		if at := since.Add(holdTime); at.After(c.lastRun) && !now.Before(at) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// facts collects the facts about one VF, but for those that collect adds.
 func (c *controller) facts(a pci.Address) facts {
 	vf := c.functions.known[a]
 	if vf == nil || !vf.IsVF {
@@ -243,19 +290,22 @@ func (c *controller) facts(a pci.Address) facts {
 // is not bound yet.
 func (c *controller) act(vfs []facts, decisions []decision, now time.Time) {
 	for i := range decisions {
-		switch d, vf := &decisions[i], vfs[i].vf; d.action {
-		case actionBind:
+		switch d, f := &decisions[i], &vfs[i]; {
+		case d.action == actionBind:
 			d.reason = c.binder.Bind(bind.VF{
 				Address:     d.vf,
-				Incarnation: vf.Incarnation,
-				Driver:      vf.Driver,
-				Family:      vf.Family.Name,
-				Denylisted:  vf.Family.Denylisted,
+				Incarnation: f.vf.Incarnation,
+				Driver:      f.vf.Driver,
+				PF:          policy.PFOrBus(d.vf, c.functions.pfOf),
 			}, now)
-		case actionAwaitNode:
+		case d.action == actionAwaitNode:
 			c.binder.AwaitNode(d.vf, now)
-		default:
+		case f.driverBound:
+			c.binder.Bound(d.vf, now)
+		case f.vf == nil:
 			c.binder.Forget(d.vf)
+		case d.action == actionSkip:
+			c.binder.Stop(d.vf)
 		}
 	}
 }
@@ -264,6 +314,11 @@ func (c *controller) act(vfs []facts, decisions []decision, now time.Time) {
 func (c *controller) next() time.Time {
 	next := hostwatch.Earlier(c.binder.Next(), c.health.Next())
 	next = hostwatch.Earlier(next, hostwatch.Earlier(c.listRetry.at, c.functions.nextRetry()))
+	for _, since := range c.releasing {
+		if at := since.Add(holdTime); at.After(c.lastRun) {
+			next = hostwatch.Earlier(next, at)
+		}
+	}
 	for _, at := range c.suspects {
 		next = hostwatch.Earlier(next, at)
 	}

@@ -22,8 +22,10 @@ type facts struct {
 	pfExists   bool         // pf is nil, and there is a PCI function at pfAddress
 	listed     bool         // the VF is listed now
 
-	driverBound  bool // the VF is bound to the DPDK driver, or to one that does its work
-	driverLoaded bool // the DPDK driver is loaded; unknown if all VFs of the batch are bound
+	held bool // the VF has been on its way out for so long that a workload must hold it
+
+	driverBound bool               // the VF is bound to the DPDK driver, or to one that does its work
+	driver      device.DriverState // of the DPDK driver; not read if all VFs of the batch are bound to it
 }
 
 // rules are the part of the configuration that decide goes by.
@@ -68,7 +70,7 @@ func decide(f *facts, r *rules) decision {
 	case vf.Node.Releasing && f.listed:
 		return decideResource(f, r) // listed, but unhealthy, until it is gone or back
 	case vf.Node.Releasing && vf.Driver == "":
-		return skip(vf.Node.Missing) // binding it would wait for the workload that holds it
+		return skip(f.releasingReason()) // binding it would wait for the workload that holds it
 	case vf.removing && !f.driverBound:
 		return skip("it is being removed") // binding it would only delay that
 	case !f.driverBound:
@@ -79,6 +81,14 @@ func decide(f *facts, r *rules) decision {
 	return decideResource(f, r)
 }
 
+// releasingReason says why a VF whose node outlives its VFIO device cannot be used.
+func (f *facts) releasingReason() string {
+	if f.held {
+		return f.vf.Node.Missing + " while a workload holds it"
+	}
+	return f.vf.Node.Missing
+}
+
 // decideBind decides about a VF that is not bound to the DPDK driver.
 func decideBind(f *facts, r *rules) decision {
 	vf := f.vf
@@ -87,8 +97,16 @@ func decideBind(f *facts, r *rules) decision {
 		return skip(fmt.Sprintf("it is not bound to %s, and -bind=false leaves binding to others", r.driver))
 	case vf.Driver != "" && vf.Driver != vf.Family.VFDriver && !r.steal:
 		return skip(fmt.Sprintf("it is bound to %s, which is left alone without -steal", vf.Driver))
-	case !f.driverLoaded:
+	case vf.Override != "" && vf.Override != r.driver && !r.steal:
+		return skip(fmt.Sprintf("its driver_override is %s: it is reserved, and left alone without -steal",
+			vf.Override))
+	case !f.driver.Loaded:
 		return skip(fmt.Sprintf("driver %s is not loaded: modprobe %[1]s", r.driver))
+	case f.driver.NeedsGroup && vf.Group == nil:
+		return skip(device.NoIOMMUGroup)
+	case f.driver.Denylist && vf.Family.Denylisted:
+		return skip(fmt.Sprintf("%s refuses %s devices unless it is loaded with disable_denylist=1 "+
+			"(modprobe -r %[1]s; modprobe %[1]s disable_denylist=1)", r.driver, vf.Family.Name))
 	}
 	return decision{action: actionBind}
 }
@@ -132,7 +150,7 @@ func newDevice(f *facts, r *rules) *devtree.Device {
 func unhealthyReason(f *facts) string {
 	switch vf, pf := f.vf, f.pf; {
 	case vf.Node.Releasing:
-		return vf.Node.Missing
+		return f.releasingReason()
 	case pf != nil && pf.IsDown():
 		return fmt.Sprintf("its PF %s is %s", pf.Address, pf.State)
 	case pf != nil && pf.unhealthy != "":

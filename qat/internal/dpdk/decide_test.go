@@ -31,10 +31,10 @@ func usableVF() facts {
 			State:    "up",
 			Resource: "cy",
 		}},
-		pfAddress:    &pf,
-		pfExists:     true,
-		driverBound:  true,
-		driverLoaded: true,
+		pfAddress:   &pf,
+		pfExists:    true,
+		driverBound: true,
+		driver:      device.DriverState{Loaded: true},
 	}
 }
 
@@ -46,7 +46,7 @@ func unboundVF(driver string) facts {
 }
 
 func TestDecide(t *testing.T) {
-	const releasing = "a workload holds it"
+	const releasing = "on its way out"
 	listed := func(resource string) decision { return decision{action: actionList, resource: resource} }
 	for name, tt := range map[string]struct {
 		facts  facts
@@ -72,6 +72,11 @@ func TestDecide(t *testing.T) {
 			unboundVF(""),
 			func(f *facts, _ *rules) { f.vf.Node = device.Node{Missing: releasing, Releasing: true} },
 			skip(releasing),
+		},
+		"held on its way out for long": {
+			unboundVF(""),
+			func(f *facts, _ *rules) { f.held, f.vf.Node = true, device.Node{Missing: releasing, Releasing: true} },
+			skip(releasing + " while a workload holds it"),
 		},
 		"bound without a VFIO device": {
 			usableVF(),
@@ -109,8 +114,48 @@ func TestDecide(t *testing.T) {
 		},
 		"driver not loaded": {
 			unboundVF(""),
-			func(f *facts, _ *rules) { f.driverLoaded = false },
+			func(f *facts, _ *rules) { f.driver.Loaded = false },
 			skip("driver vfio-pci is not loaded: modprobe vfio-pci"),
+		},
+
+		"reserved": {
+			unboundVF("4xxxvf"),
+			func(f *facts, _ *rules) { f.vf.Override = "none" },
+			skip("its driver_override is none: it is reserved, and left alone without -steal"),
+		},
+		"reserved, stolen": {
+			unboundVF(""),
+			func(f *facts, r *rules) { f.vf.Override, r.steal = "none", true },
+			decision{action: actionBind},
+		},
+		"override for the DPDK driver": {
+			unboundVF(""),
+			func(f *facts, _ *rules) { f.vf.Override = device.DriverVFIO },
+			decision{action: actionBind},
+		},
+		"no IOMMU group": {
+			unboundVF(""),
+			func(f *facts, _ *rules) { f.driver.NeedsGroup = true },
+			skip(device.NoIOMMUGroup),
+		},
+		"IOMMU group": {
+			unboundVF(""),
+			func(f *facts, _ *rules) { f.driver.NeedsGroup, f.vf.Group = true, new(int) },
+			decision{action: actionBind},
+		},
+		"denylist, other family": {
+			unboundVF(""),
+			func(f *facts, _ *rules) { f.driver.Denylist = true },
+			decision{action: actionBind},
+		},
+		"denylisted": {
+			unboundVF(""),
+			func(f *facts, r *rules) {
+				f.vf.Family, _ = device.FamilyOf(0x8086, 0x37c8)
+				f.driver.Denylist, r.served = true, []string{"c6xxvf"}
+			},
+			skip("vfio-pci refuses C62x devices unless it is loaded with disable_denylist=1 " +
+				"(modprobe -r vfio-pci; modprobe vfio-pci disable_denylist=1)"),
 		},
 
 		"no PF, as in a guest": {

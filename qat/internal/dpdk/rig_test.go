@@ -425,3 +425,10 @@ func (r *rig) writesByVF(vfs []string) map[string][]string {
 	}
 	return m
 }
+
+// replaceDir removes a directory and makes an empty one in its place.
+func replaceDir(t *testing.T, dir string) {
+	t.Helper()
+	must(t, os.RemoveAll(dir))
+	must(t, os.Mkdir(dir, 0o755))
+}

@@ -56,8 +56,8 @@ func (policy Policy) Check() error {
 // PFOf returns the PF of a VF. ok is false if the PF is unknown.
 type PFOf func(vf pci.Address) (pf pci.Address, ok bool)
 
-// pfOrBus returns the VF's PF, or the address that stands for its bus if the PF is unknown.
-func pfOrBus(vf pci.Address, pfOf PFOf) pci.Address {
+// PFOrBus returns the VF's PF, or the address that stands for its bus if the PF is unknown.
+func PFOrBus(vf pci.Address, pfOf PFOf) pci.Address {
 	if pf, ok := pfOf(vf); ok {
 		return pf
 	}
@@ -83,7 +83,7 @@ func Order(policy Policy, waiting []pci.Address, pfOf PFOf, listed iter.Seq[pci.
 	}
 	ahead := map[pci.Address]int{} // PF → its VFs that are listed or have been given a turn
 	for vf := range listed {
-		ahead[pfOrBus(vf, pfOf)]++
+		ahead[PFOrBus(vf, pfOf)]++
 	}
 	type turn struct {
 		round  int // number of VFs of the same PF that come first
@@ -91,7 +91,7 @@ func Order(policy Policy, waiting []pci.Address, pfOf PFOf, listed iter.Seq[pci.
 	}
 	turns := make([]turn, 0, len(order))
 	for _, vf := range order {
-		pf := pfOrBus(vf, pfOf)
+		pf := PFOrBus(vf, pfOf)
 		turns = append(turns, turn{round: ahead[pf], pf: pf, vf: vf})
 		ahead[pf]++
 	}

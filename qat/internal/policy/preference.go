@@ -41,7 +41,7 @@ func (p *Preference) Update(listed iter.Seq[pci.Address], pfOf PFOf) {
 	}
 	vfs := &listedVFs{pf: map[pci.Address]pci.Address{}, perPF: map[pci.Address]int{}}
 	for vf := range listed {
-		pf := pfOrBus(vf, pfOf)
+		pf := PFOrBus(vf, pfOf)
 		vfs.pf[vf] = pf
 		vfs.perPF[pf]++
 	}
