@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -267,6 +268,7 @@ func (s *session[K]) publishTree() {
 		return
 	}
 	s.publish(tree)
+	runtime.Gosched() // let the streams send their lists before this goroutine formats log lines
 	s.published = tree
 	logChanges(old, tree, time.Since(s.batch.Since))
 }
