@@ -68,7 +68,7 @@ func (b *Builder) Keep(resource string) error {
 	if found {
 		return nil
 	}
-	if err := CheckResourceName(resource); err != nil {
+	if err := checkResourceName(resource); err != nil {
 		return err
 	}
 	b.resources = slices.Insert(b.resources, i, &Resource{name: resource})

@@ -171,9 +171,8 @@ func TestResourceNameRules(t *testing.T) {
 	} {
 		b := new(devtree.Tree).Edit()
 		for caller, err := range map[string]error{
-			"CheckResourceName": devtree.CheckResourceName(tt.name),
-			"Put":               b.Put(tt.name, vf("a")),
-			"Keep":              b.Keep(tt.name),
+			"Put":  b.Put(tt.name, vf("a")),
+			"Keep": b.Keep(tt.name),
 		} {
 			if (err != nil) != (tt.want != "") || err != nil && err.Error() != tt.want {
 				t.Errorf("%s(%q):\ngot  %v\nwant %s", caller, tt.name, err, tt.want)

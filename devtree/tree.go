@@ -121,9 +121,9 @@ var resourceName = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?
 
 const maxResourceName = 63 // bytes
 
-// CheckResourceName returns an error if Kubernetes rejects the name of a resource, which
+// checkResourceName returns an error if Kubernetes rejects the name of a resource, which
 // is given without its namespace. The error states what is allowed.
-func CheckResourceName(name string) error {
+func checkResourceName(name string) error {
 	if len(name) > maxResourceName {
 		return fmt.Errorf("resource name %q has %d bytes: at most %d are allowed", name, len(name), maxResourceName)
 	}

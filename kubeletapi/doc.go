@@ -24,7 +24,9 @@
 //
 // A resource is registered from the first Tree that has it until Run ends, with an empty
 // list if it has no devices. Its socket is only created while kubelet.sock exists: only
-// the kubelet connects to it, and deletes all sockets when it starts.
+// the kubelet connects to it, and deletes all sockets when it starts. The socket's name is
+// "<namespace>-<resource>.sock", or a shorter one with a hash of both if the name is too long
+// for a socket or the namespace contains '-'; the log names it at V(1).
 //
 // Allocate answers from the newest Tree, for all containers of a request or for none.
 // With [WithCDI], a Tree counts once the attempt to write its specs is over. The error

@@ -59,7 +59,11 @@ func (p *fakePlugin) Watch(ctx context.Context, publish func(*devtree.Tree)) err
 }
 
 func (p *fakePlugin) publish(t *devtree.Tree) {
-	<-p.watching
+	select {
+	case <-p.watching:
+	case <-time.After(testTimeout):
+		panic("Run does not call Watch")
+	}
 	p.sink(t)
 }
 
@@ -118,6 +122,11 @@ type runningManager struct {
 
 // run runs a Manager for dir until the test ends. Run must return nil.
 func run(t testing.TB, dir string, plugin Plugin, opts ...Option) *runningManager {
+	t.Helper()
+	return runNamespace(t, namespace, dir, plugin, opts...)
+}
+
+func runNamespace(t testing.TB, namespace, dir string, plugin Plugin, opts ...Option) *runningManager {
 	t.Helper()
 	r := &runningManager{
 		Manager: NewManager(namespace, plugin, slices.Concat([]Option{WithKubeletDir(dir)}, opts)...),

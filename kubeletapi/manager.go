@@ -24,7 +24,7 @@ type Manager struct {
 	wake      signal // of the reconciler
 
 	mu            sync.Mutex               // guards registrations
-	registrations map[string]*registration // by resource; nil if it cannot be served
+	registrations map[string]*registration // by resource
 }
 
 // NewManager returns a Manager for the resources "<namespace>/<resource>", where resource
@@ -55,7 +55,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := checkNamespace(m.namespace); err != nil {
 		return err
 	}
-	if err := m.config.resolveDir(m.namespace); err != nil {
+	if err := m.config.resolveDir(); err != nil {
 		return err
 	}
 	log := klog.FromContext(ctx)
@@ -113,17 +113,20 @@ func (m *Manager) publish(t *devtree.Tree) {
 	}
 }
 
-// CheckRegistered returns nil if the kubelet follows the lists of all resources of the
-// newest Tree, and so before the first Tree. Otherwise its error names a resource and
+// CheckRegistered returns nil if the kubelet follows the lists of all resources that have devices
+// in the newest Tree, and so before the first Tree. Otherwise its error names a resource and
 // says how far the registration has come. Any goroutine may call it; it ignores its context.
 func (m *Manager) CheckRegistered(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for resource := range m.publisher.Tree().Resources() {
+		if resource.Len() == 0 {
+			continue // the kubelet has nothing to offer either way
+		}
 		name := fullName(m.namespace, resource.Name())
 		r := m.registrations[resource.Name()]
 		if r == nil {
-			return fmt.Errorf("%s is not served; if this persists, see the log", name)
+			return fmt.Errorf("%s is not served yet", name)
 		}
 		if err := r.current().check(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)

@@ -5,6 +5,7 @@ package kubeletapi
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -127,8 +128,7 @@ func TestRunRejectsInvalidSettings(t *testing.T) {
 	}{
 		"namespace":       {"Color.example.com", kubeletDir(t), "must be a DNS name"},
 		"empty directory": {namespace, "", `invalid kubelet directory "": must be a path, such as /var/lib/kubelet`},
-		"long directory":  {"a.io", "/" + strings.Repeat("d", 95), `kubelet.sock" has 109 bytes: at most 107`},
-		"long socket":     {namespace, "/" + strings.Repeat("d", 90), `com-x.sock" has 116 bytes: at most 107`},
+		"long directory":  {namespace, "/" + strings.Repeat("d", 84), `ddd" has 85 bytes: at most 84 are allowed`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -312,18 +312,28 @@ func TestCheckRegisteredNamesResourceAndReason(t *testing.T) {
 	r.awaitRegistered("")
 }
 
-func TestCheckRegisteredForResourceThatIsNotServed(t *testing.T) {
+func TestCheckRegisteredBeforeResourceIsServed(t *testing.T) {
 	m := NewManager(namespace, newFakePlugin())
 	m.publish(tree(t, nil, "yellow", "1"))
-	const want = yellow + " is not served; if this persists, see the log"
+	const want = yellow + " is not served yet"
 	if err := m.CheckRegistered(t.Context()); err == nil || err.Error() != want {
 		t.Errorf("before the reconciler has seen it: %v, want %s", err, want)
 	}
+}
 
+// TestResourceThatCannotBeServedIsReadyWithoutDevices checks that a resource whose socket cannot be
+// created makes the Manager unready only while it has devices.
+func TestResourceThatCannotBeServedIsReadyWithoutDevices(t *testing.T) {
 	dir, p := kubeletDir(t), newFakePlugin()
-	startKubelet(t, dir)
+	k := startKubelet(t, dir)
+	if err := os.WriteFile(socketOf(dir, "yellow"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r := run(t, dir, p)
-	p.publish(tree(t, nil, strings.Repeat("x", 63), "1")) // its socket path is too long
-	r.log.await(t, "Cannot serve the resource")
-	r.awaitRegistered("is not served")
+	now := tree(t, tree(t, nil, "yellow", "1"), "blue", "1")
+	p.publish(now)
+	waitIDs(t, k, blue, "1")
+	r.awaitRegistered(yellow)
+	p.publish(tree(t, now, "yellow"))
+	r.awaitRegistered("")
 }

@@ -3,12 +3,13 @@
 package kubeletapi
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"strings"
 
-	"qatplugin/devtree"
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 )
 
 const (
@@ -17,6 +18,12 @@ const (
 	// maxSocketPath is the longest path that fits into sockaddr_un.sun_path with its
 	// final NUL (unix(7)). The kubelet dials the full path: a relative one does not help.
 	maxSocketPath = 107
+
+	// A socketName has at most the bytes that its directory leaves, and at least those of
+	// "~6098a1044e4f6b7c.sock".
+	socketSuffix = ".sock"
+	hashDigits   = 16
+	maxDir       = maxSocketPath - len("/~") - hashDigits - len(socketSuffix)
 
 	// maxNamespace leaves room for "requests.", which quotas prepend to the name of a
 	// resource (k8s.io/kubernetes/pkg/apis/core/v1/helper, IsExtendedResourceName).
@@ -47,19 +54,24 @@ func checkNamespace(namespace string) error {
 // fullName returns the name by which pods request the resource: "qat.intel.com/cy".
 func fullName(namespace, resource string) string { return namespace + "/" + resource }
 
-// socketPath returns the path of the resource's socket, "<dir>/qat.intel.com-cy.sock", or
-// an error if it cannot have one.
-func socketPath(dir, namespace, resource string) (string, error) {
-	if err := devtree.CheckResourceName(resource); err != nil {
-		return "", err
+// socketName returns the name of the resource's socket in dir. It differs for any two resources, is
+// the same in each process, and fits into a socket's path, in dir as well as in the kubelet's
+// own directory. dir must have at most maxDir bytes.
+//
+// The name is "qat.intel.com-cy.sock" if it fits. A longer one, or one with a namespace that
+// contains '-', which would leave open where the namespace ends, is shortened and gets a hash
+// of both: "a.com-b-c~6098a1044e4f6b7c.sock". '~' is in no name of a resource.
+func socketName(dir, namespace, resource string) string {
+	room := maxSocketPath - max(len(dir+"/"), len(pluginapi.DevicePluginPath)) - len(socketSuffix)
+	if plain := namespace + "-" + resource; len(plain) <= room && !strings.Contains(namespace, "-") {
+		return plain + socketSuffix
 	}
-	path := filepath.Join(dir, namespace+"-"+resource+".sock")
-	return path, checkSocketPath(path)
-}
-
-func checkSocketPath(path string) error {
-	if len(path) > maxSocketPath {
-		return fmt.Errorf("socket path %q has %d bytes: at most %d are allowed", path, len(path), maxSocketPath)
+	sum := sha256.Sum256([]byte(fullName(namespace, resource)))
+	hash := "~" + hex.EncodeToString(sum[:])[:hashDigits]
+	room -= len(hash + "-")
+	if room < len("x-y") {
+		return hash + socketSuffix
 	}
-	return nil
+	n := min(len(namespace), max(room/2, room-len(resource))) // if both are long, half for each
+	return namespace[:n] + "-" + resource[:min(len(resource), room-n)] + hash + socketSuffix
 }

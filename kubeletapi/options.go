@@ -65,9 +65,9 @@ func defaultConfig() config {
 	}
 }
 
-// resolveDir checks the kubelet's directory and makes it absolute. The paths of
-// kubelet.sock and of the socket with the shortest name must not be too long.
-func (c *config) resolveDir(namespace string) error {
+// resolveDir checks the kubelet's directory and makes it absolute. Its path must leave room for the
+// names of sockets.
+func (c *config) resolveDir() error {
 	if c.dir == "" {
 		return errors.New("invalid kubelet directory \"\": must be a path, such as " + pluginapi.DevicePluginPath)
 	}
@@ -75,10 +75,10 @@ func (c *config) resolveDir(namespace string) error {
 	if err != nil {
 		return fmt.Errorf("resolve kubelet directory %q: %w", c.dir, err)
 	}
-	c.dir = dir
-	if err := checkSocketPath(filepath.Join(dir, kubeletSocket)); err != nil {
-		return err
+	if len(dir) > maxDir {
+		return fmt.Errorf("kubelet directory %q has %d bytes: at most %d are allowed, because the paths of sockets "+
+			"are limited to %d", dir, len(dir), maxDir, maxSocketPath)
 	}
-	_, err = socketPath(dir, namespace, "x")
-	return err
+	c.dir = dir
+	return nil
 }

@@ -167,13 +167,8 @@ func (r *reconciler) addEndpoints() {
 			pace:         pace{min: r.config.gatherMin, max: r.config.gatherMax},
 			log:          r.log,
 		}
-		path, err := socketPath(r.config.dir, m.namespace, s.resource)
-		if err != nil {
-			r.log.Error(err, "Cannot serve the resource", "resource", s.name)
-			s.registration = nil // which means that it cannot be served
-		} else {
-			r.endpoints = append(r.endpoints, newEndpoint(s, path, r.config, &r.calls))
-		}
+		path := filepath.Join(r.config.dir, socketName(r.config.dir, m.namespace, s.resource))
+		r.endpoints = append(r.endpoints, newEndpoint(s, path, r.config, &r.calls))
 		m.mu.Lock()
 		m.registrations[s.resource] = s.registration
 		m.mu.Unlock()
