@@ -47,6 +47,7 @@ type node struct {
 	host       *lookalike.Host
 	kubeletDir string
 	vfs        []string
+	kubelet    *kubelettest.Kubelet
 	lists      chan kubelettest.List // as the kubelet receives them
 }
 
@@ -75,9 +76,9 @@ func newNode(b *testing.B, n int) *node {
 		must(b, host.Bind(vf, "vfio-pci"))
 	}
 	onList := kubelettest.OnList(func(l kubelettest.List) { node.lists <- l })
-	k, err := kubelettest.Start(node.kubeletDir, onList)
+	node.kubelet, err = kubelettest.Start(node.kubeletDir, onList)
 	must(b, err)
-	b.Cleanup(k.Stop)
+	b.Cleanup(node.kubelet.Stop)
 	return node
 }
 
@@ -232,6 +233,29 @@ func BenchmarkStartToFullList(b *testing.B) {
 				stop := node.start(b)
 				took = append(took, node.waitFull(b).Time.Sub(start))
 				stop()
+			}
+			report(b, took)
+		})
+	}
+}
+
+// BenchmarkAllocate measures an Allocate call of the kubelet for four of n VFs.
+func BenchmarkAllocate(b *testing.B) {
+	for _, n := range []int{64, 1024} {
+		b.Run(fmt.Sprintf("VFs=%d", n), func(b *testing.B) {
+			node := newNode(b, n)
+			defer node.start(b)()
+			node.waitFull(b)
+			var took []time.Duration
+			for i := 0; b.Loop(); i++ {
+				first := i * 4 % n
+				start := time.Now()
+				response, err := node.kubelet.Allocate(b.Context(), resource, node.vfs[first:first+4])
+				took = append(took, time.Since(start))
+				must(b, err)
+				if got := response.ContainerResponses[0].Envs["QAT3"]; got != node.vfs[first+3] {
+					b.Fatalf("QAT3 is %q, want %q", got, node.vfs[first+3])
+				}
 			}
 			report(b, took)
 		})

@@ -5,6 +5,7 @@ package dpdk
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"k8s.io/klog/v2"
 
@@ -15,8 +16,8 @@ import (
 
 // PostAllocate completes what a container gets: the variables QAT0, QAT1 and so
 // on hold the addresses of its VFs, in the order in which the kubelet named
-// them. It reads each VF once more and returns an error that names a VF that is
-// gone or no longer usable as listed. It may be called from any goroutine.
+// them. It looks at each VF once more and returns an error that names a VF that
+// is gone or no longer usable as listed. It may be called from any goroutine.
 func PostAllocate(
 	reader *device.Reader, driver string, devices []*devtree.Device, edits *devtree.ContainerEdits,
 ) error {
@@ -28,6 +29,10 @@ func PostAllocate(
 		if !ok {
 			return fmt.Errorf("allocate %q: not a PCI address", d.ID)
 		}
+		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
+		if reader.IsUsable(a, nodeOf(d)) {
+			continue
+		}
 		vf, err := reader.Read(a)
 		switch {
 		case err != nil:
@@ -38,11 +43,19 @@ func PostAllocate(
 			return fmt.Errorf("allocate %s: %w: it is no longer bound to %s", d.ID, devtree.ErrUnfit, driver)
 		case vf.Node.Missing != "":
 			return fmt.Errorf("allocate %s: %w: %s", d.ID, devtree.ErrUnfit, vf.Node.Missing)
-		case len(d.DeviceNodes) > 0 && d.DeviceNodes[0].HostPath != "/dev/"+vf.Node.Name:
+		case len(d.DeviceNodes) > 0 && nodeOf(d) != vf.Node.Name:
 			return fmt.Errorf("allocate %s: %w: its device node is now /dev/%s", d.ID, devtree.ErrUnfit, vf.Node.Name)
 		}
-		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
 	}
 	klog.V(3).InfoS("Allocated", "devices", len(devices))
 	return nil
+}
+
+// nodeOf returns the name below /dev of the node through which a listed VF is used, or "" if it has
+// none.
+func nodeOf(d *devtree.Device) string {
+	if len(d.DeviceNodes) == 0 {
+		return ""
+	}
+	return strings.TrimPrefix(d.DeviceNodes[0].HostPath, "/dev/")
 }

@@ -494,10 +494,15 @@ func TestPostAllocate(t *testing.T) {
 	bindAll(t, h, pfA, device.DriverVFIO)
 	vfs := h.VFs(pfA)
 	cfg := withDefaults(h, Config{}, nil)
+	var nodes map[string]string // VF → device node
 	allocate := func(ids ...string) (*devtree.ContainerEdits, error) {
 		var devices []*devtree.Device
 		for _, id := range ids {
-			devices = append(devices, &devtree.Device{ID: id})
+			d := &devtree.Device{ID: id}
+			if node := nodes[id]; node != "" {
+				d.DeviceNodes = []devtree.DeviceNode{{HostPath: node}}
+			}
+			devices = append(devices, d)
 		}
 		edits := &devtree.ContainerEdits{}
 		return edits, PostAllocate(cfg.Reader, cfg.Driver, devices, edits)
@@ -507,10 +512,24 @@ func TestPostAllocate(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"QAT0": vfs[2], "QAT1": vfs[0]}, edits.Env); diff != "" {
 		t.Errorf("environment (-want +got):\n%s", diff)
 	}
+	nodes = map[string]string{}
+	for _, vf := range vfs {
+		nodes[vf] = "/dev/vfio/" + filepath.Base(vfioNode(t, h, vf))
+	}
+	if _, err := allocate(vfs...); err != nil {
+		t.Errorf("allocating VFs that are as listed: %v", err)
+	}
+	node := nodes[vfs[3]]
+	nodes[vfs[3]] = nodes[vfs[2]]
+	_, err = allocate(vfs[3])
+	if want := "allocate " + vfs[3] + ": the device cannot be used: its device node is now " + node; err == nil ||
+		err.Error() != want {
+		t.Errorf("allocating a VF that has another node: %v, want %s", err, want)
+	}
+	nodes[vfs[3]] = node
 	must(t, h.RemoveVF(vfs[0]))
 	must(t, h.Unbind(vfs[1]))
 	must(t, os.Remove(vfioNode(t, h, vfs[3])))
-	node := "/dev/vfio/" + filepath.Base(vfioNode(t, h, vfs[3]))
 	for id, want := range map[string]error{
 		vfs[0]: fmt.Errorf("allocate %s: %w", vfs[0], devtree.ErrGone),
 		vfs[1]: fmt.Errorf("allocate %s: %w: it is no longer bound to vfio-pci", vfs[1], devtree.ErrUnfit),
