@@ -7,8 +7,9 @@
 #     --label org.opencontainers.image.revision="$(git rev-parse HEAD)" .
 #
 # VERSION is the version that the program reports. GO_IMAGE is an image with Go, which may be
-# pinned by its digest.
+# pinned by its digest. With GPL=no the program contains no code under the GPL (NOTICE).
 
+ARG GPL=yes
 ARG GO_IMAGE=docker.io/library/golang:1.26
 
 # The build runs on the platform of this machine; Go builds for any other. (To build for another
@@ -22,15 +23,21 @@ RUN go mod download && go -C tools/image mod download
 COPY . .
 ARG VERSION=devel
 ARG TARGETARCH
+ARG GPL
 # tools/image builds the program and collects the licenses of everything that is linked.
-RUN go -C tools/image run . -version "$VERSION" -arch "${TARGETARCH:-$(go env GOARCH)}" -rootfs /rootfs
+RUN go -C tools/image run . -version "$VERSION" -arch "${TARGETARCH:-$(go env GOARCH)}" -gpl "$GPL" -rootfs /rootfs
 
-FROM scratch
+FROM scratch AS gpl-yes
+LABEL org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause AND GPL-3.0-only"
+
+FROM scratch AS gpl-no
+LABEL org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause"
+
+FROM gpl-${GPL}
 ARG VERSION=devel
 COPY --from=build /rootfs/ /
 LABEL org.opencontainers.image.title="intel-qat-plugin" \
       org.opencontainers.image.description="Tells the kubelet of a host's Intel QuickAssist (QAT) virtual functions as they come and go, and binds them for user space" \
-      org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause AND GPL-3.0-only" \
       org.opencontainers.image.version="$VERSION" \
       name="intel-qat-plugin" \
       summary="Event-driven Kubernetes device plugin for Intel QAT" \

@@ -10,6 +10,7 @@ IMAGE    ?= intel-qat-plugin
 VERSION  ?= devel
 ARCH     ?= amd64
 SOURCE   ?=
+GPL      ?= yes
 
 .PHONY: help
 help: ## list the targets
@@ -67,9 +68,9 @@ mutate: ## mutation testing of the product's packages, which takes hours (PKG='.
 	@test/mutate.sh $(PKG)
 
 .PHONY: image
-image: ## build the container image and its SBOM into bin/image/ (IMAGE, VERSION, ARCH, SOURCE)
+image: ## build the container image and its SBOM into bin/image/ (IMAGE, VERSION, ARCH, SOURCE; GPL=no)
 	@go -C tools/image run -buildvcs=false . -root "$(CURDIR)" \
-		-image "$(IMAGE)" -version "$(VERSION)" -arch "$(ARCH)" -source "$(SOURCE)"
+		-image "$(IMAGE)" -version "$(VERSION)" -arch "$(ARCH)" -source "$(SOURCE)" -gpl "$(GPL)"
 
 .PHONY: clean
 clean: ## remove build results (the caches of go, of the test VM and of the test cluster stay)

@@ -3,11 +3,13 @@
 package events
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
+	"github.com/pilebones/go-udev/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -170,11 +172,58 @@ func receiveBuffer(t testing.TB, fd int) int {
 	return size / 2
 }
 
-func TestUeventSocketIsClosedOnExec(t *testing.T) {
+// The two builds open the socket by different code. Whatever the build, the socket must be what
+// go-udev opens, but closed in a child process.
+func TestUeventSocketIsThatOfGoUdev(t *testing.T) {
+	type state struct {
+		domain, kind, protocol int
+		groups                 uint32
+		flags, closeOnExec     int
+	}
+	stateOf := func(fd int) (s state) {
+		t.Helper()
+		for option, v := range map[int]*int{
+			unix.SO_DOMAIN: &s.domain, unix.SO_TYPE: &s.kind, unix.SO_PROTOCOL: &s.protocol,
+		} {
+			var err error
+			*v, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+			must(t, err)
+		}
+		name, err := unix.Getsockname(fd)
+		must(t, err)
+		s.groups = name.(*unix.SockaddrNetlink).Groups
+		s.flags, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		must(t, err)
+		s.closeOnExec, err = unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		must(t, err)
+		return s
+	}
+	var conn netlink.UEventConn
+	must(t, conn.Connect(netlink.KernelEvent))
+	defer unix.Close(conn.Fd)
+	want := stateOf(conn.Fd)
+	want.closeOnExec = unix.FD_CLOEXEC
 	fd, err := openUeventSocket()
 	must(t, err)
 	defer unix.Close(fd)
-	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
-		t.Errorf("descriptor flags %#x, %v; want CLOEXEC", flags, err)
+	if got := stateOf(fd); got != want {
+		t.Errorf("the socket is %+v, want %+v", got, want)
+	}
+}
+
+// Without a free descriptor there is no socket, and none is left behind.
+func TestUeventSocketThatCannotBeOpened(t *testing.T) {
+	if !inNamespace(t) { // other tests of this process open files
+		return
+	}
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	var none unix.Rlimit
+	none.Max = limit.Max
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &none))
+	_, err := openUeventSocket()
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	if !errors.Is(err, unix.EMFILE) || err.Error() != "open uevent socket: too many open files" {
+		t.Errorf("error %v, want that of the operation, and EMFILE", err)
 	}
 }

@@ -6,7 +6,8 @@
 # Runs the stages of `make test`. Without arguments it runs all of them, in this order:
 #
 #   lint         gofmt, go vet and staticcheck in every module, and the project's own tools/lint
-#   unit         the tests of the main module, with the seeds of the fuzz targets, and of tools
+#   unit         the tests of the main module, with the seeds of the fuzz targets, and of tools;
+#                those of events and of the plugin also in the build without code under the GPL
 #   deployments  the modules test/deployments (what deployments/ renders) and tools/image
 #   kubelet      the module test/kubelet: the plugin with the real kubelet's device manager
 #   vm           test/vm/run.sh: the plugin on a real Linux kernel
@@ -119,6 +120,9 @@ stage_unit() {
 	local race failed=0
 	race_detector
 	go_test "${race[@]}" -timeout 15m ./... || failed=1
+	say "without code under the GPL: -tags nogpl"
+	go vet -tags nogpl ./... || failed=1
+	go_test "${race[@]}" -timeout 15m -tags nogpl ./events ./cmd/qat_plugin || failed=1
 	(cd tools && go_test ./...) || failed=1
 	return $failed
 }

@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"qatplugin/internal/testenv"
 )
 
 // productFiles returns the parsed files of the product, without tests, by path below the module.
@@ -49,6 +52,28 @@ func TestOneFileOfEventsUsesGoUdev(t *testing.T) {
 	slices.Sort(users)
 	if len(users) != 1 || filepath.Dir(users[0]) != "events" {
 		t.Errorf("%s is licensed under GPL-3.0: exactly one file of events may import it, got %q", udev, users)
+	}
+}
+
+// TestBuildWithoutGPLHasNoGoUdev checks every package of the module in the build without code
+// under the GPL.
+func TestBuildWithoutGPLHasNoGoUdev(t *testing.T) {
+	root := filepath.Join("..", "..")
+	testenv.Inputs(t, root)
+	list := func(tags string) string {
+		cmd := exec.Command("go", "list", "-deps", "-tags", tags, "./...")
+		cmd.Dir = root
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	if deps := list("nogpl"); strings.Contains(deps, udev) {
+		t.Errorf("with -tags nogpl the product imports %s", udev)
+	}
+	if deps := list(""); !strings.Contains(deps, udev) {
+		t.Errorf("without tags the product does not import %s: this test looks for the wrong name", udev)
 	}
 }
 

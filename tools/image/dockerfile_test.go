@@ -4,7 +4,9 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,14 +39,33 @@ func dockerfile(t *testing.T) (all []instruction) {
 
 var label = regexp.MustCompile(`([a-z.]+)="([^"]*)"`)
 
-// TestImageMatchesDockerfile compares the configurations of both images.
+// TestImageMatchesDockerfile compares the configurations of both images, with and without code
+// under the GPL.
 func TestImageMatchesDockerfile(t *testing.T) {
+	for gpl, build := range map[string]func() (*product, error){"yes": shared, "no": withoutGPL} {
+		t.Run("GPL="+gpl, func(t *testing.T) {
+			p, err := build()
+			must(t, err)
+			compareWithDockerfile(t, p, gpl)
+		})
+	}
+}
+
+func compareWithDockerfile(t *testing.T, p *product, gpl string) {
+	t.Helper()
 	var want v1.Config
 	var copied []string
+	stages := map[string]v1.Config{} // as they are after their last instruction
+	stage := ""
 	for _, i := range dockerfile(t) {
 		switch i.name {
 		case "FROM":
-			want, copied = v1.Config{Labels: map[string]string{}}, nil // only the last stage counts
+			words := strings.Fields(strings.ReplaceAll(i.args, "${GPL}", gpl))
+			want, copied = v1.Config{Labels: map[string]string{}}, nil
+			if base, ok := stages[words[0]]; ok {
+				want.Labels = maps.Clone(base.Labels)
+			}
+			stage = words[len(words)-1]
 		case "LABEL":
 			for _, l := range label.FindAllStringSubmatch(i.args, -1) {
 				want.Labels[l[1]] = strings.ReplaceAll(l[2], "$VERSION", testVersion)
@@ -56,8 +77,9 @@ func TestImageMatchesDockerfile(t *testing.T) {
 		case "COPY":
 			copied = append(copied, i.args)
 		}
+		stages[stage] = want
 	}
-	got := sharedProduct(t).config(t)
+	got := p.config(t)
 	if diff := cmp.Diff(want, got.Config); diff != "" {
 		t.Errorf("(-Dockerfile +make image):\n%s", diff)
 	}
@@ -79,7 +101,7 @@ func TestDockerfileHasGoVersionOfProject(t *testing.T) {
 		t.Fatal("go.mod has no Go version")
 	}
 	want := instruction{"ARG", "GO_IMAGE=docker.io/library/golang:" + string(version[1])}
-	if got := dockerfile(t)[0]; got != want {
-		t.Errorf("the first instruction is %v, want %v as in go.mod", got, want)
+	if all := dockerfile(t); !slices.Contains(all, want) {
+		t.Errorf("the Dockerfile lacks %v as in go.mod: %v", want, all)
 	}
 }

@@ -7,7 +7,8 @@
 // It compiles the program, collects the licenses, and writes the image as an OCI layout
 // and as a docker-archive, each in a tar file, with an SBOM (CycloneDX) beside them. The
 // image is built from scratch; it contains only /usr/local/bin/qat_plugin and /licenses.
-// With -rootfs the tool writes these files to a directory instead, for the Dockerfile.
+// With -rootfs the tool writes these files to a directory instead, for the Dockerfile. With
+// -gpl=no the program contains no code under the GPL.
 //
 // The same sources, Go version and flags give the same bytes, in any directory and at any
 // time. A module whose license is missing or unknown is an error.
@@ -47,6 +48,7 @@ type options struct {
 	version string // of the program; also the tag of the image
 	arch    string // a GOARCH
 	source  string // the URL of the sources, or ""
+	tags    string // build tags of the program
 }
 
 // validTag matches the tags that the protocol of registries allows.
@@ -69,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func parse(args []string, stdout io.Writer) (*options, error) {
-	o, image := &options{}, ""
+	o, image, gpl := &options{}, "", ""
 	flags := flag.NewFlagSet("image", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&o.root, "root", filepath.Join("..", ".."), "`directory` of the project")
@@ -81,7 +83,9 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 	flags.StringVar(&o.version, "version", "devel", "`version` of the program, and tag of the image")
 	flags.StringVar(&o.arch, "arch", "amd64", "architecture of the image, a `GOARCH`")
 	flags.StringVar(&o.source, "source", "",
-		"`URL` of the sources, for a label; who distributes the image must offer the sources (GPL-3.0)")
+		"`URL` of the sources, for a label; who distributes an image with -gpl=yes must offer the sources (GPL-3.0)")
+	flags.StringVar(&gpl, "gpl", "yes",
+		"yes or no: `whether` the program may contain code under the GPL; with no, go-udev is left out")
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -95,9 +99,14 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 		return nil, fmt.Errorf("%w; see -h", err)
 	case flags.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q; see -h", flags.Arg(0))
+	case gpl != "yes" && gpl != "no":
+		return nil, fmt.Errorf("-gpl: invalid value %q: must be yes or no", gpl)
 	case !validTag.MatchString(o.version):
 		return nil, fmt.Errorf("-version: invalid value %q: must be 1 to 128 letters, digits, '_', '.' "+
 			"and '-', and must not start with '.' or '-'", o.version)
+	}
+	if gpl == "no" {
+		o.tags = noGPL
 	}
 	if o.tag, err = name.NewTag(image + ":" + o.version); err != nil {
 		return nil, fmt.Errorf("-image: invalid value %q: must be a name without a tag, "+
@@ -132,7 +141,7 @@ func build(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	}
 	defer os.RemoveAll(dir)
 	binary := filepath.Join(dir, filepath.Base(program))
-	c, err := newContents(ctx, &goCommand{dir: o.root, arch: o.arch, stderr: stderr}, o.version, binary)
+	c, err := newContents(ctx, &goCommand{dir: o.root, arch: o.arch, tags: o.tags, stderr: stderr}, o.version, binary)
 	if err != nil {
 		return err
 	}

@@ -86,6 +86,15 @@ var shared = sync.OnceValues(func() (*product, error) {
 	return newProduct(context.Background(), project, "amd64")
 })
 
+// withoutGPL is a product without code under the GPL.
+var withoutGPL = sync.OnceValues(func() (*product, error) {
+	project := filepath.Join(scratch, "nogpl")
+	if err := copyProject(top, project); err != nil {
+		return nil, err
+	}
+	return newProduct(context.Background(), project, "amd64", "-gpl=no")
+})
+
 func sharedProduct(t *testing.T) *product {
 	t.Helper()
 	p, err := shared()
@@ -93,9 +102,9 @@ func sharedProduct(t *testing.T) *product {
 	return p
 }
 
-func newProduct(ctx context.Context, project, arch string) (*product, error) {
+func newProduct(ctx context.Context, project, arch string, more ...string) (*product, error) {
 	var stdout, stderr bytes.Buffer
-	args := []string{"-root", project, "-version", testVersion, "-arch", arch}
+	args := append([]string{"-root", project, "-version", testVersion, "-arch", arch}, more...)
 	if code := run(ctx, args, &stdout, &stderr); code != 0 {
 		return nil, fmt.Errorf("exit status %d:\n%s", code, &stderr)
 	}
@@ -249,6 +258,7 @@ func TestInvalidFlags(t *testing.T) {
 		{"empty tag", []string{"-version", ""}, `-version: invalid value "": must be`},
 		{"image with a tag", []string{"-image", "x:devel"}, `-image: invalid value "x:devel": must be a name`},
 		{"other directory", []string{"-root", "."}, `tools/image": must be the directory with cmd/qat_plugin`},
+		{"neither yes nor no", []string{"-gpl", "maybe"}, `-gpl: invalid value "maybe": must be yes or no`},
 		{"argument", []string{"amd64"}, `unexpected argument "amd64"`},
 		{"unknown flag", []string{"-platform", "x"}, "-platform; see -h"},
 	} {

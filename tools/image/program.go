@@ -20,6 +20,7 @@ const (
 	program     = "cmd/qat_plugin"           // the package; its last element names the program
 	programPath = "usr/local/bin/qat_plugin" // in the image
 	stdlib      = "std"                      // the standard library among the modules, as in an SBOM
+	noGPL       = "nogpl"                    // the build tag that leaves out all code under the GPL
 )
 
 // A module is linked into the program.
@@ -43,7 +44,7 @@ type contents struct {
 // modules.
 func newContents(ctx context.Context, cmd *goCommand, version, binary string) (*contents, error) {
 	// Without these flags the program would contain paths, and the state of the checkout.
-	_, err := cmd.run(ctx, "build", "-trimpath", "-buildvcs=false",
+	_, err := cmd.run(ctx, "build", "-tags", cmd.tags, "-trimpath", "-buildvcs=false",
 		"-ldflags", "-s -w -X main.version="+version, "-o", binary, "./"+program)
 	if err != nil {
 		return nil, err
@@ -84,6 +85,7 @@ func (c *contents) licenses() string {
 type goCommand struct {
 	dir    string
 	arch   string
+	tags   string // build tags; "" for none
 	stderr io.Writer
 }
 
@@ -112,7 +114,7 @@ func (c *goCommand) linkedModules(ctx context.Context) ([]*module, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.run(ctx, "list", "-deps", "-json=Dir,Standard,Module", "./"+program)
+	out, err := c.run(ctx, "list", "-tags", c.tags, "-deps", "-json=Dir,Standard,Module", "./"+program)
 	if err != nil {
 		return nil, err
 	}
