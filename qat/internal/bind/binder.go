@@ -77,7 +77,7 @@ type Config struct {
 // VF is a VF as it was last read.
 type VF struct {
 	Address     pci.Address
-	Incarnation uint64      // inode of its directory; differs when the VF was removed and recreated
+	Incarnation uint64      // inode of its directory; another one after it was recreated
 	Driver      string      // the driver that has it, not the DPDK driver; "" if none
 	PF          pci.Address // its PF, or an address that stands for it; see workersPerPF
 }
@@ -96,7 +96,8 @@ type Binder struct {
 }
 
 // attempt is the state of one VF on its way to the driver, and what became of it. It lasts until
-// the VF is forgotten or recreated. In phaseWriting, vf and the fields from taken on belong to the worker.
+// the VF is forgotten or recreated. In phaseWriting, vf and the fields from taken on belong to the
+// worker.
 type attempt struct {
 	vf       VF // as it was when the last step started
 	phase    phase
@@ -239,7 +240,7 @@ func (b *Binder) Stop(a pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch t := b.attempts[a]; {
-	case t == nil, t.phase == phaseBound:
+	case t == nil, t.phase == phaseBound, t.phase == phaseWriting && t.stuck:
 	case t.phase == phaseFailed:
 		t.stopped = true
 	default:
@@ -332,8 +333,8 @@ func (b *Binder) Pending() (list []pci.Address) {
 	return list
 }
 
-// hasFailed reports whether the last try to bind a VF failed, or is stuck.
-func (b *Binder) hasFailed(a pci.Address, incarnation uint64) bool {
+// HasFailed reports whether the last try to bind a VF failed, or is stuck.
+func (b *Binder) HasFailed(a pci.Address, incarnation uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := b.attempts[a]

@@ -119,7 +119,7 @@ func TestStuckWriteIsNotPending(t *testing.T) {
 		if list, next := b.Due(time.Now()), b.Next(); len(list) > 0 || !next.IsZero() || len(b.Pending()) > 0 {
 			t.Errorf("due %v, next %v, pending %v; want nothing more", list, next, b.Pending())
 		}
-		if !b.hasFailed(b.vf.Address, b.vf.Incarnation) {
+		if !b.HasFailed(b.vf.Address, b.vf.Incarnation) {
 			t.Errorf("a stuck try does not count as failed")
 		}
 		close(finish)
@@ -431,7 +431,7 @@ func TestConcurrentUse(t *testing.T) {
 					b.Next()
 					b.RetryFailed(now)
 					b.Pending()
-					b.hasFailed(vf.Address, vf.Incarnation)
+					b.HasFailed(vf.Address, vf.Incarnation)
 					switch i % 7 {
 					case 0:
 						b.Forget(vf.Address)

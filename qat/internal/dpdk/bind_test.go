@@ -91,7 +91,7 @@ func TestFailedBindRestoresDriverOverride(t *testing.T) {
 func TestBoundVFWithoutNodeIsWaitedForOnlyAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHostWithVF(t)
-		addVFs(t, h, pfA, vfA2)
+		must(t, h.AddVF(lookalike.VF{Address: vfA2, PF: pfA}))
 		r := newRig(t, h, Config{Limit: 1})
 		r.rescan()
 		must(t, h.Bind(vfA1, "vfio-pci")) // as the plugin asked
@@ -99,10 +99,18 @@ func TestBoundVFWithoutNodeIsWaitedForOnlyAWhile(t *testing.T) {
 		r.read(vfA1)
 		r.wantList(map[string][]string{})
 		r.wantSkipped(vfA1, vfA2)
+		if n := r.probes(vfA2); n > 0 {
+			t.Errorf("%s is bound while the place is reserved", vfA2)
+		}
 		if wait := r.wake(); wait != nodeTimeout {
 			t.Errorf("the plugin waits %v for the node, want %v", wait, nodeTimeout)
 		}
-		r.wantList(map[string][]string{"cy": {vfA2}}) // it got the place
+		if n := r.probes(vfA2); n != 1 { // it got the place
+			t.Errorf("%s is not bound after that: %q", vfA2, r.reason(vfA2))
+		}
+		must(t, h.Bind(vfA2, "vfio-pci"))
+		r.read(vfA2)
+		r.wantList(map[string][]string{"cy": {vfA2}})
 		if next := r.nextWake(); !next.IsZero() {
 			t.Errorf("after that the plugin wakes in %v, want never", time.Until(next))
 		}

@@ -88,7 +88,7 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 		assignment: &assignment{
 			limit:   cfg.Limit,
 			policy:  cfg.Policy,
-			listed:  map[pci.Address]string{},
+			listed:  map[pci.Address]place{},
 			waiting: map[pci.Address]decision{},
 			skipped: map[string]string{},
 			tree:    &devtree.Tree{},
@@ -121,7 +121,7 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 	addresses = append(addresses, c.binder.Due(now)...)
 	addresses = append(addresses, c.released(now)...)
 	c.lastRun = now
-	if len(addresses) > 0 {
+	if at := c.assignment.next; len(addresses) > 0 || !at.IsZero() && !now.Before(at) {
 		c.update(addresses, now)
 	}
 	c.runAudit(b, now)
@@ -189,7 +189,7 @@ func (c *controller) watchHost() {
 }
 
 // update reads these functions again, decides about the VFs that this affects,
-// and acts on the decisions.
+// and acts on the decisions. It also gives VFs that wait the places that are free by now.
 func (c *controller) update(addresses []pci.Address, now time.Time) {
 	vfs := c.collect(c.functions.refresh(addresses, now), now)
 	for a, retry := range c.functions.retries {
@@ -198,15 +198,11 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 	decisions := make([]decision, len(vfs))
 	for i := range vfs {
 		decisions[i] = decide(&vfs[i], &c.rules)
-		decisions[i].vf = vfs[i].address
+		decisions[i].vf, decisions[i].function = vfs[i].address, vfs[i].vf
 	}
-	c.act(vfs, decisions, now)
-	var pending []pci.Address
-	if c.assignment.limit > 0 {
-		pending = c.binder.Pending()
-	}
+	c.settle(vfs, decisions, now)
 	before := c.assignment.tree
-	c.assignment.apply(decisions, pending, c.functions.pfOf)
+	c.bind(c.assignment.apply(decisions, c.binder, c.functions.pfOf, now), now)
 	if c.assignment.tree != before {
 		c.preference.Update(maps.Keys(c.assignment.listed), c.functions.pfOf)
 	}
@@ -285,19 +281,11 @@ func (c *controller) facts(a pci.Address) facts {
 	return f
 }
 
-// act carries out each decision: it takes the next step of binding the VF, waits for its device
-// node, or drops it from the binder. It completes the decision to bind with the reason why the VF
-// is not bound yet.
-func (c *controller) act(vfs []facts, decisions []decision, now time.Time) {
+// settle tells the binder what became of the VFs that need not be bound.
+func (c *controller) settle(vfs []facts, decisions []decision, now time.Time) {
 	for i := range decisions {
 		switch d, f := &decisions[i], &vfs[i]; {
 		case d.action == actionBind:
-			d.reason = c.binder.Bind(bind.VF{
-				Address:     d.vf,
-				Incarnation: f.vf.Incarnation,
-				Driver:      f.vf.Driver,
-				PF:          policy.PFOrBus(d.vf, c.functions.pfOf),
-			}, now)
 		case d.action == actionAwaitNode:
 			c.binder.AwaitNode(d.vf, now)
 		case f.driverBound:
@@ -310,9 +298,30 @@ func (c *controller) act(vfs []facts, decisions []decision, now time.Time) {
 	}
 }
 
+// bind takes the next step of binding each of these VFs, and says why they are not bound yet. Other
+// VFs that wait for a place are left alone.
+func (c *controller) bind(vfs []decision, now time.Time) {
+	chosen := map[pci.Address]bool{}
+	for _, d := range vfs {
+		chosen[d.vf] = true
+		c.assignment.skip(d.vf, c.binder.Bind(bind.VF{
+			Address:     d.vf,
+			Incarnation: d.function.Incarnation,
+			Driver:      d.function.Driver,
+			PF:          policy.PFOrBus(d.vf, c.functions.pfOf),
+		}, now))
+	}
+	for a, d := range c.assignment.waiting {
+		if d.action == actionBind && !chosen[a] {
+			c.binder.Stop(a)
+		}
+	}
+}
+
 // next is when Reconcile has something to do though nothing is marked.
 func (c *controller) next() time.Time {
 	next := hostwatch.Earlier(c.binder.Next(), c.health.Next())
+	next = hostwatch.Earlier(next, c.assignment.next)
 	next = hostwatch.Earlier(next, hostwatch.Earlier(c.listRetry.at, c.functions.nextRetry()))
 	for _, since := range c.releasing {
 		if at := since.Add(holdTime); at.After(c.lastRun) {
@@ -340,7 +349,7 @@ func (c *controller) Outcome(key Key) string {
 	case !f.IsVF:
 		return fmt.Sprintf("PF with %d VFs, resource %s", len(f.VFs), f.Resource)
 	}
-	resource := c.assignment.listed[key.address]
+	resource := c.assignment.listed[key.address].decision.resource
 	d := c.assignment.tree.Resource(resource).Device(id)
 	switch {
 	case d == nil:

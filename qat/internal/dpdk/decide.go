@@ -48,11 +48,13 @@ const (
 
 // A decision is what follows from the facts about one VF.
 type decision struct {
-	vf       pci.Address
-	action   action
-	reason   string          // why the VF is not listed; "" when it is, or does not exist
-	resource string          // of actionList
-	device   *devtree.Device // of actionList
+	vf        pci.Address
+	function  *function // what is known of the VF; nil: nothing
+	action    action
+	reason    string          // why the VF is not listed; "" when it is, or does not exist
+	resource  string          // of actionList
+	device    *devtree.Device // of actionList
+	unhealthy bool            // of actionList and actionBind: the VF cannot be used now, or could not if it were bound
 }
 
 func skip(reason string) decision { return decision{action: actionSkip, reason: reason} }
@@ -108,7 +110,7 @@ func decideBind(f *facts, r *rules) decision {
 		return skip(fmt.Sprintf("%s refuses %s devices unless it is loaded with disable_denylist=1 "+
 			"(modprobe -r %[1]s; modprobe %[1]s disable_denylist=1)", r.driver, vf.Family.Name))
 	}
-	return decision{action: actionBind}
+	return decision{action: actionBind, unhealthy: unhealthyReason(f) != ""}
 }
 
 // decideResource decides in which resource a usable VF is listed: the resource of its PF's
@@ -126,7 +128,8 @@ func decideResource(f *facts, r *rules) decision {
 			return skip(fmt.Sprintf("its PF %s is gone", f.pfAddress))
 		}
 	}
-	return decision{action: actionList, resource: resource, device: newDevice(f, r)}
+	d := newDevice(f, r)
+	return decision{action: actionList, resource: resource, device: d, unhealthy: d.Health == devtree.Unhealthy}
 }
 
 // newDevice is the VF as the kubelet sees it.

@@ -48,6 +48,7 @@ func unboundVF(driver string) facts {
 func TestDecide(t *testing.T) {
 	const releasing = "on its way out"
 	listed := func(resource string) decision { return decision{action: actionList, resource: resource} }
+	unhealthy := func(d decision) decision { d.unhealthy = true; return d }
 	for name, tt := range map[string]struct {
 		facts  facts
 		change func(f *facts, r *rules)
@@ -66,7 +67,7 @@ func TestDecide(t *testing.T) {
 		"held on its way out, listed": {
 			unboundVF(""),
 			func(f *facts, _ *rules) { f.listed, f.vf.Node = true, device.Node{Missing: releasing, Releasing: true} },
-			listed("cy"),
+			unhealthy(listed("cy")),
 		},
 		"held on its way out, not listed": {
 			unboundVF(""),
@@ -95,7 +96,12 @@ func TestDecide(t *testing.T) {
 			decision{action: actionAwaitNode, reason: "no node"},
 		},
 
-		"unbound":             {unboundVF(""), nil, decision{action: actionBind}},
+		"unbound": {unboundVF(""), nil, decision{action: actionBind}},
+		"unbound, PF down": {
+			unboundVF(""),
+			func(f *facts, _ *rules) { f.pf.State = "down" },
+			unhealthy(decision{action: actionBind}),
+		},
 		"bound to its driver": {unboundVF("4xxxvf"), nil, decision{action: actionBind}},
 		"bound to another driver": {
 			unboundVF("ixgbe"),

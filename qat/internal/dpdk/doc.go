@@ -15,7 +15,7 @@
 //
 // The Tree follows from the facts, not from the order of events: any history of events ends in
 // the same Tree as reading the whole host again, with three exceptions. A listed VF keeps its
-// place under a device limit. A VF that is being removed is recognized by what it was before. And
-// health follows from past heartbeats, counters and PCI errors, which sysfs does not show
-// (package health).
+// place under a device limit, until it has been unhealthy for long. A VF that is being removed is
+// recognized by what it was before. And health follows from past heartbeats, counters and PCI
+// errors, which sysfs does not show (package health).
 package dpdk

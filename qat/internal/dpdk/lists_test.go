@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -365,7 +366,7 @@ func TestListedVFsCountForBalanced(t *testing.T) {
 // A device that package devtree refuses is skipped.
 func TestRefusedDeviceIsSkipped(t *testing.T) {
 	s := &assignment{
-		listed:  map[pci.Address]string{},
+		listed:  map[pci.Address]place{},
 		waiting: map[pci.Address]decision{},
 		skipped: map[string]string{},
 		tree:    &devtree.Tree{},
@@ -373,7 +374,7 @@ func TestRefusedDeviceIsSkipped(t *testing.T) {
 	a := pci.Address{Bus: 0x6b, Function: 1}
 	apply := func(id string) {
 		d := &devtree.Device{ID: id, Health: devtree.Healthy}
-		s.apply([]decision{{vf: a, action: actionList, resource: "cy", device: d}}, nil, nil)
+		s.apply([]decision{{vf: a, action: actionList, resource: "cy", device: d}}, nil, nil, time.Now())
 	}
 	apply(vfA1)
 	if diff := cmp.Diff(map[string][]string{"cy": {vfA1}}, lists(s.tree)); diff != "" {

@@ -432,3 +432,18 @@ func replaceDir(t *testing.T, dir string) {
 	must(t, os.RemoveAll(dir))
 	must(t, os.Mkdir(dir, 0o755))
 }
+
+// A dryWriter notes what would be written.
+type dryWriter struct {
+	mu      sync.Mutex
+	written []string
+}
+
+func (w *dryWriter) DryRun() bool { return true }
+
+func (w *dryWriter) Write(file, value string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.written = append(w.written, value+" > "+file)
+	return nil
+}

@@ -73,9 +73,8 @@ func bus(a pci.Address) pci.Address { return pci.Address{Domain: a.Domain, Bus: 
 // starts with the PFs that have the fewest VFs listed. Otherwise the limit could leave only
 // VFs of the first PFs in the list, and nothing to balance.
 //
-// The waiting VFs should include those that are still being bound, so that they keep a place.
-// VFs become ready one at a time, and the PF that is bound first would otherwise fill the
-// list before the VFs of the others are ready.
+// VFs that are being bound should count as listed. VFs become ready one at a time, and the PF that
+// is bound first would otherwise fill the list before the VFs of the others are ready.
 func Order(policy Policy, waiting []pci.Address, pfOf PFOf, listed iter.Seq[pci.Address]) []pci.Address {
 	order := slices.SortedFunc(slices.Values(waiting), pci.Address.Compare)
 	if policy != Balanced {
