@@ -5,13 +5,18 @@ package kubeletapi
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"qatplugin/internal/testenv"
 )
 
 func TestManagerWaitsForDirectory(t *testing.T) {
@@ -145,4 +150,129 @@ func TestPollEndsListenBackOff(t *testing.T) {
 	r.log.await(t, "is not a socket")
 	remove(t, path)
 	waitIDs(t, k, yellow, "1")
+}
+
+// TestExchangedDirectoryIsFound checks that the kubelet is found when the path of its directory
+// leads to another one, even if no inotify event tells.
+func TestExchangedDirectoryIsFound(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		dir      string // below base; link/ leads to one/
+		exchange func(base string) error
+	}{
+		{"link to the directory", "link", func(base string) error {
+			return errors.Join(os.Symlink("two", base+"/new"), os.Rename(base+"/new", base+"/link"))
+		}},
+		{"link above the directory", "link/plugins", func(base string) error {
+			return errors.Join(os.Symlink("two", base+"/new"), os.Rename(base+"/new", base+"/link"))
+		}},
+		{"target of the link is removed and created", "link", func(base string) error {
+			for os.RemoveAll(base+"/one") != nil { // the plugin may put its socket back meanwhile
+			}
+			return os.MkdirAll(base+"/one", 0o755)
+		}},
+		{"target of a link above is renamed", "link/plugins", func(base string) error {
+			return errors.Join(os.Rename(base+"/one", base+"/old"), os.Rename(base+"/two", base+"/one"))
+		}},
+		{"grandparent is renamed", "a/b/c", func(base string) error {
+			return errors.Join(os.Rename(base+"/a", base+"/old"), os.MkdirAll(base+"/a/b/c", 0o755))
+		}},
+		{"mounted over", "one/plugins", func(base string) error {
+			return unix.Mount(base+"/two/plugins", base+"/one/plugins", "", unix.MS_BIND, "")
+		}},
+		{"unmounted", "one/plugins", func(base string) error {
+			return unix.Unmount(base+"/one/plugins", unix.MNT_DETACH)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if strings.Contains(tt.name, "mount") && !inMountNamespace(t) {
+				return
+			}
+			base := filepath.Dir(kubeletDir(t))
+			for _, dir := range []string{"one/plugins", "two/plugins", "a/b/c"} {
+				if err := os.MkdirAll(filepath.Join(base, dir), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Symlink("one", base+"/link"); err != nil {
+				t.Fatal(err)
+			}
+			if tt.name == "unmounted" {
+				if err := unix.Mount(base+"/two/plugins", base+"/one/plugins", "", unix.MS_BIND, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			dir, p := filepath.Join(base, tt.dir), newFakePlugin()
+			old := startKubelet(t, dir)
+			run(t, dir, p, func(c *config) { c.compareInterval = 10 * time.Millisecond })
+			p.publish(tree(t, nil, "yellow", "1"))
+			waitIDs(t, old, yellow, "1")
+			if err := tt.exchange(base); err != nil {
+				t.Fatal(err)
+			}
+			k := startKubelet(t, dir)
+			waitIDs(t, k, yellow, "1")
+			restart(t, k) // the new directory is watched
+			waitIDs(t, k, yellow, "1")
+		})
+	}
+}
+
+// inMountNamespace runs the calling test again as another process, in new user and mount
+// namespaces, and returns true there.
+func inMountNamespace(t *testing.T) bool {
+	t.Helper()
+	const mark = "KUBELETAPI_TEST_IN_NAMESPACE"
+	if os.Getenv(mark) != "" {
+		return true
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The race detector would delay the child's exit by a second.
+	pattern := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
+	cmd := exec.Command(self, "-test.run="+pattern, "-test.v", "-test.timeout=1m")
+	cmd.Env = append(os.Environ(), mark+"=1", "GORACE=atexit_sleep_ms=0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		t.Fatalf("in new namespaces: %v\n%s", err, out)
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EACCES):
+		testenv.Skip(t, "this machine does not allow user namespaces: "+err.Error())
+	case err != nil:
+		t.Fatal(err)
+	}
+	return false
+}
+
+// TestRegisteredManagerOnlyComparesTheDirectory checks that the comparison of the directory is the
+// only timer of a Manager that has nothing else to do, and that it keeps the watch of a directory
+// that did not change.
+func TestRegisteredManagerOnlyComparesTheDirectory(t *testing.T) {
+	dir := kubeletDir(t)
+	k := startKubelet(t, dir)
+	r, m, _ := newTestReconciler(t, dir)
+	m.publish(tree(t, nil, "yellow", "1"))
+	r.reconcile(t.Context(), true)
+	watch := r.watch
+	waitIDs(t, k, yellow, "1")
+	onlyCompares := func() bool { return r.reconcile(t.Context(), false).Equal(r.compareAt) }
+	eventually(t, "no other deadline", onlyCompares)
+	k.Stop()
+	eventually(t, "no other deadline without a kubelet", onlyCompares)
+	if pause := time.Until(r.compareAt); pause < 8*time.Second || pause > 10*time.Second {
+		t.Errorf("the next comparison is due in %v, want 10s after the first", pause)
+	}
+	r.compareAt = time.Now()
+	r.reconcile(t.Context(), false)
+	if pause := time.Until(r.compareAt); pause < 8*time.Second || r.watch != watch {
+		t.Errorf("after a comparison the next one is due in %v, and the watch was replaced: %t", pause, r.watch != watch)
+	}
 }

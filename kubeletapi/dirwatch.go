@@ -19,6 +19,19 @@ import (
 type dirWatch struct {
 	fs  *fsnotify.Watcher
 	dir string
+	id  dirID // of what is watched
+}
+
+// dirID identifies a directory. The zero value means no directory.
+type dirID struct{ dev, ino uint64 }
+
+// identifyDir returns the ID of the directory that the path leads to, also through symbolic links.
+func identifyDir(path string) dirID {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return dirID{}
+	}
+	return dirID{dev: st.Dev, ino: st.Ino}
 }
 
 // watchDir watches dir and its parent. If dir does not exist, it watches the nearest
@@ -27,6 +40,7 @@ type dirWatch struct {
 // It needs the parent because IN_DELETE_SELF only comes with the last reference to the
 // directory (inotify(7)), and an open socket of ours in it holds one.
 func watchDir(dir string) (*dirWatch, error) {
+	id := identifyDir(dir) // if it is exchanged from here on, exchanged notices
 	w, err := fsnotify.NewWatcher()
 	if errors.Is(err, unix.EMFILE) {
 		err = fmt.Errorf("%w (see sysctl fs.inotify.max_user_instances and the limit of open files)", err)
@@ -41,7 +55,7 @@ func watchDir(dir string) (*dirWatch, error) {
 		}
 		switch {
 		case err == nil:
-			return &dirWatch{fs: w, dir: dir}, nil
+			return &dirWatch{fs: w, dir: dir, id: id}, nil
 		case errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at):
 			continue // a parent that was added shows when at appears
 		case errors.Is(err, unix.ENOSPC):
@@ -60,6 +74,11 @@ func (d *dirWatch) moved(ev fsnotify.Event) bool {
 	const separator = string(os.PathSeparator)
 	return strings.HasPrefix(d.dir+separator, strings.TrimSuffix(ev.Name, separator)+separator)
 }
+
+// exchanged reports whether the path leads to another directory than the one that is watched.
+// That needs no event if a symbolic link above it changed, a directory further up was renamed, or
+// something was mounted.
+func (d *dirWatch) exchanged() bool { return identifyDir(d.dir) != d.id }
 
 // close closes the watcher and waits for its goroutine. d may be nil.
 func (d *dirWatch) close() {

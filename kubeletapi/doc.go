@@ -48,16 +48,14 @@
 // # Goroutines, timers and logs
 //
 // Run owns all goroutines and returns when they have ended, unless a method of the plugin
-// does not return in time. At the latest 10 s after everything is registered, and 50 ms after
-// the last change, no timer runs and nothing is polled: inotify watches of the directory wake
-// the Manager. If there can be none, it logs an error and polls every two seconds.
+// does not return in time. At the latest 10 s after everything is registered, one timer is left:
+// inotify watches of the kubelet's directory wake the Manager, and every 10 s it compares the
+// directory that the path leads to with the one that it watches. So it also finds a directory
+// behind a symbolic link that changed, below a directory that was renamed, or that another was
+// mounted over. Without inotify watches, it logs an error and polls every two seconds.
 //
 // The Manager logs to the klog logger of Run's context ([klog.FromContext]):
 // registrations and restarts of the kubelet at V(0), its own life cycle at V(1), changes
 // of state at V(2) and every list that it sends at V(4). An error that persists is logged
 // when it first occurs, when it changes, and every ten minutes.
-//
-// # Limits
-//
-// If the kubelet's directory is /a/b/c, the Manager does not notice a rename of /a.
 package kubeletapi

@@ -18,12 +18,13 @@ import (
 type Manager struct {
 	namespace string
 	plugin    Plugin
-	config    config // constant while Run runs
+	config    config // constant once Run has resolved the directory
 	started   atomic.Bool
 	publisher devtree.Publisher
 	wake      signal // of the reconciler
 
-	mu            sync.Mutex               // guards registrations
+	mu            sync.Mutex               // guards the fields below
+	kubeletFound  bool                     // there is a kubelet.sock, as of the reconciler's last look
 	registrations map[string]*registration // by resource
 }
 
@@ -55,7 +56,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := checkNamespace(m.namespace); err != nil {
 		return err
 	}
-	if err := m.config.resolveDir(); err != nil {
+	m.mu.Lock() // of CheckRegistered
+	err := m.config.resolveDir()
+	m.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	log := klog.FromContext(ctx)
@@ -113,12 +117,16 @@ func (m *Manager) publish(t *devtree.Tree) {
 	}
 }
 
-// CheckRegistered returns nil if the kubelet follows the lists of all resources that have devices
-// in the newest Tree, and so before the first Tree. Otherwise its error names a resource and
-// says how far the registration has come. Any goroutine may call it; it ignores its context.
+// CheckRegistered returns nil if there is a kubelet.sock, and the kubelet follows the lists of all
+// resources that have devices in the newest Tree. Otherwise its error says that kubelet.sock is
+// missing, or names a resource and says how far the registration has come. Any goroutine may call it;
+// it ignores its context.
 func (m *Manager) CheckRegistered(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !m.kubeletFound {
+		return fmt.Errorf("%s not found in %s", kubeletSocket, m.config.dir)
+	}
 	for resource := range m.publisher.Tree().Resources() {
 		if resource.Len() == 0 {
 			continue // the kubelet has nothing to offer either way

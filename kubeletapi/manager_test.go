@@ -282,12 +282,11 @@ func TestCheckRegisteredNamesResourceAndReason(t *testing.T) {
 	dir, p := kubeletDir(t), newFakePlugin()
 	var refuse atomic.Bool
 	r := run(t, dir, p, fastRetries)
-	if err := r.CheckRegistered(t.Context()); err != nil {
-		t.Errorf("without a resource: %v, want nil", err)
-	}
+	missing := "kubelet.sock not found in " + dir
+	r.awaitRegistered(missing) // without a resource
 	yellowOnly := tree(t, nil, "yellow", "1")
 	p.publish(yellowOnly)
-	r.awaitRegistered(yellow + ": the kubelet has not answered the registration, or there is no kubelet")
+	r.awaitRegistered(missing)
 
 	k := startKubelet(t, dir, kubelettest.OnRegister(func(_ context.Context, request *pluginapi.RegisterRequest) error {
 		if refuse.Load() && request.ResourceName == blue {
@@ -307,18 +306,20 @@ func TestCheckRegisteredNamesResourceAndReason(t *testing.T) {
 	r.awaitRegistered("")
 
 	k.Stop()
-	r.awaitRegistered("or there is no kubelet")
+	r.awaitRegistered(missing)
+	p.publish(yellowOnly.Edit().Build())
+	r.awaitRegistered(missing)
 	restart(t, k)
 	r.awaitRegistered("")
 }
 
-func TestCheckRegisteredBeforeResourceIsServed(t *testing.T) {
-	m := NewManager(namespace, newFakePlugin())
-	m.publish(tree(t, nil, "yellow", "1"))
-	const want = yellow + " is not served yet"
-	if err := m.CheckRegistered(t.Context()); err == nil || err.Error() != want {
-		t.Errorf("before the reconciler has seen it: %v, want %s", err, want)
-	}
+func TestCheckRegisteredWithoutDevices(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
+	startKubelet(t, dir)
+	r := run(t, dir, p)
+	r.awaitRegistered("")
+	p.publish(tree(t, nil, "yellow"))
+	r.awaitRegistered("")
 }
 
 // TestResourceThatCannotBeServedIsReadyWithoutDevices checks that a resource whose socket cannot be

@@ -29,6 +29,7 @@ type config struct {
 	streamTimeout          time.Duration // between Register and the kubelet's ListAndWatch
 	gracePeriod            time.Duration // before a registration that the kubelet may confuse with an ending one
 	pollInterval           time.Duration // without a watch of the directory
+	compareInterval        time.Duration // between two comparisons of the directory with the one that is watched
 	stopTimeout            time.Duration // for the plugin's methods to return when Run ends
 	flushTimeout           time.Duration // for the kubelet to read its last answers then
 	repeatInterval         time.Duration // between log messages of an error that persists
@@ -52,11 +53,12 @@ func defaultConfig() config {
 		// Shortly after a stream ends, the kubelet removes whatever client the resource
 		// then has, even a new one, and marks its devices unhealthy for good
 		// (pkg/kubelet/cm/devicemanager/plugin/v1beta1/handler.go, runClient).
-		gracePeriod:    100 * time.Millisecond,
-		pollInterval:   2 * time.Second,
-		stopTimeout:    5 * time.Second,
-		flushTimeout:   200 * time.Millisecond,
-		repeatInterval: 10 * time.Minute,
+		gracePeriod:     100 * time.Millisecond,
+		pollInterval:    2 * time.Second,
+		compareInterval: 10 * time.Second,
+		stopTimeout:     5 * time.Second,
+		flushTimeout:    200 * time.Millisecond,
+		repeatInterval:  10 * time.Minute,
 		// In a storm, such as 64 VFs that are bound one after the other, a change follows
 		// within less than a millisecond. 50 ms are at most 20 lists per second.
 		gatherMin: 2 * time.Millisecond,

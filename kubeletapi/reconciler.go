@@ -30,6 +30,7 @@ type reconciler struct {
 	watch      *dirWatch // nil if the directory cannot be watched
 	watchError throttledError
 	rewatchAt  time.Time // when to try again to watch it
+	compareAt  time.Time // when to find out whether watch still watches it
 
 	kubeletSock fileID // kubelet.sock as of the last look, zero if it is missing
 	kubeletSeen bool   // there was a kubelet.sock before
@@ -57,13 +58,11 @@ func (r *reconciler) run(ctx context.Context) {
 	}
 }
 
-// wait waits for an event, but not beyond deadline unless it is zero. It reports whether
-// the directory may have changed.
+// wait waits for an event, but not beyond deadline. It reports whether the directory may have
+// changed.
 func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged bool) {
-	var expired <-chan time.Time
-	if !deadline.IsZero() {
-		expired = time.After(time.Until(deadline))
-	}
+	expired := time.NewTimer(time.Until(deadline))
+	defer expired.Stop()
 	var events <-chan fsnotify.Event
 	var failures <-chan error
 	if r.watch != nil {
@@ -72,7 +71,7 @@ func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged b
 	select {
 	case <-ctx.Done():
 	case <-r.manager.wake:
-	case <-expired:
+	case <-expired.C:
 	case ev := <-events:
 		return r.handleEvent(ev)
 	case err, ok := <-failures:
@@ -99,14 +98,23 @@ func (r *reconciler) handleEvent(ev fsnotify.Event) bool {
 		slices.ContainsFunc(r.endpoints, func(e *endpoint) bool { return ev.Name == e.path })
 }
 
-// reconcile does what is missing. It returns the time by which it must be called again, or the
-// zero time if it need not be. dirChanged ends the back-off after failures to listen.
+// reconcile does what is missing. It returns the time by which it must be called again. dirChanged
+// ends the back-off after failures to listen.
 func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.Time) {
 	now := time.Now()
-	if r.watch == nil && !now.Before(r.rewatchAt) {
+	switch {
+	case r.watch == nil && !now.Before(r.rewatchAt):
 		r.rewatch()
 		dirChanged = true
+	case r.watch != nil && !now.Before(r.compareAt):
+		r.compareAt = now.Add(r.config.compareInterval)
+		if r.watch.exchanged() {
+			r.log.Info("The kubelet's directory is another one now", "directory", r.config.dir)
+			r.rewatch()
+			dirChanged = true
+		}
 	}
+	next = r.compareAt
 	if r.watch == nil {
 		next = r.rewatchAt
 	}
@@ -116,7 +124,7 @@ func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.
 	r.addEndpoints()
 	for _, e := range r.endpoints {
 		at := e.reconcile(ctx, r.kubeletSock, now, dirChanged)
-		if next.IsZero() || !at.IsZero() && at.Before(next) {
+		if !at.IsZero() && at.Before(next) {
 			next = at
 		}
 	}
@@ -127,10 +135,14 @@ func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.
 func (r *reconciler) findKubelet() {
 	path := filepath.Join(r.config.dir, kubeletSocket)
 	id, isSocket, err := identify(path)
-	if err != nil || !isSocket {
+	found := err == nil && isSocket
+	r.manager.mu.Lock()
+	r.manager.kubeletFound = found
+	r.manager.mu.Unlock()
+	if !found {
 		r.kubeletSock = fileID{}
 		message := "Waiting for the kubelet's socket"
-		if _, _, err := identify(r.config.dir); err != nil {
+		if identifyDir(r.config.dir) == (dirID{}) {
 			message, path = "Waiting for the kubelet's directory", r.config.dir
 		}
 		if message != r.waitingFor {
@@ -179,6 +191,7 @@ func (r *reconciler) addEndpoints() {
 func (r *reconciler) rewatch() {
 	r.watch.close()
 	var err error
+	r.compareAt = time.Now().Add(r.config.compareInterval)
 	if r.watch, err = r.config.watchDir(r.config.dir); err != nil {
 		r.dropWatch(err)
 	} else if r.watchError.clear() {

@@ -258,7 +258,7 @@ func TestListenBackOffRestartsAfterSuccess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r, m, log := newTestReconciler(t, dir, withBackOff(time.Minute, time.Hour))
+	r, m, log := newTestReconciler(t, dir, withBackOff(time.Minute, time.Hour), noComparison)
 	m.publish(tree(t, nil, "yellow", "1"))
 	block()
 	start := time.Now()
@@ -294,7 +294,7 @@ func TestListenBackOffRestartsAfterSuccess(t *testing.T) {
 func TestReconcileReturnsEarliestDeadline(t *testing.T) {
 	dir := kubeletDir(t)
 	startKubelet(t, dir)
-	r, m, _ := newTestReconciler(t, dir, withBackOff(time.Minute, time.Hour))
+	r, m, _ := newTestReconciler(t, dir, withBackOff(time.Minute, time.Hour), noComparison)
 	m.publish(tree(t, tree(t, tree(t, nil, "yellow", "1"), "blue", "1"), "green", "1"))
 	for _, resource := range []string{"yellow", "blue"} {
 		if err := os.WriteFile(socketOf(dir, resource), nil, 0o600); err != nil {
@@ -313,18 +313,6 @@ func TestReconcileReturnsEarliestDeadline(t *testing.T) {
 	}
 }
 
-func TestRegisteredManagerHasNoTimer(t *testing.T) {
-	dir := kubeletDir(t)
-	k := startKubelet(t, dir)
-	r, m, _ := newTestReconciler(t, dir)
-	m.publish(tree(t, nil, "yellow", "1"))
-	r.reconcile(t.Context(), true)
-	waitIDs(t, k, yellow, "1")
-	eventually(t, "no deadline", func() bool { return r.reconcile(t.Context(), false).IsZero() })
-	k.Stop()
-	eventually(t, "no deadline without a kubelet", func() bool { return r.reconcile(t.Context(), false).IsZero() })
-}
-
 // TestGracePeriodFollowsEndOfStream checks that the kubelet has time to handle the end of
 // its stream. It removes whatever client the resource then has, so a registration at once
 // would be lost, and the devices unhealthy.
@@ -335,13 +323,13 @@ func TestGracePeriodFollowsEndOfStream(t *testing.T) {
 	m.publish(tree(t, nil, "yellow", "1"))
 	r.reconcile(t.Context(), true)
 	waitIDs(t, k, yellow, "1")
-	eventually(t, "registered", func() bool { return r.reconcile(t.Context(), false).IsZero() })
+	eventually(t, "registered", func() bool { return r.reconcile(t.Context(), false).Equal(r.compareAt) })
 	ended := time.Now()
 	k.Disconnect(yellow)
 	var next time.Time
 	eventually(t, "end of the stream noticed", func() bool {
 		next = r.reconcile(t.Context(), false)
-		return !next.IsZero()
+		return !next.Equal(r.compareAt)
 	})
 	if pause := next.Sub(ended); pause < 100*time.Millisecond {
 		t.Errorf("next attempt %v after the end of the stream, want at least 100ms", pause)
@@ -390,7 +378,7 @@ func TestClosedWatchIsDropped(t *testing.T) {
 		r.reconcile(t.Context(), true)
 		r.watch.fs.Close()
 		for r.watch != nil {
-			r.wait(t.Context(), time.Time{})
+			r.wait(t.Context(), time.Now().Add(testTimeout))
 		}
 		if log.count("Cannot watch the kubelet's directory") != 1 {
 			t.Errorf("the log does not mention it:\n%s", log)
@@ -404,7 +392,7 @@ func TestLostEventsKeepTheWatch(t *testing.T) {
 	waitFor := func(err error) (changed bool) {
 		failures := r.watch.fs.Errors
 		go func() { failures <- err }()
-		return r.wait(t.Context(), time.Time{})
+		return r.wait(t.Context(), time.Now().Add(testTimeout))
 	}
 	if changed := waitFor(fsnotify.ErrEventOverflow); !changed || r.watch == nil {
 		t.Fatalf("after lost events: directory changed %t, watch %v, want true and the watch", changed, r.watch)

@@ -94,7 +94,7 @@ func (s registrationState) check() error {
 	case lost:
 		return errors.New("the kubelet no longer follows the list")
 	}
-	return errors.New("the kubelet has not answered the registration, or there is no kubelet")
+	return errors.New("the kubelet has not answered the registration")
 }
 
 // reset forgets the newest attempt and returns the number of the next one.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
@@ -169,6 +170,35 @@ func TestFileInPlaceOfKubeletSocketIsNoKubelet(t *testing.T) {
 	r.log.await(t, "Waiting for the kubelet's socket")
 	remove(t, path)
 	waitIDs(t, startKubelet(t, dir), yellow, "1")
+}
+
+// TestChangedModeOfKubeletSocketIsNoRestart checks that a chmod of kubelet.sock, which also changes
+// its ctime, makes no resource register again.
+func TestChangedModeOfKubeletSocketIsNoRestart(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
+	k := startKubelet(t, dir)
+	r := run(t, dir, p)
+	now := tree(t, nil, "yellow", "1")
+	p.publish(now)
+	waitIDs(t, k, yellow, "1")
+	old := ctime(t, k.Socket())
+	eventually(t, "another ctime", func() bool { // the clock of the file system is coarse
+		return os.Chmod(k.Socket(), 0o666) == nil && ctime(t, k.Socket()) != old
+	})
+	p.publish(tree(t, now, "blue", "1")) // so that the reconciler has looked at kubelet.sock
+	waitIDs(t, k, blue, "1")
+	if n := len(k.Registrations()); n != 2 || r.log.count("restarted") != 0 {
+		t.Errorf("%d registrations, want one for each resource:\n%s", n, r.log)
+	}
+}
+
+func ctime(t testing.TB, path string) unix.Timespec {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ctim
 }
 
 func TestAbandonedRegistrationIsCanceled(t *testing.T) {

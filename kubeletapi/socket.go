@@ -18,17 +18,24 @@ var errInUse = errors.New("another process serves it")
 // fileID identifies a file across lookups of its path. The zero value means no file.
 type fileID struct {
 	dev, ino uint64
-	ctime    int64 // st_ctim in ns: a new file may have the inode number of a removed one
+	created  unix.StatxTimestamp // a new file may have the inode number of a removed one
 }
 
 // identify returns the ID of the file at path, without following a symbolic link, and
 // reports whether it is a socket.
+//
+// A file system without creation times has the time of the last change of the inode in its place,
+// so that a chmod looks like a new file.
 func identify(path string) (id fileID, isSocket bool, err error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return fileID{}, false, &fs.PathError{Op: "lstat", Path: path, Err: err}
+	var st unix.Statx_t
+	const mask = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_CTIME | unix.STATX_BTIME
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, mask, &st); err != nil {
+		return fileID{}, false, &fs.PathError{Op: "statx", Path: path, Err: err}
 	}
-	id = fileID{dev: uint64(st.Dev), ino: st.Ino, ctime: st.Ctim.Nano()}
+	id = fileID{dev: unix.Mkdev(st.Dev_major, st.Dev_minor), ino: st.Ino, created: st.Ctime}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		id.created = st.Btime
+	}
 	return id, st.Mode&unix.S_IFMT == unix.S_IFSOCK, nil
 }
 
@@ -92,7 +99,7 @@ func (s *socket) exists() bool {
 		return false
 	}
 	id, _, err := identify(s.path)
-	// Not ctime, which chmod changes: the number of an open inode is not reused.
+	// The number of an inode that is in use is not reused.
 	return err == nil && id.dev == s.id.dev && id.ino == s.id.ino
 }
 

@@ -161,16 +161,23 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// TestFileIDChangesWithCTime checks that a new file is told apart from a deleted one whose
-// inode number it reuses.
-func TestFileIDChangesWithCTime(t *testing.T) {
+// TestFileIDTellsANewFileFromARemovedOne checks that a new file has another ID than a removed one,
+// although many file systems give it the same inode number.
+func TestFileIDTellsANewFileFromARemovedOne(t *testing.T) {
 	path := filepath.Join(kubeletDir(t), "file")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
+	create := func() fileID {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return fileIDOf(t, path)
 	}
-	before := fileIDOf(t, path)
+	before := create()
+	if err := os.Chmod(path, 0o644); err != nil || fileIDOf(t, path) != before {
+		t.Errorf("the ID changed with the mode: %v", err)
+	}
 	eventually(t, "another ID", func() bool { // the clock of the file system is coarse
-		return os.Chmod(path, 0o600) == nil && fileIDOf(t, path) != before
+		remove(t, path)
+		return create() != before
 	})
 }
 
