@@ -39,6 +39,10 @@ lint: ## run gofmt, go vet, staticcheck and tools/lint in every module
 unit: ## run the tests of the main module with the race detector
 	@test/run.sh unit
 
+.PHONY: chaos
+chaos: ## break what surrounds the running plugin, and see it recover (SEED=N: another order)
+	@test/run.sh chaos
+
 .PHONY: e2e-kubelet
 e2e-kubelet: ## test with the real kubelet's device manager (the first build takes minutes)
 	@test/run.sh kubelet

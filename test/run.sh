@@ -9,6 +9,7 @@
 #   unit         the tests of the main module, with the seeds of the fuzz targets, and of tools;
 #                those of events and of the plugin also in the build without code under the GPL
 #   deployments  the modules test/deployments (what deployments/ renders) and tools/image
+#   chaos        the module test/chaos: the built plugin while its surroundings break (SEED=N)
 #   kubelet      the module test/kubelet: the plugin with the real kubelet's device manager
 #   vm           test/vm/run.sh: the plugin on a real Linux kernel
 #   cluster      test/cluster/run.sh: the deployments on a real one-node Kubernetes
@@ -20,7 +21,7 @@
 set -uo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) && cd "$top" || exit 1
 
-ALL=(lint unit deployments kubelet vm cluster)
+ALL=(lint unit deployments chaos kubelet vm cluster)
 CANNOT=77 # exit status of a stage that cannot run on this machine; the reason is in $state/reason
 
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
@@ -108,7 +109,7 @@ stage_lint() {
 	plain_builds
 	say "tools/lint: line lengths, SPDX headers, unused exports"
 	go -C tools run ./lint || failed=1
-	for module in . test/kubelet test/cluster test/deployments tools tools/image; do
+	for module in . test/chaos test/kubelet test/cluster test/deployments tools tools/image; do
 		say "module $module: go vet, staticcheck"
 		(cd "$module" && go vet ./...) || failed=1
 		(cd "$module" && "$staticcheck" ./...) || failed=1
@@ -136,6 +137,15 @@ stage_deployments() {
 		(cd "$module" && go_test -count=1 -timeout 15m ./...) || failed=1
 	done
 	return $failed
+}
+
+# -count=1: the test cache of go does not know that the test runs the program.
+stage_chaos() {
+	local race seed=${SEED:-1}
+	race_detector
+	cd test/chaos || return
+	say "seed $seed (SEED=N make chaos: another order of the faults)"
+	go_test "${race[@]}" -count=1 -timeout 4m . -args -seed "$seed"
 }
 
 stage_kubelet() {
