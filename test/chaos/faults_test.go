@@ -24,6 +24,8 @@ func faults() []fault {
 		fault{name: "no free descriptors", run: noDescriptors},
 		fault{name: "kubelet restarts", run: kubeletRestarts},
 		fault{name: "kubelet's directory removed", run: kubeletDirRemoved},
+		fault{name: "kubelet's directory exchanged behind a link", run: kubeletDirExchanged},
+		fault{name: "chmod of kubelet.sock", run: chmodKubeletSock},
 		fault{name: "full log pipe", run: fullLog},
 		fault{name: "closed log pipe", run: closedLog},
 		fault{name: "plugin restarts", run: pluginRestarts},
@@ -73,6 +75,28 @@ func kubeletDirRemoved(t *testing.T, r *rig) {
 	must(t, r.host.AddVF(lookalike.VF{Address: victim, PF: victimPF}))
 	must(t, os.Mkdir(r.kubelet.Dir(), 0o755))
 	must(t, r.kubelet.Restart())
+}
+
+// kubeletDirExchanged exchanges the kubelet's directory, with the kubelet running and without.
+func kubeletDirExchanged(t *testing.T, r *rig) {
+	r.linkKubelet()
+	must(t, r.kubelet.Restart())
+	r.checkWorks(t)
+	r.kubelet.Stop()
+	r.linkKubelet()
+	must(t, r.kubelet.Restart())
+}
+
+// chmodKubeletSock changes the mode of the kubelet's socket, which is no restart of the kubelet.
+func chmodKubeletSock(t *testing.T, r *rig) {
+	before := len(r.kubelet.Registrations())
+	for _, mode := range []os.FileMode{0o600, 0o666, 0o755} {
+		must(t, os.Chmod(r.kubelet.Socket(), mode))
+	}
+	r.checkCanary(t)
+	if after := len(r.kubelet.Registrations()); after != before {
+		t.Errorf("%d registrations after a chmod, want %d", after, before)
+	}
 }
 
 // fullLog does not read the log while more is logged than the pipe and the plugin hold.

@@ -44,13 +44,16 @@ type rig struct {
 	host    *lookalike.Host
 	kubelet *kubelettest.Kubelet
 	plugin  *process
-	odd     *oddFiles // nil: the machine has no FUSE
-	cdiDir  string
-	before  usage // of the plugin, before the first fault
+
+	kubeletLink string    // parent of the kubelet's directory
+	odd         *oddFiles // nil: the machine has no FUSE
+	cdiDir      string
+	before      usage // of the plugin, before the first fault
 }
 
 func newRig(t testing.TB) *rig {
-	r := &rig{t: t, host: lookalike.Start(t), kubelet: kubelettest.New(t), cdiDir: t.TempDir()}
+	r := &rig{t: t, host: lookalike.Start(t), cdiDir: t.TempDir()}
+	r.startKubelet()
 	must(t, r.host.LoadDriver("vfio-pci", "disable_denylist=1"))
 	must(t, r.host.LoadDriver("c6xxvf"))
 	for _, pf := range []lookalike.PF{
@@ -63,6 +66,28 @@ func newRig(t testing.TB) *rig {
 	}
 	r.startPlugin()
 	return r
+}
+
+// startKubelet starts the kubelet in a directory whose parent is a link.
+func (r *rig) startKubelet() {
+	// Not t.TempDir, whose path is too long for a socket.
+	dir, err := os.MkdirTemp("", "k")
+	must(r.t, err)
+	r.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	r.kubeletLink = filepath.Join(dir, "kubelet")
+	r.linkKubelet()
+	r.kubelet, err = kubelettest.Start(filepath.Join(r.kubeletLink, "device-plugins"))
+	must(r.t, err)
+	r.t.Cleanup(r.kubelet.Stop)
+}
+
+// linkKubelet makes the parent of the kubelet's directory a link to a new directory.
+func (r *rig) linkKubelet() {
+	dir, err := os.MkdirTemp(filepath.Dir(r.kubeletLink), "")
+	must(r.t, err)
+	must(r.t, os.Mkdir(filepath.Join(dir, "device-plugins"), 0o755))
+	must(r.t, os.Symlink(dir, r.kubeletLink+".new"))
+	must(r.t, os.Rename(r.kubeletLink+".new", r.kubeletLink))
 }
 
 // args returns the arguments of an instance.
