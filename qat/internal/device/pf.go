@@ -79,6 +79,7 @@ func (h *Handle) readServices(f *Function) (err error) {
 	}
 	resource := resourceOf(services)
 	if resource == "" {
+		h.reader.progress.set(f.Debugfs, devCfg)
 		if services, err = devCfgServices(f.Debugfs); err != nil {
 			return err
 		}
@@ -88,10 +89,12 @@ func (h *Handle) readServices(f *Function) (err error) {
 	return nil
 }
 
+const devCfg = "dev_cfg"
+
 // devCfgServices reads ServicesEnabled in dev_cfg, the configuration that the driver shows in
 // debugfs. It returns "" when there is none, or when debugfs is not mounted or not accessible.
 func devCfgServices(debugfs string) (string, error) {
-	file := filepath.Join(debugfs, "dev_cfg")
+	file := filepath.Join(debugfs, devCfg)
 	text, err := sysfs.ReadFile(file)
 	if sysfs.IsAbsent(err) || errors.Is(err, os.ErrPermission) {
 		return "", nil

@@ -51,10 +51,16 @@ type Config struct {
 }
 
 // Reader reads the QAT functions of one host. Any number of goroutines may use it.
-type Reader struct{ cfg Config }
+type Reader struct {
+	cfg      Config
+	progress *Progress // nil: of no interest
+}
 
 // NewReader returns a Reader.
 func NewReader(cfg Config) *Reader { return &Reader{cfg: cfg} }
+
+// Tracked returns a Reader that shows in p which file it is at.
+func (r *Reader) Tracked(p *Progress) *Reader { return &Reader{cfg: r.cfg, progress: p} }
 
 // Addresses returns the addresses of all PCI functions of the host in ascending order.
 func (r *Reader) Addresses() ([]pci.Address, error) {
@@ -222,9 +228,10 @@ type directory interface {
 // directory behind the entry may still exist.
 func (r *Reader) Open(a pci.Address) (*Handle, error) {
 	entry := r.entry(a)
+	r.progress.set(entry, "")
 	dir, err := sysfs.OpenDir(entry)
 	if err == nil {
-		return r.open(a, entry, dir)
+		return r.open(a, entry, trackedDir{dir, entry, r.progress})
 	}
 	return nil, r.unlessGone(a, err)
 }
@@ -266,6 +273,7 @@ func (h *Handle) identify() (err error) {
 	if family == nil {
 		return nil
 	}
+	h.reader.progress.set(h.entry, "")
 	if f.Dir, err = sysfs.RealDir(h.entry); err != nil {
 		return err
 	}
@@ -309,6 +317,7 @@ func (h *Handle) Read() (*Function, error) {
 	f := h.identity
 	err := h.read(&f)
 	// In a removed directory no link can be read, so the function would look unbound.
+	h.reader.progress.set(h.entry, "")
 	inode, inodeErr := sysfs.Inode(h.entry)
 	if sysfs.IsAbsent(inodeErr) || inodeErr == nil && inode != f.Incarnation {
 		return nil, nil

@@ -79,6 +79,7 @@ func (h *Handle) readNode(f *Function) (Node, error) {
 }
 
 func (h *Handle) nodeExists(name string) (bool, error) {
+	h.reader.progress.set(h.reader.cfg.Dev, name)
 	return sysfs.Exists(filepath.Join(h.reader.cfg.Dev, name))
 }
 

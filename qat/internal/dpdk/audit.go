@@ -24,11 +24,11 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 	slices.SortFunc(due, pci.Address.Compare)
 	for _, address := range due {
 		delete(c.suspects, address)
-		differs, err := c.functions.differs(address)
-		if err != nil {
+		differing, unclear := c.functions.compare([]pci.Address{address}, now)
+		if len(unclear) > 0 {
 			c.suspects[address] = now.Add(hostwatch.AuditGrace)
 		}
-		if differs {
+		if len(differing) > 0 {
 			key := Key{address: address}
 			before := c.Outcome(key)
 			c.update([]pci.Address{address}, now)
@@ -42,20 +42,20 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 
 // findSuspects compares the host with what is known. They are the same unless an event is still
 // under way or was lost without notice, or the host changed something that no event reports. A
-// function that cannot be read for a transient reason is left to the next audit.
+// function that cannot be read now is left to the next audit.
 func (c *controller) findSuspects(now time.Time) {
 	addresses, err := c.functions.all()
 	if err != nil {
 		klog.ErrorS(err, "Cannot audit the host")
 		return
 	}
-	for _, address := range addresses {
-		if _, suspect := c.suspects[address]; suspect {
-			continue
-		}
-		if differs, _ := c.functions.differs(address); differs {
-			c.suspects[address] = now.Add(hostwatch.AuditGrace)
-		}
+	addresses = slices.DeleteFunc(addresses, func(a pci.Address) bool {
+		_, suspect := c.suspects[a]
+		return suspect
+	})
+	differing, _ := c.functions.compare(addresses, now)
+	for _, a := range differing {
+		c.suspects[a] = now.Add(hostwatch.AuditGrace)
 	}
 	klog.V(2).InfoS("Audited the host", "functions", len(c.functions.known), "differing", len(c.suspects),
 		"driftTotal", c.drift.Total())

@@ -36,7 +36,7 @@ func benchHost(b *testing.B, n int) *lookalike.Host {
 func BenchmarkReconcile(b *testing.B) {
 	for _, n := range []int{1, 64, 1024} {
 		b.Run(fmt.Sprintf("VFs=%d", n), func(b *testing.B) {
-			c := newReader(benchHost(b, n))
+			c := newReader(b, benchHost(b, n))
 			all := &hostwatch.Batch[Key]{All: true}
 			if got := c.Reconcile(time.Now(), all).Tree.Resource("cy").Len(); got != n {
 				b.Fatalf("%d VFs are listed, want %d", got, n)

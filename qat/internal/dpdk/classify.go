@@ -27,6 +27,7 @@ const (
 	keyGroup                   // the VFs of an IOMMU group: events of a VFIO group name no function
 	keyNodes                   // unusable VFs: a device node came or went that names no function
 	keyDriver                  // unusable VFs, which may be bound now: the DPDK driver or a module changed
+	keyLook                    // nothing: a look that took long has returned
 )
 
 // String describes the key in the log.
@@ -38,6 +39,8 @@ func (k Key) String() string {
 		return "unusable VFs, after the DPDK driver changed"
 	case keyNodes:
 		return "unusable VFs, after a device node changed"
+	case keyLook:
+		return "what took long"
 	}
 	return k.address.String()
 }

@@ -59,6 +59,14 @@ type controller struct {
 // New returns the mode for one call of [hostwatch.Run]. It starts no more reads
 // and writes in the background once ctx ends.
 func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mode[Key] {
+	return newController(ctx, cfg, host, func(a pci.Address, p *device.Progress) look {
+		return readWatched(cfg.Reader.Tracked(p), host.Watches, a)
+	})
+}
+
+func newController(
+	ctx context.Context, cfg Config, host hostwatch.Host[Key], read func(pci.Address, *device.Progress) look,
+) *controller {
 	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
 	monitor := health.NewMonitor(health.Config{Interval: cfg.HealthInterval, Wake: wake, Now: time.Now})
 	return &controller{
@@ -79,6 +87,7 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 			reader:     cfg.Reader,
 			health:     monitor,
 			watches:    host.Watches,
+			looks:      newLooks(read, func() { host.Mark(Key{kind: keyLook}, time.Now()) }),
 			known:      map[pci.Address]*function{},
 			unreadable: map[pci.Address]string{},
 			owner:      map[pci.Address]pci.Address{},
@@ -121,7 +130,8 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 	addresses = append(addresses, c.binder.Due(now)...)
 	addresses = append(addresses, c.released(now)...)
 	c.lastRun = now
-	if at := c.assignment.next; len(addresses) > 0 || !at.IsZero() && !now.Before(at) {
+	next := c.assignment.next
+	if len(addresses) > 0 || len(c.functions.looks.slow) > 0 || !next.IsZero() && !now.Before(next) {
 		c.update(addresses, now)
 	}
 	c.runAudit(b, now)
@@ -194,6 +204,9 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 	vfs := c.collect(c.functions.refresh(addresses, now), now)
 	for a, retry := range c.functions.retries {
 		c.binder.Postpone(a, retry.at)
+	}
+	for a := range c.functions.looks.slow {
+		c.binder.Postpone(a, now.Add(maxRetry))
 	}
 	decisions := make([]decision, len(vfs))
 	for i := range vfs {
@@ -323,6 +336,7 @@ func (c *controller) next() time.Time {
 	next := hostwatch.Earlier(c.binder.Next(), c.health.Next())
 	next = hostwatch.Earlier(next, c.assignment.next)
 	next = hostwatch.Earlier(next, hostwatch.Earlier(c.listRetry.at, c.functions.nextRetry()))
+	next = hostwatch.Earlier(next, c.functions.looks.next())
 	for _, since := range c.releasing {
 		if at := since.Add(holdTime); at.After(c.lastRun) {
 			next = hostwatch.Earlier(next, at)
@@ -363,7 +377,8 @@ func (c *controller) Outcome(key Key) string {
 // Close waits for reads and writes in progress, but not for long: what the kernel blocks ends with
 // the process. The kernel can block a reader or writer for as long as a workload holds a device.
 func (c *controller) Close() {
-	if !hostwatch.AwaitClosed(c.binder.Wait, c.health.Wait) {
+	c.functions.looks.close()
+	if !hostwatch.AwaitClosed(c.binder.Wait, c.health.Wait, c.functions.looks.wait) {
 		klog.InfoS("Ending while the kernel blocks a read or write of sysfs")
 	}
 }

@@ -37,9 +37,10 @@ func (f *function) equal(other *function) bool { return reflect.DeepEqual(f, oth
 
 // functions are the QAT functions of the host as they were read last.
 type functions struct {
-	reader  *device.Reader
+	reader  *device.Reader // for what never blocks
 	health  *health.Monitor
 	watches *hostwatch.Watches
+	looks   *looks
 
 	known      map[pci.Address]*function
 	unreadable map[pci.Address]string      // functions of which nothing is known, though they exist → why
@@ -66,7 +67,8 @@ func (fs *functions) all() ([]pci.Address, error) {
 // sorted.
 //
 // A transient error leaves what is known of a function as it is. Each function that could not be
-// read is read again later; see [retry].
+// read is read again later; see [retry]. A look that does not return is a transient error, too. Its
+// result counts when it is there.
 //
 // The VFs of a PF that changed are read after the PF, and only once, but a VF that is heard of
 // before its PF is read twice. After a full read every PCI function of the host passes decide.
@@ -74,18 +76,16 @@ func (fs *functions) all() ([]pci.Address, error) {
 // before it changed the PF, and the events of that may still be under way.
 func (fs *functions) refresh(addresses []pci.Address, now time.Time) []pci.Address {
 	r := refreshing{functions: fs, now: now}
-	slices.SortFunc(addresses, func(a, b pci.Address) int { // known VFs last
-		return cmp.Or(fs.isKnownVF(a)-fs.isKnownVF(b), a.Compare(b))
-	})
-	for _, a := range slices.Compact(addresses) {
-		r.read(a)
+	addresses = append(addresses, r.takeReturned()...)
+	for _, a := range fs.looks.blocked(now) {
+		r.keep(a, fs.looks.err(a))
 	}
-	for len(r.pending) > 0 {
-		addresses = slices.AppendSeq(addresses[:0], maps.Keys(r.pending))
-		slices.SortFunc(addresses, pci.Address.Compare)
-		for _, a := range addresses {
-			r.read(a)
+	for len(addresses) > 0 || len(r.pending) > 0 || r.apart && fs.looks.await() {
+		if r.apart {
+			addresses = append(addresses, r.takeReturned()...)
 		}
+		r.read(addresses)
+		addresses = slices.AppendSeq([]pci.Address(nil), maps.Keys(r.pending))
 	}
 	slices.SortFunc(r.affected, pci.Address.Compare)
 	return slices.Compact(r.affected)
@@ -104,29 +104,103 @@ type refreshing struct {
 	*functions
 	now      time.Time
 	affected []pci.Address
-	pending  map[pci.Address]bool // VFs that are to be read because their PF changed; nil: none
+	pending  map[pci.Address]bool // what to read next: VFs whose PF changed, PFs of which nothing is known
+	absent   map[pci.Address]bool // addresses at which there is no QAT function
+	apart    bool                 // a look did not return soon, so others were started at the same time
 }
 
-// read reads one function and updates what is known.
-func (r *refreshing) read(a pci.Address) {
-	delete(r.pending, a)
-	old, before := r.known[a], r.unreadable[a]
-	facts, err := r.readWatched(a)
-	r.scheduleRetry(a, err)
-	if sysfs.IsTransient(err) {
-		if old == nil {
-			r.unreadable[a] = err.Error()
-			r.affected = append(r.affected, a)
-		}
+// read reads functions and updates what is known: first PFs, then known VFs.
+func (r *refreshing) read(addresses []pci.Address) {
+	slices.SortFunc(addresses, func(a, b pci.Address) int {
+		return cmp.Or(r.isKnownVF(a)-r.isKnownVF(b), a.Compare(b))
+	})
+	addresses = slices.DeleteFunc(slices.Compact(addresses), r.postpone)
+	if len(addresses) == 0 {
 		return
 	}
-	if facts != nil && !facts.IsVF {
-		r.track(facts)
+	found := r.looks.inOrder(addresses, r.now)
+	for _, l := range found {
+		r.take(l)
 	}
-	f := r.complete(a, facts, err)
-	delete(r.unreadable, a)
-	if f == nil && err != nil {
+	if len(found) == len(addresses) {
+		return
+	}
+	r.keepSlow(addresses[len(found)])
+	for _, a := range addresses[len(found)+1:] { // which may be slow, too
+		r.looks.apart(a, r.now)
+		r.keepSlow(a)
+	}
+	r.apart = true
+}
+
+// postpone has a function read later if there is a slow look at it, and reports whether it did.
+func (r *refreshing) postpone(a pci.Address) bool {
+	if !r.looks.isSlow(a) {
+		return false
+	}
+	delete(r.pending, a)
+	r.looks.repeat(a)
+	if exists, err := r.reader.Exists(a); err == nil && !exists {
+		r.update(look{address: a})
+	}
+	return true
+}
+
+// keepSlow keeps what is known of a function with a slow look.
+func (r *refreshing) keepSlow(a pci.Address) {
+	delete(r.pending, a)
+	delete(r.retries, a)
+	r.keep(a, r.looks.err(a))
+}
+
+// takeReturned takes the looks that took long and have returned. It returns the functions that must
+// be read again, because an event named them meanwhile.
+func (r *refreshing) takeReturned() []pci.Address {
+	found, again := r.looks.returned()
+	for _, l := range found {
+		r.take(l)
+	}
+	return again
+}
+
+// take takes the result of a look.
+func (r *refreshing) take(l look) {
+	delete(r.pending, l.address)
+	r.noteWatches(l)
+	r.scheduleRetry(l.address, l.err)
+	if sysfs.IsTransient(l.err) {
+		r.keep(l.address, l.err)
+		return
+	}
+	if l.facts != nil && !l.facts.IsVF {
+		r.track(l.facts)
+	}
+	r.update(l)
+}
+
+// keep keeps what is known of a function that cannot be read now.
+func (r *refreshing) keep(a pci.Address, err error) {
+	if r.known[a] == nil {
 		r.unreadable[a] = err.Error()
+		r.affected = append(r.affected, a)
+	}
+}
+
+// update updates what is known of a function.
+func (r *refreshing) update(l look) {
+	a := l.address
+	old, before := r.known[a], r.unreadable[a]
+	f := r.complete(l)
+	delete(r.unreadable, a)
+	switch {
+	case f != nil:
+	case l.err != nil:
+		r.unreadable[a] = l.err.Error()
+	default:
+		if r.absent == nil {
+			r.absent = map[pci.Address]bool{}
+		}
+		r.absent[a] = true
 	}
 	if f == nil || f.IsVF || before != "" {
 		r.affected = append(r.affected, a)
@@ -143,8 +217,8 @@ func (r *refreshing) read(a pci.Address) {
 		delete(r.watched, a)
 	case f.IsVF:
 		r.known[a] = f
-		if f.pf != nil && r.known[*f.pf] == nil {
-			r.read(*f.pf)
+		if f.pf != nil && r.knowsNothing(*f.pf) {
+			r.markPending(*f.pf)
 		}
 	case !f.equal(old):
 		r.known[a] = f
@@ -200,69 +274,109 @@ func (r *refreshing) setVFs(pf pci.Address, vfs []pci.Address) {
 	r.markVFs(pf)
 }
 
-func (r *refreshing) markVFs(pf pci.Address) {
+// knowsNothing reports whether a function has not been read, or not found.
+func (r *refreshing) knowsNothing(a pci.Address) bool {
+	return r.known[a] == nil && r.unreadable[a] == "" && !r.looks.isSlow(a) && !r.absent[a]
+}
+
+func (r *refreshing) markPending(a pci.Address) {
 	if r.pending == nil {
 		r.pending = map[pci.Address]bool{}
 	}
+	r.pending[a] = true
+}
+
+func (r *refreshing) markVFs(pf pci.Address) {
 	for a, f := range r.known {
 		if owner, ok := r.pfOf(a); ok && owner == pf && f.IsVF {
-			r.pending[a] = true
+			r.markPending(a)
 		}
 	}
 	for a := range r.unreadable {
 		if owner, ok := r.owner[a]; ok && owner == pf {
-			r.pending[a] = true
+			r.markPending(a)
 		}
 	}
 }
 
 // readWatched reads a function and has its directories watched. The watches are installed before
-// the directories are read, so that no change is missed. Its results are those of
-// [device.Reader.Read].
-func (fs *functions) readWatched(a pci.Address) (*device.Function, error) {
-	h, err := fs.reader.Open(a)
+// the directories are read, so that no change is missed. Any goroutine may call it, and it may
+// block.
+func readWatched(reader *device.Reader, watches *hostwatch.Watches, a pci.Address) look {
+	h, err := reader.Open(a)
 	if h == nil {
-		return nil, err
+		return look{address: a, err: err}
 	}
 	defer h.Close()
 	for _, w := range h.Watches() {
-		fs.watches.Want(w.Dir, w.Incarnation)
-		if !slices.Contains(fs.watched[a], w.Dir) {
-			fs.watched[a] = append(fs.watched[a], w.Dir)
+		watches.Want(w.Dir, w.Incarnation)
+	}
+	facts, err := h.Read()
+	return look{address: a, facts: facts, err: err, watches: h.Watches()}
+}
+
+// noteWatches takes note of the directories that a look had watched.
+func (fs *functions) noteWatches(l look) {
+	for _, w := range l.watches {
+		if !slices.Contains(fs.watched[l.address], w.Dir) {
+			fs.watched[l.address] = append(fs.watched[l.address], w.Dir)
 		}
 	}
-	return h.Read()
 }
 
 // complete adds what sysfs does not show to the facts about a function. The result is nil if there
 // are no facts.
-func (fs *functions) complete(a pci.Address, facts *device.Function, err error) *function {
+func (fs *functions) complete(l look) *function {
+	facts := l.facts
 	if facts == nil {
 		return nil
 	}
-	f := &function{Function: facts, unhealthy: fs.health.Reason(a), pf: facts.PF}
-	if err != nil {
-		f.readErr = err.Error()
+	f := &function{Function: facts, unhealthy: fs.health.Reason(l.address), pf: facts.PF}
+	if l.err != nil {
+		f.readErr = l.err.Error()
 	}
-	if old := fs.known[a]; f.IsVF && f.pf == nil && old != nil && old.Incarnation == f.Incarnation {
+	if old := fs.known[l.address]; f.IsVF && f.pf == nil && old != nil && old.Incarnation == f.Incarnation {
 		f.pf, f.removing = old.pf, old.pf != nil
 	}
 	return f
 }
 
-// differs reports whether the host shows a function differently from what is known. It changes
-// nothing. A function that could not be read the last time does not differ: it is read again soon
-// enough. The error is transient.
-func (fs *functions) differs(a pci.Address) (bool, error) {
-	if _, retrying := fs.retries[a]; retrying {
-		return false, nil
+// compare returns the functions that the host shows differently from what is known, of which it
+// changes nothing. unclear are those that cannot be read now. They are read again soon enough, as
+// are those that could not be read the last time. After a few slow looks compare leaves the rest
+// out, as an event may wait.
+func (fs *functions) compare(addresses []pci.Address, now time.Time) (differing, unclear []pci.Address) {
+	addresses = slices.DeleteFunc(addresses, func(a pci.Address) bool {
+		_, skip := fs.retries[a]
+		if skip = skip || fs.looks.isSlow(a); skip {
+			unclear = append(unclear, a)
+		}
+		return skip
+	})
+	for slow := 0; len(addresses) > 0; {
+		found := fs.looks.inOrder(addresses, now)
+		for _, l := range found {
+			fs.noteWatches(l)
+			switch {
+			case sysfs.IsTransient(l.err):
+				unclear = append(unclear, l.address)
+			case l.facts == nil && l.err != nil || !fs.complete(l).equal(fs.known[l.address]):
+				differing = append(differing, l.address)
+			}
+		}
+		if addresses = addresses[len(found):]; len(addresses) == 0 {
+			break
+		}
+		if slow++; slow == maxSlowCompared {
+			return differing, append(unclear, addresses...)
+		}
+		unclear, addresses = append(unclear, addresses[0]), addresses[1:]
 	}
-	facts, err := fs.reader.Read(a)
-	if sysfs.IsTransient(err) {
-		return false, err
-	}
-	return err != nil && facts == nil || !fs.complete(a, facts, err).equal(fs.known[a]), nil
+	return differing, unclear
 }
+
+// maxSlowCompared is the number of slow looks after which compare ends.
+const maxSlowCompared = 4
 
 // pfOf returns the PF of a VF by either link. A VF in a guest has none.
 func (fs *functions) pfOf(vf pci.Address) (pci.Address, bool) {

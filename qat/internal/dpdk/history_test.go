@@ -32,11 +32,13 @@ type history struct {
 }
 
 // newReader returns a controller of the host that binds nothing.
-func newReader(h *lookalike.Host) *controller {
-	return New(context.Background(), withDefaults(h, Config{NoBind: true}, nil), hostwatch.Host[Key]{
+func newReader(t interface{ Cleanup(func()) }, h *lookalike.Host) *controller {
+	c := New(context.Background(), withDefaults(h, Config{NoBind: true}, nil), hostwatch.Host[Key]{
 		Mark:    func(Key, time.Time) {},
 		Watches: hostwatch.NewWatches(nil),
 	}).(*controller)
+	t.Cleanup(c.Close)
+	return c
 }
 
 // historyPFs come and go. They differ in their services; the third is Gen2.
@@ -51,7 +53,7 @@ func newHistory(t *rapid.T, dir string) *history {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &history{t: t, host: h, controller: newReader(h)}
+	w := &history{t: t, host: h, controller: newReader(t, h)}
 	h.Uevents(func(message []byte) {
 		var e events.Event
 		if err := events.ParseUevent(&e, slices.Clone(message)); err != nil {
@@ -178,7 +180,7 @@ func TestAnyHistoryEndsInTheTreeOfAFullRead(t *testing.T) {
 		if w.lost {
 			w.resync()
 		}
-		fresh := newReader(w.host).Reconcile(time.Now(), &hostwatch.Batch[Key]{All: true})
+		fresh := newReader(t, w.host).Reconcile(time.Now(), &hostwatch.Batch[Key]{All: true})
 		if diff := cmp.Diff(devicesOf(fresh.Tree), devicesOf(w.controller.assignment.tree)); diff != "" {
 			t.Fatalf("the Tree after this history (-full read +got):\n%s", diff)
 		}

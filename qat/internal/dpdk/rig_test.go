@@ -55,6 +55,51 @@ type rig struct {
 	keys []Key      // marked and not handled yet
 	log  []string
 	held map[string]chan struct{} // file -> closed when the write may go on
+
+	reads holds
+}
+
+// holds are the functions whose looks do not return.
+type holds struct {
+	mu    sync.Mutex
+	held  map[string]chan struct{} // address → closed when the looks may go on
+	begun map[string]int           // address → looks that have begun
+}
+
+// begin begins a look, which waits until the returned channel is closed; nil: it need not wait.
+func (h *holds) begin(address string) chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.begun[address]++
+	return h.held[address]
+}
+
+// holdReads makes looks at functions wait until release is called, which may be called again.
+func (r *rig) holdReads(addresses ...string) (release func()) {
+	h := &r.reads
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	held := make(chan struct{})
+	for _, a := range addresses {
+		h.held[a] = held
+	}
+	release = sync.OnceFunc(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		close(held)
+		for _, a := range addresses {
+			delete(h.held, a)
+		}
+	})
+	r.t.Cleanup(release)
+	return release
+}
+
+// looks counts the looks at a function that have begun.
+func (r *rig) looks(address string) int {
+	r.reads.mu.Lock()
+	defer r.reads.mu.Unlock()
+	return r.reads.begun[address]
 }
 
 // newRig creates a rig that has not read the host yet. Config fields that are
@@ -62,12 +107,27 @@ type rig struct {
 // HealthInterval, which stays 0: never.
 func newRig(t *testing.T, h *lookalike.Host, cfg Config) *rig {
 	t.Helper()
-	r := &rig{t: t, host: h, watches: watchRecorder{}, held: map[string]chan struct{}{}}
+	r := &rig{
+		t:       t,
+		host:    h,
+		watches: watchRecorder{},
+		held:    map[string]chan struct{}{},
+		reads:   holds{held: map[string]chan struct{}{}, begun: map[string]int{}},
+	}
 	r.config = withDefaults(h, cfg, r)
-	r.controller = New(t.Context(), r.config, hostwatch.Host[Key]{
+	host := hostwatch.Host[Key]{
 		Mark:    func(key Key, _ time.Time) { r.mark(key) },
 		Watches: hostwatch.NewWatches(r.watches),
-	}).(*controller)
+	}
+	r.controller = newController(t.Context(), r.config, host, func(a pci.Address, p *device.Progress) look {
+		reader := r.config.Reader.Tracked(p)
+		if held := r.reads.begin(a.String()); held != nil {
+			_, _ = reader.Read(a) // so that p shows a file
+			<-held
+		}
+		return readWatched(reader, host.Watches, a)
+	})
+	t.Cleanup(r.controller.Close)
 	return r
 }
 

@@ -5,6 +5,7 @@ package hostwatch
 import (
 	"errors"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"k8s.io/klog/v2"
@@ -25,12 +26,15 @@ type Watcher interface {
 // what user space writes to attributes; devices and drivers that come and go are reported by
 // uevents. On an ordinary directory tree (a look-alike host) it reports everything.
 //
-// Watches belong to the goroutine of the loop.
+// All methods may be called from any goroutine. They do not wait for a device: the kernel looks up
+// a path in sysfs or debugfs without the lock of a device.
 type Watches struct {
-	opened  atomic.Pointer[Watcher] // opened by the source's goroutine, not adopted yet
-	watcher Watcher                 // nil: no inotify
-	wanted  map[string]uint64       // directory → incarnation that is watched
-	failed  map[string]bool         // wanted directories that could not be watched
+	opened atomic.Pointer[Watcher] // opened by the source's goroutine, not adopted yet
+
+	mu      sync.Mutex        // guards all following fields
+	watcher Watcher           // nil: no inotify
+	wanted  map[string]uint64 // directory → incarnation that is watched
+	failed  map[string]bool   // wanted directories that could not be watched
 }
 
 // NewWatches returns Watches that use a Watcher (nil: none yet) and watch nothing so far.
@@ -54,6 +58,8 @@ func (w *Watches) opener(open func() (Watcher, error)) openFunc {
 // adopt switches to the most recently opened Watcher, if there is a new one.
 // It watches nothing until directories are wanted again.
 func (w *Watches) adopt() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if watcher := w.opened.Swap(nil); watcher != nil {
 		w.watcher = *watcher
 		clear(w.wanted)
@@ -65,6 +71,12 @@ func (w *Watches) adopt() {
 // that the directory was removed and made again, which leaves a watch on sysfs dead without
 // notice, so the watch is renewed. Pass 0 for directories that do not need this.
 func (w *Watches) Want(dir string, incarnation uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.want(dir, incarnation)
+}
+
+func (w *Watches) want(dir string, incarnation uint64) {
 	if w.watcher == nil {
 		return
 	}
@@ -90,6 +102,12 @@ func (w *Watches) Want(dir string, incarnation uint64) {
 
 // Drop stops watching a directory.
 func (w *Watches) Drop(dir string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.drop(dir)
+}
+
+func (w *Watches) drop(dir string) {
 	if _, known := w.wanted[dir]; known {
 		delete(w.wanted, dir)
 		delete(w.failed, dir)
@@ -99,21 +117,29 @@ func (w *Watches) Drop(dir string) {
 
 // Set watches exactly these directories: directory → incarnation, as for Want.
 func (w *Watches) Set(dirs map[string]uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for dir, incarnation := range dirs {
-		w.Want(dir, incarnation)
+		w.want(dir, incarnation)
 	}
 	for dir := range w.wanted {
 		if _, wanted := dirs[dir]; !wanted {
-			w.Drop(dir)
+			w.drop(dir)
 		}
 	}
 }
 
 // mayMissEvents reports whether a wanted directory is not watched.
-func (w *Watches) mayMissEvents() bool { return len(w.failed) > 0 }
+func (w *Watches) mayMissEvents() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.failed) > 0
+}
 
 // retry tries again to watch the directories that could not be watched.
 func (w *Watches) retry() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for dir := range w.failed {
 		if w.watcher.Rewatch(dir) == nil {
 			delete(w.failed, dir)
