@@ -30,7 +30,8 @@ func BenchmarkOneChange(b *testing.B) {
 	for _, n := range []int{1, 64, 1024} {
 		b.Run(fmt.Sprintf("of=%d", n), func(b *testing.B) {
 			config := Config{Dir: b.TempDir(), Vendor: vendor, Class: "vf"}
-			s := newSyncer(config, klog.Logger{}, func(*devtree.Tree) {}, disk{replaceFile, removeFile})
+			disk := disk{replaceFile, removeFile, noWatch}
+			s := newSyncer(config, program, klog.Logger{}, func(*devtree.Tree) {}, disk, func() {})
 			tree := new(devtree.Tree)
 			for i := range n {
 				tree = with(b, tree, "yellow", benchDevice(fmt.Sprintf("%04d", i)))

@@ -11,24 +11,44 @@
 //
 // # Guarantees
 //
-// When a Tree is published, the file holds exactly the container edits of each device that it
+// When a Tree is published, a file holds exactly the container edits of each device that it
 // names. A changed entry is written before its Tree is published, so the previous Tree briefly
-// names the new edits. An entry of this Run is removed only after a Tree without the device has
-// been published; those of earlier runs may be removed with the first write.
+// names the new edits. An entry is removed only after a Tree without the device has been
+// published.
 //
-// All devices of a class are in one file, "<vendor>-<class>_device-plugin.json",
-// which is replaced atomically: a container runtime reads the old file or the new
-// one. The Writer looks at its files only when a Tree arrives or a retry is due; it
-// then replaces a file that others have changed or deleted.
+// A file is replaced atomically: a container runtime reads the old file or the new one. The
+// Writer watches the directory. A file that others change or delete is restored at once, and if
+// they go on, after growing pauses of at most a minute.
 //
-// Files stay on disk when Run returns, so that containers can restart while the
-// plugin does. With its first Tree, the next Writer takes over the files of its
-// vendor, and removes those of classes without devices. It never changes a file with
-// another name, and never removes one of another kind.
+// Files stay on disk when Run returns, so that containers can restart while the plugin does.
+//
+// # Several processes
+//
+// Any number of processes may have the same directory, vendor and class, and none of them touches
+// a file of another one that lives. All devices of a class that a process offers are in one file,
+// "<vendor>-<class>_device-plugin.json". If another process owns that file, the name ends in "-2",
+// "-3" and so on instead. The owner holds a lock on the file ".<name>.lock" beside it, which also
+// works between containers; lslocks(8) shows it. The kernel releases the lock when the process
+// ends.
+//
+// A runtime refuses a device that two files define. So a device belongs to the process that
+// defined it first. Another process that has it too publishes it without a CDI name, and logs the
+// name of the file. When the owner ends, or no longer has the device, the other process takes it
+// over: at once, or within two seconds if the owner was killed. It replaces the file of the owner,
+// so there is no moment in which the device cannot be resolved. If two processes define a device
+// within the same moment, the one whose file has the higher number gives it up.
+//
+// A process takes over the files of dead processes that define one of its devices. With its first
+// Tree, it also takes over all files of the vendor that its own program has left behind, and
+// removes their entries that it does not need. Files of other programs may be needed again soon,
+// so they stay. It never changes a file with another name or of another kind.
+//
+// # Failures
 //
 // A file that cannot be written stops nothing. New and changed devices are published without CDI
 // names, the log says how to solve the problem, and the Writer retries. A device that CDI cannot
 // describe is published without a CDI name too: one with an ID that is not a valid CDI name, one
 // of a resource whose name is not a valid CDI class (if Config.Class is empty), one without
-// container edits, and one whose CDI name belongs to a device with other edits.
+// container edits, and one whose CDI name belongs to a device with other edits. An error with the
+// same cause is logged once in ten minutes.
 package cdi

@@ -98,6 +98,8 @@ func (e *entry) equal(other *entry) bool {
 
 func compareNames(a, b *entry) int { return strings.Compare(a.name, b.name) }
 
+func compareName(e *entry, name string) int { return strings.Compare(e.name, name) }
+
 // union returns the wanted entries, and the current ones whose names are not wanted.
 // All three lists are ascending by name.
 func union(current, wanted []*entry) []*entry {

@@ -21,6 +21,7 @@ func TestFilesOfFormerRunsAreTakenOverOrRemoved(t *testing.T) {
 	s := startSyncer(dir, "")
 	s.mustSync(t, with(t, with(t, nil, "yellow", color("1")), "blue", color("1")))
 	taken := stat(t, specPath(dir, "yellow"))
+	s.close()
 
 	yellow, blue := filepath.Base(specPath(dir, "yellow")), filepath.Base(specPath(dir, "blue"))
 	abandoned := "." + yellow + ".1.tmp"
@@ -76,7 +77,9 @@ func TestFilesOfFormerRunsAreTakenOverOrRemoved(t *testing.T) {
 
 func TestFileOfAFormerRunWithOtherSpecsIsReplaced(t *testing.T) {
 	dir := t.TempDir()
-	startSyncer(dir, "vf").mustSync(t, with(t, nil, "yellow", color("1"), color("2")))
+	s := startSyncer(dir, "vf")
+	s.mustSync(t, with(t, nil, "yellow", color("1"), color("2")))
+	s.close()
 	startSyncer(dir, "vf").mustSync(t, with(t, nil, "yellow", color("2"), color("3")))
 	if diff := cmp.Diff([]string{vendor + "/vf=2", vendor + "/vf=3"}, runtimeDevices(t, dir)); diff != "" {
 		t.Errorf("on disk (-want +got):\n%s", diff)
@@ -226,7 +229,7 @@ func TestFileThatOthersHaveReplacedIsWrittenAgain(t *testing.T) {
 }
 
 func TestReplacedFileIsAnotherFileThatAllCanRead(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "made/spec.json")
+	path := filepath.Join(t.TempDir(), "spec.json")
 	if err := replaceFile(path, []byte("old")); err != nil {
 		t.Fatal(err)
 	}

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 	cdilib "tags.cncf.io/container-device-interface/pkg/cdi"
@@ -19,9 +22,20 @@ import (
 	"qatplugin/devtree"
 )
 
-const vendor = "color.example.com"
+const (
+	vendor  = "color.example.com"
+	program = "colors"
+)
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+var equateEmpty = cmpopts.EquateEmpty()
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(ownerDir); dir != "" {
+		fmt.Println(runOwner(dir)) // until it is killed
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // testSyncer is a syncer of which the test sees what it publishes and logs.
 type testSyncer struct {
@@ -54,9 +68,13 @@ func startSyncer(dir, class string) *testSyncer {
 		}
 		return removeFile(path)
 	}
-	s.syncer = newSyncer(Config{Dir: dir, Vendor: vendor, Class: class}, s.log.logger(), publish, disk{replace, remove})
+	config := Config{Dir: dir, Vendor: vendor, Class: class}
+	s.syncer = newSyncer(config, program, s.log.logger(), publish, disk{replace, remove, noWatch}, func() {})
 	return s
 }
+
+// noWatch watches nothing: the test says when to look at the directory.
+func noWatch(string, func(fsnotify.Event) bool, func()) (*watch, error) { return nil, nil }
 
 // mustSync fails the test if there is a problem with a file.
 func (s *testSyncer) mustSync(t rapid.TB, tree *devtree.Tree) {
@@ -174,7 +192,13 @@ func specPath(dir, class string) string {
 	return filepath.Join(dir, vendor+"-"+class+"_device-plugin.json")
 }
 
+// fileNames returns the names of all files but locks.
 func fileNames(t testing.TB, dir string) []string {
+	t.Helper()
+	return slices.DeleteFunc(allNames(t, dir), func(name string) bool { return strings.HasSuffix(name, lockSuffix) })
+}
+
+func allNames(t testing.TB, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {

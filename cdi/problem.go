@@ -5,6 +5,7 @@ package cdi
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"syscall"
 	"time"
 
@@ -16,48 +17,105 @@ import (
 type problems map[string]problem
 
 type problem struct {
-	err    error
-	retry  bool // a file's error, which may pass; a device's error lasts until it changes
-	logged time.Time
+	err     error
+	message string // what follows from it, for the log
+	key     string // of the subject, likewise
+	more    []any  // further keys and values
+
+	retry bool // a write may succeed later
+	poll  bool // no event reports that the problem is solved
 }
 
-func (p problems) addFile(path string, err error)   { p[path] = problem{err: err, retry: true} }
-func (p problems) addDevice(name string, err error) { p[name] = problem{err: err} }
+func (p problems) addFile(path string, err error) {
+	p[path] = problem{
+		err:     err,
+		message: "Cannot update CDI specs, retrying; new and changed devices have no CDI names",
+		key:     "path",
+		more:    []any{"remedy", remedy(err)},
+		retry:   true,
+	}
+}
+
+// addWatch adds that the directory cannot be watched.
+func (p problems) addWatch(dir string, err error) {
+	p["watch of "+dir] = problem{
+		err:     err,
+		message: "Cannot watch the CDI directory, reading it periodically",
+		key:     "subject",
+		poll:    true,
+	}
+}
+
+// addRefused adds that the file of another process defines n of the devices.
+func (p problems) addRefused(path string, n int) {
+	p[path] = problem{
+		err:     errOwned,
+		message: "Serving devices without CDI names while another process defines them",
+		key:     "path",
+		more:    []any{"devices", n, "remedy", "end the other process, or give it another CDI class"},
+		poll:    true,
+	}
+}
+
+// addDevice adds an error that lasts until the device changes.
+func (p problems) addDevice(name string, err error) {
+	p[name] = problem{err: err, message: "Serving a device without its CDI name", key: "name"}
+}
 
 // retryable reports whether a retry may help.
-func (p problems) retryable() bool {
+func (p problems) retryable() bool { return p.has(func(p problem) bool { return p.retry }) }
+
+// polled reports whether there is a problem whose end no event reports.
+func (p problems) polled() bool { return p.has(func(p problem) bool { return p.poll }) }
+
+func (p problems) has(property func(problem) bool) bool {
 	for _, problem := range p {
-		if problem.retry {
+		if property(problem) {
 			return true
 		}
 	}
 	return false
 }
 
-// log logs each problem that is not in before with the same error, or was logged
-// repeatInterval ago, and the problems of before that are solved.
-func (p problems) log(log klog.Logger, before problems, now time.Time) {
-	for subject, problem := range p {
-		old, known := before[subject]
-		if known && old.err.Error() == problem.err.Error() && now.Sub(old.logged) < repeatInterval {
-			problem.logged = old.logged
-			p[subject] = problem
+// problemLog logs problems by cause: the same subject with the same cause is logged once in
+// repeatInterval, even if it is solved and occurs again meanwhile.
+type problemLog struct {
+	log    klog.Logger
+	logged map[problemKey]time.Time
+	open   map[string]bool // subjects of logged problems that are not solved
+}
+
+type problemKey struct{ subject, cause string }
+
+func newProblemLog(log klog.Logger) *problemLog {
+	return &problemLog{log: log, logged: map[problemKey]time.Time{}, open: map[string]bool{}}
+}
+
+func (l *problemLog) write(found problems, now time.Time) {
+	maps.DeleteFunc(l.logged, func(_ problemKey, at time.Time) bool { return now.Sub(at) >= repeatInterval })
+	for subject, problem := range found {
+		key := problemKey{subject, cause(problem.err)}
+		if _, recent := l.logged[key]; recent {
 			continue
 		}
-		problem.logged = now
-		p[subject] = problem
-		if problem.retry {
-			log.Error(problem.err, "Cannot update CDI specs, retrying; new and changed devices have no CDI names",
-				"path", subject, "remedy", remedy(problem.err))
-		} else {
-			log.Error(problem.err, "Serving a device without its CDI name", "name", subject)
+		l.logged[key], l.open[subject] = now, true
+		l.log.Error(problem.err, problem.message, append([]any{problem.key, subject}, problem.more...)...)
+	}
+	for subject := range l.open {
+		if _, still := found[subject]; !still {
+			delete(l.open, subject)
+			l.log.Info("CDI problem solved", "subject", subject)
 		}
 	}
-	for subject := range before {
-		if _, still := p[subject]; !still {
-			log.Info("CDI problem solved", "subject", subject)
-		}
+}
+
+// cause returns what an error has in common with those of other attempts, whose texts may name
+// other temporary files.
+func cause(err error) string {
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		return errno.Error()
 	}
+	return err.Error()
 }
 
 // remedy returns what an operator can do about an error of a file.

@@ -40,7 +40,7 @@ func TestProblemIsLoggedWhenItIsNewChangesPersistsAndIsSolved(t *testing.T) {
 	device.addDevice(vf, errors.New("bad"))
 	start := time.Now()
 	var log logBuffer
-	before := problems(nil)
+	problemLog := newProblemLog(log.logger())
 	for _, step := range []struct {
 		after time.Duration
 		found problems
@@ -59,8 +59,7 @@ func TestProblemIsLoggedWhenItIsNewChangesPersistsAndIsSolved(t *testing.T) {
 		{25 * time.Minute, problems{}, []string{"CDI problem solved", vf}},
 	} {
 		logged := len(log.String())
-		step.found.log(log.logger(), before, start.Add(step.after))
-		before = step.found
+		problemLog.write(step.found, start.Add(step.after))
 		text := log.String()[logged:]
 		if (text == "") != (step.want == nil) || strings.Count(text, "\n") > 1 {
 			t.Errorf("after %v: logged %q, want %q", step.after, text, step.want)

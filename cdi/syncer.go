@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"time"
 
 	"k8s.io/klog/v2"
 	"tags.cncf.io/container-device-interface/pkg/parser"
@@ -17,9 +15,7 @@ import (
 	"qatplugin/devtree"
 )
 
-// abandonedAge is the age at which a temporary file counts as left behind by a killed
-// process. A younger one may belong to another instance.
-const abandonedAge = time.Minute
+const maxFiles = 1000 // of a class
 
 var errNameTaken = errors.New("a device with other container edits has this CDI name")
 
@@ -27,14 +23,19 @@ var errNameTaken = errors.New("a device with other container edits has this CDI 
 // one goroutine.
 type syncer struct {
 	Config
+	program string // the owner that locks name
 	log     klog.Logger
 	publish func(*devtree.Tree)
 	disk    disk
+	wake    func() // called from any goroutine when the directory changes
 
 	tree    *devtree.Tree                 // of the last sync
 	devices map[string]map[string]*device // of that Tree, by resource and ID
-	files   map[string]*file              // by class
-	adopted bool                          // files of former runs are in files
+	own     map[string][]*file            // by class, ascending by number
+	others  map[string][]*otherFile       // of other processes, likewise
+	watch   *watch                        // nil if the directory is not watched
+	adopted bool                          // files of former runs are in own
+	repairs int                           // of files that others have changed
 
 	builder   *devtree.Builder // of the Trees to publish, which have CDI names
 	published *devtree.Tree
@@ -50,14 +51,18 @@ type device struct {
 	named bool // ... with its CDI name
 }
 
-func newSyncer(config Config, log klog.Logger, publish func(*devtree.Tree), disk disk) *syncer {
+func newSyncer(
+	config Config, program string, log klog.Logger, publish func(*devtree.Tree), disk disk, wake func(),
+) *syncer {
 	return &syncer{
 		Config:  config,
+		program: program,
 		log:     log,
 		publish: publish,
 		disk:    disk,
+		wake:    wake,
 		devices: map[string]map[string]*device{},
-		files:   map[string]*file{},
+		own:     map[string][]*file{},
 		builder: new(devtree.Tree).Edit(),
 	}
 }
@@ -69,18 +74,41 @@ func (s *syncer) sync(tree *devtree.Tree) problems {
 	found := problems{}
 	s.render(tree)
 	wanted := s.byClass(found)
+	s.openDir(len(wanted) > 0, found)
+	s.look(wanted, found)
+	plans := map[string]*assignment{}
 	for class, list := range wanted {
-		f := s.file(class)
-		s.updateFile(f, union(f.entries, list), found) // keeps the entries of gone devices
+		plans[class] = s.assign(class, list, found)
+	}
+	for class, plan := range plans {
+		for _, f := range s.own[class] {
+			s.updateFile(f, union(plan.kept(f), plan.files[f]), found) // keeps the entries of gone devices
+		}
 	}
 	s.publishTree()
-	s.adopt(found)
-	for class, f := range s.files {
-		if s.updateFile(f, wanted[class], found) && len(wanted[class]) == 0 {
-			delete(s.files, class)
+	for class, list := range s.own {
+		s.own[class] = slices.DeleteFunc(list, func(f *file) bool {
+			var entries []*entry
+			if plan := plans[class]; plan != nil {
+				entries = plan.files[f]
+			}
+			return s.updateFile(f, entries, found) && len(entries) == 0 && s.disown(f, found)
+		})
+		if len(s.own[class]) == 0 {
+			delete(s.own, class)
 		}
 	}
 	return found
+}
+
+// close releases all locks, so that other processes can take over the files, and ends the watch.
+func (s *syncer) close() {
+	s.watch.close()
+	for _, list := range s.own {
+		for _, f := range list {
+			f.lock.abandon()
+		}
+	}
 }
 
 // render makes the entries of the devices that have changed since the last sync.
@@ -136,28 +164,181 @@ func (s *syncer) byClass(found problems) map[string][]*entry {
 	return wanted
 }
 
-// file returns the file of the class.
-func (s *syncer) file(class string) *file {
-	f := s.files[class]
-	if f == nil {
-		f = &file{
-			path: filepath.Join(s.Dir, s.Vendor+"-"+class+suffix),
-			kind: s.Vendor + "/" + class,
-			disk: s.disk,
+// openDir creates the directory if it is needed, and watches it if it exists.
+func (s *syncer) openDir(needed bool, found problems) {
+	if needed {
+		if err := os.MkdirAll(s.Dir, 0o755); err != nil {
+			found.addFile(s.Dir, err)
 		}
-		s.files[class] = f
 	}
+	info, err := os.Stat(s.Dir)
+	if err == nil && s.watch.watches(info) {
+		return
+	}
+	s.watch.close()
+	s.watch = nil
+	if err != nil {
+		return // the first write to it creates it, or reports the error
+	}
+	if s.watch, err = s.disk.watch(s.Dir, s.isRelevant, s.wake); err != nil {
+		found.addWatch(s.Dir, err)
+	}
+}
+
+// look finds the files of other processes, and takes over those of dead ones that define a wanted
+// device. The first time, it also takes over all files of former runs of this program, so that sync
+// removes those that no device needs, and removes abandoned temporary files.
+func (s *syncer) look(wanted map[string][]*entry, found problems) {
+	for class, list := range s.own {
+		for _, f := range list {
+			_, _ = f.look() // write reports an error
+		}
+		s.own[class] = slices.DeleteFunc(list, func(f *file) bool { return !s.keepLock(f, found) })
+	}
+	others, err := s.readOthers(s.own, s.others)
+	if err != nil {
+		found.addFile(s.Dir, err)
+		return
+	}
+	s.others = others
+	for class, list := range others {
+		isWanted := func(o *otherFile) bool {
+			return slices.ContainsFunc(wanted[class], func(e *entry) bool { return o.defines(e.name) })
+		}
+		others[class] = slices.DeleteFunc(list, func(o *otherFile) bool {
+			wanted := isWanted(o)
+			return (wanted || !s.adopted) && s.takeOver(o, wanted, found)
+		})
+	}
+	if !s.adopted {
+		s.adopted = s.removeAbandoned(found)
+	}
+}
+
+// keepLock reports whether the file is still owned by this process. If its lock was removed by
+// others, it is locked again.
+func (s *syncer) keepLock(f *file, found problems) bool {
+	if f.lock.holds(f.path) {
+		return true
+	}
+	again, err := acquire(f.path)
+	switch {
+	case err == nil:
+		f.lock.release()
+		f.lock = again
+		err = again.mark(s.program)
+	case errors.Is(err, errOwned), errors.Is(err, fs.ErrNotExist):
+		f.lock.release()
+		return false
+	}
+	if err != nil {
+		found.addFile(f.path, err)
+	}
+	return true
+}
+
+// takeOver makes a file of a dead process one of this process, and reports whether it is now. A
+// file that is not wanted is left to its program, if that is known to be another one: it may be
+// starting again, and its containers too.
+func (s *syncer) takeOver(o *otherFile, wanted bool, found problems) bool {
+	l, err := acquire(o.path)
+	if errors.Is(err, errOwned) {
+		return false
+	}
+	if err != nil {
+		found.addFile(o.path, err)
+		return false
+	}
+	if !wanted && l.previous != "" && l.previous != s.program {
+		l.release()
+		return false
+	}
+	f := s.newFile(o.class, o.n, l, found)
+	f.read()
+	s.log.V(1).Info("Took over the CDI spec of a process that ended", "path", f.path, "program", l.previous)
+	return true
+}
+
+// newFile adds a file that is locked to the own ones.
+func (s *syncer) newFile(class string, n int, l *lock, found problems) *file {
+	f := &file{path: s.specPath(class, n), n: n, kind: s.Vendor + "/" + class, disk: s.disk, lock: l}
+	if err := l.mark(s.program); err != nil {
+		found.addFile(f.path, err)
+	}
+	s.own[class] = append(s.own[class], f)
+	slices.SortFunc(s.own[class], func(a, b *file) int { return a.n - b.n })
 	return f
+}
+
+// assign assigns the wanted entries of a class to the files of this process. It adds one if there
+// is none for new entries.
+func (s *syncer) assign(class string, wanted []*entry, found problems) *assignment {
+	plan := assign(wanted, s.own[class], s.others[class])
+	for o, n := range plan.others {
+		found.addRefused(o.path, n)
+	}
+	if len(plan.new) > 0 && len(s.own[class]) == 0 {
+		s.createFile(class, found)
+	}
+	if own := s.own[class]; len(own) > 0 {
+		plan.place(own[0])
+	}
+	return &plan
+}
+
+// createFile locks the first path for a file of the class that is free.
+func (s *syncer) createFile(class string, found problems) {
+	for n := 1; ; n++ {
+		path := s.specPath(class, n)
+		isTaken := func(o *otherFile) bool { return o.n == n }
+		if slices.ContainsFunc(s.others[class], isTaken) || s.isForeign(path, class) {
+			continue
+		}
+		l, err := acquire(path)
+		if errors.Is(err, errOwned) && n < maxFiles {
+			continue
+		}
+		if err != nil {
+			found.addFile(path, err)
+			return
+		}
+		s.newFile(class, n, l, found)
+		return
+	}
+}
+
+// isForeign reports whether the path has a spec of another kind, as when vendor a-b has class c and
+// vendor a has class b-c.
+func (s *syncer) isForeign(path, class string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	spec, err := readSpec(path)
+	return err == nil && spec.kind != s.Vendor+"/"+class
+}
+
+// disown releases a file that has been removed, and reports whether it has.
+func (s *syncer) disown(f *file, found problems) bool {
+	if err := f.lock.remove(f.path); err != nil {
+		found.addFile(f.path, err)
+		return false
+	}
+	return true
 }
 
 // updateFile makes the file hold exactly these entries, and reports whether it does.
 func (s *syncer) updateFile(f *file, list []*entry, found problems) bool {
-	changed, err := f.write(list)
+	done, err := f.write(list)
 	if err != nil {
 		found.addFile(f.path, err)
 	}
-	if changed {
+	switch done {
+	case changed:
 		s.log.V(2).Info("CDI specs changed", "path", f.path, "devices", len(list))
+	case repaired:
+		s.repairs++
+		s.log.Info("Restored a CDI spec that others had changed or deleted", "path", f.path, "devices", len(list))
 	}
 	return err == nil
 }
@@ -171,10 +352,9 @@ func (s *syncer) publishTree() {
 			continue
 		}
 		class, devices := s.classOf(r.Name()), s.devices[r.Name()]
-		f := s.files[class]
 		for listed := range r.Devices() {
 			d := devices[listed.ID]
-			onDisk := f != nil && f.holds(d.entry)
+			onDisk := slices.ContainsFunc(s.own[class], func(f *file) bool { return f.holds(d.entry) })
 			if d.built && d.named == onDisk {
 				continue
 			}
@@ -195,35 +375,23 @@ func (s *syncer) publishTree() {
 	}
 }
 
-// adopt finds the files of former runs, so that sync removes those that no device
-// needs, and removes abandoned temporary files. It runs until it has succeeded once.
-func (s *syncer) adopt(found problems) {
-	if s.adopted {
-		return
-	}
+// removeAbandoned removes temporary files that killed processes have left behind, and reports
+// whether there are none left.
+func (s *syncer) removeAbandoned(found problems) bool {
 	entries, err := os.ReadDir(s.Dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		found.addFile(s.Dir, err)
-		return
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist) // other errors are reported already
 	}
-	s.adopted = true
+	done := true
 	for _, e := range entries {
-		if name, ours := strings.CutPrefix(e.Name(), s.Vendor+"-"); ours {
-			if class, isSpec := strings.CutSuffix(name, suffix); isSpec {
-				s.file(class)
-			}
-			continue
-		}
-		// The vendor has no characters that are special in a pattern.
-		isTemporary, _ := filepath.Match("."+s.Vendor+"-*"+suffix+".*"+temporarySuffix, e.Name())
-		info, err := e.Info()
-		if !isTemporary || err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < abandonedAge {
+		if !s.isAbandoned(e) {
 			continue
 		}
 		path := filepath.Join(s.Dir, e.Name())
 		if err := s.disk.remove(path); err != nil {
 			found.addFile(path, err)
-			s.adopted = false
+			done = false
 		}
 	}
+	return done
 }

@@ -67,6 +67,7 @@ func TestSpecStaysOnDiskUntilATreeWithoutTheDeviceIsPublished(t *testing.T) {
 			s := startSyncer(dir, "")
 			s.mustSync(t, both)
 			if tt.restart {
+				s.close()
 				s = startSyncer(dir, "")
 			}
 			published := false
@@ -311,6 +312,7 @@ func TestAnyHistoryEndsInTheNewestSpecs(t *testing.T) {
 		tree := &devtree.Tree{}
 		for range rapid.IntRange(1, 15).Draw(rt, "trees") {
 			if rapid.IntRange(0, 9).Draw(rt, "restart") == 0 {
+				s.close()
 				s = startSyncer(dir, class)
 			}
 			if rapid.IntRange(0, 9).Draw(rt, "deleted") == 0 {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -20,10 +21,15 @@ const (
 	retryFirst     = time.Second
 	retryMax       = time.Minute
 	repeatInterval = 10 * time.Minute // between log lines for the same error
+
+	pollInterval = 2 * time.Second // for what no event reports, like the end of another process
+
+	repairFirst = 100 * time.Millisecond // between repairs of a file that others keep changing
+	repairMax   = time.Minute
 )
 
-// Config selects the spec files that a Writer keeps. A Writer owns all files of Vendor in
-// Dir: two Writers with the same Dir and Vendor remove each other's files.
+// Config selects the spec files that a Writer keeps. Several Writers, of one process or of many,
+// may have the same Dir, Vendor and Class.
 type Config struct {
 	Dir    string // of the spec files, usually /var/run/cdi; created when missing
 	Vendor string // vendor of all devices: "color.example.com"
@@ -47,6 +53,7 @@ func (c *Config) QualifiedName(resource, id string) string {
 // throttles its log, so that a consumer of Trees needs no loop of its own for CDI.
 type Writer struct {
 	config  Config
+	program string // the name of the running program
 	publish func(*devtree.Tree)
 
 	mu    sync.Mutex         // serializes Update
@@ -70,7 +77,12 @@ func NewWriter(config Config, publish func(*devtree.Tree)) (*Writer, error) {
 		return nil, fmt.Errorf("CDI directory %q: %w", config.Dir, err)
 	}
 	config.Dir = dir
-	return &Writer{config: config, publish: publish, trees: make(chan *devtree.Tree, 1)}, nil
+	return &Writer{
+		config:  config,
+		program: filepath.Base(os.Args[0]),
+		publish: publish,
+		trees:   make(chan *devtree.Tree, 1),
+	}, nil
 }
 
 // Update makes the Tree the newest one. It never waits for the disk. Run skips Trees
@@ -87,32 +99,87 @@ func (w *Writer) Update(tree *devtree.Tree) {
 
 // Run writes specs and publishes Trees until ctx ends. It logs through the klog
 // logger of ctx, and calls publish only from its own goroutine.
-func (w *Writer) Run(ctx context.Context) { w.run(ctx, disk{replaceFile, removeFile}) }
+func (w *Writer) Run(ctx context.Context) { w.run(ctx, disk{replaceFile, removeFile, watchDir}) }
 
 func (w *Writer) run(ctx context.Context, disk disk) {
 	log := klog.FromContext(ctx)
-	syncer := newSyncer(w.config, log, w.publish, disk)
+	dirChanged := make(chan struct{}, 1)
+	wake := func() {
+		select {
+		case dirChanged <- struct{}{}:
+		default: // a pending wake-up covers this one
+		}
+	}
+	syncer := newSyncer(w.config, w.program, log, w.publish, disk, wake)
+	defer syncer.close()
+	problemLog := newProblemLog(log)
 	var (
-		tree  *devtree.Tree
-		found problems
-		pause time.Duration
-		retry <-chan time.Time // nil if no retry is due
+		tree    *devtree.Tree
+		pause   time.Duration // before the last retry
+		repairs damper
+		next    alarm
 	)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case tree = <-w.trees:
-		case <-retry:
+		case <-next.c:
+		case <-dirChanged:
+			if wait := repairs.wait(time.Now()); wait > 0 {
+				next.advance(wait)
+				continue
+			}
 		}
-		before := found
-		found = syncer.sync(tree)
-		found.log(log, before, time.Now())
-		if !found.retryable() {
-			pause, retry = 0, nil
-			continue
+		found := syncer.sync(tree)
+		problemLog.write(found, time.Now())
+		repairs.count(syncer.repairs, time.Now())
+		next.stop()
+		if found.polled() {
+			next.advance(pollInterval)
 		}
-		pause = min(max(retryFirst, 2*pause), retryMax)
-		retry = time.After(pause - rand.N(pause/2))
+		if found.retryable() {
+			pause = min(max(retryFirst, 2*pause), retryMax)
+			next.advance(pause - rand.N(pause/2))
+		} else {
+			pause = 0
+		}
 	}
 }
+
+// alarm is a timer that is stopped at first.
+type alarm struct {
+	c  <-chan time.Time // nil if the alarm is stopped
+	at time.Time
+}
+
+func (a *alarm) stop() { a.c = nil }
+
+// advance makes the alarm go off after d, unless it goes off earlier.
+func (a *alarm) advance(d time.Duration) {
+	if at := time.Now().Add(d); a.c == nil || at.Before(a.at) {
+		a.c, a.at = time.After(d), at
+	}
+}
+
+// damper delays repairs of files that others change again and again. The first repair is made at
+// once. The pause after each one doubles, until there was none for repairMax.
+type damper struct {
+	repairs int
+	last    time.Time
+	pause   time.Duration // after last
+}
+
+// count takes the number of repairs until now.
+func (d *damper) count(repairs int, now time.Time) {
+	if repairs == d.repairs {
+		return
+	}
+	if now.Sub(d.last) > d.pause+repairMax {
+		d.pause = 0
+	}
+	d.repairs, d.last, d.pause = repairs, now, min(max(repairFirst, 2*d.pause), repairMax)
+}
+
+// wait returns how long the next repair must wait.
+func (d *damper) wait(now time.Time) time.Duration { return d.last.Add(d.pause).Sub(now) }

@@ -4,6 +4,7 @@ package cdi
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/klog/v2"
 
@@ -28,6 +30,7 @@ type testWriter struct {
 	hold      chan struct{} // publish waits for it to be closed
 
 	mu       sync.Mutex
+	wake     func()      // tells the Writer that the directory has changed
 	attempts []time.Time // at writing a file, since the last setError
 	err      error       // what an attempt returns; nil to write the file
 }
@@ -38,14 +41,29 @@ func (w *testWriter) setError(err error) {
 	w.err, w.attempts = err, nil
 }
 
+// tries returns the number of attempts.
+func (w *testWriter) tries() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.attempts)
+}
+
 func (w *testWriter) replace(path string, text []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.attempts = append(w.attempts, time.Now())
 	if w.err != nil {
-		return &os.PathError{Op: "replace", Path: path, Err: w.err}
+		return fmt.Errorf("replace %s: %w", path, w.err)
 	}
 	return replaceFile(path, text)
+}
+
+// watch watches nothing: the test calls wake.
+func (w *testWriter) watch(_ string, _ func(fsnotify.Event) bool, wake func()) (*watch, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wake = wake
+	return nil, nil
 }
 
 // startWriter starts a Writer whose attempts fail with err. It ends with the test.
@@ -66,7 +84,7 @@ func startWriter(t *testing.T, err error) *testWriter {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		w.run(ctx, disk{w.replace, removeFile})
+		w.run(ctx, disk{w.replace, removeFile, w.watch})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -184,6 +202,8 @@ func TestFailedWriteIsRetriedWithGrowingPauses(t *testing.T) {
 
 // pauses returns the times between attempts. One sync makes two attempts at once.
 func (w *testWriter) pauses() (list []time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for i := 1; i < len(w.attempts); i++ {
 		if d := w.attempts[i].Sub(w.attempts[i-1]); d > 0 {
 			list = append(list, d)
@@ -227,6 +247,75 @@ func TestWriterWithoutProblemsDoesNotPoll(t *testing.T) {
 		synctest.Wait()
 		if n := len(w.attempts); n > 0 {
 			t.Errorf("%d attempts to write", n)
+		}
+	})
+}
+
+// The first repair is made at once. Two processes that keep repairing the same file must not use up
+// the machine.
+func TestRepairsOfAFileThatOthersKeepChangingAreDelayed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWriter(t, nil)
+		w.Update(with(t, nil, "yellow", color("1")))
+		synctest.Wait()
+		path := specPath(w.config.Dir, "vf")
+		change := func() {
+			writeFile(t, path, "{}")
+			w.mu.Lock()
+			wake := w.wake
+			w.mu.Unlock()
+			wake()
+			synctest.Wait()
+		}
+		w.setError(nil) // forgets the attempts
+		change()
+		if w.tries() != 1 {
+			t.Fatalf("%d repairs at once, want 1", w.tries())
+		}
+		for range 4 * 60 * 20 { // for four minutes
+			time.Sleep(50 * time.Millisecond)
+			change()
+		}
+		pauses := w.pauses()
+		shortest := repairFirst
+		for i := range 12 { // 100, 200, 400 ms and so on, then a minute
+			if got := pauses[i]; got < shortest || got > shortest+50*time.Millisecond {
+				t.Errorf("pause %d is %v, want %v", i, got, shortest)
+			}
+			shortest = min(2*shortest, repairMax)
+		}
+		if n := w.log.count("Restored a CDI spec"); n != w.tries() {
+			t.Errorf("%d repairs, %d logged", w.tries(), n)
+		}
+
+		time.Sleep(2 * repairMax) // the last repair is made, and then nothing happens
+		time.Sleep(2 * repairMax)
+		w.setError(nil)
+		change()
+		if w.tries() != 1 {
+			t.Errorf("%d repairs at once after a quiet time, want 1", w.tries())
+		}
+		if diff := cmp.Diff([]string{vendor + "/vf=1"}, runtimeDevices(t, w.config.Dir)); diff != "" {
+			t.Errorf("on disk (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// The name of a temporary file is in the error, and each second change needs no write.
+func TestErrorsAreLoggedOnceByCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWriter(t, nil)
+		first := with(t, nil, "yellow", color("1"))
+		second := with(t, first, "yellow", color("2"))
+		w.Update(first)
+		synctest.Wait()
+		for i := range 200 {
+			w.setError(&os.PathError{Op: "write", Path: fmt.Sprintf("/cdi/.x.%d.tmp", i), Err: syscall.ENOSPC})
+			w.Update([]*devtree.Tree{second, first}[i%2])
+			synctest.Wait()
+		}
+		if n := w.log.count("error") + w.log.count("solved"); n > 3 {
+			t.Errorf("%d lines for 200 changes:\n%s", n, &w.log)
 		}
 	})
 }

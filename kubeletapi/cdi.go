@@ -14,6 +14,7 @@ import (
 // WithCDI makes the Manager keep specs of the Container Device Interface in dir,
 // usually /var/run/cdi; see package cdi. A device is then also the CDI device
 // "<namespace>/<class>=<ID>". If class is empty, each resource is a class of its own.
+// Several plugins may have the same directory, namespace and class.
 //
 // Allocate returns the CDI name in addition to the device's nodes, mounts and
 // environment, so that a runtime without CDI support lacks nothing. It writes nothing. If an

@@ -52,7 +52,9 @@
 // inotify watches of the kubelet's directory wake the Manager, and every 10 s it compares the
 // directory that the path leads to with the one that it watches. So it also finds a directory
 // behind a symbolic link that changed, below a directory that was renamed, or that another was
-// mounted over. Without inotify watches, it logs an error and polls every two seconds.
+// mounted over. Without inotify watches, it logs an error and polls every two seconds. The CDI
+// directory is watched too. It is polled, every two seconds, without inotify watches or while
+// another process has one of the devices.
 //
 // The Manager logs to the klog logger of Run's context ([klog.FromContext]):
 // registrations and restarts of the kubelet at V(0), its own life cycle at V(1), changes

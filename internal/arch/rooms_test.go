@@ -20,10 +20,12 @@ type room struct {
 
 var rooms = map[string]room{
 	"cdi": {
-		ours:   []string{"devtree"},
-		theirs: []string{"k8s.io/klog/v2", cdiModule + "/pkg/parser", cdiModule + "/specs-go"},
-		never:  []string{udev, "google.golang.org/grpc", "k8s.io/kubelet", cdiModule + "/pkg/cdi"}, // for runtimes
-		why:    "cdi writes specs for the devices of a Tree, whoever offers them to containers",
+		ours: []string{"devtree"},
+		theirs: []string{
+			"github.com/fsnotify/fsnotify", "k8s.io/klog/v2", cdiModule + "/pkg/parser", cdiModule + "/specs-go",
+		},
+		never: []string{udev, "google.golang.org/grpc", "k8s.io/kubelet", cdiModule + "/pkg/cdi"}, // for runtimes
+		why:   "cdi writes specs for the devices of a Tree, whoever offers them to containers",
 	},
 	"devtree": {
 		theirs: []string{cdiModule + "/pkg/parser"}, // for the names of CDI devices
