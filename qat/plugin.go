@@ -20,6 +20,7 @@ type Plugin struct {
 	config     Config
 	writer     *sysfs.Writer
 	reader     *device.Reader
+	allocator  *dpdk.Allocator
 	preference *policy.Preference
 	loop       *hostwatch.Loop
 }
@@ -31,15 +32,17 @@ func New(config Config) (*Plugin, error) {
 		return nil, err
 	}
 	writer := sysfs.NewWriter(config.SysfsRoot, config.DryRun)
+	reader := device.NewReader(device.Config{
+		Sysfs:     config.SysfsRoot,
+		Dev:       config.DevRoot,
+		Driver:    config.DPDKDriver,
+		Interface: config.VFIOInterface,
+	})
 	return &Plugin{
-		config: config,
-		writer: writer,
-		reader: device.NewReader(device.Config{
-			Sysfs:     config.SysfsRoot,
-			Dev:       config.DevRoot,
-			Driver:    config.DPDKDriver,
-			Interface: config.VFIOInterface,
-		}),
+		config:     config,
+		writer:     writer,
+		reader:     reader,
+		allocator:  dpdk.NewAllocator(reader, config.DPDKDriver),
 		preference: policy.NewPreference(policy.Policy(config.AllocationPolicy)),
 		loop: hostwatch.New(hostwatch.Config{
 			Sysfs:         config.SysfsRoot,
@@ -106,7 +109,7 @@ func (p *Plugin) PostAllocate(
 	if p.config.Mode == ModeKernel {
 		return kernelmode.PostAllocate(p.config.DevRoot, resource, devices, edits)
 	}
-	return dpdk.PostAllocate(p.reader, p.config.DPDKDriver, devices, edits)
+	return p.allocator.PostAllocate(devices, edits)
 }
 
 // PreferredAllocation chooses devices by the allocation policy. Without a

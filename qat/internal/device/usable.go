@@ -14,7 +14,8 @@ import (
 // IsUsable reports whether a QAT VF with this address is bound to a VFIO driver, and has this
 // group's node below /dev, such as "vfio/12". It makes less than half as many system calls as
 // [Reader.Read]. If it returns false, Read says why; the VF may even be usable, because IsUsable
-// knows only what is usual.
+// knows only what is usual. What it reads takes no lock of a device, so it does not block
+// (drivers/pci/pci-sysfs.c, modalias_show; fs/kernfs/symlink.c).
 func (r *Reader) IsUsable(a pci.Address, node string) bool {
 	group, ok := strings.CutPrefix(node, "vfio/")
 	if !ok || r.cfg.Driver != DriverVFIO || r.cfg.Interface == InterfaceCdev {

@@ -3,9 +3,12 @@
 package dpdk
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -14,13 +17,34 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
+// An Allocator completes what containers get. Any goroutine may use it.
+type Allocator struct {
+	reader *device.Reader
+	driver string // the DPDK driver
+	read   func(pci.Address, *device.Progress) (*device.Function, error)
+
+	mu      sync.Mutex                       // guards reading
+	reading map[pci.Address]*device.Progress // VFs that are being read
+}
+
+// NewAllocator returns an Allocator of VFs that are bound to this driver.
+func NewAllocator(reader *device.Reader, driver string) *Allocator {
+	return newAllocator(reader, driver, func(a pci.Address, p *device.Progress) (*device.Function, error) {
+		return reader.Tracked(p).Read(a)
+	})
+}
+
+func newAllocator(
+	reader *device.Reader, driver string, read func(pci.Address, *device.Progress) (*device.Function, error),
+) *Allocator {
+	return &Allocator{reader: reader, driver: driver, read: read, reading: map[pci.Address]*device.Progress{}}
+}
+
 // PostAllocate completes what a container gets: the variables QAT0, QAT1 and so
 // on hold the addresses of its VFs, in the order in which the kubelet named
 // them. It looks at each VF once more and returns an error that names a VF that
-// is gone or no longer usable as listed. It may be called from any goroutine.
-func PostAllocate(
-	reader *device.Reader, driver string, devices []*devtree.Device, edits *devtree.ContainerEdits,
-) error {
+// is gone, no longer usable as listed, or cannot be read within a second.
+func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.ContainerEdits) error {
 	if edits.Env == nil {
 		edits.Env = make(map[string]string, len(devices))
 	}
@@ -30,17 +54,17 @@ func PostAllocate(
 			return fmt.Errorf("allocate %q: not a PCI address", d.ID)
 		}
 		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
-		if reader.IsUsable(a, nodeOf(d)) {
+		if c.reader.IsUsable(a, nodeOf(d)) {
 			continue
 		}
-		vf, err := reader.Read(a)
+		vf, err := c.readSoon(a)
 		switch {
 		case err != nil:
 			return fmt.Errorf("allocate %s: %w", d.ID, err)
 		case vf == nil:
 			return fmt.Errorf("allocate %s: %w", d.ID, devtree.ErrGone)
-		case !reader.IsBound(vf.Driver):
-			return fmt.Errorf("allocate %s: %w: it is no longer bound to %s", d.ID, devtree.ErrUnfit, driver)
+		case !c.reader.IsBound(vf.Driver):
+			return fmt.Errorf("allocate %s: %w: it is no longer bound to %s", d.ID, devtree.ErrUnfit, c.driver)
 		case vf.Node.Missing != "":
 			return fmt.Errorf("allocate %s: %w: %s", d.ID, devtree.ErrUnfit, vf.Node.Missing)
 		case len(d.DeviceNodes) > 0 && nodeOf(d) != vf.Node.Name:
@@ -49,6 +73,36 @@ func PostAllocate(
 	}
 	klog.V(3).InfoS("Allocated", "devices", len(devices))
 	return nil
+}
+
+// readSoon reads a VF, and returns an error if that takes longer than lookTimeout, because the
+// kubelet admits no other pod meanwhile. There is one read of a VF at a time.
+func (c *Allocator) readSoon(a pci.Address) (*device.Function, error) {
+	c.mu.Lock()
+	p, reading := c.reading[a]
+	if !reading {
+		p = &device.Progress{}
+		c.reading[a] = p
+	}
+	c.mu.Unlock()
+	blocked := func() error { return fmt.Errorf("read %s: it has not returned yet", cmp.Or(p.File(), a.String())) }
+	if reading {
+		return nil, blocked()
+	}
+	done := make(chan look, 1)
+	go func() {
+		vf, err := c.read(a, p)
+		c.mu.Lock()
+		delete(c.reading, a)
+		c.mu.Unlock()
+		done <- look{facts: vf, err: err}
+	}()
+	select {
+	case l := <-done:
+		return l.facts, l.err
+	case <-time.After(lookTimeout):
+		return nil, blocked()
+	}
 }
 
 // nodeOf returns the name below /dev of the node through which a listed VF is used, or "" if it has

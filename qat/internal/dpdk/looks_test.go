@@ -3,12 +3,14 @@
 package dpdk
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"qatplugin/devtree"
 	"qatplugin/internal/lookalike"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/pci"
@@ -253,6 +255,42 @@ func TestCloseDoesNotWaitLongForABlockedRead(t *testing.T) {
 		r.controller.Close()
 		if took := time.Since(start); took == 0 || took > 3*time.Second {
 			t.Errorf("Close took %v, want that it waits a while", took)
+		}
+	})
+}
+
+// The kubelet admits no other pod while it waits for Allocate.
+func TestAllocateDoesNotWaitLongForABlockedRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost2PFs(t)
+		r := newRig(t, h, Config{NoBind: true})
+		r.rescan()
+		must(t, h.Unbind(vfA1)) // so that it is read to find out why it is not usable
+		held, reads := make(chan struct{}), 0
+		reader := r.config.Reader
+		read := func(a pci.Address, p *device.Progress) (*device.Function, error) {
+			reads++
+			vf, err := reader.Tracked(p).Read(a)
+			<-held
+			return vf, err
+		}
+		c := newAllocator(reader, r.config.Driver, read)
+		devices := []*devtree.Device{r.device(vfA1)}
+		for _, want := range []time.Duration{lookTimeout, 0} {
+			start := time.Now()
+			err := c.PostAllocate(devices, &devtree.ContainerEdits{})
+			text := "allocate " + vfA1 + ": read " + h.Path(vfA1) + ": it has not returned"
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("PostAllocate: %v, want %q", err, text)
+			}
+			if took := time.Since(start); took != want {
+				t.Errorf("PostAllocate took %v, want %v", took, want)
+			}
+		}
+		close(held)
+		synctest.Wait()
+		if err := c.PostAllocate(devices, &devtree.ContainerEdits{}); !errors.Is(err, devtree.ErrUnfit) || reads != 2 {
+			t.Errorf("PostAllocate: %v after %d reads, want that the VF is not bound, after 2", err, reads)
 		}
 	})
 }

@@ -342,7 +342,7 @@ func (r *rig) allocate(ids ...string) error {
 		}
 		devices = append(devices, d)
 	}
-	return PostAllocate(r.config.Reader, r.config.Driver, devices, &devtree.ContainerEdits{})
+	return NewAllocator(r.config.Reader, r.config.Driver).PostAllocate(devices, &devtree.ContainerEdits{})
 }
 
 // writes are all writes to sysfs so far, each as "value > file", in order.
