@@ -346,6 +346,12 @@ func (s *syncer) updateFile(f *file, list []*entry, found problems) bool {
 // publishTree publishes the Tree with the CDI names of the devices whose entries are on
 // disk, unless it equals the one published last.
 func (s *syncer) publishTree() {
+	for r := range s.published.Resources() {
+		if s.tree.Resource(r.Name()) == nil {
+			s.builder.Drop(r.Name())
+			delete(s.devices, r.Name())
+		}
+	}
 	for r := range s.tree.Resources() {
 		if err := s.builder.Keep(r.Name()); err != nil {
 			s.log.Error(err, "Skipping a resource", "resource", r.Name())

@@ -93,18 +93,32 @@ func TestSpecStaysOnDiskUntilATreeWithoutTheDeviceIsPublished(t *testing.T) {
 	}
 }
 
-func TestResourceWithoutDevicesIsPublishedEmpty(t *testing.T) {
+func TestResourceWithoutDevicesIsPublishedEmptyAndDroppedOneIsNot(t *testing.T) {
 	s := startSyncer(t.TempDir(), "")
 	b := new(devtree.Tree).Edit()
 	if err := b.Keep("blue"); err != nil {
 		t.Fatal(err)
 	}
-	s.mustSync(t, with(t, b.Build(), "yellow", color("1")))
-	s.mustSync(t, nil) // a resource that is gone is like one without devices
+	both := with(t, b.Build(), "yellow", color("1"))
+	s.mustSync(t, both)
+	b = both.Edit()
+	b.Remove("yellow", "1")
+	empty := b.Build()
+	s.mustSync(t, empty)
 	for _, name := range []string{"blue", "yellow"} {
 		if r := s.out.Resource(name); r == nil || r.Len() != 0 {
-			t.Errorf("resource %s is published as %v", name, r)
+			t.Errorf("resource %s is published as %v, want an empty one", name, r)
 		}
+	}
+	b = empty.Edit()
+	b.Drop("blue")
+	s.mustSync(t, b.Build())
+	if s.out.Resource("blue") != nil || s.out.Resource("yellow") == nil {
+		t.Errorf("published after blue is dropped:\n%s", s.out)
+	}
+	s.mustSync(t, nil)
+	if got := s.out.String(); got != "" {
+		t.Errorf("published after all are dropped:\n%s", got)
 	}
 }
 

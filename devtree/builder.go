@@ -61,6 +61,14 @@ func (b *Builder) Remove(resource, id string) {
 	}
 }
 
+// Drop removes the resource with all of its devices, if it is there. In contrast to a resource
+// without devices, the Tree then does not have it.
+func (b *Builder) Drop(resource string) {
+	if i, found := findResource(b.resources, resource); found {
+		b.resources = slices.Delete(b.resources, i, i+1)
+	}
+}
+
 // Keep ensures that the Tree has the resource, if necessary without devices. It returns
 // an error if Kubernetes rejects the name of the resource.
 func (b *Builder) Keep(resource string) error {

@@ -23,6 +23,8 @@ func TestBuildReturnsSameTreeIfNothingChanged(t *testing.T) {
 		{"remove from missing resource", func(b *devtree.Builder) { b.Remove("dc", "a") }},
 		{"add and remove", func(b *devtree.Builder) { mustPut(t, b, "cy", vf("c")); b.Remove("cy", "c") }},
 		{"remove and add", func(b *devtree.Builder) { b.Remove("cy", "a"); mustPut(t, b, "cy", vf("a")) }},
+		{"drop missing resource", func(b *devtree.Builder) { b.Drop("dc") }},
+		{"drop and put", func(b *devtree.Builder) { b.Drop("cy"); mustPut(t, b, "cy", vf("a"), vf("b")) }},
 		{"change and change back", func(b *devtree.Builder) { mustPut(t, b, "cy", unhealthy("a"), vf("a")) }},
 		{"put invalid device", func(b *devtree.Builder) { _ = b.Put("cy", &devtree.Device{ID: "a"}) }},
 	} {
@@ -84,6 +86,15 @@ func TestRemovingLastDeviceLeavesEmptyResource(t *testing.T) {
 	b := treeOf(t, "cy", vf("a")).Edit()
 	b.Remove("cy", "a")
 	if got, want := b.Build().String(), "cy: 0\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestDroppedResourceIsNotInTheTree(t *testing.T) {
+	b := treeOf(t, "cy", vf("a")).Edit()
+	mustPut(t, b, "dc", vf("b"))
+	b.Drop("cy")
+	if got, want := b.Build().String(), "dc: 1\n  b Healthy\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -87,7 +87,7 @@ func drawDevice(t *rapid.T) *devtree.Device {
 func edit(t *rapid.T, b *devtree.Builder, m model) {
 	for range rapid.IntRange(0, 6).Draw(t, "edits") {
 		name := resourceNames.Draw(t, "resource")
-		switch rapid.SampledFrom([]string{"put", "put", "remove", "keep", "invalid"}).Draw(t, "edit") {
+		switch rapid.SampledFrom([]string{"put", "put", "remove", "keep", "drop", "invalid"}).Draw(t, "edit") {
 		case "put":
 			d := drawDevice(t)
 			if err := b.Put(name, d); err != nil {
@@ -109,6 +109,9 @@ func edit(t *rapid.T, b *devtree.Builder, m model) {
 			if m[name] == nil {
 				m[name] = map[string]string{}
 			}
+		case "drop":
+			b.Drop(name)
+			delete(m, name)
 		case "invalid":
 			if b.Put(name, &devtree.Device{}) == nil || b.Put("a b", vf("a")) == nil || b.Keep("a b") == nil {
 				t.Fatal("an invalid device or name was accepted")

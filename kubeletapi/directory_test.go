@@ -273,6 +273,6 @@ func TestRegisteredManagerOnlyComparesTheDirectory(t *testing.T) {
 	r.compareAt = time.Now()
 	r.reconcile(t.Context(), false)
 	if pause := time.Until(r.compareAt); pause < 8*time.Second || r.watch != watch {
-		t.Errorf("after a comparison the next one is due in %v, and the watch was replaced: %t", pause, r.watch != watch)
+		t.Errorf("after a comparison: the next one in %v, watch replaced: %t", pause, r.watch != watch)
 	}
 }

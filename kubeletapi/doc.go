@@ -23,7 +23,8 @@
 // never waits for the kubelet, a stream or the CDI directory.
 //
 // A resource is registered from the first Tree that has it until Run ends, with an empty
-// list if it has no devices. Its socket is only created while kubelet.sock exists: only
+// list if it has no devices, or until the Trees have omitted it for five minutes, as after
+// [devtree.Builder.Drop]. The kubelet then removes it from the node after five more minutes. Its socket is only created while kubelet.sock exists: only
 // the kubelet connects to it, and deletes all sockets when it starts. The socket's name is
 // "<namespace>-<resource>.sock", or a shorter one with a hash of both if the name is too long
 // for a socket or the namespace contains '-'; the log names it at V(1).

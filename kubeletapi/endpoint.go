@@ -29,7 +29,10 @@ type endpoint struct {
 	path    string // of the socket
 	config  config
 	server  *grpc.Server
+	calls   *inflight
 	running sync.WaitGroup // goroutines that serve a socket or register
+
+	stopStreams context.CancelFunc // ends the service's streams
 
 	// The socket
 	socket     *socket   // nil before the first
@@ -51,11 +54,13 @@ type endpoint struct {
 	listenError, registerError     throttledError
 }
 
-func newEndpoint(s *service, path string, c config, calls *inflight) *endpoint {
+func newEndpoint(s *service, path string, c config, stopStreams context.CancelFunc) *endpoint {
+	calls := &inflight{}
 	e := &endpoint{
 		service: s,
 		path:    path,
 		config:  c,
+		calls:   calls,
 		server: grpc.NewServer(
 			grpc.ChainUnaryInterceptor(s.logErrors, calls.acquire),
 			grpc.StatsHandler(calls),
@@ -64,6 +69,7 @@ func newEndpoint(s *service, path string, c config, calls *inflight) *endpoint {
 			// No pings: a kubelet on the same host cannot vanish without closing.
 			grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}),
 		),
+		stopStreams:     stopStreams,
 		listenBackOff:   backOff{first: c.backOffMin, limit: c.backOffMax},
 		registerBackOff: backOff{first: c.backOffMin, limit: c.backOffMax},
 		listenError:     throttledError{log: s.log, interval: c.repeatInterval},
@@ -222,9 +228,17 @@ func (e *endpoint) abandonAttempt() {
 	e.phase, e.retryAt = idle, time.Time{}
 }
 
-// stop stops the server and waits for all goroutines. Answers are flushed and streams end
-// by themselves; after flushTimeout, what is still open is closed.
+// disconnect removes the socket and rejects further calls. It gives the calls in progress some time:
+// [inflight] says why.
+func (e *endpoint) disconnect() {
+	e.socket.remove() // first, so that the kubelet cannot connect again
+	e.calls.drain(e.config.stopTimeout/2, e.config.preStartTimeout)
+}
+
+// stop ends the streams, stops the server and waits for all goroutines. Answers are flushed; after
+// flushTimeout, what is still open is closed.
 func (e *endpoint) stop() {
+	e.stopStreams()
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -5,11 +5,13 @@ package kubeletapi
 import (
 	"context"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 )
 
 // inflight counts the unary calls in progress so that they can be answered before the
@@ -17,27 +19,56 @@ import (
 // and a pod whose Allocate call breaks off fails for good (UnexpectedAdmissionError). A
 // call is in progress until its answer is written, which only a [stats.Handler] learns.
 type inflight struct {
-	mu    sync.Mutex
+	mu       sync.Mutex
+	draining bool
+	calls    group // all of them
+	starts   group // those of PreStartContainer
+}
+
+// group counts calls in progress.
+type group struct {
 	calls int
-	idle  chan struct{} // nil until drain; closed when no call is in progress
+	idle  chan struct{} // once calls are drained: closed when none is in progress
+}
+
+func (g *group) drain() <-chan struct{} {
+	g.idle = make(chan struct{})
+	if g.calls == 0 {
+		close(g.idle)
+	}
+	return g.idle
+}
+
+func (g *group) release() {
+	g.calls--
+	if g.calls == 0 && g.idle != nil {
+		close(g.idle)
+	}
 }
 
 // errStopping is the answer to a call after drain.
 var errStopping = status.Error(codes.Unavailable, "the device plugin is stopping")
 
-// callKey is the context key of a *bool: whether the call is counted.
+// callKey is the context key of a *call.
 type callKey struct{}
+
+// call says how a call is counted.
+type call struct{ counted, starts bool }
 
 // acquire is a [grpc.UnaryServerInterceptor]. It counts a call or, after drain, rejects it.
 func (f *inflight) acquire(
 	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
 	f.mu.Lock()
-	counted, ok := ctx.Value(callKey{}).(*bool)
-	accepted := ok && f.idle == nil
+	c, ok := ctx.Value(callKey{}).(*call)
+	accepted := ok && !f.draining
 	if accepted {
-		*counted = true
-		f.calls++
+		_, c.starts = req.(*pluginapi.PreStartContainerRequest)
+		c.counted = true
+		f.calls.calls++
+		if c.starts {
+			f.starts.calls++
+		}
 	}
 	f.mu.Unlock()
 	if !accepted {
@@ -48,7 +79,7 @@ func (f *inflight) acquire(
 
 // TagRPC implements [stats.Handler].
 func (f *inflight) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context {
-	return context.WithValue(ctx, callKey{}, new(bool))
+	return context.WithValue(ctx, callKey{}, new(call))
 }
 
 // HandleRPC implements [stats.Handler]. It releases a call once its answer is written.
@@ -58,12 +89,13 @@ func (f *inflight) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if counted, ok := ctx.Value(callKey{}).(*bool); !ok || !*counted {
+	c, ok := ctx.Value(callKey{}).(*call)
+	if !ok || !c.counted {
 		return
 	}
-	f.calls--
-	if f.calls == 0 && f.idle != nil {
-		close(f.idle)
+	f.calls.release()
+	if c.starts {
+		f.starts.release()
 	}
 }
 
@@ -73,14 +105,26 @@ func (f *inflight) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Co
 // HandleConn implements [stats.Handler].
 func (f *inflight) HandleConn(context.Context, stats.ConnStats) {}
 
-// drain rejects all further calls. The returned channel is closed when no call is in
-// progress any more. drain may be called once.
-func (f *inflight) drain() <-chan struct{} {
+// reject rejects all further calls. The first returned channel is closed when no call is in
+// progress any more, and the second one when none of PreStartContainer is. It may be called once.
+func (f *inflight) reject() (idle, noStarts <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.idle = make(chan struct{})
-	if f.calls == 0 {
-		close(f.idle)
+	f.draining = true
+	return f.calls.drain(), f.starts.drain()
+}
+
+// drain rejects all further calls. It returns when no call is in progress any more, at the latest
+// after timeout, but after startTimeout if that call is one of PreStartContainer.
+func (f *inflight) drain(timeout, startTimeout time.Duration) {
+	idle, noStarts := f.reject()
+	select {
+	case <-idle:
+		return
+	case <-time.After(timeout):
 	}
-	return f.idle
+	select {
+	case <-noStarts:
+	case <-time.After(startTimeout - timeout):
+	}
 }

@@ -35,7 +35,7 @@ func TestDrainWaitsForUnaryCallsOnly(t *testing.T) {
 	f.HandleRPC(first, &stats.OutPayload{})
 	f.HandleRPC(stream, &stats.End{})
 	f.HandleRPC(first, &stats.End{})
-	idle := f.drain()
+	idle, _ := f.reject()
 	if isClosed(idle) {
 		t.Error("drain does not wait for the second call")
 	}
@@ -51,7 +51,7 @@ func TestDrainWaitsForUnaryCallsOnly(t *testing.T) {
 	if !isClosed(idle) {
 		t.Error("drain waits although all calls have ended")
 	}
-	if !isClosed((&inflight{}).drain()) {
+	if idle, noStarts := (&inflight{}).reject(); !isClosed(idle) || !isClosed(noStarts) {
 		t.Error("drain waits although there was no call")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -25,6 +26,7 @@ type Manager struct {
 
 	mu            sync.Mutex               // guards the fields below
 	kubeletFound  bool                     // there is a kubelet.sock, as of the reconciler's last look
+	omitted       map[string]time.Time     // since when the Trees omit a registered resource
 	registrations map[string]*registration // by resource
 }
 
@@ -37,6 +39,7 @@ func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 		config:        defaultConfig(),
 		wake:          make(signal, 1),
 		registrations: map[string]*registration{},
+		omitted:       map[string]time.Time{},
 	}
 	for _, o := range opts {
 		o(&m.config)
@@ -46,8 +49,9 @@ func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 
 // Run serves the plugin's devices until ctx ends or Watch fails. Then Watch's context ends, the
 // sockets are removed, and new calls fail with codes.Unavailable. Calls in progress get up to
-// 2.5 s before the streams end. Run waits for all methods, 5 s in all; one that has not returned
-// by then is left running. That is an error, as are a failure of Watch and an invalid namespace
+// 2.5 s before the streams end, and PreStartContainer the 30 s that it has. Run waits for all
+// methods, 5 s in all, or 2.5 s after a longer PreStartContainer; one that has not returned by
+// then is left running. That is an error, as are a failure of Watch and an invalid namespace
 // or option. Otherwise Run returns nil. It may be called once.
 func (m *Manager) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
@@ -80,6 +84,8 @@ func (m *Manager) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil: // Watch returns because Run ends
 		case err != nil:
+			// Logged here as well, because Run may take a while to end.
+			log.Error(err, "Watch failed, stopping the device plugin", "namespace", m.namespace)
 			failed <- fmt.Errorf("watch devices of %s: %w", m.namespace, err)
 			cancel()
 		default:
@@ -104,23 +110,31 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // publish makes t the newest Tree. That wakes the ListAndWatch streams of the resources
-// that changed; the reconciler is only needed if there is a new resource.
+// that changed; the reconciler is only needed if there is a new resource or one is omitted.
 func (m *Manager) publish(t *devtree.Tree) {
 	m.publisher.Publish(t)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for r := range t.Resources() {
+	newest := m.publisher.Tree() // t, or one that was published at the same time
+	for r := range newest.Resources() {
 		if _, known := m.registrations[r.Name()]; !known {
 			m.wake.send()
-			return
+		}
+	}
+	for name := range m.registrations {
+		if newest.Resource(name) != nil {
+			delete(m.omitted, name)
+		} else if _, known := m.omitted[name]; !known {
+			m.omitted[name] = time.Now()
+			m.wake.send()
 		}
 	}
 }
 
 // CheckRegistered returns nil if there is a kubelet.sock, and the kubelet follows the lists of all
 // resources that have devices in the newest Tree. Otherwise its error says that kubelet.sock is
-// missing, or names a resource and says how far the registration has come. Any goroutine may call it;
-// it ignores its context.
+// missing, or names a resource and says how far the registration has come. Any goroutine may call
+// it; it ignores its context.
 func (m *Manager) CheckRegistered(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -199,6 +199,36 @@ func TestAllocateIsAnsweredWhileRunStops(t *testing.T) {
 	}
 }
 
+// TestPreStartContainerGetsItsTimeWhileRunStops checks that a PreStartContainer is answered that
+// takes longer than all else may when Run ends.
+func TestPreStartContainerGetsItsTimeWhileRunStops(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
+	k := startKubelet(t, dir)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	r := run(t, dir, &fullPlugin{fakePlugin: p, preStart: func([]string) error {
+		close(entered)
+		<-leave
+		return nil
+	}}, func(c *config) { c.stopTimeout, c.flushTimeout = 100*time.Millisecond, time.Millisecond })
+	p.publish(tree(t, nil, "yellow", "1"))
+	waitIDs(t, k, yellow, "1")
+	answer := make(chan error, 1)
+	go func() { answer <- k.PreStartContainer(t.Context(), yellow, []string{"1"}) }()
+	<-entered
+	r.cancel()
+	select {
+	case <-time.After(2 * r.config.stopTimeout):
+	case err := <-answer:
+		t.Errorf("PreStartContainer = %v before it returned", err)
+	case <-r.done:
+		t.Errorf("Run = %v before PreStartContainer returned", r.err)
+	}
+	close(leave)
+	if err := <-answer; err != nil {
+		t.Errorf("PreStartContainer = %v, want an answer", err)
+	}
+}
+
 func TestPluginMethodThatDoesNotReturnIsAnError(t *testing.T) {
 	shortStop := func(c *config) { c.stopTimeout = 10 * time.Millisecond }
 	watch := stuckWatch(make(chan struct{}))
@@ -232,6 +262,34 @@ func TestPluginMethodThatDoesNotReturnIsAnError(t *testing.T) {
 		t.Errorf("Run with an Allocate that does not return = %v", err)
 	}
 	close(leave)
+}
+
+// TestWatchErrorIsLoggedAtOnce checks that the log says why Run ends, although a method of the
+// plugin keeps it from returning.
+func TestWatchErrorIsLoggedAtOnce(t *testing.T) {
+	dir, p := kubeletDir(t), newFakePlugin()
+	k := startKubelet(t, dir)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	plugin := &fullPlugin{fakePlugin: p}
+	plugin.allocate = func(string, []*devtree.Device) (*devtree.ContainerEdits, error) {
+		close(entered)
+		<-leave
+		return nil, nil
+	}
+	log := newLogRecorder()
+	m := NewManager(namespace, plugin, WithKubeletDir(dir), func(c *config) { c.stopTimeout = time.Hour })
+	done := make(chan error, 1)
+	go func() { done <- m.Run(klog.NewContext(t.Context(), log.logger())) }()
+	p.publish(tree(t, nil, "yellow", "1"))
+	waitIDs(t, k, yellow, "1")
+	go func() { _, _ = k.Allocate(context.Background(), yellow, []string{"1"}) }()
+	<-entered
+	p.result <- errors.New("on fire")
+	log.await(t, "on fire")
+	close(leave)
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "on fire") {
+		t.Errorf("Run = %v, want the error of Watch", err)
+	}
 }
 
 // TestWatchErrorIsReportedBesideStopError checks that Run reports why it ended, although

@@ -31,7 +31,9 @@ type config struct {
 	pollInterval           time.Duration // without a watch of the directory
 	compareInterval        time.Duration // between two comparisons of the directory with the one that is watched
 	stopTimeout            time.Duration // for the plugin's methods to return when Run ends
+	preStartTimeout        time.Duration // for PreStartContainer to return then
 	flushTimeout           time.Duration // for the kubelet to read its last answers then
+	omitTimeout            time.Duration // before a resource that the Trees omit is withdrawn
 	repeatInterval         time.Duration // between log messages of an error that persists
 
 	gatherMin, gatherMax time.Duration // windows in which a stream gathers changes; see pace
@@ -57,6 +59,8 @@ func defaultConfig() config {
 		pollInterval:    2 * time.Second,
 		compareInterval: 10 * time.Second,
 		stopTimeout:     5 * time.Second,
+		preStartTimeout: pluginapi.KubeletPreStartContainerRPCTimeoutInSecs * time.Second,
+		omitTimeout:     5 * time.Minute,
 		flushTimeout:    200 * time.Millisecond,
 		repeatInterval:  10 * time.Minute,
 		// In a storm, such as 64 VFs that are bound one after the other, a change follows

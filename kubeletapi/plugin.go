@@ -19,8 +19,10 @@ type Plugin interface {
 	// the Manager continues to serve the last Tree.
 	//
 	// Any goroutine may call publish, which never waits for the kubelet. The last call
-	// wins. A resource that a Tree omits becomes empty. Use Edit or After of the Tree
-	// before, so that what did not change costs nothing.
+	// wins. A resource that a Tree omits becomes empty, and is withdrawn from the kubelet
+	// once all Trees have omitted it for five minutes. Use Edit or After of the Tree before,
+	// so that what did not change costs nothing. They keep resources that became empty; see
+	// [devtree.Builder.Drop].
 	Watch(ctx context.Context, publish func(*devtree.Tree)) error
 }
 

@@ -5,6 +5,7 @@ package kubeletapi
 import (
 	"context"
 	"errors"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -22,10 +23,10 @@ type reconciler struct {
 	config  config
 	log     klog.Logger
 
-	endpoints   []*endpoint // in the order in which their resources appeared
-	calls       inflight
-	streamsCtx  context.Context // of all ListAndWatch calls; outlives the context of Run
-	stopStreams context.CancelFunc
+	endpoints   []*endpoint              // in the order in which their resources appeared
+	withdrawing map[string]chan struct{} // by resource; closed when it may be served again
+	withdrawals sync.WaitGroup
+	stopping    chan struct{} // closed by stop
 
 	watch      *dirWatch // nil if the directory cannot be watched
 	watchError throttledError
@@ -38,13 +39,12 @@ type reconciler struct {
 }
 
 func newReconciler(m *Manager, log klog.Logger) *reconciler {
-	streamsCtx, stopStreams := context.WithCancel(context.Background())
 	return &reconciler{
 		manager:     m,
 		config:      m.config,
 		log:         log,
-		streamsCtx:  streamsCtx,
-		stopStreams: stopStreams,
+		withdrawing: map[string]chan struct{}{},
+		stopping:    make(chan struct{}),
 		watchError:  throttledError{log: log, interval: m.config.repeatInterval},
 	}
 }
@@ -121,6 +121,9 @@ func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.
 	// The kubelet deletes our sockets and then creates its own. So look at its socket
 	// first: one of ours that exists after a new kubelet.sock was found is not deleted.
 	r.findKubelet()
+	if at := r.withdrawOmitted(now); !at.IsZero() && at.Before(next) {
+		next = at
+	}
 	r.addEndpoints()
 	for _, e := range r.endpoints {
 		at := e.reconcile(ctx, r.kubeletSock, now, dirChanged)
@@ -164,10 +167,23 @@ func (r *reconciler) findKubelet() {
 // addEndpoints adds an endpoint for each resource that first appears in the newest Tree.
 func (r *reconciler) addEndpoints() {
 	m := r.manager
+	maps.DeleteFunc(r.withdrawing, func(_ string, done chan struct{}) bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	})
 	for resource := range m.publisher.Tree().Resources() {
 		if _, known := m.registrations[resource.Name()]; known { // only this goroutine writes
 			continue
 		}
+		if r.withdrawing[resource.Name()] != nil {
+			continue // the end of the withdrawal wakes the reconciler
+		}
+		// The streams outlive the context of Run, see stop.
+		streamsCtx, stopStreams := context.WithCancel(context.Background())
 		s := &service{
 			resource:     resource.Name(),
 			name:         fullName(m.namespace, resource.Name()),
@@ -175,16 +191,56 @@ func (r *reconciler) addEndpoints() {
 			publisher:    &m.publisher,
 			cdi:          m.cdiConfig(),
 			registration: &registration{wake: m.wake},
-			streamsCtx:   r.streamsCtx,
+			streamsCtx:   streamsCtx,
 			pace:         pace{min: r.config.gatherMin, max: r.config.gatherMax},
 			log:          r.log,
 		}
 		path := filepath.Join(r.config.dir, socketName(r.config.dir, m.namespace, s.resource))
-		r.endpoints = append(r.endpoints, newEndpoint(s, path, r.config, &r.calls))
+		r.endpoints = append(r.endpoints, newEndpoint(s, path, r.config, stopStreams))
 		m.mu.Lock()
 		m.registrations[s.resource] = s.registration
 		m.mu.Unlock()
 	}
+}
+
+// withdrawOmitted withdraws the resources that the Trees have omitted for long. It returns when
+// the next one is due, or the zero time.
+func (r *reconciler) withdrawOmitted(now time.Time) (next time.Time) {
+	m := r.manager
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for resource, since := range m.omitted {
+		if at := since.Add(r.config.omitTimeout); now.Before(at) {
+			if next.IsZero() || at.Before(next) {
+				next = at
+			}
+			continue
+		}
+		delete(m.omitted, resource)
+		delete(m.registrations, resource)
+		i := slices.IndexFunc(r.endpoints, func(e *endpoint) bool { return e.service.resource == resource })
+		r.withdraw(r.endpoints[i])
+		r.endpoints = slices.Delete(r.endpoints, i, i+1)
+	}
+	return next
+}
+
+// withdraw stops serving a resource, without waiting for it.
+func (r *reconciler) withdraw(e *endpoint) {
+	r.log.Info("Withdrawing the resource, which the plugin omits", "resource", e.service.name)
+	e.abandonAttempt()
+	done := make(chan struct{})
+	r.withdrawing[e.service.resource] = done
+	r.withdrawals.Go(func() {
+		e.disconnect()
+		e.stop()
+		select { // see gracePeriod
+		case <-time.After(r.config.gracePeriod):
+		case <-r.stopping:
+		}
+		close(done)
+		r.manager.wake.send()
+	})
 }
 
 // rewatch replaces the watch with one of the directory as it is now.
@@ -211,17 +267,16 @@ func (r *reconciler) dropWatch(err error) {
 // stop stops everything that run started. It waits until that and the plugin's Watch,
 // which closes watched, have ended; the error names what does not end in time.
 func (r *reconciler) stop(watched <-chan struct{}) error {
-	timeout := time.After(r.config.stopTimeout)
-	callTimeout := r.config.stopTimeout / 2 // leaves the other half for what ends after the calls
+	start := time.Now()
 	r.watch.close()
+	close(r.stopping)
+	var disconnecting sync.WaitGroup
 	for _, e := range r.endpoints {
-		e.socket.remove() // first, so that the kubelet cannot connect again
+		disconnecting.Go(e.disconnect)
 	}
-	select {
-	case <-r.calls.drain():
-	case <-time.After(callTimeout):
-	}
-	r.stopStreams()
+	disconnecting.Wait()
+	// What ends after the calls has the rest of the time, and at least half of it.
+	timeout := time.After(max(r.config.stopTimeout-time.Since(start), r.config.stopTimeout/2))
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -230,6 +285,7 @@ func (r *reconciler) stop(watched <-chan struct{}) error {
 			servers.Go(e.stop)
 		}
 		servers.Wait()
+		r.withdrawals.Wait()
 	}()
 	select {
 	case <-stopped:

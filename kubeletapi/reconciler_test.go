@@ -137,7 +137,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &service{registration: &registration{state: tt.state}, log: klog.Logger{}}
-			e := newEndpoint(s, "", tt.config, &inflight{})
+			e := newEndpoint(s, "", tt.config, func() {})
 			e.phase, e.startedAt, e.listenedAt = registering, now.Add(-time.Hour), now.Add(-2*time.Hour)
 			e.retryAt, e.registerBackOff.last = now.Add(time.Hour), tt.lastPause
 			if tt.socketReplaced {

@@ -193,7 +193,8 @@ func TestReadyWhenTheKubeletHasTheList(t *testing.T) {
 	address := p.healthAddress()
 	p.log.await(t, `"List changed" resource="cy"`)
 	status, body := get(t, "http://"+address+"/readyz")
-	if want := "[-]registered failed: kubelet.sock not found in " + dir; status != 500 || !strings.Contains(body, want) {
+	want := "[-]registered failed: kubelet.sock not found in " + dir
+	if status != 500 || !strings.Contains(body, want) {
 		t.Errorf("/readyz without a kubelet: %d %s, want 500 and %q", status, body, want)
 	}
 	if status, body := get(t, "http://"+address+"/livez"); status != 200 {
