@@ -19,16 +19,17 @@ const (
 // function is one PCI function of the host.
 type function struct {
 	address string
-	devpath string // /devices/pci0000:6b/0000:6b:00.0
-	id      string // PCI device ID, four hexadecimal digits
-	class   string // six hexadecimal digits
-	numa    int    // -1 if the platform does not say
-	driver  string // "" if none is bound
-	inGroup bool   // it is in an IOMMU group
-	group   int    // number of that group
-	noiommu bool   // VFIO created the group in noiommu mode, and removes it again
-	vfio    int    // N of vfio-dev/vfioN, while bound to a VFIO driver
-	uio     int    // N of uio/uioN, while bound to a UIO driver
+	devpath string    // /devices/pci0000:6b/0000:6b:00.0
+	id      string    // PCI device ID, four hexadecimal digits
+	class   string    // six hexadecimal digits
+	numa    int       // -1 if the platform does not say
+	driver  string    // "" if none is bound
+	inGroup bool      // it is in an IOMMU group
+	group   int       // number of that group
+	groupOf *function // the function whose IOMMU group it joins when it is added; nil: none
+	noiommu bool      // VFIO created the group in noiommu mode, and removes it again
+	vfio    int       // N of vfio-dev/vfioN, while bound to a VFIO driver
+	uio     int       // N of uio/uioN, while bound to a UIO driver
 
 	pf    *function // of a VF: its PF; nil if that is not on this host, as in a guest
 	index int       // of a VF with a PF: N of virtfnN
@@ -95,7 +96,10 @@ func (o *op) addFunction(d *function) {
 		o.replace(path.Join(dir, "sriov_vf_device"), d.spec.VFDeviceID)
 		o.replace(path.Join(dir, "remove"), "")
 	}
-	if !h.noIOMMU && d.class == classQAT {
+	if !h.noIOMMU && d.groupOf != nil && d.groupOf.inGroup {
+		d.inGroup, d.group = true, d.groupOf.group
+		o.linkGroup(d)
+	} else if !h.noIOMMU && d.class == classQAT {
 		o.joinGroup(d, "DMA")
 	}
 	h.devices[d.address] = d
@@ -122,6 +126,38 @@ func (o *op) removeFunction(d *function) {
 	}
 }
 
+// ShareGroup moves a function into the IOMMU group of another one: on a host without ACS, the
+// functions below one port share a group. No uevent reports that. The function must not be bound to
+// a VFIO driver.
+func (h *Host) ShareGroup(address, with string) error {
+	return h.doFunction("share group of", with, func(o *op, other *function) {
+		d := h.devices[address]
+		switch {
+		case d == nil:
+			o.fail(syscall.ENODEV)
+		case !other.inGroup || isVFIO(d.driver):
+			o.fail(syscall.EBUSY)
+		case !d.inGroup || d.group != other.group:
+			o.markVisible()
+			if d.inGroup {
+				o.leaveGroup(d)
+			}
+			d.inGroup, d.group = true, other.group
+			o.linkGroup(d)
+		}
+	})
+}
+
+// groupMembers returns the functions of an IOMMU group.
+func (h *Host) groupMembers(group int) (members []*function) {
+	for _, d := range h.devices {
+		if d.inGroup && d.group == group {
+			members = append(members, d)
+		}
+	}
+	return members
+}
+
 // joinGroup puts the function into an IOMMU group of its own.
 func (o *op) joinGroup(d *function, kind string) {
 	h := o.h
@@ -130,17 +166,26 @@ func (o *op) joinGroup(d *function, kind string) {
 	o.mkdir(path.Join(group, "devices"))
 	o.create(path.Join(group, "type"), kind)
 	o.create(path.Join(group, "reserved_regions"), "")
-	o.link(d.dir(h), path.Join(group, "devices", d.address))
 	if d.noiommu {
 		o.create(path.Join(group, "name"), "vfio-noiommu")
 	}
-	o.link(group, path.Join(d.dir(h), "iommu_group"))
+	o.linkGroup(d)
+}
+
+func (o *op) linkGroup(d *function) {
+	group := o.h.sys("kernel/iommu_groups", strconv.Itoa(d.group))
+	o.link(d.dir(o.h), path.Join(group, "devices", d.address))
+	o.link(group, path.Join(d.dir(o.h), "iommu_group"))
 }
 
 func (o *op) leaveGroup(d *function) {
 	h := o.h
+	group := h.sys("kernel/iommu_groups", strconv.Itoa(d.group))
 	o.unlink(path.Join(d.dir(h), "iommu_group"))
-	o.removeAll(h.sys("kernel/iommu_groups", strconv.Itoa(d.group)))
-	h.groups.free(d.group)
+	o.unlink(path.Join(group, "devices", d.address))
 	d.inGroup = false
+	if len(h.groupMembers(d.group)) == 0 {
+		o.removeAll(group)
+		h.groups.free(d.group)
+	}
 }

@@ -5,6 +5,7 @@ package lookalike
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 )
 
@@ -103,7 +104,9 @@ func (o *op) addVFIO(d *function) {
 		d.noiommu = true
 		o.joinGroup(d, "unknown")
 	}
-	o.addClassDevice(d.vfioGroup())
+	if !o.h.hasVFIOGroup(d) {
+		o.addClassDevice(d.vfioGroup())
+	}
 	d.vfio = o.h.vfios.take()
 	o.markVisible()
 	o.addClassDevice(o.vfioDevice(d))
@@ -118,11 +121,20 @@ func (o *op) removeVFIO(d *function) {
 	if held := h.held(d.address); held != nil {
 		<-held
 	}
-	o.removeClassDevice(d.vfioGroup())
+	if !h.hasVFIOGroup(d) {
+		o.removeClassDevice(d.vfioGroup())
+	}
 	if d.noiommu {
 		o.leaveGroup(d)
 		d.noiommu = false
 	}
+}
+
+// hasVFIOGroup reports whether another function in the IOMMU group is bound to a VFIO driver.
+func (h *Host) hasVFIOGroup(d *function) bool {
+	return slices.ContainsFunc(h.groupMembers(d.group), func(other *function) bool {
+		return other != d && isVFIO(other.driver)
+	})
 }
 
 // vfioGroup returns the VFIO group of the function, whose node is /dev/vfio/<name>.

@@ -50,7 +50,7 @@ func (o *op) setVFs(pf *function, n int) {
 		}
 	}
 	for i := range n {
-		o.addVirtfn(pf, i)
+		o.addVirtfn(pf, i, nil)
 	}
 	pf.numVFs = n
 	o.showNumVFs(pf)
@@ -60,7 +60,7 @@ func (o *op) setVFs(pf *function, n int) {
 func (o *op) showNumVFs(pf *function) { o.show(pf, "sriov_numvfs", strconv.Itoa(pf.numVFs)) }
 
 // addVirtfn is pci_iov_add_virtfn.
-func (o *op) addVirtfn(pf *function, index int) {
+func (o *op) addVirtfn(pf *function, index int, groupOf *function) {
 	h := o.h
 	address, err := pf.vfAddress(index)
 	if err != nil {
@@ -75,6 +75,7 @@ func (o *op) addVirtfn(pf *function, index int) {
 		numa:    pf.numa,
 		pf:      pf,
 		index:   index,
+		groupOf: groupOf,
 	}
 	o.addFunction(vf)
 	if o.failed() {
@@ -114,6 +115,7 @@ type VF struct {
 	PF       string // address of its PF; "" as in a guest
 	DeviceID string // without a PF: "" means 4941
 	NUMANode int    // without a PF
+	GroupOf  string // address of a function whose IOMMU group it shares; "": a group of its own
 }
 
 // AddVF adds one VF: in a guest, which sees no PF, or again after RemoveVF.
@@ -134,6 +136,7 @@ func (h *Host) AddVF(vf VF) error {
 				id:      vf.DeviceID,
 				class:   classQAT,
 				numa:    vf.NUMANode,
+				groupOf: h.devices[vf.GroupOf],
 			}
 			o.addFunction(d)
 			o.autoprobe(d)
@@ -145,7 +148,7 @@ func (h *Host) AddVF(vf VF) error {
 		}
 		for i := range pf.spec.TotalVFs {
 			if address, err := pf.vfAddress(i); err == nil && address == vf.Address {
-				o.addVirtfn(pf, i)
+				o.addVirtfn(pf, i, h.devices[vf.GroupOf])
 				return
 			}
 		}

@@ -124,6 +124,44 @@ func (r *Reader) parameter(name string) string {
 	return value
 }
 
+// GroupMembers returns the PCI functions of an IOMMU group in ascending order. Like [Reader.Exists]
+// it waits for no device.
+func (r *Reader) GroupMembers(group int) ([]pci.Address, error) {
+	names, err := sysfs.Names(filepath.Join(r.cfg.Sysfs, "kernel/iommu_groups", strconv.Itoa(group), "devices"))
+	if err != nil && !sysfs.IsAbsent(err) {
+		return nil, err
+	}
+	var members []pci.Address
+	for _, name := range names {
+		if a, ok := pci.Parse(name); ok {
+			members = append(members, a)
+		}
+	}
+	slices.SortFunc(members, pci.Address.Compare)
+	return members, nil
+}
+
+// Driver returns the driver of any PCI function; "" if it has none or does not exist.
+func (r *Reader) Driver(a pci.Address) (string, error) {
+	dir, err := sysfs.OpenDir(r.entry(a))
+	if sysfs.IsAbsent(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	return dir.Link("driver")
+}
+
+// LeavesGroup reports whether a function with this driver, or with none (""), leaves its IOMMU
+// group to user space. The drivers of VFIO do, pci-stub does, and so does the driver of PCI Express
+// ports: they set driver_managed_dma (Documentation/driver-api/vfio.rst; drivers/pci/pci-driver.c,
+// pci_dma_configure). A group with another driver cannot be opened.
+func LeavesGroup(driver string) bool {
+	return driver == "" || driver == "pci-stub" || driver == "pcieport" || strings.Contains(driver, "vfio")
+}
+
 // IsBound reports whether a VF with this driver is bound as it should be: the driver is the
 // configured one, or qat_vfio_pci in place of vfio-pci.
 func (r *Reader) IsBound(driver string) bool {

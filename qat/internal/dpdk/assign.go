@@ -5,6 +5,7 @@ package dpdk
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -26,7 +27,7 @@ type assignment struct {
 	policy policy.Policy
 
 	listed  map[pci.Address]place    // VFs that are listed
-	waiting map[pci.Address]decision // VFs that could be listed, now or once bound, but for the limit
+	waiting map[pci.Address]decision // VFs that could be listed, now or once bound, but have no place
 	skipped map[string]string        // VF → why it is not listed
 	tree    *devtree.Tree
 	next    time.Time // when the next unhealthy VF loses its place; zero: none does
@@ -57,16 +58,25 @@ type bindings interface {
 // of a VF.
 func (s *assignment) apply(decisions []decision, b bindings, pfOf policy.PFOf, now time.Time) (bind []decision) {
 	tree := s.tree.Edit()
+	shared := false
 	for _, d := range decisions {
 		s.applyOne(tree, d, now)
-		if d.action == actionBind && s.limit == 0 {
+		shared = shared || d.group != nil
+		if d.action == actionBind && !s.mustWait(d) {
 			bind = append(bind, d)
 		}
 	}
 	s.next = time.Time{}
-	if len(s.waiting) > 0 {
-		f := filling{assignment: s, tree: tree, bindings: b, pfOf: pfOf, now: now}
-		bind = f.run()
+	if len(s.waiting) > 0 || shared {
+		f := filling{
+			assignment: s,
+			tree:       tree,
+			bindings:   b,
+			pfOf:       pfOf,
+			now:        now,
+			holders:    map[int]pci.Address{},
+		}
+		bind = append(bind, f.run()...)
 	}
 	s.tree = tree.Build()
 	return bind
@@ -84,14 +94,18 @@ func (s *assignment) applyOne(b *devtree.Builder, d decision, now time.Time) {
 		delete(s.listed, a)
 	}
 	switch {
-	case d.action == actionList && (listed || s.limit == 0):
+	case d.action == actionList && (listed || !s.mustWait(d)):
 		s.list(b, d, now)
-	case d.action == actionList, d.action == actionBind && s.limit > 0:
+	case d.action == actionList, d.action == actionBind && s.mustWait(d):
 		s.waiting[a] = d
 	case d.reason != "":
 		s.skipped[id] = d.reason
 	}
 }
+
+// mustWait reports whether a VF waits for a place: there is a limit, or only one VF of its IOMMU
+// group has a place.
+func (s *assignment) mustWait(d decision) bool { return s.limit > 0 || d.group != nil }
 
 func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 	a, id := d.vf, d.vf.String()
@@ -144,6 +158,11 @@ func (f *filling) rank(d decision) rank {
 
 // A filling gives the places that the limit leaves to VFs that wait for one. A VF that is being
 // bound holds a place, too: otherwise the VFs of the PF that is bound first would take all of them.
+//
+// VFs that share an IOMMU group have one place: the kernel gives a group to one process at a time
+// (Documentation/driver-api/vfio.rst). The VF that is listed first stands for the group, and the
+// others follow it: they are bound with it, because a group with a driver for the host cannot be
+// used, and are not listed.
 type filling struct {
 	*assignment
 	tree     *devtree.Builder
@@ -151,19 +170,20 @@ type filling struct {
 	pfOf     policy.PFOf
 	now      time.Time
 
-	free    int           // places that nobody has
-	expired []pci.Address // VFs that lose their place to a healthy one, the first one first
-	counted []pci.Address // VFs that have a place or get one
+	free    int                 // places that nobody has
+	expired []pci.Address       // VFs that lose their place to a healthy one, the first one first
+	counted []pci.Address       // VFs that have a place or get one
+	holders map[int]pci.Address // IOMMU group → the VF that has the group's place
 	bind    []decision
 }
 
 // run returns the VFs that are to be bound.
 func (f *filling) run() []decision {
-	ranks := map[rank][]pci.Address{}
 	f.countListed()
-	f.countPending()
+	pending := f.countPending()
+	ranks := map[rank][]pci.Address{}
 	for a, d := range f.waiting {
-		if !slices.Contains(f.counted, a) {
+		if !pending[a] {
 			r := f.rank(d)
 			ranks[r] = append(ranks[r], a)
 		}
@@ -178,7 +198,18 @@ func (f *filling) run() []decision {
 
 // countListed counts the VFs that are listed.
 func (f *filling) countListed() {
-	f.free = f.limit - len(f.listed)
+	var grouped []pci.Address
+	for a, p := range f.listed {
+		if p.decision.group != nil {
+			grouped = append(grouped, a)
+		}
+	}
+	slices.SortFunc(grouped, pci.Address.Compare)
+	for _, a := range grouped {
+		if f.hold(f.listed[a].decision) != a {
+			f.unlist(a) // both were listed before it was known that they share a group
+		}
+	}
 	for a, p := range f.listed {
 		if p.hasExpired(f.now) {
 			f.expired = append(f.expired, a)
@@ -186,27 +217,48 @@ func (f *filling) countListed() {
 			f.counted = append(f.counted, a)
 		}
 	}
+	f.free = f.limit - len(f.listed)
+	if f.limit == 0 {
+		f.free = math.MaxInt32
+	}
 	slices.SortFunc(f.expired, func(a, b pci.Address) int {
 		return cmp.Or(f.listed[a].unhealthySince.Compare(f.listed[b].unhealthySince), b.Compare(a))
 	})
 }
 
 // countPending counts the VFs that are being bound, and has their binding continued. They may have
-// the place of a VF that has expired and is listed until they are bound.
-func (f *filling) countPending() {
-	for _, a := range f.bindings.Pending() {
+// the place of a VF that has expired and is listed until they are bound. It returns them.
+func (f *filling) countPending() map[pci.Address]bool {
+	pending := map[pci.Address]bool{}
+	for _, a := range slices.SortedFunc(slices.Values(f.bindings.Pending()), pci.Address.Compare) {
 		if _, listed := f.listed[a]; listed {
 			continue
 		}
 		if d, ok := f.waiting[a]; ok && d.action == actionList {
 			continue // it is bound, and this is noticed first here
 		}
-		f.counted = append(f.counted, a)
-		f.reserve()
-		if d, ok := f.waiting[a]; ok {
+		pending[a] = true
+		d, ok := f.waiting[a]
+		if ok {
 			f.bind = append(f.bind, d)
 		}
+		f.counted = append(f.counted, a)
+		if !ok || f.hold(d) == a {
+			f.reserve()
+		}
 	}
+	return pending
+}
+
+// hold gives a VF the place of its IOMMU group, and returns the VF that has the place then.
+func (f *filling) hold(d decision) pci.Address {
+	if d.group == nil {
+		return d.vf
+	}
+	if _, held := f.holders[*d.group]; !held {
+		f.holders[*d.group] = d.vf
+	}
+	return f.holders[*d.group]
 }
 
 // reserve takes a free place if there is one, or else that of a VF that has expired. Such a VF
@@ -222,6 +274,12 @@ func (f *filling) reserve() {
 
 // place gives a VF a place, if there is one for its rank.
 func (f *filling) place(a pci.Address, d decision, r rank) {
+	if d.group != nil {
+		if holder, held := f.holders[*d.group]; held {
+			f.follow(a, d, holder)
+			return
+		}
+	}
 	displaces := !d.unhealthy && len(f.expired) > 0
 	if f.free <= 0 && !displaces {
 		f.skip(a, fmt.Sprintf("hidden by -max-num-devices=%d", f.limit))
@@ -231,6 +289,7 @@ func (f *filling) place(a pci.Address, d decision, r rank) {
 		return
 	}
 	f.counted = append(f.counted, a)
+	f.hold(d)
 	if d.action == actionBind {
 		f.reserve()
 		f.bind = append(f.bind, d)
@@ -244,6 +303,15 @@ func (f *filling) place(a pci.Address, d decision, r rank) {
 	f.free--
 	delete(f.waiting, a)
 	f.list(f.tree, d, f.now)
+}
+
+// follow handles a VF of an IOMMU group whose place another VF has.
+func (f *filling) follow(a pci.Address, d decision, holder pci.Address) {
+	if d.action == actionBind {
+		f.bind = append(f.bind, d)
+		return
+	}
+	f.skip(a, fmt.Sprintf("it shares IOMMU group %d with %s, which is listed", *d.group, holder))
 }
 
 // unlist takes a VF's place away.

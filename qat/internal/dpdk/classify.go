@@ -50,6 +50,9 @@ func (k Key) String() string {
 type classifier struct {
 	sysfs, dev string // roots, for the paths that inotify reports
 	driver     string // the DPDK driver
+
+	// isShared reports whether a function, of whatever device, shares an IOMMU group with a VF.
+	isShared func(pci.Address) bool
 }
 
 func (c *classifier) classify(e *events.Event) (Key, hostwatch.Verdict) {
@@ -78,10 +81,11 @@ func (c *classifier) classify(e *events.Event) (Key, hostwatch.Verdict) {
 func (c *classifier) ueventKey(e *events.Event) (Key, bool) {
 	switch string(e.Get("SUBSYSTEM")) {
 	case "pci":
-		if id := e.Get("PCI_ID"); id != nil && !device.IsQATID(id) {
+		key, ok := functionKey(e.Path)
+		if id := e.Get("PCI_ID"); id != nil && !device.IsQATID(id) && !c.isShared(key.address) {
 			return Key{}, false
 		}
-		return functionKey(e.Path)
+		return key, ok
 	case "vfio-dev", "uio":
 		return functionKey(e.Path)
 	case "vfio":

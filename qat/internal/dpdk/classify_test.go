@@ -34,6 +34,11 @@ func TestClassify(t *testing.T) {
 			want:    Key{},
 			verdict: hostwatch.Irrelevant,
 		},
+		"another device in the IOMMU group of a VF": {
+			event:   uevent(t, "bind@/devices/pci0000:6b/0000:6b:1e.0", "SUBSYSTEM=pci", "PCI_ID=8086:1572"),
+			want:    Key{address: pci.Address{Bus: 0x6b, Device: 0x1e}},
+			verdict: hostwatch.Relevant,
+		},
 		"a VFIO device": {
 			event:   uevent(t, "remove@/devices/pci0000:6b/0000:6b:00.1/vfio-dev/vfio3", "SUBSYSTEM=vfio-dev"),
 			want:    vf,
@@ -168,7 +173,12 @@ func TestClassify(t *testing.T) {
 			verdict: hostwatch.Irrelevant,
 		},
 	}
-	c := classifier{sysfs: "/s", dev: "/d", driver: device.DriverVFIO}
+	c := classifier{
+		sysfs:    "/s",
+		dev:      "/d",
+		driver:   device.DriverVFIO,
+		isShared: func(a pci.Address) bool { return a == pci.Address{Bus: 0x6b, Device: 0x1e} },
+	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			got, verdict := c.classify(test.event)

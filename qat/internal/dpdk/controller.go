@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -47,6 +48,7 @@ type controller struct {
 
 	// Of the loop's goroutine:
 	functions  *functions
+	groups     *groups
 	assignment *assignment
 	suspects   map[pci.Address]time.Time // functions that differed in an audit → when to compare again
 	releasing  map[pci.Address]time.Time // VFs on their way out → since when
@@ -69,8 +71,10 @@ func newController(
 ) *controller {
 	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
 	monitor := health.NewMonitor(health.Config{Interval: cfg.HealthInterval, Wake: wake, Now: time.Now})
+	groups := newGroups(cfg.Reader)
 	return &controller{
-		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver},
+		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver, isShared: groups.isShared},
+		groups:     groups,
 		reader:     cfg.Reader,
 		watches:    host.Watches,
 		health:     monitor,
@@ -130,11 +134,14 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 	addresses = append(addresses, c.binder.Due(now)...)
 	addresses = append(addresses, c.released(now)...)
 	c.lastRun = now
-	next := c.assignment.next
+	next := hostwatch.Earlier(c.assignment.next, c.groups.retry)
 	if len(addresses) > 0 || len(c.functions.looks.slow) > 0 || !next.IsZero() && !now.Before(next) {
 		c.update(addresses, now)
 	}
 	c.runAudit(b, now)
+	if b.Audit {
+		c.auditGroups(now)
+	}
 	c.health.Poll(now)
 	return hostwatch.State{
 		Tree:     c.assignment.tree,
@@ -187,6 +194,7 @@ func (c *controller) all(now time.Time) []pci.Address {
 		return nil
 	}
 	c.listErr, c.listRetry = nil, retry{}
+	c.groups.clear()
 	clear(c.suspects)
 	return addresses
 }
@@ -201,7 +209,13 @@ func (c *controller) watchHost() {
 // update reads these functions again, decides about the VFs that this affects,
 // and acts on the decisions. It also gives VFs that wait the places that are free by now.
 func (c *controller) update(addresses []pci.Address, now time.Time) {
-	vfs := c.collect(c.functions.refresh(addresses, now), now)
+	var named []pci.Address
+	if c.groups.shared.Load() != nil {
+		named = slices.Clone(addresses) // refresh uses the array
+	}
+	affected := c.functions.refresh(addresses, now)
+	affected = c.withSiblings(named, affected, now)
+	vfs := c.collect(affected, now)
 	for a, retry := range c.functions.retries {
 		c.binder.Postpone(a, retry.at)
 	}
@@ -212,6 +226,9 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 	for i := range vfs {
 		decisions[i] = decide(&vfs[i], &c.rules)
 		decisions[i].vf, decisions[i].function = vfs[i].address, vfs[i].vf
+		if vfs[i].shared {
+			decisions[i].group = vfs[i].vf.Group
+		}
 	}
 	c.settle(vfs, decisions, now)
 	before := c.assignment.tree
@@ -237,6 +254,7 @@ func (c *controller) collect(addresses []pci.Address, now time.Time) []facts {
 			vfs[i].driver = driver
 		}
 	}
+	c.addMembers(vfs, now)
 	return vfs
 }
 
@@ -334,7 +352,7 @@ func (c *controller) bind(vfs []decision, now time.Time) {
 // next is when Reconcile has something to do though nothing is marked.
 func (c *controller) next() time.Time {
 	next := hostwatch.Earlier(c.binder.Next(), c.health.Next())
-	next = hostwatch.Earlier(next, c.assignment.next)
+	next = hostwatch.Earlier(next, hostwatch.Earlier(c.assignment.next, c.groups.retry))
 	next = hostwatch.Earlier(next, hostwatch.Earlier(c.listRetry.at, c.functions.nextRetry()))
 	next = hostwatch.Earlier(next, c.functions.looks.next())
 	for _, since := range c.releasing {

@@ -26,6 +26,33 @@ type facts struct {
 
 	driverBound bool               // the VF is bound to the DPDK driver, or to one that does its work
 	driver      device.DriverState // of the DPDK driver; not read if all VFs of the batch are bound to it
+
+	members []member // the other functions of the VF's IOMMU group
+	shared  bool     // there are VFs among them that could be listed, too
+}
+
+// A member is another function in the IOMMU group of a VF.
+type member struct {
+	address pci.Address
+	driver  string // "" if it has none, or is gone
+	taken   bool   // it is a VF, too, and the plugin takes it from its driver
+}
+
+// blocker returns the first member whose driver keeps the IOMMU group from user space, or nil. It
+// ignores those that the plugin takes from their drivers, if that is asked for.
+func (f *facts) blocker(ignoreTaken bool) *member {
+	for i := range f.members {
+		if m := &f.members[i]; !device.LeavesGroup(m.driver) && !(ignoreTaken && m.taken) {
+			return m
+		}
+	}
+	return nil
+}
+
+// skipGroup skips a VF whose IOMMU group cannot be used.
+func (f *facts) skipGroup(m *member) decision {
+	return skip(fmt.Sprintf("its IOMMU group %d cannot be used: %s in it is bound to %s",
+		*f.vf.Group, m.address, m.driver))
 }
 
 // rules are the part of the configuration that decide goes by.
@@ -54,6 +81,7 @@ type decision struct {
 	reason    string          // why the VF is not listed; "" when it is, or does not exist
 	resource  string          // of actionList
 	device    *devtree.Device // of actionList
+	group     *int            // the IOMMU group that the VF shares with other VFs; nil: with none
 	unhealthy bool            // of actionList and actionBind: the VF cannot be used now, or could not if it were bound
 }
 
@@ -80,6 +108,9 @@ func decide(f *facts, r *rules) decision {
 	case vf.Node.Missing != "":
 		return decision{action: actionAwaitNode, reason: vf.Node.Missing}
 	}
+	if m := f.blocker(false); m != nil {
+		return f.skipGroup(m)
+	}
 	return decideResource(f, r)
 }
 
@@ -93,24 +124,34 @@ func (f *facts) releasingReason() string {
 
 // decideBind decides about a VF that is not bound to the DPDK driver.
 func decideBind(f *facts, r *rules) decision {
-	vf := f.vf
-	switch {
-	case !r.bind:
-		return skip(fmt.Sprintf("it is not bound to %s, and -bind=false leaves binding to others", r.driver))
-	case vf.Driver != "" && vf.Driver != vf.Family.VFDriver && !r.steal:
-		return skip(fmt.Sprintf("it is bound to %s, which is left alone without -steal", vf.Driver))
-	case vf.Override != "" && vf.Override != r.driver && !r.steal:
-		return skip(fmt.Sprintf("its driver_override is %s: it is reserved, and left alone without -steal",
-			vf.Override))
-	case !f.driver.Loaded:
-		return skip(fmt.Sprintf("driver %s is not loaded: modprobe %[1]s", r.driver))
-	case f.driver.NeedsGroup && vf.Group == nil:
-		return skip(device.NoIOMMUGroup)
-	case f.driver.Denylist && vf.Family.Denylisted:
-		return skip(fmt.Sprintf("%s refuses %s devices unless it is loaded with disable_denylist=1 "+
-			"(modprobe -r %[1]s; modprobe %[1]s disable_denylist=1)", r.driver, vf.Family.Name))
+	if reason := notBindable(f.vf, &f.driver, r); reason != "" {
+		return skip(reason)
+	}
+	if m := f.blocker(true); m != nil {
+		return f.skipGroup(m)
 	}
 	return decision{action: actionBind, unhealthy: unhealthyReason(f) != ""}
+}
+
+// notBindable says why a VF must not or cannot be bound to the DPDK driver; "" when nothing that is
+// known forbids it.
+func notBindable(vf *function, driver *device.DriverState, r *rules) string {
+	switch {
+	case !r.bind:
+		return fmt.Sprintf("it is not bound to %s, and -bind=false leaves binding to others", r.driver)
+	case vf.Driver != "" && vf.Driver != vf.Family.VFDriver && !r.steal:
+		return fmt.Sprintf("it is bound to %s, which is left alone without -steal", vf.Driver)
+	case vf.Override != "" && vf.Override != r.driver && !r.steal:
+		return fmt.Sprintf("its driver_override is %s: it is reserved, and left alone without -steal", vf.Override)
+	case !driver.Loaded:
+		return fmt.Sprintf("driver %s is not loaded: modprobe %[1]s", r.driver)
+	case driver.NeedsGroup && vf.Group == nil:
+		return device.NoIOMMUGroup
+	case driver.Denylist && vf.Family.Denylisted:
+		return fmt.Sprintf("%s refuses %s devices unless it is loaded with disable_denylist=1 "+
+			"(modprobe -r %[1]s; modprobe %[1]s disable_denylist=1)", r.driver, vf.Family.Name)
+	}
+	return ""
 }
 
 // decideResource decides in which resource a usable VF is listed: the resource of its PF's

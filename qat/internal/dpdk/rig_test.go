@@ -507,3 +507,9 @@ func (w *dryWriter) Write(file, value string) error {
 	w.written = append(w.written, value+" > "+file)
 	return nil
 }
+
+// makeIOMMUNode makes the node that VFIO character devices are used with.
+func makeIOMMUNode(t *testing.T, h *lookalike.Host) {
+	t.Helper()
+	must(t, os.WriteFile(filepath.Join(h.Dev(), "iommu"), nil, 0o600))
+}
