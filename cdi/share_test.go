@@ -49,36 +49,38 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// run runs a Writer with a real watch until the test ends. It returns its log and the names that it
-// has published last.
-func run(t *testing.T, dir string, tree *devtree.Tree) (*logBuffer, func() []string) {
+// run runs a Writer with a real watch until the test ends or stop is called. It returns its log and
+// the names that it has published last.
+func run(t *testing.T, dir string, tree *devtree.Tree) (log *logBuffer, published func() []string, stop func()) {
 	t.Helper()
-	published := make(chan []string, 1)
-	published <- nil
+	last := make(chan []string, 1)
+	last <- nil
 	w, err := NewWriter(Config{Dir: dir, Vendor: vendor, Class: "vf"}, func(tree *devtree.Tree) {
-		<-published
-		published <- names(tree)
+		<-last
+		last <- names(tree)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &logBuffer{}
+	log = &logBuffer{}
 	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), log.logger()))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		w.Run(ctx)
 	}()
-	t.Cleanup(func() {
+	stop = func() {
 		cancel()
 		<-ended
-	})
+	}
+	t.Cleanup(stop)
 	w.Update(tree)
-	return log, func() []string {
-		list := <-published
-		published <- list
+	published = func() []string {
+		list := <-last
+		last <- list
 		return list
 	}
+	return log, published, stop
 }
 
 // The kernel releases the lock of a killed process. Nothing else reports its end.
@@ -102,13 +104,11 @@ func TestFileOfAKilledProcessIsTakenOver(t *testing.T) {
 	resolved := func() bool { return slices.Equal(one, openRuntime(t, dir).ListDevices()) }
 	eventually(t, "the other process has written its spec", resolved)
 
-	log, published := run(t, dir, with(t, nil, "yellow", painted("1", "blue"), color("2")))
+	log, published, _ := run(t, dir, with(t, nil, "yellow", painted("1", "blue"), color("2")))
 	eventually(t, "the second device has its name", func() bool {
 		return slices.Equal([]string{vendor + "/vf=2"}, published())
 	})
-	if n := log.count("while another process defines them"); n != 1 {
-		t.Errorf("the conflict is logged %d times:\n%s", n, log)
-	}
+	eventually(t, "the log names the file", func() bool { return log.count(filepath.Base(specPath(dir, "vf"))) == 1 })
 	kill()
 	eventually(t, "both devices have their names", func() bool { return len(published()) == 2 })
 	found := openRuntime(t, dir)
@@ -118,8 +118,9 @@ func TestFileOfAKilledProcessIsTakenOver(t *testing.T) {
 	if env := found.GetDevice(one[0]).ContainerEdits.Env; !slices.Contains(env, "PAINT=blue") {
 		t.Errorf("the device of the killed process still has %q", env)
 	}
-	if log.count("CDI problem solved") != 1 {
-		t.Errorf("the log does not say that the conflict is solved:\n%s", log)
+	eventually(t, "the log says that it is solved", func() bool { return log.count("CDI problem solved") == 1 })
+	if n := log.count("while another process defines them"); n != 1 {
+		t.Errorf("the conflict is logged %d times:\n%s", n, log)
 	}
 }
 
@@ -128,7 +129,7 @@ func TestFreedDeviceIsDefinedAtOnce(t *testing.T) {
 	first := startSyncer(dir, "vf")
 	tree := with(t, nil, "yellow", color("1"), color("2"))
 	first.mustSync(t, tree)
-	log, published := run(t, dir, with(t, nil, "blue", color("1")))
+	log, published, _ := run(t, dir, with(t, nil, "blue", color("1")))
 	eventually(t, "the conflict is found", func() bool { return log.count("another process defines") == 1 })
 	first.mustSync(t, without(tree, "yellow", "1"))
 	eventually(t, "the device has its name", func() bool { return len(published()) == 1 })
@@ -158,6 +159,36 @@ func TestConflictIsSolved(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{vendor + "/vf=2"}, names(second.out)); diff != "" {
 		t.Errorf("names of the second process (-want +got):\n%s", diff)
+	}
+}
+
+// Writers that start in the same moment agree in the end, and again when some of them end.
+func TestSimultaneousStartEndsWithoutConflict(t *testing.T) {
+	dir := t.TempDir()
+	type writer struct {
+		published func() []string
+		stop      func()
+	}
+	var writers []writer
+	for _, paint := range []string{"red", "green", "blue"} {
+		tree := with(t, nil, "yellow", painted("1", paint), painted("2", paint), painted(paint, paint))
+		_, published, stop := run(t, dir, tree)
+		writers = append(writers, writer{published, stop})
+	}
+	for ; len(writers) > 0; writers = writers[1:] {
+		eventually(t, "each device has one name, and no conflict is left", func() bool {
+			var list []string
+			for _, w := range writers {
+				list = append(list, w.published()...)
+			}
+			slices.Sort(list)
+			distinct := slices.Compact(slices.Clone(list))
+			found := openRuntime(t, dir)
+			isFound := func(name string) bool { return found.GetDevice(name) != nil }
+			return len(list) == 2+len(writers) && len(distinct) == len(list) &&
+				len(found.GetErrors()) == 0 && !slices.ContainsFunc(list, func(n string) bool { return !isFound(n) })
+		})
+		writers[0].stop()
 	}
 }
 
