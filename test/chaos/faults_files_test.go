@@ -14,11 +14,47 @@ import (
 // fileFaults are about files that never answer, that are huge, and directories that cannot be
 // listed.
 func fileFaults() []fault {
-	return []fault{
+	list := []fault{
 		{name: "huge heartbeat/status", run: hugeHeartbeat, fuse: true},
 		{name: "PCI devices cannot be listed", run: unlistedDevices, fuse: true},
 		{name: "bind that never ends", run: stuckBind, fuse: true},
 	}
+	for _, f := range []struct{ name, address, file, text string }{
+		{"vendor", victimPF, "vendor", "0x8086\n"},
+		{"numa_node", victimPF, "numa_node", "0\n"},
+		{"qat/state", victimPF, "qat/state", "up\n"},
+		{"qat/cfg_services", victimPF, "qat/cfg_services", "sym;asym\n"},
+		{"a VF's device", victim, "device", "0x4941\n"},
+	} {
+		list = append(list, fault{name: f.name + " never answers", fuse: true, run: func(t *testing.T, r *rig) {
+			r.stuck(t, r.file(f.address, f.file), f.text)
+		}})
+	}
+	return append(list,
+		fault{name: "dev_cfg never answers", fuse: true, run: stuckDevCfg},
+		fault{name: "heartbeat/status never answers", fuse: true, run: func(t *testing.T, r *rig) {
+			r.stuck(t, r.debugfs("heartbeat/status"), "0\n")
+		}},
+	)
+}
+
+// stuck replaces a file by one that never answers, checks that everything else goes on meanwhile,
+// and restores it.
+func (r *rig) stuck(t *testing.T, path, text string) {
+	file, target := r.odd.newStuckFile(t, text, false)
+	restore := exchange(t, path, target)
+	file.await(t)
+	r.checkCanary(t)
+	r.checkEnd(t)
+	restore()
+	file.release()
+}
+
+// stuckDevCfg is for a driver without cfg_services, which makes the plugin read dev_cfg.
+func stuckDevCfg(t *testing.T, r *rig) {
+	must(t, r.host.RemoveAttr(victimPF, "qat/cfg_services"))
+	r.stuck(t, r.debugfs("dev_cfg"), "[GENERAL]\nServicesEnabled = sym;asym\n")
+	must(t, r.host.SetAttr(victimPF, "qat/cfg_services", "sym;asym"))
 }
 
 // hugeHeartbeat makes heartbeat/status 256 MiB large.

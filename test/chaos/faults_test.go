@@ -4,7 +4,10 @@ package chaos
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +35,7 @@ func faults() []fault {
 		fault{name: "overflow of the uevent socket", run: func(t *testing.T, r *rig) { r.overflow(t) }},
 		fault{name: "forged and malformed uevents", run: forgedUevents},
 		fault{name: "storm of changes", run: storm},
+		fault{name: "CDI specs deleted", run: specsDeleted},
 		fault{name: "driver_override of an administrator", run: reservedVF},
 		fault{name: "another agent takes VFs back", run: rivalAgent},
 		fault{name: "bind that fails", run: failingBind},
@@ -188,6 +192,31 @@ func storm(t *testing.T, r *rig) {
 		must(t, r.host.SetVFs(victimPF, 0))
 		must(t, r.host.SetVFs(victimPF, 16))
 	}
+}
+
+func specsDeleted(t *testing.T, r *rig) {
+	specs := func() map[string]string {
+		texts := map[string]string{}
+		names, _ := filepath.Glob(filepath.Join(r.cdiDir, "*"))
+		for _, name := range names {
+			text, _ := os.ReadFile(name)
+			texts[name] = string(text)
+		}
+		return texts
+	}
+	before := specs()
+	if len(before) == 0 {
+		t.Error("there are no CDI specs")
+	}
+	for name := range before {
+		must(t, os.Remove(name))
+	}
+	eventually(t, recoverTimeout, "the CDI specs as before", func() string {
+		if now := specs(); !maps.Equal(now, before) {
+			return fmt.Sprintf("%d files, want %d", len(now), len(before))
+		}
+		return ""
+	})
 }
 
 // reservedVF is bound to another driver through driver_override by an administrator, who gives it
