@@ -38,6 +38,8 @@ type function struct {
 	vfs    []*function // of a PF: its VFs by index
 	numVFs int         // of a PF: the value of sriov_numvfs
 
+	heartbeatsFailed int // of a PF: the value of heartbeat/queries_failed
+
 	// shown holds, for the attributes of a PF that users write to, what the host last wrote to
 	// or read from the file. If the file differs while the host is served, a user wrote to it
 	// and Serve will handle that.

@@ -176,11 +176,16 @@ func (o *op) setServices(pf *function, services string) {
 	o.replace(path.Join(o.debugfs(pf), "dev_cfg"), devCfg(services))
 }
 
-// SetHeartbeat sets what debugfs heartbeat/status reads: "0" if the device is alive, else "-1".
+// SetHeartbeat sets what debugfs heartbeat/status reads: "0" if the device is alive, else "-1", which
+// counts one failed check.
 func (h *Host) SetHeartbeat(address, status string) error {
 	return h.doPF("set heartbeat of", address, func(o *op, pf *function) {
 		o.Value = status
 		o.markVisible()
+		if status == "-1" {
+			pf.heartbeatsFailed++
+			o.replace(path.Join(o.debugfs(pf), "heartbeat/queries_failed"), fmt.Sprint(pf.heartbeatsFailed))
+		}
 		o.replace(path.Join(o.debugfs(pf), "heartbeat/status"), status)
 	})
 }
@@ -222,6 +227,7 @@ func (o *op) setHeartbeatDir(pf *function, up bool) {
 		return
 	}
 	o.mkdir(dir)
+	pf.heartbeatsFailed = 0
 	for _, a := range [][2]string{
 		{"queries_sent", "0"}, {"queries_failed", "0"}, {"config", "500"}, {"status", "0"},
 	} {

@@ -73,14 +73,14 @@ func (h *Handle) readServices(f *Function) (err error) {
 	if f.State, err = h.dir.Read("qat/state"); err != nil && !sysfs.IsAbsent(err) {
 		return err
 	}
-	services, err := h.dir.Read("qat/cfg_services")
-	if err != nil && !sysfs.IsAbsent(err) {
+	if f.Services, err = h.dir.Read("qat/cfg_services"); err != nil && !sysfs.IsAbsent(err) {
 		return err
 	}
-	resource := resourceOf(services)
+	resource := resourceOf(f.Services)
 	if resource == "" {
 		h.reader.progress.set(f.Debugfs, devCfg)
-		if services, err = devCfgServices(f.Debugfs); err != nil {
+		services, err := devCfgServices(f.Debugfs)
+		if err != nil {
 			return err
 		}
 		resource = resourceOf(services)

@@ -29,7 +29,7 @@ func TestReadPF(t *testing.T) {
 			pf:  lookalike.PF{Address: pfB, Services: "sym;asym", NUMANode: 1},
 			vfs: 2,
 			want: Function{
-				Driver: "4xxx", NUMANode: 1, State: "up", Resource: "cy",
+				Driver: "4xxx", NUMANode: 1, State: "up", Services: "sym;asym", Resource: "cy",
 				VFs: []pci.Address{address(t, "0000:70:00.1"), address(t, "0000:70:00.2")},
 			},
 			dir: "pci0000:70/" + pfB,
@@ -38,7 +38,7 @@ func TestReadPF(t *testing.T) {
 			pf:  lookalike.PF{Address: pfB, Services: "dc"},
 			vfs: 11,
 			want: Function{
-				Driver: "4xxx", State: "up", Resource: "dc", VFs: func() (vfs []pci.Address) {
+				Driver: "4xxx", State: "up", Services: "dc", Resource: "dc", VFs: func() (vfs []pci.Address) {
 					for i := range uint8(11) { // virtfn10 lists between virtfn1 and virtfn2
 						vfs = append(vfs, pci.Address{Bus: 0x70, Device: (i + 1) / 8, Function: (i + 1) % 8})
 					}
@@ -49,12 +49,12 @@ func TestReadPF(t *testing.T) {
 		},
 		"behind a bridge": {
 			pf:   lookalike.PF{Address: bridged, DeviceID: "4944", Services: "dc", NUMANode: -1, Bridge: true},
-			want: Function{Driver: "4xxx", NUMANode: -1, State: "up", Resource: "dc"},
+			want: Function{Driver: "4xxx", NUMANode: -1, State: "up", Services: "dc", Resource: "dc"},
 			dir:  "pci0001:3a/0001:3a:00.0/" + bridged,
 		},
 		"down": {
 			pf:   lookalike.PF{Address: pfB, Services: "dc", State: "down"},
-			want: Function{Driver: "4xxx", State: "down", Resource: "dc"},
+			want: Function{Driver: "4xxx", State: "down", Services: "dc", Resource: "dc"},
 			dir:  "pci0000:70/" + pfB,
 		},
 		"without a driver": {

@@ -213,6 +213,7 @@ type Function struct {
 	// Of a PF.
 	VFs      []pci.Address // virtfn*, in ascending order
 	State    string        // qat/state; "" when the driver has no such attribute
+	Services string        // qat/cfg_services; "" when the driver has no such attribute
 	Resource string        // the resource that its services make of its VFs; Generic when unknown
 	Debugfs  string        // its driver's directory in debugfs, whether or not it exists
 }

@@ -70,7 +70,7 @@ func newController(
 	ctx context.Context, cfg Config, host hostwatch.Host[Key], read func(pci.Address, *device.Progress) look,
 ) *controller {
 	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
-	monitor := health.NewMonitor(health.Config{Interval: cfg.HealthInterval, Wake: wake, Now: time.Now})
+	monitor := health.NewMonitor(health.Config{Sysfs: cfg.Sysfs, Interval: cfg.HealthInterval, Wake: wake})
 	groups := newGroups(cfg.Reader)
 	return &controller{
 		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver, isShared: groups.isShared},
@@ -142,7 +142,6 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 	if b.Audit {
 		c.auditGroups(now)
 	}
-	c.health.Poll(now)
 	return hostwatch.State{
 		Tree:     c.assignment.tree,
 		Skipped:  c.assignment.skipped,
@@ -351,8 +350,7 @@ func (c *controller) bind(vfs []decision, now time.Time) {
 
 // next is when Reconcile has something to do though nothing is marked.
 func (c *controller) next() time.Time {
-	next := hostwatch.Earlier(c.binder.Next(), c.health.Next())
-	next = hostwatch.Earlier(next, hostwatch.Earlier(c.assignment.next, c.groups.retry))
+	next := hostwatch.Earlier(c.binder.Next(), hostwatch.Earlier(c.assignment.next, c.groups.retry))
 	next = hostwatch.Earlier(next, hostwatch.Earlier(c.listRetry.at, c.functions.nextRetry()))
 	next = hostwatch.Earlier(next, c.functions.looks.next())
 	for _, since := range c.releasing {
@@ -396,7 +394,7 @@ func (c *controller) Outcome(key Key) string {
 // the process. The kernel can block a reader or writer for as long as a workload holds a device.
 func (c *controller) Close() {
 	c.functions.looks.close()
-	if !hostwatch.AwaitClosed(c.binder.Wait, c.health.Wait, c.functions.looks.wait) {
+	if !hostwatch.AwaitClosed(c.binder.Wait, c.health.Close, c.functions.looks.wait) {
 		klog.InfoS("Ending while the kernel blocks a read or write of sysfs")
 	}
 }

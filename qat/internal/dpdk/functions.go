@@ -140,6 +140,9 @@ func (r *refreshing) postpone(a pci.Address) bool {
 	}
 	delete(r.pending, a)
 	r.looks.repeat(a)
+	if old := r.known[a]; old != nil {
+		r.updateHealth(old)
+	}
 	if exists, err := r.reader.Exists(a); err == nil && !exists {
 		r.update(look{address: a})
 	}
@@ -180,10 +183,12 @@ func (r *refreshing) take(l look) {
 
 // keep keeps what is known of a function that cannot be read now.
 func (r *refreshing) keep(a pci.Address, err error) {
-	if r.known[a] == nil {
-		r.unreadable[a] = err.Error()
-		r.affected = append(r.affected, a)
+	if old := r.known[a]; old != nil {
+		r.updateHealth(old)
+		return
 	}
+	r.unreadable[a] = err.Error()
+	r.affected = append(r.affected, a)
 }
 
 // update updates what is known of a function.
@@ -226,6 +231,20 @@ func (r *refreshing) update(l look) {
 	}
 }
 
+// updateHealth keeps what was read of a function, and replaces what sysfs does not show.
+func (r *refreshing) updateHealth(old *function) {
+	f := *old
+	if f.unhealthy = r.health.Reason(f.Address); f.unhealthy == old.unhealthy {
+		return
+	}
+	r.known[f.Address] = &f
+	if f.IsVF {
+		r.affected = append(r.affected, f.Address)
+	} else {
+		r.markVFs(f.Address)
+	}
+}
+
 // scheduleRetry has a function read again if it could not be read.
 func (r *refreshing) scheduleRetry(a pci.Address, err error) {
 	if err == nil {
@@ -249,6 +268,9 @@ func (r *refreshing) track(pf *device.Function) {
 		Debugfs:     pf.Debugfs,
 		Incarnation: pf.Incarnation,
 		Down:        pf.Driver == "" || pf.IsDown(),
+		State:       pf.State,
+		Services:    pf.Services,
+		VFs:         pf.VFs,
 	})
 }
 

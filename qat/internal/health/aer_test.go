@@ -3,8 +3,11 @@
 package health
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"qatplugin/events"
 	"qatplugin/qat/internal/pci"
@@ -51,8 +54,10 @@ func TestObservePCIErrors(t *testing.T) {
 		{"device below it added", list{failed, uevent(t, "add@"+pfPath+"/vfio-dev/vfio0")}, notRecovered},
 		{"error of a device below it", list{uevent(t, "change@"+pfPath+"/net/eth0", "DEVICE_ONLINE=0")}, ""},
 		{"inotify event", list{failed, inotify}, notRecovered},
+		{"synthetic event", list{failed, uevent(t, "add@"+pfPath, "SYNTH_UUID=0")}, notRecovered},
+		{"synthetic change", list{failed, change("SYNTH_UUID=0", "DEVICE_ONLINE=1")}, notRecovered},
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		inBubble(t, test.name, func(t *testing.T) {
 			m := newTestMonitor(t)
 			for _, e := range test.events {
 				m.Observe(e)
@@ -64,101 +69,169 @@ func TestObservePCIErrors(t *testing.T) {
 }
 
 func TestPCIErrorOfAVF(t *testing.T) {
-	m := newTestMonitor(t, newTestPF(t, pfAddress))
-	m.Observe(uevent(t, "change@"+vfPath, "ERROR_EVENT=BEGIN_RECOVERY", "DEVICE_ONLINE=0"))
-	m.wantReason(vfAddress, "is being recovered")
-	m.wantReason(pfAddress, "")
-	m.poll() // a good heartbeat of the PF
-	m.wantReason(vfAddress, "is being recovered")
-	m.Observe(uevent(t, "remove@"+vfPath))
-	m.wantReason(vfAddress, "")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		pf.VFs = []pci.Address{vfAddress}
+		m := newTestMonitor(t, pf)
+		begin := uevent(t, "change@"+vfPath, "ERROR_EVENT=BEGIN_RECOVERY", "DEVICE_ONLINE=0")
+		m.Observe(begin)
+		m.wantReason(vfAddress, "is being recovered")
+		m.wantReason(pfAddress, "")
+		m.Observe(uevent(t, "remove@"+vfPath))
+		m.wantReason(vfAddress, "")
+
+		m.Observe(begin)
+		pf.heartbeat("-1")
+		m.poll()
+		m.wantReason(vfAddress, "is being recovered")
+		pf.heartbeat("0")
+		if woken := m.poll(); !slices.Equal(woken, []pci.Address{vfAddress}) {
+			t.Errorf("woken for %v, want %s", woken, vfAddress)
+		}
+		m.wantReason(vfAddress, "")
+	})
+}
+
+func TestHeartbeatThatBeganBeforeAPCIErrorDoesNotEndIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, pfs := newHungMonitor(t, 1, pfAddress)
+		m.pass(interval + 1)
+		m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
+		pfs.answer[pfAddress] <- goodSample
+		m.pass(0)
+		m.wantReason(pfAddress, "PCI error")
+		m.pass(interval)
+		pfs.answer[pfAddress] <- goodSample
+		m.pass(0)
+		m.wantReason(pfAddress, "")
+	})
+}
+
+// Without heartbeats, a look at the configuration space ends a PCI error. The first word is that of a
+// VF, which has no IDs.
+func TestPCIErrorEndsWhenTheFunctionAnswers(t *testing.T) {
+	const noIDs = "\xff\xff\xff\xff"
+	synctest.Test(t, func(t *testing.T) {
+		m := newTestMonitor(t)
+		dir := filepath.Join(m.cfg.Sysfs, "bus/pci/devices", vfAddress.String())
+		must(t, os.MkdirAll(dir, 0o755))
+		config := func(text string) {
+			must(t, os.WriteFile(filepath.Join(dir, "config"), []byte(text), 0o600))
+		}
+		config(noIDs + "\xff\xff\xff\xff\xff\xff\xff\xff")
+		m.Observe(uevent(t, "change@"+vfPath, "ERROR_EVENT=BEGIN_RECOVERY", "DEVICE_ONLINE=0"))
+		for range 3 {
+			m.pass(faultTimeout)
+			m.wantReason(vfAddress, "is being recovered")
+		}
+		config(noIDs + "\x06\x00\x10\x00\x40\x00\x40\x0b")
+		if woken := m.pass(faultTimeout); !slices.Equal(woken, []pci.Address{vfAddress}) {
+			t.Errorf("woken for %v, want %s", woken, vfAddress)
+		}
+		m.wantReason(vfAddress, "")
+		m.noTimer()
+	})
 }
 
 func TestGoodHeartbeatEndsAPCIError(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=FAILED_RECOVERY", "DEVICE_ONLINE=0"))
-	pf.heartbeat("-1")
-	m.poll()
-	m.wantReason(pf.Address, "could not be recovered")
-	pf.heartbeat("0")
-	pf.goDown()
-	m.poll() // no heartbeat
-	m.wantReason(pf.Address, "could not be recovered")
-	pf.comeUp()
-	pf.set("qat/state", "down")
-	m.poll()
-	m.wantReason(pf.Address, "could not be recovered")
-	pf.set("qat/state", "up")
-	m.poll()
-	m.wantReason(pf.Address, "")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=FAILED_RECOVERY", "DEVICE_ONLINE=0"))
+		pf.heartbeat("-1")
+		m.poll()
+		m.wantReason(pf.Address, "could not be recovered")
+		pf.heartbeat("0")
+		pf.goDown()
+		m.poll() // no heartbeat
+		m.wantReason(pf.Address, "could not be recovered")
+		pf.comeUp()
+		pf.set("qat/state", "down")
+		m.poll()
+		m.wantReason(pf.Address, "could not be recovered")
+		pf.set("qat/state", "up")
+		m.poll()
+		m.wantReason(pf.Address, "")
+	})
 }
 
 func TestEndOfAPCIErrorWakes(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	m.poll()
-	m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
-	if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
-		t.Errorf("woken for %v, want %s", woken, pf.Address)
-	}
-	if woken := m.poll(); len(woken) > 0 {
-		t.Errorf("woken twice")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		m.poll()
+		m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
+		if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
+			t.Errorf("woken for %v, want %s", woken, pf.Address)
+		}
+		if woken := m.poll(); len(woken) > 0 {
+			t.Errorf("woken twice")
+		}
+	})
 }
 
 func TestPCIErrorHidesAFailedHeartbeat(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	pf.heartbeat("-1")
-	m.poll()
-	m.poll()
-	m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
-	m.wantReason(pf.Address, "had a PCI error")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		pf.heartbeat("-1")
+		m.poll()
+		m.poll()
+		m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
+		m.wantReason(pf.Address, "had a PCI error")
+	})
 }
 
 func TestRecoveryEndsAFailedHeartbeat(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	pf.heartbeat("-1")
-	m.poll()
-	m.poll()
-	m.wantReason(pf.Address, noHeartbeat)
-	m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1"))
-	m.wantReason(pf.Address, "")
-	m.poll()
-	m.wantReason(pf.Address, "") // a first failed heartbeat again
-	m.poll()
-	m.wantReason(pf.Address, noHeartbeat)
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		pf.heartbeat("-1")
+		m.poll()
+		m.poll()
+		m.wantReason(pf.Address, noHeartbeat)
+		m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1"))
+		m.wantReason(pf.Address, "")
+		m.poll()
+		m.wantReason(pf.Address, "") // a first failed heartbeat again
+		m.poll()
+		m.wantReason(pf.Address, noHeartbeat)
+	})
 }
 
 func TestRecoveryDoesNotEndFatalErrors(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	m.poll()
-	pf.set("qat_ras/errors_fatal", "1")
-	m.poll()
-	m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1"))
-	m.wantReason(pf.Address, "had 1 fatal errors")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		m.poll()
+		pf.set("qat_ras/errors_fatal", "1")
+		m.poll()
+		m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1"))
+		m.wantReason(pf.Address, "had 1 fatal errors")
+	})
 }
 
 func TestForgetKeepsAPCIError(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
-	m.Forget(pf.Address) // it may only have been unreadable for a moment
-	m.wantReason(pf.Address, "had a PCI error")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
+		m.Forget(pf.Address) // it may only have been unreadable for a moment
+		m.wantReason(pf.Address, "had a PCI error")
+	})
 }
 
 func TestObserveDoesNotAllocate(t *testing.T) {
-	m := newTestMonitor(t)
-	ordinary := uevent(t, "change@"+pfPath, "DRIVER=4xxx")
-	recovered := uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1")
-	m.Track(PF{Address: pfAddress})
-	if n := testing.AllocsPerRun(100, func() {
-		m.Observe(ordinary)
-		m.Observe(recovered)
-	}); n > 0 {
-		t.Errorf("%v allocations, want 0", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		m := newTestMonitor(t)
+		ordinary := uevent(t, "change@"+pfPath, "DRIVER=4xxx")
+		recovered := uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1")
+		m.Track(PF{Address: pfAddress})
+		if n := testing.AllocsPerRun(100, func() {
+			m.Observe(ordinary)
+			m.Observe(recovered)
+		}); n > 0 {
+			t.Errorf("%v allocations, want 0", n)
+		}
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -49,6 +50,8 @@ func newTestPF(t testing.TB, address pci.Address) *testPF {
 		Dir:         filepath.Join(dir, "pf"),
 		Debugfs:     filepath.Join(dir, "debugfs"),
 		Incarnation: 1,
+		State:       "up",
+		Services:    "sym;asym",
 	}}
 	must(t, os.MkdirAll(filepath.Join(pf.Dir, "qat"), 0o755))
 	must(t, os.MkdirAll(filepath.Join(pf.Dir, "qat_ras"), 0o755))
@@ -70,14 +73,23 @@ func (pf *testPF) heartbeat(status string) {
 	must(pf.t, os.WriteFile(filepath.Join(pf.Debugfs, "heartbeat/status"), []byte(status+"\n"), 0o644))
 }
 
-// goDown takes the PF down. The old directory heartbeat stays under another name, so that its
-// inode number is not used again.
+// queriesFailed sets the number of checks that failed. Without a call there is no such file.
+func (pf *testPF) queriesFailed(n int) {
+	pf.t.Helper()
+	file := filepath.Join(pf.Debugfs, "heartbeat/queries_failed")
+	must(pf.t, os.WriteFile(file, []byte(strconv.Itoa(n)+"\n"), 0o644))
+}
+
+// goDown takes the PF down. The old directory heartbeat stays under another name without its files,
+// so that its inode number is not used again.
 func (pf *testPF) goDown() {
 	pf.t.Helper()
 	pf.downs++
 	pf.set("qat/state", "down")
 	heartbeat := filepath.Join(pf.Debugfs, "heartbeat")
-	must(pf.t, os.Rename(heartbeat, heartbeat+strconv.Itoa(pf.downs)))
+	gone := heartbeat + strconv.Itoa(pf.downs)
+	must(pf.t, os.Rename(heartbeat, gone))
+	must(pf.t, os.Remove(filepath.Join(gone, "status")))
 }
 
 func (pf *testPF) comeUp() {
@@ -87,48 +99,58 @@ func (pf *testPF) comeUp() {
 	pf.set("qat/state", "up")
 }
 
-// testMonitor is a Monitor with a clock of its own, which only moves with its polls.
+// testMonitor is a Monitor in a testing/synctest bubble.
 type testMonitor struct {
 	*Monitor
-	t   testing.TB
-	now time.Time
+	t testing.TB
 
-	mu    sync.Mutex
-	wakes []pci.Address
+	mu    sync.Mutex // guards woken
+	woken []pci.Address
 }
 
 func newTestMonitor(t testing.TB, pfs ...*testPF) *testMonitor {
-	m := &testMonitor{t: t, now: time.Unix(1e9, 0)}
-	m.Monitor = NewMonitor(Config{
-		Interval: interval,
-		Now:      func() time.Time { return m.now },
-		Wake: func(a pci.Address) {
-			m.Reason(a) // blocks if the Monitor is locked
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			m.wakes = append(m.wakes, a)
-		},
-	})
+	m := &testMonitor{t: t}
+	m.Monitor = NewMonitor(Config{Sysfs: t.TempDir(), Interval: interval, Wake: m.wake})
+	t.Cleanup(m.Close)
 	for _, pf := range pfs {
 		m.Track(pf.PF)
 	}
 	return m
 }
 
-// poll polls all PFs when the interval is over and returns the addresses passed to Wake.
+func (m *testMonitor) wake(a pci.Address) {
+	m.Reason(a) // blocks if the Monitor is locked
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.woken = append(m.woken, a)
+}
+
+// poll lets time pass until all PFs have been polled, and returns the addresses passed to Wake.
 func (m *testMonitor) poll() (woken []pci.Address) {
 	m.t.Helper()
-	if m.Next().IsZero() {
-		m.Poll(m.now) // schedules the first one
+	m.Monitor.mu.Lock()
+	next := m.next
+	m.Monitor.mu.Unlock()
+	if next.IsZero() || next.After(time.Now().Add(interval)) {
+		m.t.Fatalf("the next poll is scheduled for %v, want %v at the latest", next, time.Now().Add(interval))
 	}
-	m.now = m.now.Add(interval)
-	if next := m.Next(); next.IsZero() || next.After(m.now) {
-		m.t.Fatalf("the next poll is scheduled for %v, want %v at the latest", next, m.now)
-	}
-	m.Poll(m.now)
-	m.Wait()
-	woken, m.wakes = m.wakes, nil
+	return m.pass(time.Until(next))
+}
+
+// pass lets time pass and returns the addresses passed to Wake.
+func (m *testMonitor) pass(d time.Duration) (woken []pci.Address) {
+	time.Sleep(d)
+	synctest.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	woken, m.woken = m.woken, nil
 	return woken
+}
+
+// inBubble runs a subtest in a testing/synctest bubble.
+func inBubble(t *testing.T, name string, test func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 }
 
 // wantReason fails the test unless the reason of a function contains this, or is empty with "".

@@ -12,151 +12,229 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-func TestNextIsZeroWithNothingToPoll(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	other := newTestPF(t, pci.Address{Bus: 0x70})
-	m := newTestMonitor(t)
-	m.Poll(m.now)
-	if next := m.Next(); !next.IsZero() {
-		t.Errorf("without a PF: next %v, want never", next)
-	}
-	m.Track(pf.PF)
-	m.Track(other.PF)
-	m.Forget(pf.Address)
-	m.Poll(m.now)
-	if next := m.Next(); !next.Equal(m.now.Add(interval)) {
-		t.Errorf("with a PF left: next %v, want %v", next, m.now.Add(interval))
-	}
-	m.Forget(other.Address)
-	m.Poll(m.now)
-	if next := m.Next(); !next.IsZero() {
-		t.Errorf("with the last PF forgotten: next %v, want never", next)
+// noTimer fails the test if a Monitor would do anything by itself.
+func (m *testMonitor) noTimer() {
+	m.t.Helper()
+	m.Monitor.mu.Lock()
+	defer m.Monitor.mu.Unlock()
+	if !m.armed.IsZero() {
+		m.t.Errorf("the timer fires at %v, want never", m.armed)
 	}
 }
 
-func TestNextIsZeroWithoutInterval(t *testing.T) {
-	for _, interval := range []time.Duration{0, -1} {
-		m := NewMonitor(Config{Interval: interval})
+func TestNoTimerWithNothingToPoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		other := newTestPF(t, pci.Address{Bus: 0x70})
+		m := newTestMonitor(t)
+		m.noTimer()
+		m.Track(pf.PF)
+		m.Track(other.PF)
+		m.Forget(pf.Address)
+		m.poll()
+		m.Forget(other.Address)
+		m.noTimer()
+	})
+}
+
+func TestNoTimerWithoutInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newTestMonitor(t)
+		m.cfg.Interval = 0
 		m.Track(newTestPF(t, pfAddress).PF)
-		m.Poll(time.Unix(1e9, 0))
-		if next := m.Next(); !next.IsZero() {
-			t.Errorf("interval %v: next %v, want never", interval, next)
-		}
-	}
+		m.noTimer()
+	})
 }
 
 func TestPollWaitsForItsTime(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	m.poll()
-	pf.set("qat/state", "down")
-
-	next := m.Next() // the last poll scheduled it
-	if want := m.now.Add(interval); !next.Equal(want) {
-		t.Fatalf("next %v, want %v", next, want)
-	}
-	m.now = next.Add(-1)
-	m.Poll(m.now) // too early
-	m.Wait()
-	if len(m.wakes) > 0 {
-		t.Fatalf("polled before its time")
-	}
-	if again := m.Next(); !again.Equal(next) {
-		t.Fatalf("next moved from %v to %v without a poll", next, again)
-	}
-	if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
-		t.Fatalf("woken for %v, want %v", woken, pf.Address)
-	}
-}
-
-// blockingRead is a read function of a Monitor that returns only when it is told to.
-type blockingRead struct {
-	mu      sync.Mutex
-	started map[pci.Address]int
-	answer  map[pci.Address]chan sample
-}
-
-func newBlockingRead(pfs ...pci.Address) *blockingRead {
-	b := &blockingRead{started: map[pci.Address]int{}, answer: map[pci.Address]chan sample{}}
-	for _, a := range pfs {
-		b.answer[a] = make(chan sample)
-	}
-	return b
-}
-
-func (b *blockingRead) read(pf PF) sample {
-	b.mu.Lock()
-	b.started[pf.Address]++
-	b.mu.Unlock()
-	return <-b.answer[pf.Address]
-}
-
-func TestPFThatDoesNotAnswerBlocksOnlyItsOwnReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stuck, other := pfAddress, pci.Address{Bus: 0x70}
-		reads := newBlockingRead(stuck, other)
-		var woken []pci.Address
-		m := newMonitor(Config{
-			Interval: interval,
-			Now:      time.Now,
-			Wake:     func(a pci.Address) { woken = append(woken, a) },
-		}, reads.read)
-		m.Track(PF{Address: stuck})
-		m.Track(PF{Address: other})
-		poll := func() {
-			m.Poll(time.Now()) // schedules the first one
-			time.Sleep(time.Until(m.Next()))
-			m.Poll(time.Now())
-			synctest.Wait()
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		m.poll()
+		pf.goDown()
+		m.Track(pf.PF) // does not change the time of the next poll
+		if woken := m.pass(interval - 1); len(woken) > 0 {
+			t.Fatalf("polled before its time")
 		}
-		failed := sample{up: true, heartbeat: "-1", fatal: -1}
-		for range failedHeartbeats {
-			poll()
-			reads.answer[other] <- failed
-			synctest.Wait()
+		if woken := m.pass(1); !slices.Equal(woken, []pci.Address{pf.Address}) {
+			t.Fatalf("woken for %v, want %v", woken, pf.Address)
 		}
-		if !slices.Equal(woken, []pci.Address{other}) || m.Reason(other) == "" {
-			t.Errorf("woken for %v, reason %q; want PF %s unhealthy", woken, m.Reason(other), other)
+	})
+}
+
+// hungPFs are PFs of which some do not answer until a test says so.
+type hungPFs struct {
+	mu     sync.Mutex // guards polls
+	polls  map[pci.Address]int
+	answer map[pci.Address]chan sample // PFs that do not answer; others are good
+}
+
+func (h *hungPFs) poll(_ *files, pf PF) sample {
+	h.mu.Lock()
+	h.polls[pf.Address]++
+	answer := h.answer[pf.Address]
+	h.mu.Unlock()
+	if answer != nil {
+		return <-answer
+	}
+	return goodSample
+}
+
+var (
+	goodSample   = sample{heartbeat: heartbeatGood, fatal: -1}
+	failedSample = sample{heartbeat: heartbeatFailed, fatal: -1}
+)
+
+// newHungMonitor returns a Monitor of PFs of which the first n do not answer.
+func newHungMonitor(t *testing.T, n int, pfs ...pci.Address) (*testMonitor, *hungPFs) {
+	t.Helper()
+	h := &hungPFs{polls: map[pci.Address]int{}, answer: map[pci.Address]chan sample{}}
+	for _, a := range pfs[:n] {
+		h.answer[a] = make(chan sample)
+	}
+	m := &testMonitor{t: t}
+	m.Monitor = newMonitor(Config{Interval: interval, Wake: m.wake}, h.poll, func(pci.Address) bool { return true })
+	for _, a := range pfs {
+		m.Track(PF{Address: a, Incarnation: 1})
+	}
+	t.Cleanup(func() {
+		for _, answer := range h.answer {
+			close(answer)
 		}
-		if n := reads.started[stuck]; n != 1 {
-			t.Errorf("%d readers of a PF that does not answer, want 1", n)
+		m.Close()
+	})
+	return m, h
+}
+
+// polled returns how often a PF was polled.
+func (h *hungPFs) polled(a pci.Address) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.polls[a]
+}
+
+const stuckReason = "heartbeat has not answered for 15 s"
+
+func TestPFThatDoesNotAnswerIsUnhealthyUntilItAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, pfs := newHungMonitor(t, 1, pfAddress)
+		m.pass(interval + 15*time.Second - 1)
+		m.wantReason(pfAddress, "")
+		if woken := m.pass(1); !slices.Equal(woken, []pci.Address{pfAddress}) {
+			t.Errorf("woken for %v, want %v", woken, pfAddress)
 		}
-		reads.answer[stuck] <- failed
-		synctest.Wait()
-		poll()
-		if n := reads.started[stuck]; n != 2 {
-			t.Errorf("%d polls of the PF after it answered, want 2", n)
+		m.wantReason(pfAddress, stuckReason)
+		if woken := m.pass(time.Hour); len(woken) > 0 {
+			t.Errorf("woken again")
 		}
-		close(reads.answer[stuck])
-		close(reads.answer[other])
-		m.Wait()
+		m.wantReason(pfAddress, stuckReason)
+		pfs.answer[pfAddress] <- failedSample
+		if woken := m.pass(0); !slices.Equal(woken, []pci.Address{pfAddress}) {
+			t.Errorf("woken for %v, want %v", woken, pfAddress)
+		}
+		m.wantReason(pfAddress, noHeartbeat) // the late answer counts
+		m.pass(interval)
+		pfs.answer[pfAddress] <- goodSample
+		m.pass(0)
+		m.wantReason(pfAddress, "")
+	})
+}
+
+// addresses returns n addresses.
+func addresses(n int) (list []pci.Address) {
+	for i := range n {
+		list = append(list, pci.Address{Bus: uint8(i + 1)})
+	}
+	return list
+}
+
+func TestPFsThatDoNotAnswerDoNotDelayOthersForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pfs := addresses(12)
+		m, hung := newHungMonitor(t, 4, pfs...)
+		// The second poll finds out that the first one hangs. For each further PF that hangs,
+		// another goroutine goes on after a second.
+		m.pass(2*interval + 3*readTimeout)
+		for round := range 5 {
+			before := map[pci.Address]int{}
+			for _, a := range pfs {
+				before[a] = hung.polled(a)
+			}
+			m.pass(interval)
+			for i, a := range pfs {
+				want := 1
+				if i < 4 {
+					want = 0
+				}
+				if got := hung.polled(a) - before[a]; got != want {
+					t.Errorf("round %d: PF %d was polled %d times, want %d", round, i, got, want)
+				}
+			}
+		}
+		for i, a := range pfs {
+			if hung.polled(a) == 0 || i < 4 && hung.polled(a) > 1 {
+				t.Errorf("PF %d was polled %d times", i, hung.polled(a))
+			}
+		}
+	})
+}
+
+// The number of blocked threads must not grow with the number of PFs that came and went.
+func TestReadersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, hung := newHungMonitor(t, 1, pfAddress)
+		for incarnation := range uint64(50) {
+			m.pass(2 * interval)
+			m.Forget(pfAddress)
+			m.Track(PF{Address: pfAddress, Incarnation: incarnation + 2})
+		}
+		if n := hung.polled(pfAddress); n != 1 {
+			t.Errorf("%d readers of one address, want 1", n)
+		}
+		m.wantReason(pfAddress, stuckReason)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		pfs := addresses(3 * maxReaders)
+		m, hung := newHungMonitor(t, len(pfs), pfs...)
+		m.pass(time.Hour)
+		total := 0
+		for _, a := range pfs {
+			total += hung.polled(a)
+		}
+		if total != maxReaders {
+			t.Errorf("%d readers, want %d", total, maxReaders)
+		}
+		for _, answer := range hung.answer {
+			select {
+			case answer <- goodSample:
+			default:
+			}
+		}
+		m.pass(interval)
+		for _, a := range pfs {
+			total -= hung.polled(a)
+		}
+		if total == 0 {
+			t.Error("no PF is read after others answered")
+		}
 	})
 }
 
 func TestPollResultOfAnotherIncarnationIsDropped(t *testing.T) {
-	for name, replace := range map[string]func(m *Monitor){
-		"forgotten": func(m *Monitor) { m.Forget(pfAddress) },
-		"recreated": func(m *Monitor) { m.Track(PF{Address: pfAddress, Incarnation: 2}) },
+	for name, replace := range map[string]func(m *testMonitor){
+		"forgotten": func(m *testMonitor) { m.Forget(pfAddress) },
+		"recreated": func(m *testMonitor) { m.Track(PF{Address: pfAddress, Incarnation: 2}) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				reads := newBlockingRead(pfAddress)
-				m := newMonitor(Config{
-					Interval: interval,
-					Now:      time.Now,
-					Wake:     func(a pci.Address) { t.Errorf("woken for %s", a) },
-				}, reads.read)
-				m.Track(PF{Address: pfAddress, Incarnation: 1})
-				m.Observe(uevent(t, "change@/devices/pci0000:6b/0000:6b:00.0", "DEVICE_ONLINE=0"))
-				m.Poll(time.Now()) // schedules the first one
-				m.Poll(m.Next())
-				replace(m)
-				reads.answer[pfAddress] <- sample{up: true, heartbeat: "0", fatal: -1}
-				m.Wait()
-				if m.Reason(pfAddress) == "" {
-					t.Errorf("a heartbeat of another incarnation ended the PCI error")
-				}
-			})
+		inBubble(t, name, func(t *testing.T) {
+			m, pfs := newHungMonitor(t, 1, pfAddress)
+			m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
+			m.pass(interval)
+			replace(m)
+			pfs.answer[pfAddress] <- goodSample
+			if woken := m.pass(0); len(woken) > 0 {
+				t.Errorf("woken for %v", woken)
+			}
+			m.wantReason(pfAddress, "PCI error")
 		})
 	}
 }
@@ -164,62 +242,67 @@ func TestPollResultOfAnotherIncarnationIsDropped(t *testing.T) {
 // The PF's directories may change while a reader uses them.
 func TestTrackWhileAReaderRuns(t *testing.T) {
 	pf := newTestPF(t, pfAddress)
-	m := NewMonitor(Config{Interval: time.Nanosecond, Wake: func(pci.Address) {}, Now: time.Now})
-	m.Track(pf.PF)
+	m := NewMonitor(Config{Interval: time.Nanosecond, Wake: func(pci.Address) {}})
 	var callers sync.WaitGroup
 	for i := range 4 {
 		callers.Go(func() {
 			for range 100 {
 				pf := pf.PF
 				pf.Down = i == 0
+				pf.Incarnation = uint64(i % 2)
 				m.Track(pf)
-				m.Observe(uevent(t, "change@/devices/pci0000:6b/0000:6b:00.0", "DEVICE_ONLINE=0"))
-				m.Poll(time.Now())
+				m.Observe(uevent(t, "change@"+pfPath, "DEVICE_ONLINE=0"))
 				m.Reason(pf.Address)
 			}
 		})
 	}
 	callers.Wait()
-	m.Wait()
+	m.Close()
 }
 
 func TestTrackKeepsAFailureOfTheSameIncarnation(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	pf.heartbeat("-1")
-	m.poll()
-	m.poll()
-	m.wantReason(pf.Address, "failed its heartbeat")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		pf.heartbeat("-1")
+		m.poll()
+		m.poll()
+		m.wantReason(pf.Address, "failed its heartbeat")
 
-	moved := newTestPF(t, pfAddress) // other directories, same incarnation
-	moved.heartbeat("-1")
-	m.Track(moved.PF)
-	m.wantReason(pf.Address, "failed its heartbeat")
-	moved.Incarnation++
-	m.Track(moved.PF)
-	m.wantReason(pf.Address, "")
+		moved := newTestPF(t, pfAddress) // other directories, same incarnation
+		moved.heartbeat("-1")
+		m.Track(moved.PF)
+		m.wantReason(pf.Address, "failed its heartbeat")
+		moved.Incarnation++
+		m.Track(moved.PF)
+		m.wantReason(pf.Address, "")
+	})
 }
 
 func TestTrackUsesTheNewDirectories(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	m.poll()
-	moved := newTestPF(t, pfAddress)
-	moved.set("qat/cfg_services", "dc")
-	m.Track(moved.PF)
-	if woken := m.poll(); len(woken) == 0 {
-		t.Errorf("the services in the new directory were not noticed")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		m.poll()
+		moved := newTestPF(t, pfAddress)
+		moved.set("qat/cfg_services", "dc")
+		m.Track(moved.PF)
+		if woken := m.poll(); len(woken) == 0 {
+			t.Errorf("the services in the new directory were not noticed")
+		}
+	})
 }
 
 func TestForgetDropsAFailure(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	pf.heartbeat("-1")
-	m.poll()
-	m.poll()
-	m.Forget(pf.Address)
-	m.wantReason(pf.Address, "")
-	m.Track(pf.PF)
-	m.wantReason(pf.Address, "")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		pf.heartbeat("-1")
+		m.poll()
+		m.poll()
+		m.Forget(pf.Address)
+		m.wantReason(pf.Address, "")
+		m.Track(pf.PF)
+		m.wantReason(pf.Address, "")
+	})
 }

@@ -4,40 +4,29 @@ package health
 
 import (
 	"fmt"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
-
-	"qatplugin/qat/internal/sysfs"
 )
 
 const (
-	// failedHeartbeats is the number of failed heartbeats in a row that make a PF unhealthy.
-	// One says nothing: the driver reports a failure also when it is asked too soon or is
-	// resetting the device (drivers/crypto/intel/qat/qat_common/adf_heartbeat.c).
-	failedHeartbeats = 2
+	// doubtfulHeartbeats is the number of doubtful heartbeats in a row that make a PF unhealthy. Of
+	// those that failed for certain, one is enough.
+	doubtfulHeartbeats = 2
 
 	// A PF that fails within flapWindow of its last recovery needs twice as many good
 	// heartbeats in a row as the last time to recover, up to maxGoodHeartbeats.
 	flapWindow        = 10 * time.Minute
 	maxGoodHeartbeats = 64
-
-	// The values of heartbeat/status.
-	heartbeatGood   = "0"
-	heartbeatFailed = "-1"
 )
 
 // pfHealth is what is known of the health of one PF.
 type pfHealth struct {
-	pf      PF
-	reading bool // a reader is running
+	pf    PF
+	files files // used by the reader while there is one
 
-	polled         bool   // attributes holds the result of a poll
-	attributes     string // qat/state and qat/cfg_services at the last poll
-	heartbeatInode uint64 // of heartbeat/, which the driver makes when the PF goes up; 0: unknown
+	services       services // as the function or the poll showed them last
+	heartbeatInode uint64   // of heartbeat/, which the driver makes when the PF goes up; 0: unknown
 
-	bad, good   int       // failed and good heartbeats in a row
+	bad, good   int       // doubtful or failed, and good heartbeats in a row
 	required    int       // good heartbeats in a row that end the failure
 	failed      bool      // the PF failed its heartbeat and has not recovered
 	recoveredAt time.Time // last recovery from a failed heartbeat; zero: never
@@ -46,15 +35,6 @@ type pfHealth struct {
 	// started. It is -1 before that poll.
 	fatalBase int64
 	newFatal  int64 // fatal errors since then
-}
-
-// sample is the result of one poll of a PF.
-type sample struct {
-	attributes     string
-	up             bool   // the driver says that the PF is up, or does not say
-	heartbeatInode uint64 // 0: there is no directory heartbeat
-	heartbeat      string // heartbeat/status; "" if it does not exist or the PF is not up
-	fatal          int64  // qat_ras/errors_fatal; -1: it does not exist
 }
 
 // restart forgets the failures of a PF, because it was down.
@@ -73,42 +53,13 @@ func (p *pfHealth) reason() string {
 	return ""
 }
 
-// read polls a PF. It may block for long and must be called without the lock.
-func read(pf PF) sample {
-	dir, err := sysfs.OpenDir(pf.Dir)
-	if err != nil {
-		return sample{}
-	}
-	defer dir.Close()
-	state := attribute(dir, "qat/state")
-	attributes := state + "\n" + attribute(dir, "qat/cfg_services")
-	s := sample{attributes: attributes, up: state == "" || state == "up", fatal: -1}
-	heartbeat, err := sysfs.OpenDir(filepath.Join(pf.Debugfs, "heartbeat"))
-	if err == nil {
-		defer heartbeat.Close()
-		s.heartbeatInode, _ = heartbeat.Inode(".")
-	}
-	if n, err := strconv.ParseInt(attribute(dir, "qat_ras/errors_fatal"), 10, 64); err == nil {
-		s.fatal = n
-	}
-	if s.up && err == nil {
-		s.heartbeat = attribute(heartbeat, "status")
-	}
-	return s
-}
-
-// attribute returns the first line of an attribute, or "" if it cannot be read.
-func attribute(dir sysfs.Dir, name string) string {
-	text, _ := dir.Read(name)
-	line, _, _ := strings.Cut(text, "\n")
-	return line
-}
-
 // update applies the result of a poll and reports whether the PF changed.
 func (p *pfHealth) update(s sample, now time.Time) (changed bool) {
 	before := p.reason()
-	changed = p.polled && p.attributes != s.attributes
-	p.polled, p.attributes = true, s.attributes
+	if !s.unknown {
+		changed = p.services != s.services
+		p.services = s.services
+	}
 	if s.heartbeatInode != 0 { // the old one is kept while the PF is down
 		if p.heartbeatInode != 0 && p.heartbeatInode != s.heartbeatInode {
 			p.restart()
@@ -116,7 +67,7 @@ func (p *pfHealth) update(s sample, now time.Time) (changed bool) {
 		}
 		p.heartbeatInode = s.heartbeatInode
 	}
-	if s.up {
+	if s.services.isUp() {
 		p.updateFatal(s.fatal)
 		p.updateHeartbeat(s.heartbeat, now)
 	}
@@ -133,11 +84,11 @@ func (p *pfHealth) updateFatal(fatal int64) {
 	}
 }
 
-func (p *pfHealth) updateHeartbeat(status string, now time.Time) {
-	switch status {
-	case heartbeatFailed:
+func (p *pfHealth) updateHeartbeat(h heartbeat, now time.Time) {
+	switch h {
+	case heartbeatDoubtful, heartbeatFailed:
 		p.bad, p.good = p.bad+1, 0
-		if p.failed || p.bad < failedHeartbeats {
+		if p.failed || h == heartbeatDoubtful && p.bad < doubtfulHeartbeats {
 			return
 		}
 		p.failed = true

@@ -5,11 +5,14 @@ package health
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"qatplugin/qat/internal/pci"
 )
@@ -17,51 +20,55 @@ import (
 const noHeartbeat = "failed its heartbeat"
 
 func TestTwoFailedHeartbeatsInARowMakeAPFUnhealthy(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	for i, step := range []struct {
-		status string
-		want   string
-		wake   bool
-	}{
-		{status: "-1"},
-		{status: "0"},
-		{status: "-1"}, // one in a row again
-		{status: "-1\nmore", want: noHeartbeat, wake: true}, // only the first line counts
-		{status: "-1", want: noHeartbeat},
-		{status: "-1", want: noHeartbeat},
-		{status: "unknown", want: noHeartbeat},
-		{status: "0", wake: true},
-		{status: "0"},
-		{status: "unknown"},
-		{status: "unknown"},
-	} {
-		pf.heartbeat(step.status)
-		woken := m.poll()
-		m.wantReason(pf.Address, step.want)
-		if wake := slices.Contains(woken, pf.Address); wake != step.wake {
-			t.Errorf("poll %d: woken %t, want %t", i, wake, step.wake)
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		for i, step := range []struct {
+			status string
+			want   string
+			wake   bool
+		}{
+			{status: "-1"},
+			{status: "0"},
+			{status: "-1"}, // one in a row again
+			{status: "-1\nmore", want: noHeartbeat, wake: true}, // only the first line counts
+			{status: "-1", want: noHeartbeat},
+			{status: "-1", want: noHeartbeat},
+			{status: "unknown", want: noHeartbeat},
+			{status: "0", wake: true},
+			{status: "0"},
+			{status: "unknown"},
+			{status: "unknown"},
+		} {
+			pf.heartbeat(step.status)
+			woken := m.poll()
+			m.wantReason(pf.Address, step.want)
+			if wake := slices.Contains(woken, pf.Address); wake != step.wake {
+				t.Errorf("poll %d: woken %t, want %t", i, wake, step.wake)
+			}
 		}
-	}
+	})
 }
 
 func TestHeartbeatOfOnePFDoesNotAffectAnother(t *testing.T) {
-	pf, other := newTestPF(t, pfAddress), newTestPF(t, pci.Address{Bus: 0x70})
-	m := newTestMonitor(t, pf, other)
-	pf.heartbeat("-1")
-	m.poll()
-	if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
-		t.Errorf("woken for %v, want only %s", woken, pf.Address)
-	}
-	m.wantReason(pf.Address, noHeartbeat)
-	m.wantReason(other.Address, "")
+	synctest.Test(t, func(t *testing.T) {
+		pf, other := newTestPF(t, pfAddress), newTestPF(t, pci.Address{Bus: 0x70})
+		m := newTestMonitor(t, pf, other)
+		pf.heartbeat("-1")
+		m.poll()
+		if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
+			t.Errorf("woken for %v, want only %s", woken, pf.Address)
+		}
+		m.wantReason(pf.Address, noHeartbeat)
+		m.wantReason(other.Address, "")
+	})
 }
 
 // flap fails the PF's heartbeat and returns how many good ones it takes to recover.
 func flap(m *testMonitor, pf *testPF) (good int) {
 	m.t.Helper()
 	pf.heartbeat("-1")
-	for range failedHeartbeats {
+	for range doubtfulHeartbeats {
 		m.poll()
 	}
 	m.wantReason(pf.Address, noHeartbeat)
@@ -74,51 +81,57 @@ func flap(m *testMonitor, pf *testPF) (good int) {
 }
 
 func TestFlappingHeartbeatNeedsMoreGoodHeartbeatsToRecover(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	var got []int
-	for range 8 {
-		got = append(got, flap(m, pf))
-	}
-	if diff := cmp.Diff([]int{1, 2, 4, 8, 16, 32, 64, 64}, got); diff != "" {
-		t.Errorf("good heartbeats until recovery (-want +got):\n%s", diff)
-	}
-	m.now = m.now.Add(flapWindow)
-	if got := flap(m, pf); got != 1 {
-		t.Errorf("%d good heartbeats until recovery after a quiet time, want 1", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		var got []int
+		for range 8 {
+			got = append(got, flap(m, pf))
+		}
+		if diff := cmp.Diff([]int{1, 2, 4, 8, 16, 32, 64, 64}, got); diff != "" {
+			t.Errorf("good heartbeats until recovery (-want +got):\n%s", diff)
+		}
+		m.pass(flapWindow)
+		if got := flap(m, pf); got != 1 {
+			t.Errorf("%d good heartbeats until recovery after a quiet time, want 1", got)
+		}
+	})
 }
 
 func TestGoodHeartbeatsMustBeInARow(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	flap(m, pf)
-	flap(m, pf)
-	pf.heartbeat("-1")
-	m.poll()
-	m.poll() // four good heartbeats are required now
-	for _, status := range []string{"0", "0", "0", "-1", "0", "0", "0"} {
-		pf.heartbeat(status)
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		flap(m, pf)
+		flap(m, pf)
+		pf.heartbeat("-1")
 		m.poll()
-		m.wantReason(pf.Address, noHeartbeat)
-	}
-	m.poll()
-	m.wantReason(pf.Address, "")
+		m.poll() // four good heartbeats are required now
+		for _, status := range []string{"0", "0", "0", "-1", "0", "0", "0"} {
+			pf.heartbeat(status)
+			m.poll()
+			m.wantReason(pf.Address, noHeartbeat)
+		}
+		m.poll()
+		m.wantReason(pf.Address, "")
+	})
 }
 
 func TestLongFailureCountsAsOneFlap(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	flap(m, pf)
-	pf.heartbeat("-1")
-	for range 10 {
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		flap(m, pf)
+		pf.heartbeat("-1")
+		for range 10 {
+			m.poll()
+		}
+		pf.heartbeat("0")
 		m.poll()
-	}
-	pf.heartbeat("0")
-	m.poll()
-	m.wantReason(pf.Address, noHeartbeat)
-	m.poll()
-	m.wantReason(pf.Address, "")
+		m.wantReason(pf.Address, noHeartbeat)
+		m.poll()
+		m.wantReason(pf.Address, "")
+	})
 }
 
 func TestFlapWindowStartsAtTheLastRecovery(t *testing.T) {
@@ -130,16 +143,15 @@ func TestFlapWindowStartsAtTheLastRecovery(t *testing.T) {
 		{name: "within the window", want: 2},
 		{name: "after the window", late: true, want: 1},
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		inBubble(t, test.name, func(t *testing.T) {
 			pf := newTestPF(t, pfAddress)
 			m := newTestMonitor(t, pf)
 			flap(m, pf)
-			recovered := m.now
-			m.poll()
-			m.now = recovered.Add(10*time.Minute - 2*interval) // flap fails two polls later
+			quiet := 10*time.Minute - 2*interval // flap fails two polls later
 			if !test.late {
-				m.now = m.now.Add(-1)
+				quiet -= interval
 			}
+			m.pass(quiet)
 			if got := flap(m, pf); got != test.want {
 				t.Errorf("%d good heartbeats until recovery, want %d", got, test.want)
 			}
@@ -148,167 +160,313 @@ func TestFlapWindowStartsAtTheLastRecovery(t *testing.T) {
 }
 
 func TestPFWithoutHeartbeatIsHealthy(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	must(t, os.RemoveAll(filepath.Join(pf.Debugfs, "heartbeat")))
-	m := newTestMonitor(t, pf)
-	for range 3 {
-		if woken := m.poll(); len(woken) > 0 {
-			t.Errorf("woken for %v", woken)
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		must(t, os.RemoveAll(filepath.Join(pf.Debugfs, "heartbeat")))
+		m := newTestMonitor(t, pf)
+		for range 3 {
+			if woken := m.poll(); len(woken) > 0 {
+				t.Errorf("woken for %v", woken)
+			}
+			m.wantReason(pf.Address, "")
 		}
-		m.wantReason(pf.Address, "")
-	}
+	})
 }
 
 // Families without qat/state do not say whether they are up.
 func TestPFWithoutStateIsMonitored(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	must(t, os.RemoveAll(filepath.Join(pf.Dir, "qat")))
-	must(t, os.RemoveAll(filepath.Join(pf.Dir, "qat_ras")))
-	pf.heartbeat("-1")
-	m := newTestMonitor(t, pf)
-	m.poll()
-	m.poll()
-	m.wantReason(pf.Address, noHeartbeat)
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		must(t, os.RemoveAll(filepath.Join(pf.Dir, "qat")))
+		must(t, os.RemoveAll(filepath.Join(pf.Dir, "qat_ras")))
+		pf.heartbeat("-1")
+		m := newTestMonitor(t, pf)
+		m.poll()
+		m.poll()
+		m.wantReason(pf.Address, noHeartbeat)
+	})
 }
 
 // While a PF is down, its heartbeat and counters mean nothing.
 func TestPFThatIsDownIsNotJudged(t *testing.T) {
-	for _, state := range []string{"down", "unknown"} {
+	synctest.Test(t, func(t *testing.T) {
+		for _, state := range []string{"down", "unknown"} {
+			pf := newTestPF(t, pfAddress)
+			m := newTestMonitor(t, pf)
+			m.poll()
+			pf.set("qat/state", state)
+			pf.set("qat_ras/errors_fatal", "7")
+			pf.heartbeat("-1")
+			for range 3 {
+				m.poll()
+				m.wantReason(pf.Address, "")
+			}
+		}
+	})
+}
+
+func TestHealthPollDetectsSilentStateChange(t *testing.T) {
+	set := func(attribute, value string) func(*testPF) {
+		return func(pf *testPF) { pf.set(attribute, value) }
+	}
+	attributes := []func(*testPF){set("qat/state", "down"), set("qat/state", "up"), set("qat/cfg_services", "dc")}
+	for name, tt := range map[string]struct {
+		before  func(*testPF)
+		changes []func(*testPF)
+	}{
+		"with a heartbeat": {
+			before: func(*testPF) {},
+			changes: []func(*testPF){
+				(*testPF).goDown,
+				(*testPF).comeUp,
+				func(pf *testPF) { pf.goDown(); pf.set("qat/cfg_services", "dc"); pf.comeUp() },
+			},
+		},
+		"without a heartbeat": {
+			before:  func(pf *testPF) { must(pf.t, os.RemoveAll(filepath.Join(pf.Debugfs, "heartbeat"))) },
+			changes: attributes,
+		},
+		"while the driver performs no check": {
+			before:  func(pf *testPF) { pf.queriesFailed(0); pf.heartbeat("-1") },
+			changes: attributes,
+		},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			pf := newTestPF(t, pfAddress)
+			tt.before(pf)
+			m := newTestMonitor(t, pf)
+			if woken := m.poll(); len(woken) > 0 {
+				t.Errorf("woken at the first poll")
+			}
+			for i, change := range tt.changes {
+				change(pf)
+				if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
+					t.Errorf("change %d: woken for %v, want %s", i, woken, pf.Address)
+				}
+				if woken := m.poll(); len(woken) > 0 {
+					t.Errorf("change %d: woken twice", i)
+				}
+			}
+		})
+	}
+}
+
+// A PF may change after it was read and before it is polled for the first time.
+func TestFirstPollIsComparedWithWhatWasTracked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		pf := newTestPF(t, pfAddress)
 		m := newTestMonitor(t, pf)
-		m.poll()
-		pf.set("qat/state", state)
-		pf.set("qat_ras/errors_fatal", "7")
-		pf.heartbeat("-1")
-		for range 3 {
+		pf.set("qat/cfg_services", "dc")
+		if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
+			t.Errorf("woken for %v, want %s", woken, pf.Address)
+		}
+		if woken := m.poll(); len(woken) > 0 {
+			t.Errorf("woken twice")
+		}
+	})
+}
+
+// A check that failed counts in queries_failed, a read that came too soon does not.
+func TestQueriesFailedTellsFailuresFromReadsThatCameTooSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		pf.queriesFailed(7)
+		m := newTestMonitor(t, pf)
+		for i, step := range []struct {
+			status        string
+			queriesFailed int
+			want          string
+		}{
+			{"0", 7, ""}, // failures from before do not count
+			{"-1", 7, ""},
+			{"-1", 7, ""},
+			{"-1", 8, noHeartbeat},
+			{"-1", 8, noHeartbeat},
+			{"0", 8, ""},
+			{"-1", 8, ""},
+			{"-1", 9, noHeartbeat},
+		} {
+			pf.queriesFailed(step.queriesFailed)
+			pf.heartbeat(step.status)
 			m.poll()
-			m.wantReason(pf.Address, "")
+			if got := m.Reason(pf.Address); got != step.want {
+				t.Errorf("poll %d: reason %q, want %q", i, got, step.want)
+			}
+		}
+	})
+}
+
+// A check that succeeds is not repeated in the same poll, and neither is one that fails: the driver
+// would answer -1 because it is asked too soon.
+func TestEachPollReadsTheHeartbeatOnce(t *testing.T) {
+	pf := newTestPF(t, pfAddress)
+	pf.queriesFailed(0)
+	file := filepath.Join(pf.Debugfs, "heartbeat/status")
+	var f files
+	defer f.close()
+	f.poll(pf.PF)
+	for _, status := range []string{"0", "-1", "unknown"} {
+		pf.heartbeat(status)
+		if checks := countReads(t, file, func() { f.poll(pf.PF) }); checks != 1 {
+			t.Errorf("heartbeat/status = %s: read %d times, want once", status, checks)
 		}
 	}
 }
 
-func TestHealthPollDetectsSilentStateChange(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	if woken := m.poll(); len(woken) > 0 {
-		t.Errorf("woken at the first poll")
+// countReads counts how often a file is read while do runs.
+func countReads(t *testing.T, file string, do func()) (n int) {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	must(t, err)
+	defer unix.Close(fd)
+	_, err = unix.InotifyAddWatch(fd, file, unix.IN_OPEN|unix.IN_CLOSE) // equal ones in a row would be merged
+	must(t, err)
+	do()
+	buf := make([]byte, 4096)
+	size, err := unix.Read(fd, buf)
+	if err == unix.EAGAIN {
+		return 0
 	}
-	for _, change := range []struct{ attribute, value string }{
-		{"qat/state", "down"},
-		{"qat/state", "up"},
-		{"qat/cfg_services", "dc"},
-	} {
-		pf.set(change.attribute, change.value)
-		if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
-			t.Errorf("%s = %s: woken for %v, want %s", change.attribute, change.value, woken, pf.Address)
-		}
-		if woken := m.poll(); len(woken) > 0 {
-			t.Errorf("%s = %s: woken twice", change.attribute, change.value)
-		}
+	must(t, err)
+	return size / unix.SizeofInotifyEvent / 2
+}
+
+func TestLargeFileIsNotReadWhole(t *testing.T) {
+	pf := newTestPF(t, pfAddress)
+	pf.queriesFailed(0)
+	must(t, os.Truncate(filepath.Join(pf.Dir, "qat/state"), 256<<20))
+	must(t, os.Truncate(filepath.Join(pf.Dir, "qat_ras/errors_fatal"), 256<<20))
+	must(t, os.Truncate(filepath.Join(pf.Debugfs, "heartbeat/status"), 256<<20))
+	var f files
+	defer f.close()
+	f.poll(pf.PF)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f.poll(pf.PF)
+	runtime.ReadMemStats(&after)
+	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 64<<10 {
+		t.Errorf("a poll allocates %d bytes, want at most 64 KiB", allocated)
 	}
 }
 
 func TestHealthPollDetectsThatThePFIsGone(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	m.poll()
-	must(t, os.RemoveAll(pf.Dir))
-	if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
-		t.Errorf("woken for %v, want %s", woken, pf.Address)
-	}
-	if woken := m.poll(); len(woken) > 0 {
-		t.Errorf("woken twice")
-	}
-	m.wantReason(pf.Address, "")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		m.poll()
+		must(t, os.RemoveAll(pf.Dir))
+		must(t, os.RemoveAll(pf.Debugfs))
+		if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
+			t.Errorf("woken for %v, want %s", woken, pf.Address)
+		}
+		if woken := m.poll(); len(woken) > 0 {
+			t.Errorf("woken twice")
+		}
+		m.wantReason(pf.Address, "")
+	})
 }
 
 func TestFatalErrorsSinceThePFCameUp(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	pf.set("qat_ras/errors_fatal", "3")
-	m.poll()
-	m.wantReason(pf.Address, "") // from before
-	pf.set("qat_ras/errors_fatal", "5")
-	if woken := m.poll(); len(woken) == 0 {
-		t.Errorf("not woken for new fatal errors")
-	}
-	m.wantReason(pf.Address, "had 2 fatal errors (qat_ras/errors_fatal) and must be taken down and up")
-	if woken := m.poll(); len(woken) > 0 {
-		t.Errorf("woken twice for the same fatal errors")
-	}
-	m.wantReason(pf.Address, "had 2 fatal errors") // a good heartbeat does not end it
-	pf.set("qat_ras/errors_fatal", "6")
-	m.poll()
-	m.wantReason(pf.Address, "had 3 fatal errors")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		pf.set("qat_ras/errors_fatal", "3")
+		m.poll()
+		m.wantReason(pf.Address, "") // from before
+		pf.set("qat_ras/errors_fatal", "5")
+		if woken := m.poll(); len(woken) == 0 {
+			t.Errorf("not woken for new fatal errors")
+		}
+		m.wantReason(pf.Address, "had 2 fatal errors (qat_ras/errors_fatal) and must be taken down and up")
+		if woken := m.poll(); len(woken) > 0 {
+			t.Errorf("woken twice for the same fatal errors")
+		}
+		m.wantReason(pf.Address, "had 2 fatal errors") // a good heartbeat does not end it
+		pf.set("qat_ras/errors_fatal", "6")
+		m.poll()
+		m.wantReason(pf.Address, "had 3 fatal errors")
+	})
 }
 
 func TestFatalErrorsHideAFailedHeartbeat(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	m.poll()
-	pf.heartbeat("-1")
-	m.poll()
-	m.poll()
-	pf.set("qat_ras/errors_fatal", "1")
-	m.poll()
-	m.wantReason(pf.Address, "had 1 fatal errors")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		m.poll()
+		pf.heartbeat("-1")
+		m.poll()
+		m.poll()
+		pf.set("qat_ras/errors_fatal", "1")
+		m.poll()
+		m.wantReason(pf.Address, "had 1 fatal errors")
+	})
 }
 
 func TestFatalErrorsAreCountedOverAFailedRead(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	pf.set("qat_ras/errors_fatal", "5")
-	m.poll()
-	must(t, os.Remove(filepath.Join(pf.Dir, "qat_ras/errors_fatal")))
-	m.poll()
-	m.wantReason(pf.Address, "")
-	pf.set("qat_ras/errors_fatal", "7")
-	m.poll()
-	m.wantReason(pf.Address, "had 2 fatal errors")
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		pf.set("qat_ras/errors_fatal", "5")
+		m.poll()
+		must(t, os.Remove(filepath.Join(pf.Dir, "qat_ras/errors_fatal")))
+		m.poll()
+		m.wantReason(pf.Address, "")
+		pf.set("qat_ras/errors_fatal", "7")
+		m.poll()
+		m.wantReason(pf.Address, "had 2 fatal errors")
+	})
 }
 
 // A device that is reset counts from zero again.
 func TestFatalErrorCounterMayStartOver(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	for _, step := range []struct{ fatal, want string }{
-		{"3", ""},
-		{"1", ""},
-		{"2", "had 1 fatal errors"},
-	} {
-		pf.set("qat_ras/errors_fatal", step.fatal)
-		m.poll()
-		m.wantReason(pf.Address, step.want)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		for _, step := range []struct{ fatal, want string }{
+			{"3", ""},
+			{"1", ""},
+			{"2", "had 1 fatal errors"},
+		} {
+			pf.set("qat_ras/errors_fatal", step.fatal)
+			m.poll()
+			m.wantReason(pf.Address, step.want)
+		}
+	})
 }
 
 func TestFailureLastsWhileTheHeartbeatCannotBeRead(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	pf.heartbeat("-1")
-	m.poll()
-	m.poll()
-	heartbeat := filepath.Join(pf.Debugfs, "heartbeat")
-	must(t, os.Rename(heartbeat, heartbeat+"-unreadable"))
-	m.poll()
-	m.wantReason(pf.Address, noHeartbeat)
-	must(t, os.Rename(heartbeat+"-unreadable", heartbeat))
-	m.poll()
-	m.wantReason(pf.Address, noHeartbeat)
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		pf.heartbeat("-1")
+		m.poll()
+		m.poll()
+		heartbeat := filepath.Join(pf.Debugfs, "heartbeat")
+		must(t, os.Rename(heartbeat, heartbeat+"-unreadable"))
+		must(t, os.Rename(heartbeat+"-unreadable/status", heartbeat+"-unreadable/aside"))
+		m.poll()
+		m.wantReason(pf.Address, noHeartbeat)
+		must(t, os.Rename(heartbeat+"-unreadable/aside", heartbeat+"-unreadable/status"))
+		must(t, os.Rename(heartbeat+"-unreadable", heartbeat))
+		m.poll()
+		m.wantReason(pf.Address, noHeartbeat)
+	})
 }
 
 func TestHealthPollDetectsARestartBetweenPolls(t *testing.T) {
-	pf := newTestPF(t, pfAddress)
-	m := newTestMonitor(t, pf)
-	m.poll()
-	pf.goDown()
-	pf.comeUp()
-	if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
-		t.Errorf("woken for %v, want %s", woken, pf.Address)
-	}
-	if woken := m.poll(); len(woken) > 0 {
-		t.Errorf("woken twice")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		m.poll()
+		pf.goDown()
+		pf.comeUp()
+		if woken := m.poll(); !slices.Equal(woken, []pci.Address{pf.Address}) {
+			t.Errorf("woken for %v, want %s", woken, pf.Address)
+		}
+		if woken := m.poll(); len(woken) > 0 {
+			t.Errorf("woken twice")
+		}
+	})
 }
 
 // When a PF was down and is up again, its earlier failures are over.
@@ -345,7 +503,7 @@ func TestRestartEndsFailures(t *testing.T) {
 	}
 	for reason, fail := range fail {
 		for name, restart := range restart {
-			t.Run(reason+", "+name, func(t *testing.T) {
+			inBubble(t, reason+", "+name, func(t *testing.T) {
 				pf := newTestPF(t, pfAddress)
 				m := newTestMonitor(t, pf)
 				m.poll()

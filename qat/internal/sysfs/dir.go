@@ -63,6 +63,21 @@ func (d Dir) Read(name string) (string, error) {
 	return strings.TrimSpace(text), err
 }
 
+// ReadStart reads the start of a file into buf, as much as one read returns, and returns the part
+// of buf that it filled. It does not allocate memory for the content.
+func (d Dir) ReadStart(name string, buf []byte) ([]byte, error) {
+	fd, err := d.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	n, err := ignoringEINTR(func() (int, error) { return unix.Read(fd, buf) })
+	_ = unix.Close(fd)
+	if err != nil {
+		return nil, d.pathError("read", name, err)
+	}
+	return buf[:n], nil
+}
+
 // ReadFile is Read for a path that need not be in sysfs. It does not wait for the writer of a FIFO.
 // A file of more than 1 MiB is an error.
 func ReadFile(name string) (string, error) {
