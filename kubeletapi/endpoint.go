@@ -54,6 +54,10 @@ type endpoint struct {
 	listenError, registerError     throttledError
 }
 
+// windowSize is how many bytes of requests a server buffers for a stream or a connection. It is
+// the least that gRPC allows.
+const windowSize = 64 << 10
+
 func newEndpoint(s *service, path string, c config, stopStreams context.CancelFunc) *endpoint {
 	calls := &inflight{}
 	e := &endpoint{
@@ -66,6 +70,9 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 			grpc.StatsHandler(calls),
 			grpc.WaitForHandlers(true),
 			grpc.ForceServerCodecV2(newCodec()),
+			// No estimates of the bandwidth, which cost a ping for each call: requests are small.
+			grpc.StaticStreamWindowSize(windowSize),
+			grpc.StaticConnWindowSize(windowSize),
 			// No pings: a kubelet on the same host cannot vanish without closing.
 			grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}),
 		),

@@ -73,6 +73,7 @@ func (p *Plugin) newDPDKMode(ctx context.Context, host hostwatch.Host[dpdk.Key])
 		Dev:            p.config.DevRoot,
 		Driver:         p.config.DPDKDriver,
 		Reader:         p.reader,
+		Allocator:      p.allocator,
 		Writer:         p.writer,
 		ServedDrivers:  p.config.KernelVFDrivers,
 		Limit:          p.config.MaxNumDevices,

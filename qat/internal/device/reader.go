@@ -206,6 +206,10 @@ type Function struct {
 	Group *int         // iommu_group; nil without an IOMMU
 	Node  Node
 
+	// Registration is the inode of vfio-dev, which exists while a VFIO driver holds the VF; 0 when
+	// it was not read. It changes when the VF is bound anew.
+	Registration uint64
+
 	// Override is driver_override of a VF that is not bound to the DPDK driver; "" when it is
 	// not set.
 	Override string

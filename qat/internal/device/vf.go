@@ -71,7 +71,7 @@ func (h *Handle) readNode(f *Function) (Node, error) {
 	case bound && f.Group == nil:
 		return Node{Missing: NoIOMMUGroup}, nil
 	case bound:
-		return h.readVFIONode(*f.Group)
+		return h.readVFIONode(f)
 	case vfio && f.Driver == "" && f.Group != nil:
 		return h.readReleasingNode(*f.Group)
 	}
@@ -122,9 +122,9 @@ func (h *Handle) readReleasingNode(group int) (Node, error) {
 	return Node{Name: node, Missing: "it is being removed or unbound", Releasing: true}, nil
 }
 
-// readVFIONode finds the node of a VF that is bound to a VFIO driver.
-func (h *Handle) readVFIONode(number int) (Node, error) {
-	group, err := h.groupNode(number)
+// readVFIONode finds the node of a VF that is bound to a VFIO driver, and its Registration.
+func (h *Handle) readVFIONode(f *Function) (Node, error) {
+	group, err := h.groupNode(*f.Group)
 	if err != nil {
 		return Node{}, err
 	}
@@ -142,17 +142,18 @@ func (h *Handle) readVFIONode(number int) (Node, error) {
 		return Node{Name: group, Missing: doesNotExist(group)}, nil
 	}
 	// Since Linux 6.1, each device that a VFIO driver holds has an entry in vfio-dev.
+	f.Registration, err = h.dir.Inode("vfio-dev")
+	switch {
+	case err == nil:
+		return Node{Name: group}, nil
+	case !sysfs.IsAbsent(err):
+		return Node{}, err
+	}
 	hasEntries, err := sysfs.Exists(filepath.Join(h.reader.cfg.Sysfs, "class/vfio-dev"))
 	if err != nil || !hasEntries {
 		return Node{Name: group}, err
 	}
-	switch registered, err := h.dir.Exists("vfio-dev"); {
-	case err != nil:
-		return Node{}, err
-	case !registered:
-		return Node{Name: group, Missing: noVFIODevice + ": it is being bound or unbound", Releasing: true}, nil
-	}
-	return Node{Name: group}, nil
+	return Node{Name: group, Missing: noVFIODevice + ": it is being bound or unbound", Releasing: true}, nil
 }
 
 // readCdevNode finds the node of the VF itself. /dev/iommu exists before any such node, because the

@@ -22,6 +22,7 @@ type Allocator struct {
 	reader *device.Reader
 	driver string // the DPDK driver
 	read   func(pci.Address, *device.Progress) (*device.Function, error)
+	known  sync.Map // VF → its Registration when the controller read it last
 
 	mu      sync.Mutex                       // guards reading
 	reading map[pci.Address]*device.Progress // VFs that are being read
@@ -40,6 +41,10 @@ func newAllocator(
 	return &Allocator{reader: reader, driver: driver, read: read, reading: map[pci.Address]*device.Progress{}}
 }
 
+// remember tells the Allocator what was read of a VF, and forget that there is no such VF.
+func (c *Allocator) remember(vf *device.Function) { c.known.Store(vf.Address, vf.Registration) }
+func (c *Allocator) forget(vf pci.Address)        { c.known.Delete(vf) }
+
 // PostAllocate completes what a container gets: the variables QAT0, QAT1 and so
 // on hold the addresses of its VFs, in the order in which the kubelet named
 // them. It looks at each VF once more and returns an error that names a VF that
@@ -54,7 +59,7 @@ func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.Conta
 			return fmt.Errorf("allocate %q: not a PCI address", d.ID)
 		}
 		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
-		if c.reader.IsUsable(a, nodeOf(d)) {
+		if known, ok := c.known.Load(a); ok && c.reader.IsUsable(a, known.(uint64), nodeOf(d)) {
 			continue
 		}
 		vf, err := c.readSoon(a)

@@ -26,6 +26,7 @@ type Config struct {
 	Sysfs, Dev     string // roots, without symbolic links
 	Driver         string // the DPDK driver: one of [device.Drivers]
 	Reader         *device.Reader
+	Allocator      *Allocator    // told which VFs there are
 	Writer         bind.Writer   // does all writes to sysfs
 	ServedDrivers  []string      // kernel VF drivers whose families are served
 	Limit          int           // number of VFs listed at most; 0: no limit
@@ -89,6 +90,7 @@ func newController(
 		rules:      rules{driver: cfg.Driver, served: cfg.ServedDrivers, bind: !cfg.NoBind, steal: cfg.Steal},
 		functions: &functions{
 			reader:     cfg.Reader,
+			allocator:  cfg.Allocator,
 			health:     monitor,
 			watches:    host.Watches,
 			looks:      newLooks(read, func() { host.Mark(Key{kind: keyLook}, time.Now()) }),

@@ -37,10 +37,11 @@ func (f *function) equal(other *function) bool { return reflect.DeepEqual(f, oth
 
 // functions are the QAT functions of the host as they were read last.
 type functions struct {
-	reader  *device.Reader // for what never blocks
-	health  *health.Monitor
-	watches *hostwatch.Watches
-	looks   *looks
+	reader    *device.Reader // for what never blocks
+	allocator *Allocator
+	health    *health.Monitor
+	watches   *hostwatch.Watches
+	looks     *looks
 
 	known      map[pci.Address]*function
 	unreadable map[pci.Address]string      // functions of which nothing is known, though they exist → why
@@ -222,6 +223,9 @@ func (r *refreshing) update(l look) {
 		delete(r.watched, a)
 	case f.IsVF:
 		r.known[a] = f
+		if old == nil || old.Registration != f.Registration {
+			r.allocator.remember(f.Function)
+		}
 		if f.pf != nil && r.knowsNothing(*f.pf) {
 			r.markPending(*f.pf)
 		}
@@ -278,6 +282,7 @@ func (r *refreshing) track(pf *device.Function) {
 func (r *refreshing) remove(f *function) {
 	delete(r.known, f.Address)
 	if f.IsVF {
+		r.allocator.forget(f.Address)
 		r.affected = append(r.affected, f.Address)
 		return
 	}

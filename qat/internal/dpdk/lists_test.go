@@ -506,7 +506,7 @@ func TestPostAllocate(t *testing.T) {
 			devices = append(devices, d)
 		}
 		edits := &devtree.ContainerEdits{}
-		return edits, NewAllocator(cfg.Reader, cfg.Driver).PostAllocate(devices, edits)
+		return edits, cfg.Allocator.PostAllocate(devices, edits)
 	}
 	edits, err := allocate(vfs[2], vfs[0])
 	must(t, err)

@@ -148,6 +148,9 @@ func withDefaults(h *lookalike.Host, cfg Config, w *rig) Config {
 			Interface: device.InterfaceAuto,
 		})
 	}
+	if cfg.Allocator == nil {
+		cfg.Allocator = NewAllocator(cfg.Reader, cfg.Driver)
+	}
 	if cfg.Writer == nil {
 		cfg.Writer = recordingWriter{sysfs.NewWriter(cfg.Sysfs, false), w}
 	}
@@ -342,7 +345,7 @@ func (r *rig) allocate(ids ...string) error {
 		}
 		devices = append(devices, d)
 	}
-	return NewAllocator(r.config.Reader, r.config.Driver).PostAllocate(devices, &devtree.ContainerEdits{})
+	return r.config.Allocator.PostAllocate(devices, &devtree.ContainerEdits{})
 }
 
 // writes are all writes to sysfs so far, each as "value > file", in order.
