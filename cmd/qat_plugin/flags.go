@@ -130,7 +130,7 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	case err != nil:
 		return nil, explain(flags, err)
 	case flags.NArg() > 0:
-		return nil, fmt.Errorf("unexpected argument %q: only flags are allowed, see -h", flags.Arg(0))
+		return nil, unexpected(flags, args)
 	}
 	flags.Visit(func(f *flag.Flag) {
 		if mode := modeOf(f.Name); mode != "" && mode != o.qat.Mode {
@@ -158,12 +158,41 @@ func explain(flags *flag.FlagSet, err error) error {
 	}
 	name, cause, _ := strings.Cut(strings.TrimPrefix(rest, "flag "), ": ")
 	if f := flags.Lookup(strings.TrimPrefix(name, "-")); f != nil && !strings.HasPrefix(cause, mustBe) {
-		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && b.IsBoolFlag() {
-			cause = mustBe + "true or false"
-		} else {
-			_, usage := flag.UnquoteUsage(f)
-			cause = "want " + usage
+		allowed := klogValues[f.Name]
+		if isBool(f) {
+			allowed = "true or false"
+		}
+		if allowed != "" {
+			cause = mustBe + allowed
 		}
 	}
 	return fmt.Errorf("%s: invalid value %s: %s", name, value, cause)
+}
+
+// klogValues says what klog's flags allow, as far as they refuse anything. Their own errors do not.
+var klogValues = map[string]string{
+	"v":                        "a whole number, such as 2",
+	"vmodule":                  "a comma-separated list of PATTERN=N, such as controller=4",
+	"stderrthreshold":          "INFO, WARNING, ERROR or FATAL",
+	"alsologtostderrthreshold": "INFO, WARNING, ERROR or FATAL",
+	"log_backtrace_at":         "FILE:LINE, such as main.go:42, or empty",
+	"log_file_max_size":        "a whole number of megabytes, 0 (no limit) or more",
+}
+
+// unexpected returns the error for the first argument that is not a flag. A value that belongs to a
+// boolean flag must follow an equals sign.
+func unexpected(flags *flag.FlagSet, args []string) error {
+	argument := flags.Arg(0)
+	if i := len(args) - flags.NArg() - 1; i >= 0 {
+		f := flags.Lookup(strings.TrimLeft(args[i], "-"))
+		if _, err := strconv.ParseBool(argument); err == nil && f != nil && isBool(f) {
+			return fmt.Errorf("unexpected argument %q: write -%s=%s", argument, f.Name, argument)
+		}
+	}
+	return fmt.Errorf("unexpected argument %q: only flags are allowed, see -h", argument)
+}
+
+func isBool(f *flag.Flag) bool {
+	b, ok := f.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
 }

@@ -59,13 +59,52 @@ func TestWrongFlagIsExplainedInOneLine(t *testing.T) {
 		{"-audit-interval", "10", interval},
 		{"-health-interval", "999ms", interval},
 		{"-use-cdi", "maybe", "must be true or false"},
-		{"-v", "much", "want number for the log level verbosity"},
+		{"-v", "much", "must be a whole number, such as 2"},
+		{"-v", "x", "must be a whole number, such as 2"},
+		{"-v", "", "must be a whole number, such as 2"},
+		{"-vmodule", "controller", "must be a comma-separated list of PATTERN=N, such as controller=4"},
+		{"-stderrthreshold", "loud", "must be INFO, WARNING, ERROR or FATAL"},
+		{"-alsologtostderrthreshold", "loud", "must be INFO, WARNING, ERROR or FATAL"},
+		{"-log_backtrace_at", "here", "must be FILE:LINE, such as main.go:42, or empty"},
+		{"-log_file_max_size", "-1", "must be a whole number of megabytes, 0 (no limit) or more"},
+		{"-bind", "", "must be true or false"},
 		{"-logtostderr", "perhaps", "must be true or false"},
 	} {
 		wantUsageError(t, tt.flag+"="+tt.value, fmt.Sprintf("%s: invalid value %q: %s", tt.flag, tt.value, tt.want))
 	}
 	wantUsageError(t, "-interval=5s", "flag provided but not defined: -interval; see -h for the flags")
 	wantUsageError(t, "start", `unexpected argument "start": only flags are allowed, see -h`)
+}
+
+// Every flag that refuses a value says in the same way what it allows, those of klog included.
+func TestEveryFlagSaysWhatItAllows(t *testing.T) {
+	defer klog.CaptureState().Restore()
+	newFlagSet(defaultOptions()).VisitAll(func(f *flag.Flag) {
+		_, err := parseFlags([]string{"-" + f.Name + "=\x00"}, io.Discard)
+		if err == nil {
+			return // it takes any text
+		}
+		if want := "-" + f.Name + `: invalid value "\x00": must be `; !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("-%s: error %v, want %s…", f.Name, err, want)
+		}
+	})
+}
+
+func TestValueOfABooleanFlagNeedsAnEqualsSign(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-steal", "-bind", "false"}, `unexpected argument "false": write -bind=false`},
+		{[]string{"--dry-run", "true", "-steal"}, `unexpected argument "true": write -dry-run=true`},
+		{[]string{"-bind", "x"}, `unexpected argument "x": only flags are allowed, see -h`},
+		{[]string{"-mode", "dpdk", "true"}, `unexpected argument "true": only flags are allowed, see -h`},
+		{[]string{"true"}, `unexpected argument "true": only flags are allowed, see -h`},
+	} {
+		if _, err := parseFlags(tt.args, io.Discard); err == nil || err.Error() != tt.want {
+			t.Errorf("%q: error %v, want %s", tt.args, err, tt.want)
+		}
+	}
 }
 
 // wantUsageError fails the test unless the argument ends the program with this error.
