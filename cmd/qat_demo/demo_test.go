@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -19,7 +20,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asProgram makes the test binary the demo.
+const asProgram = "QAT_DEMO_TEST_AS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
+	_ = os.Unsetenv("COLUMNS")
+	goleak.VerifyTestMain(m)
+}
 
 // buildPlugin builds qat_plugin.
 func buildPlugin(t *testing.T) string {
@@ -82,10 +92,53 @@ func TestTimeline(t *testing.T) {
 			t.Errorf("no %q in:\n%s", text, &out)
 		}
 	}
+	checkSummary(t, out.String())
 	if strings.Contains(out.String(), "\x1b") {
 		t.Error("coloured output, though it is not a terminal")
 	}
 	checkRemoved(t, out.String())
+}
+
+var (
+	timeInTable = regexp.MustCompile(`(?m)^ +(\d+\.\d{3})  (\S.{45}) +([\d,]+ µs)  `)
+	summaryLine = regexp.MustCompile(`(?m)^  (steps|fastest|slowest|early) +(\S+(?: µs)?)  (.*)$`)
+)
+
+// checkSummary checks that the summary follows from the table.
+func checkSummary(t *testing.T, out string) {
+	t.Helper()
+	micros := func(text string) (n int) {
+		_, err := fmt.Sscan(strings.ReplaceAll(text, ",", ""), &n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	want := map[string]string{"steps": fmt.Sprint(len(stepLine.FindAllString(out, -1)))}
+	table, _, _ := strings.Cut(out, "\nSummary\n")
+	if n := strings.Count(table, " early  "); n > 0 {
+		want["early"] = fmt.Sprint(n)
+	}
+	fastest, slowest := -1, -1
+	for _, m := range timeInTable.FindAllStringSubmatch(out, -1) {
+		text := m[3] + " " + strings.TrimSpace(m[2]) + ", at " + m[1] + " s"
+		if n := micros(m[3]); fastest < 0 || n < fastest {
+			fastest, want["fastest"] = n, text
+		}
+		if n := micros(m[3]); n > slowest {
+			slowest, want["slowest"] = n, text
+		}
+	}
+	got := map[string]string{}
+	for _, m := range summaryLine.FindAllStringSubmatch(out, -1) {
+		got[m[1]] = m[2]
+		if strings.HasSuffix(m[2], "µs") {
+			got[m[1]] += " " + m[3]
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("summary (-table +got):\n%s\n%s", diff, out)
+	}
 }
 
 // checkRemoved checks that the directory of the host, which out names, was removed.
@@ -235,15 +288,19 @@ func TestExitStatus(t *testing.T) {
 		},
 		{
 			"pace is not a duration", t.Context(), []string{"-pace", "slow"}, 2,
-			"", "qat_demo: -pace: invalid value \"slow\": parse error; see -h\n",
+			"", "qat_demo: -pace: invalid value \"slow\": must be a time, 0 or more, such as 300ms\n",
 		},
 		{
 			"keep is not a boolean", t.Context(), []string{"-keep=long"}, 2,
-			"", "qat_demo: -keep: invalid value \"long\": parse error; see -h\n",
+			"", "qat_demo: -keep: invalid value \"long\": must be true or false\n",
+		},
+		{
+			"level is not a number", t.Context(), []string{"-v", "x"}, 2,
+			"", "qat_demo: -v: invalid value \"x\": must be a whole number, such as 2\n",
 		},
 		{
 			"pace is negative", t.Context(), []string{"-plugin", exits, "-pace", "-1s"}, 2,
-			"", "qat_demo: -pace: invalid value \"-1s\": must be 0 or more, such as 300ms\n",
+			"", "qat_demo: -pace: invalid value \"-1s\": must be a time, 0 or more, such as 300ms\n",
 		},
 		{
 			"plugin exits", t.Context(), []string{"-plugin", exits}, 1,

@@ -20,7 +20,7 @@ const (
 
 // printChanges prints the user's own changes of the host until ctx ends.
 func printChanges(ctx context.Context, f *fixture, t *timeline) {
-	t.println(bold, "Now change the host yourself. In another shell:")
+	t.text(bold, "Now change the host yourself. In another shell:")
 	t.printf("\n  cd %s/bus/pci/devices\n", f.host.Sysfs())
 	for _, c := range [][2]string{
 		{"echo 0 > " + cyPF + "/sriov_numvfs", "remove the VFs of a PF"},
@@ -31,9 +31,15 @@ func printChanges(ctx context.Context, f *fixture, t *timeline) {
 		{"echo 1 > " + cyPF + "/remove; echo 1 > ../rescan", "remove a PF; it comes back without VFs"},
 		{"tail -f " + f.pluginLog(), "the plugin's log"},
 	} {
-		t.printf("  %s%s\n", pad(c[0], 60), t.paint(dim, "# "+c[1]))
+		command := pad(c[0], 50)
+		if len(command)+len(c[1])+4 > t.width { // a command must stay on one line, to be copied
+			command = c[0] + "\n    "
+		}
+		t.printf("  %s%s\n", command, t.paint(dim, "# "+c[1]))
 	}
-	t.printf("\nThe demo prints every change. Ctrl-C ends it and removes the directory.\n\n")
+	t.printf("\n")
+	t.text("", "The demo prints every change. Ctrl-C ends it and removes the directory.")
+	t.printf("\n")
 
 	rec, bound, lists := f.recorder.get(), f.bound(), f.kubelet.Lists()
 	for {
@@ -83,10 +89,11 @@ func (t *timeline) change(ops []lookalike.Operation, bound int, before, after ma
 	}
 	visible := lastVisible(ops, arrived)
 	for i, w := range what {
-		t.printf("%s  %s", t.at(time.Now()), pad(w, whatWidth))
+		t.row(w)
 		switch {
-		case i < len(what)-1:
+		case i < len(what)-1 && t.isWide():
 			t.printf("\n")
+		case i < len(what)-1:
 		case visible.IsZero():
 			t.list("-", "", healthy(after))
 		default:
@@ -94,7 +101,8 @@ func (t *timeline) change(ops []lookalike.Operation, bound int, before, after ma
 		}
 	}
 	for _, r := range refused {
-		t.printf("%s  %s\n", t.at(time.Now()), t.paint(red, "refused, as a kernel would:"))
+		t.stamp()
+		t.println(red, "refused, as a kernel would:")
 		t.note(r)
 	}
 }

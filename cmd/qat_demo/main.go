@@ -7,7 +7,8 @@
 // VFs and PFs appear and disappear, services change, and the kubelet restarts. For each step the
 // demo prints what happened on the host, how long it took until the kubelet received the new
 // list, and what is in the list. Exit status 1 means that a step failed or did not have its result
-// within 5 seconds; the error names the step.
+// within 5 seconds, in which case the error names the step, or that the demo was interrupted.
+// SIGINT, SIGTERM, SIGHUP and a closed standard output end it; it then removes what it made.
 //
 // The demo is a program of its own so that neither the look-alike host nor the small kubelet is
 // part of qat_plugin.
@@ -27,7 +28,15 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	// A terminal that closes sends SIGHUP. Under nohup the signal is ignored, and must stay so.
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	// Go ends a program that writes to a closed standard output, unless it asks for SIGPIPE: then
+	// the write fails, and the demo can clean up.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -60,7 +69,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "qat_demo:", err)
 		return 2
 	}
-	if err := runDemo(ctx, o, stdout); err != nil {
+	err = runDemo(ctx, o, stdout)
+	switch {
+	case errors.Is(err, syscall.EPIPE):
+		return 1 // such as head, which has seen enough
+	case err != nil:
 		fmt.Fprintln(stderr, "qat_demo:", err)
 		return 1
 	}
@@ -85,12 +98,14 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 		fmt.Fprint(stdout, "\nThe output is coloured on a terminal, unless NO_COLOR is set.\n")
 		return nil, err
 	case err != nil:
-		text := flagError.ReplaceAllString(err.Error(), "$2: invalid value $1: $3")
-		return nil, fmt.Errorf("%s; see -h", text)
+		if m := flagError.FindStringSubmatch(err.Error()); m != nil {
+			return nil, fmt.Errorf("%s: invalid value %s: must be %s", m[2], m[1], allowed[m[2]])
+		}
+		return nil, fmt.Errorf("%w; see -h", err)
 	case flags.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q: only flags are allowed, see -h", flags.Arg(0))
 	case o.pace < 0:
-		return nil, fmt.Errorf("-pace: invalid value %q: must be 0 or more, such as 300ms", o.pace)
+		return nil, fmt.Errorf("-pace: invalid value %q: must be a time, 0 or more, such as 300ms", o.pace)
 	}
 	info, err := os.Stat(o.plugin)
 	if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
@@ -101,7 +116,14 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 }
 
 // flagError matches the errors of package flag about a value.
-var flagError = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?(-\w+): (.*)$`)
+var flagError = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?(-\w+): `)
+
+// allowed says what the flags allow that package flag parses.
+var allowed = map[string]string{
+	"-keep": "true or false",
+	"-v":    "a whole number, such as 2",
+	"-pace": "a time, 0 or more, such as 300ms",
+}
 
 func defaultPace(out io.Writer) time.Duration {
 	if isTerminal(out) {
@@ -117,10 +139,16 @@ func runDemo(ctx context.Context, o *options, stdout io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.close()) }()
-	t := newTimeline(stdout, f)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	out := &output{to: stdout, failed: cancel}
+	t := newTimeline(out, stdout, f)
 	t.opening()
 	if err := runSteps(ctx, f, t, steps()); err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case out.err != nil:
+			return out.err
+		case ctx.Err() != nil:
 			return errors.New("interrupted")
 		}
 		return err
@@ -135,6 +163,6 @@ func runDemo(ctx context.Context, o *options, stdout io.Writer) (err error) {
 		t.log()
 		return err
 	}
-	t.printf("After SIGTERM, the plugin removed its sockets and exited with status 0 within %s.\n", millis(took))
-	return nil
+	t.text("", "After SIGTERM, the plugin removed its sockets and exited with status 0 within "+millis(took)+".")
+	return out.err
 }

@@ -74,6 +74,14 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
+// fit returns text as one line if it has at most width characters, and else breaks it.
+func fit(text string, width int) []string {
+	if utf8.RuneCountInString(text) <= width {
+		return []string{text}
+	}
+	return wrap(text, width)
+}
+
 // wrap breaks text into lines of at most width characters.
 func wrap(text string, width int) []string {
 	var lines []string
