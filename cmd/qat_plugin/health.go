@@ -8,8 +8,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -30,8 +31,8 @@ const (
 
 	// Anybody who can reach the address can open connections, which cost memory and file
 	// descriptors. So a connection carries one request, as those of the kubelet's probes do,
-	// which must arrive within readTimeout and be answered within writeTimeout. Connections
-	// beyond maxConnections are closed at once.
+	// which must arrive within readTimeout and be answered within writeTimeout. Beyond
+	// maxConnections, the oldest one is closed: a probe is done long before it is that.
 	readTimeout    = 5 * time.Second
 	writeTimeout   = checkTimeout + 5*time.Second
 	maxConnections = 64
@@ -104,7 +105,7 @@ func (c checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // newHealthServer returns the server. Its requests end with ctx.
 func newHealthServer(ctx context.Context, handler http.Handler) *http.Server {
-	var connections atomic.Int32
+	var open connections
 	server := &http.Server{
 		Handler:        handler,
 		ReadTimeout:    readTimeout,
@@ -114,16 +115,37 @@ func newHealthServer(ctx context.Context, handler http.Handler) *http.Server {
 		ConnState: func(c net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:
-				if connections.Add(1) > maxConnections {
-					_ = c.Close() // the server notices, and reports StateClosed
-				}
+				open.add(c)
 			case http.StateClosed:
-				connections.Add(-1)
+				open.remove(c)
 			}
 		},
 	}
 	server.SetKeepAlivesEnabled(false)
 	return server
+}
+
+// connections are the open connections of a server.
+type connections struct {
+	mu   sync.Mutex
+	list []net.Conn // in the order in which they were opened
+}
+
+// add adds a connection. If there are too many, it closes the oldest one.
+func (s *connections) add(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.list = append(s.list, c); len(s.list) > maxConnections {
+		_ = s.list[0].Close() // the server notices, and reports StateClosed
+		s.list = slices.Delete(s.list, 0, 1)
+	}
+}
+
+// remove removes a connection that is closed.
+func (s *connections) remove(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = slices.DeleteFunc(s.list, func(other net.Conn) bool { return other == c })
 }
 
 // serveHealth serves the handler until ctx ends, and then gives requests in progress up to

@@ -144,17 +144,37 @@ func TestConnectionsAreLimited(t *testing.T) {
 		if len(closed) > 0 {
 			t.Fatal("a connection within the limit was closed")
 		}
-		extra := l.dial()
-		defer extra.Close()
 		dialed := time.Now()
-		if _, err := extra.Read(make([]byte, 1)); err != io.EOF || time.Since(dialed) > 0 {
-			t.Errorf("beyond the limit: %v after %v, want EOF at once", err, time.Since(dialed))
-		}
-		for range maxConnections + 1 {
-			<-closed // after readTimeout
-		}
 		if response := l.get(t, ""); response.StatusCode != 200 || !response.Close {
-			t.Errorf("below the limit again: status %d, close %v; want 200, true", response.StatusCode, response.Close)
+			t.Errorf("beyond the limit: status %d, close %v; want 200, true", response.StatusCode, response.Close)
+		}
+		if at := <-closed; time.Since(dialed) > 0 || at.After(dialed) {
+			t.Errorf("answered after %v; another connection had to be closed at once", time.Since(dialed))
+		}
+	})
+}
+
+// TestOldestConnectionMakesRoom opens connections with unfinished requests.
+func TestOldestConnectionMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, closed := serveInMemory(t, healthyHandler())
+		begin := func() net.Conn {
+			c := l.dial()
+			t.Cleanup(func() { _ = c.Close() })
+			_, err := io.WriteString(c, request)
+			must(t, err)
+			return c
+		}
+		oldest := begin()
+		for range maxConnections {
+			begin()
+		}
+		synctest.Wait()
+		if n := len(closed); n != 1 {
+			t.Errorf("%d connections were closed, want 1", n)
+		}
+		if _, err := oldest.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("reading from the oldest connection: %v, want EOF", err)
 		}
 	})
 }
