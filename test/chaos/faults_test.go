@@ -20,8 +20,6 @@ import (
 	"qatplugin/internal/lookalike"
 )
 
-const healthAddress = "127.0.0.1:8081" // in a network namespace of its own
-
 func faults() []fault {
 	return append(fileFaults(),
 		fault{name: "no free descriptors", run: noDescriptors},
@@ -35,6 +33,7 @@ func faults() []fault {
 		fault{name: "overflow of the uevent socket", run: func(t *testing.T, r *rig) { r.overflow(t) }},
 		fault{name: "forged and malformed uevents", run: forgedUevents},
 		fault{name: "storm of changes", run: storm},
+		fault{name: "silent connections to -health-address", run: silentConnections},
 		fault{name: "CDI specs deleted", run: specsDeleted},
 		fault{name: "driver_override of an administrator", run: reservedVF},
 		fault{name: "another agent takes VFs back", run: rivalAgent},
