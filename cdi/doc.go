@@ -14,7 +14,7 @@
 // When a Tree is published, a file holds exactly the container edits of each device that it
 // names. A changed entry is written before its Tree is published, so the previous Tree briefly
 // names the new edits. An entry is removed only after a Tree without the device has been
-// published.
+// published, unless another process defines the device too.
 //
 // A file is replaced atomically: a container runtime reads the old file or the new one. The
 // Writer watches the directory. A file that others change or delete is restored at once, and if
@@ -33,10 +33,10 @@
 //
 // A runtime refuses a device that two files define. So a device belongs to the process that
 // defined it first. Another process that has it too publishes it without a CDI name, and logs the
-// name of the file. When the owner ends, or no longer has the device, the other process takes it
-// over: at once, or within two seconds if the owner was killed. It replaces the file of the owner,
-// so there is no moment in which the device cannot be resolved. If two processes define a device
-// within the same moment, the one whose file has the higher number gives it up.
+// name of the file. It defines the device as soon as the owner no longer has it. If the owner has
+// ended, it replaces the file of the owner, at once or within two seconds if the owner was killed.
+// So a device that both have can be resolved all the time. If two processes define a device in the
+// same moment, the one whose file has the higher number gives it up.
 //
 // A process takes over the files of dead processes that define one of its devices. With its first
 // Tree, it also takes over all files of the vendor that its own program has left behind, and
@@ -51,4 +51,10 @@
 // of a resource whose name is not a valid CDI class (if Config.Class is empty), one without
 // container edits, and one whose CDI name belongs to a device with other edits. An error with the
 // same cause is logged once in ten minutes.
+//
+// # Limits
+//
+// The Writer does not read files with other names, so it does not know that one of them defines the
+// same device. It does not notice at once that the directory was mounted over, or moved with its
+// parent, but with the next Tree.
 package cdi

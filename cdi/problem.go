@@ -129,6 +129,8 @@ func remedy(err error) string {
 		return "free space on the file system of the directory"
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EEXIST), errors.Is(err, syscall.EISDIR):
 		return "another file is in the way: remove it, or choose another directory"
+	case errors.Is(err, syscall.ENOENT):
+		return "create the directory; if it was deleted while it was mounted into the container, restart the plugin"
 	}
 	return fmt.Sprintf("solve %q, or disable CDI", err)
 }

@@ -21,6 +21,7 @@ func TestRemedyFitsTheError(t *testing.T) {
 		syscall.ENOTDIR: "another file is in the way",
 		syscall.EEXIST:  "another file is in the way",
 		syscall.EISDIR:  "another file is in the way",
+		syscall.ENOENT:  "create the directory",
 		syscall.EIO:     `solve "x: input/output error"`,
 	} {
 		if got := remedy(fmt.Errorf("x: %w", errno)); !strings.HasPrefix(got, want) {
