@@ -19,6 +19,7 @@ import (
 func (s *service) Allocate(ctx context.Context, req *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
 	resource := s.publisher.Tree().Resource(s.resource) // read once, so that all containers see the same Tree
 	var containers [][]*devtree.Device
+	requested := 0
 	for _, c := range req.GetContainerRequests() {
 		devices, err := s.find(resource, c.GetDevicesIds())
 		if err != nil {
@@ -31,6 +32,11 @@ func (s *service) Allocate(ctx context.Context, req *pluginapi.AllocateRequest) 
 			}
 		}
 		containers = append(containers, devices)
+		requested += len(devices)
+	}
+	if requested > resource.Len() { // the kubelet requests each device once
+		return nil, status.Errorf(codes.InvalidArgument, "%d devices of %s requested, there are %d",
+			requested, s.name, resource.Len())
 	}
 	response := &pluginapi.AllocateResponse{}
 	for _, devices := range containers {
@@ -205,7 +211,7 @@ func (s *service) find(resource *devtree.Resource, ids []string) ([]*devtree.Dev
 	for _, id := range ids {
 		d := resource.Device(id)
 		if d == nil {
-			return nil, status.Errorf(codes.NotFound, "unknown device %q of %s", id, s.name)
+			return nil, status.Errorf(codes.NotFound, "unknown device %.200q of %s", id, s.name)
 		}
 		devices = append(devices, d)
 	}

@@ -25,7 +25,7 @@ import (
 //
 // Run waits for a spec that is being written. The files stay, for containers that restart.
 func WithCDI(dir, class string) Option {
-	return func(c *config) { c.cdiDir, c.cdiClass = dir, class }
+	return func(c *config) { c.cdiEnabled, c.cdiDir, c.cdiClass = true, dir, class }
 }
 
 // startCDI starts the writer of CDI specs if WithCDI was given. The plugin must call
@@ -46,7 +46,7 @@ func (m *Manager) startCDI(ctx context.Context) (publish func(*devtree.Tree), wa
 
 // cdiConfig returns the settings of the writer of CDI specs, or nil if WithCDI was not given.
 func (m *Manager) cdiConfig() *cdi.Config {
-	if m.config.cdiDir == "" {
+	if !m.config.cdiEnabled {
 		return nil
 	}
 	return &cdi.Config{Dir: m.config.cdiDir, Vendor: m.namespace, Class: m.config.cdiClass}

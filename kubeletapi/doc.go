@@ -24,10 +24,11 @@
 //
 // A resource is registered from the first Tree that has it until Run ends, with an empty
 // list if it has no devices, or until the Trees have omitted it for five minutes, as after
-// [devtree.Builder.Drop]. The kubelet then removes it from the node after five more minutes. Its socket is only created while kubelet.sock exists: only
-// the kubelet connects to it, and deletes all sockets when it starts. The socket's name is
-// "<namespace>-<resource>.sock", or a shorter one with a hash of both if the name is too long
-// for a socket or the namespace contains '-'; the log names it at V(1).
+// [devtree.Builder.Drop]. The kubelet then removes it from the node after five more minutes.
+// Its socket is only created while kubelet.sock exists: only the kubelet connects to it, and
+// deletes all sockets when it starts. The socket's name is "<namespace>-<resource>.sock", or a
+// shorter one with a hash of both if the name is too long for a socket or the namespace
+// contains '-'; the log names it at V(1).
 //
 // Allocate answers from the newest Tree, for all containers of a request or for none.
 // With [WithCDI], a Tree counts once the attempt to write its specs is over. The error
@@ -61,4 +62,11 @@
 // registrations and restarts of the kubelet at V(0), its own life cycle at V(1), changes
 // of state at V(2) and every list that it sends at V(4). An error that persists is logged
 // when it first occurs, when it changes, and every ten minutes.
+//
+// # Limits
+//
+// The kubelet accepts lists of up to 4 MiB, which are about 100,000 devices. Of a longer list it is
+// sent the first devices, as many as fit, in the order of their IDs. The log and
+// [Manager.CheckRegistered] say so. A request of the kubelet may have 4 MiB and 1024
+// containers, and Allocate as many devices as the resource has.
 package kubeletapi

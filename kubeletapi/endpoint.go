@@ -52,6 +52,7 @@ type endpoint struct {
 
 	listenBackOff, registerBackOff backOff
 	listenError, registerError     throttledError
+	streamError                    throttledError // of streams that end soon
 }
 
 // windowSize is how many bytes of requests a server buffers for a stream or a connection. It is
@@ -68,6 +69,7 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 		server: grpc.NewServer(
 			grpc.ChainUnaryInterceptor(s.logErrors, calls.acquire),
 			grpc.StatsHandler(calls),
+			grpc.MaxRecvMsgSize(maxRequest),
 			grpc.WaitForHandlers(true),
 			grpc.ForceServerCodecV2(newCodec()),
 			// No estimates of the bandwidth, which cost a ping for each call: requests are small.
@@ -81,6 +83,7 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 		registerBackOff: backOff{first: c.backOffMin, limit: c.backOffMax},
 		listenError:     throttledError{log: s.log, interval: c.repeatInterval},
 		registerError:   throttledError{log: s.log, interval: c.repeatInterval},
+		streamError:     throttledError{log: s.log, interval: c.repeatInterval},
 	}
 	pluginapi.RegisterDevicePluginServer(e.server, s)
 	return e
@@ -101,6 +104,7 @@ func (e *endpoint) reconcile(ctx context.Context, kubeletSock fileID, now time.T
 		}
 		if err := e.listen(); err != nil {
 			e.inUse = errors.Is(err, errInUse)
+			e.service.registration.setUnserved(err)
 			e.listenAt = now.Add(e.listenBackOff.next())
 			e.listenError.report(err, "Cannot serve the resource, trying again", "resource", e.service.name)
 			return e.listenAt
@@ -137,6 +141,7 @@ func (e *endpoint) listen() error {
 	e.socket, e.listenedAt, e.listenAt = s, time.Now(), time.Time{}
 	e.listenBackOff.reset()
 	e.listenError.clear()
+	e.service.registration.setUnserved(nil)
 	e.service.log.V(1).Info("Serving the resource", "resource", e.service.name, "socket", e.path)
 	e.running.Go(func() {
 		if err := e.server.Serve(s); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -196,9 +201,15 @@ func (e *endpoint) updatePhase(now time.Time) {
 	case watching:
 		e.registerError.clear()
 	case lost:
-		e.service.log.V(2).Info("The kubelet no longer follows the list", "resource", e.service.name)
-		if state.ended.Sub(state.opened) > e.config.backOffMax {
+		e.service.log.V(2).Info("The kubelet no longer follows the list", "resource", e.service.name,
+			"reason", state.reason)
+		switch isFirst := e.registerBackOff.last == 0; {
+		case state.ended.Sub(state.opened) > e.config.backOffMax:
 			e.registerBackOff.reset() // the stream was not flapping
+			e.streamError.clear()
+		case !isFirst:
+			e.streamError.report(state.reason, "The stream to the kubelet ends again and again, registering again",
+				"resource", e.service.name)
 		}
 		if e.listenedAt.After(e.startedAt) {
 			e.retryAt = now // the socket disappeared before the stream ended: the kubelet restarted
@@ -235,8 +246,8 @@ func (e *endpoint) abandonAttempt() {
 	e.phase, e.retryAt = idle, time.Time{}
 }
 
-// disconnect removes the socket and rejects further calls. It gives the calls in progress some time:
-// [inflight] says why.
+// disconnect removes the socket and rejects further calls. It gives the calls in progress some
+// time: [inflight] says why.
 func (e *endpoint) disconnect() {
 	e.socket.remove() // first, so that the kubelet cannot connect again
 	e.calls.drain(e.config.stopTimeout/2, e.config.preStartTimeout)

@@ -4,8 +4,8 @@ package kubeletapi
 
 import (
 	"context"
+	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -75,7 +75,8 @@ func FuzzSendDevice(f *testing.F) {
 }
 
 // FuzzAllocate sends requests of any form, each line a container and each word a device. An error
-// is NotFound or FailedPrecondition, and names one of the devices.
+// is NotFound or FailedPrecondition, and names one of the devices, or InvalidArgument if there are
+// more of them than the resource has.
 func FuzzAllocate(f *testing.F) {
 	f.Add([]byte{})
 	for _, words := range []string{"", "1", "1 2\n3", "1 1 1", "4", "9", "\n\n", "1\n4 9", "\xff"} {
@@ -100,12 +101,20 @@ func FuzzAllocate(f *testing.F) {
 		m.publish(now)
 		answer, err := services["yellow"].Allocate(context.Background(), request)
 		var bad []string
+		requested := 0
 		for _, c := range request.ContainerRequests {
+			requested += len(c.DevicesIds)
 			for _, id := range c.DevicesIds {
 				if d := now.Resource("yellow").Device(id); d == nil || d.Health != devtree.Healthy {
-					bad = append(bad, strconv.Quote(id))
+					bad = append(bad, fmt.Sprintf("%.200q", id))
 				}
 			}
+		}
+		if len(bad) == 0 && requested > 4 {
+			if status.Code(err) != codes.InvalidArgument {
+				t.Fatalf("Allocate(%v) = %v, want InvalidArgument", request, err)
+			}
+			return
 		}
 		if len(bad) == 0 {
 			if err != nil || len(answer.ContainerResponses) != len(request.ContainerRequests) {

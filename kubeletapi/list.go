@@ -4,11 +4,13 @@ package kubeletapi
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
@@ -28,6 +30,24 @@ func (l *list) start(i int) int {
 		return 0
 	}
 	return l.ends[i-1]
+}
+
+// maxList is the largest list in bytes that the kubelet accepts: its gRPC client has the default
+// limit (pkg/kubelet/cm/devicemanager/plugin/v1beta1/client.go, dial).
+const maxList = 4 << 20
+
+// first returns a list of the first devices of l, as many as fit into limit bytes. It is l itself
+// if all of them do.
+func (l *list) first(limit int) *list {
+	if len(l.wire) <= limit {
+		return l
+	}
+	n, _ := slices.BinarySearch(l.ends, limit+1) // how many ends are at most limit
+	end := 0
+	if n > 0 {
+		end = l.ends[n-1]
+	}
+	return &list{devices: l.devices[:n:n], ends: l.ends[:n:n], wire: l.wire[:end:end]}
 }
 
 func (l *list) healthy() int {
@@ -129,7 +149,16 @@ func convertDevice(d *devtree.Device) *pluginapi.Device {
 	return out
 }
 
-// codec is gRPC's codec for protocol buffers, which also takes a *list.
+// maxRequest is the size in bytes of the largest request: the IDs of all devices of the largest list.
+// Of maxContainers, the kubelet sends one (pkg/kubelet/cm/devicemanager/endpoint.go, allocate). A
+// container that takes two bytes in a request takes far more in memory, and in the answer.
+const (
+	maxRequest    = maxList
+	maxContainers = 1024
+)
+
+// codec is gRPC's codec for protocol buffers, which also takes a *list. It rejects requests of too
+// many containers before it decodes them.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(protocodec.Name)} }
@@ -140,4 +169,36 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 		return mem.BufferSlice{mem.SliceBuffer(l.wire)}, nil // not pooled, so that gRPC never reuses it
 	}
 	return c.CodecV2.Marshal(v)
+}
+
+// Unmarshal implements [encoding.CodecV2].
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	const small = 2 * maxContainers // bytes; fewer hold no more containers
+	switch v.(type) {
+	case *pluginapi.AllocateRequest, *pluginapi.PreferredAllocationRequest:
+		if data.Len() > small {
+			if err := checkContainers(data); err != nil {
+				return err
+			}
+		}
+	}
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+// checkContainers returns an error if the request has too many fields, each of which is a container.
+func checkContainers(data mem.BufferSlice) error {
+	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer buffer.Free()
+	n := 0
+	for rest := buffer.ReadOnlyData(); len(rest) > 0; n++ {
+		_, _, length := protowire.ConsumeField(rest)
+		if length < 0 {
+			return protowire.ParseError(length)
+		}
+		if n == maxContainers {
+			return fmt.Errorf("the request has more than %d containers", maxContainers)
+		}
+		rest = rest[length:]
+	}
+	return nil
 }

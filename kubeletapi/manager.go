@@ -31,7 +31,8 @@ type Manager struct {
 }
 
 // NewManager returns a Manager for the resources "<namespace>/<resource>", where resource
-// is the name that the plugin's Trees use. The Manager does nothing until Run is called.
+// is the name that the plugin's Trees use. The Manager does nothing until Run is called, which
+// also reports what is wrong with the arguments. An Option that is nil changes nothing.
 func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 	m := &Manager{
 		namespace:     namespace,
@@ -42,7 +43,9 @@ func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 		omitted:       map[string]time.Time{},
 	}
 	for _, o := range opts {
-		o(&m.config)
+		if o != nil {
+			o(&m.config)
+		}
 	}
 	return m
 }
@@ -57,11 +60,14 @@ func (m *Manager) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
 		return errors.New("a Manager can only run once")
 	}
+	if m.plugin == nil {
+		return errors.New("the Plugin is nil")
+	}
 	if err := checkNamespace(m.namespace); err != nil {
 		return err
 	}
 	m.mu.Lock() // of CheckRegistered
-	err := m.config.resolveDir()
+	err := m.config.resolve()
 	m.mu.Unlock()
 	if err != nil {
 		return err
@@ -150,7 +156,7 @@ func (m *Manager) CheckRegistered(context.Context) error {
 		if r == nil {
 			return fmt.Errorf("%s is not served yet", name)
 		}
-		if err := r.current().check(); err != nil {
+		if err := r.check(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}

@@ -123,17 +123,31 @@ func TestRunMayBeCalledOnce(t *testing.T) {
 }
 
 func TestRunRejectsInvalidSettings(t *testing.T) {
+	in := func(dir string) []Option { return []Option{WithKubeletDir(dir), nil} }
+	good := kubeletDir(t)
 	for name, tt := range map[string]struct {
-		namespace, dir, want string
+		namespace string
+		plugin    Plugin
+		options   []Option
+		want      string
 	}{
-		"namespace":       {"Color.example.com", kubeletDir(t), "must be a DNS name"},
-		"empty directory": {namespace, "", `invalid kubelet directory "": must be a path, such as /var/lib/kubelet`},
-		"long directory":  {namespace, "/" + strings.Repeat("d", 84), `ddd" has 85 bytes: at most 84 are allowed`},
+		"namespace":       {"Color.example.com", newFakePlugin(), in(good), "must be a DNS name"},
+		"no plugin":       {namespace, nil, in(good), "the Plugin is nil"},
+		"empty directory": {namespace, newFakePlugin(), in(""), `kubelet directory "": must be a path, such as /var/lib`},
+		"long directory": {
+			namespace, newFakePlugin(), in("/" + strings.Repeat("d", 84)), `ddd" has 85 bytes: at most 84 are allowed`,
+		},
+		"empty CDI directory": {
+			namespace, newFakePlugin(), append(in(good), WithCDI("", "paint")), `CDI directory "": must be a path, such as`,
+		},
+		"CDI class": {
+			namespace, newFakePlugin(), append(in(good), WithCDI(good, "a b")), `CDI class "a b": `,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel() // a Run that accepts the settings returns nil
-			err := NewManager(tt.namespace, newFakePlugin(), WithKubeletDir(tt.dir)).Run(ctx)
+			err := NewManager(tt.namespace, tt.plugin, tt.options...).Run(ctx)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Run = %v, want an error with %q", err, tt.want)
 			}
@@ -218,8 +232,6 @@ func TestPreStartContainerGetsItsTimeWhileRunStops(t *testing.T) {
 	r.cancel()
 	select {
 	case <-time.After(2 * r.config.stopTimeout):
-	case err := <-answer:
-		t.Errorf("PreStartContainer = %v before it returned", err)
 	case <-r.done:
 		t.Errorf("Run = %v before PreStartContainer returned", r.err)
 	}

@@ -22,7 +22,8 @@ func WithKubeletDir(dir string) Option { return func(c *config) { c.dir = dir } 
 // config holds the settings of a Manager. Only tests change those without an Option.
 type config struct {
 	dir              string
-	cdiDir, cdiClass string // see WithCDI; CDI is off without a directory
+	cdiEnabled       bool // see WithCDI
+	cdiDir, cdiClass string
 
 	backOffMin, backOffMax time.Duration // between attempts to register or to listen
 	registerTimeout        time.Duration // for one Register call, including the connection
@@ -71,9 +72,12 @@ func defaultConfig() config {
 	}
 }
 
-// resolveDir checks the kubelet's directory and makes it absolute. Its path must leave room for the
-// names of sockets.
-func (c *config) resolveDir() error {
+// resolve checks the settings and makes the kubelet's directory absolute. Its path must leave room
+// for the names of sockets.
+func (c *config) resolve() error {
+	if c.cdiEnabled && c.cdiDir == "" {
+		return errors.New("invalid CDI directory \"\": must be a path, such as /var/run/cdi")
+	}
 	if c.dir == "" {
 		return errors.New("invalid kubelet directory \"\": must be a path, such as " + pluginapi.DevicePluginPath)
 	}

@@ -136,6 +136,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			tt.state.reason = errors.New("the kubelet ended the stream")
 			s := &service{registration: &registration{state: tt.state}, log: klog.Logger{}}
 			e := newEndpoint(s, "", tt.config, func() {})
 			e.phase, e.startedAt, e.listenedAt = registering, now.Add(-time.Hour), now.Add(-2*time.Hour)

@@ -3,6 +3,7 @@
 package kubeletapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,9 @@ type registration struct {
 	mu      sync.Mutex
 	attempt int
 	state   registrationState
+
+	shortened error // why the kubelet does not get all devices; nil if it does
+	unserved  error // why there is no socket; nil if there is, or none is needed
 }
 
 type registrationState struct {
@@ -51,6 +55,7 @@ type registrationState struct {
 	streams  int       // open now
 	opened   time.Time // when the first stream opened; zero if none did
 	ended    time.Time // when the Register call returned or, later, the last stream ended
+	reason   error     // why the last stream ended
 }
 
 // phase is how far a registration has come.
@@ -92,7 +97,7 @@ func (s registrationState) check() error {
 	case registered:
 		return errNoStream
 	case lost:
-		return errors.New("the kubelet no longer follows the list")
+		return fmt.Errorf("the kubelet no longer follows the list: %w", s.reason)
 	}
 	return errors.New("the kubelet has not answered the registration")
 }
@@ -116,8 +121,8 @@ func (r *registration) complete(attempt int, err error) {
 	}
 }
 
-// openStream counts a stream until closeStream is called.
-func (r *registration) openStream() (closeStream func()) {
+// openStream counts a stream until closeStream is called with the reason why it ends.
+func (r *registration) openStream() (closeStream func(reason error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	attempt := r.attempt
@@ -125,7 +130,7 @@ func (r *registration) openStream() (closeStream func()) {
 	if r.state.opened.IsZero() {
 		r.state.opened = time.Now()
 	}
-	return func() {
+	return func(reason error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if attempt != r.attempt {
@@ -133,10 +138,40 @@ func (r *registration) openStream() (closeStream func()) {
 		}
 		r.state.streams--
 		if r.state.streams == 0 {
-			r.state.ended = time.Now()
+			r.state.ended, r.state.reason = time.Now(), cmp.Or(reason, errStopping)
 			r.wake.send()
 		}
 	}
+}
+
+// shorten records why the kubelet does not get all devices, or with nil that it does. It returns
+// what was recorded before.
+func (r *registration) shorten(err error) (before error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before, r.shortened = r.shortened, err
+	return before
+}
+
+// setUnserved records why there is no socket, or with nil that there is one.
+func (r *registration) setUnserved(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unserved = err
+}
+
+// check returns nil if the kubelet follows the list of all devices, or else an error that tells
+// what is wrong.
+func (r *registration) check() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.unserved != nil {
+		return fmt.Errorf("it cannot be served: %w", r.unserved)
+	}
+	if err := r.state.check(); err != nil {
+		return err
+	}
+	return r.shortened
 }
 
 func (r *registration) current() registrationState {

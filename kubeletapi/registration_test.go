@@ -281,17 +281,17 @@ func TestRegistrationIgnoresOlderAttempts(t *testing.T) {
 		t.Error("the answer did not wake the reconciler")
 	}
 	<-r.wake
-	closeOld()
+	closeOld(nil)
 	if got := r.current().phase(); got != watching || len(r.wake) != 0 {
 		t.Errorf("after an older stream ended: phase %d, wake %d, want %d, 0", got, len(r.wake), watching)
 	}
 	closeSecond := r.openStream()
-	closeSecond()
+	closeSecond(nil)
 	if got := r.current().phase(); got != watching || len(r.wake) != 0 {
 		t.Errorf("after one of two streams ended: phase %d, wake %d, want %d, 0", got, len(r.wake), watching)
 	}
 	before := time.Now()
-	closeNew()
+	closeNew(errors.New("broken pipe"))
 	if got := r.current(); got.phase() != lost || got.ended.Before(before) || len(r.wake) != 1 {
 		t.Errorf("after the last stream ended: %+v, wake %d, want phase %d, wake 1", got, len(r.wake), lost)
 	}
@@ -324,7 +324,10 @@ func TestRegistrationPhases(t *testing.T) {
 			registrationState{answered: true, err: late, streams: 1, opened: opened}, watching, "",
 		},
 		{"answered late", registrationState{answered: true, err: late}, failed, "refuses the registration: "},
-		{"stream ended", registrationState{answered: true, opened: opened}, lost, "no longer follows the list"},
+		{
+			"stream ended", registrationState{answered: true, opened: opened, reason: errors.New("broken pipe")},
+			lost, "no longer follows the list: broken pipe",
+		},
 	} {
 		if got := tt.state.phase(); got != tt.want {
 			t.Errorf("%s: phase %d, want %d", tt.name, got, tt.want)

@@ -5,8 +5,10 @@ package kubeletapi
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
@@ -50,9 +52,18 @@ func (s *service) logErrors(
 	switch {
 	case errors.Is(err, errStopping):
 		s.log.Info("Rejected a call because the device plugin is stopping", "resource", s.name,
-			"method", info.FullMethod, "request", req)
+			"method", info.FullMethod, "request", brief(req))
 	case err != nil:
-		s.log.Error(err, "Call failed", "resource", s.name, "method", info.FullMethod, "request", req)
+		s.log.Error(err, "Call failed", "resource", s.name, "method", info.FullMethod, "request", brief(req))
 	}
 	return response, err
+}
+
+// brief returns the request for the log, or only its type and size if it is long.
+func brief(req any) any {
+	const long = 4 << 10 // bytes
+	if m, ok := req.(proto.Message); ok && proto.Size(m) > long {
+		return fmt.Sprintf("%T of %d bytes", req, proto.Size(m))
+	}
+	return req
 }

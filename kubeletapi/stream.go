@@ -5,6 +5,7 @@ package kubeletapi
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"time"
 
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
@@ -16,7 +17,13 @@ import (
 // the stream.
 func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin_ListAndWatchServer) error {
 	closeStream := s.registration.openStream()
-	defer closeStream()
+	err := s.sendLists(stream)
+	closeStream(err)
+	return err
+}
+
+// sendLists returns nil when the streams of the service end, or else why this one ends.
+func (s *service) sendLists(stream pluginapi.DevicePlugin_ListAndWatchServer) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	defer context.AfterFunc(s.streamsCtx, cancel)()
@@ -33,19 +40,21 @@ func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin
 			return nil
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("the kubelet ended the stream: %w", err)
 		}
-		list, err := s.lists.encode(resource)
+		all, err := s.lists.encode(resource)
 		if err != nil {
 			return err
 		}
+		list := all.first(maxList)
+		s.reportLength(all, list)
 		if sent != nil && bytes.Equal(list.wire, sent.wire) {
 			continue // the kubelet would write its checkpoint for nothing
 		}
 		// SendMsg blocks only while the reader of this stream leaves its window full. What is
 		// published meanwhile becomes one list.
 		if err := stream.SendMsg(list); err != nil {
-			return err
+			return fmt.Errorf("send a list of %d devices and %d bytes: %w", len(list.devices), len(list.wire), err)
 		}
 		sent = list
 		pace.sent = time.Now()
@@ -53,6 +62,21 @@ func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin
 			v.Info("Sent the list", "resource", s.name, "generation", s.publisher.Tree().Generation(),
 				"devices", len(list.devices), "healthy", list.healthy())
 		}
+	}
+}
+
+// reportLength logs and records that the kubelet gets less than all devices, or that it gets all.
+func (s *service) reportLength(all, sent *list) {
+	if len(sent.devices) == len(all.devices) {
+		if s.registration.shorten(nil) != nil {
+			s.log.Info("The list fits again", "resource", s.name, "devices", len(all.devices), "bytes", len(all.wire))
+		}
+		return
+	}
+	err := fmt.Errorf("the list of %d devices has %d bytes, the kubelet accepts %d: only the first %d devices are offered",
+		len(all.devices), len(all.wire), maxList, len(sent.devices))
+	if s.registration.shorten(err) == nil {
+		s.log.Error(err, "Cannot offer all devices", "resource", s.name)
 	}
 }
 

@@ -41,7 +41,7 @@ var rooms = map[string]room{
 		ours: []string{"cdi", "devtree"},
 		theirs: []string{
 			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc",
-			"google.golang.org/protobuf/proto",
+			"google.golang.org/protobuf/encoding/protowire", "google.golang.org/protobuf/proto",
 			"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1",
 		},
 		never: []string{udev, cdiModule + "/pkg/cdi"},
