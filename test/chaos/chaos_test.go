@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"qatplugin/internal/testenv"
 )
@@ -28,7 +29,9 @@ func TestFaults(t *testing.T) {
 		t.Run("files that never answer", func(t *testing.T) { testenv.Skip(t, err.Error()) })
 	}
 	r.checkWorks(t)
+	time.Sleep(2 * healthInterval) // the first heartbeat opens files that stay open
 	r.before = r.plugin.usage()
+	auditor := r.startAuditor()
 
 	list := faults()
 	rand.New(rand.NewPCG(*seed, 0)).Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
@@ -50,6 +53,10 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	r.checkGrowth(t)
+	auditor.terminate()
+	if log := auditor.text(); strings.Contains(log, "Drift:") || !strings.Contains(log, "audit") {
+		t.Errorf("the audits of an instance found changes that no event had reported, or there were none:\n%s", log)
+	}
 }
 
 // maxGrowth is by how much the plugin's resident memory may be above that at the start, in KiB.

@@ -18,14 +18,14 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // oddFiles is a FUSE file system with files that do not behave as files do.
 type oddFiles struct {
-	dir    string
-	server *fuse.Server
-	root   *fs.Inode
-	names  int
+	dir   string
+	root  *fs.Inode
+	names int
 }
 
 // mountOddFiles mounts the file system until the test ends. It returns an error if the machine has
@@ -42,13 +42,35 @@ func mountOddFiles(t testing.TB) (*oddFiles, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount a FUSE file system: %w", err)
 	}
-	o.server = server
+	if err := closeOnExec("/dev/fuse"); err != nil {
+		t.Error(err)
+	}
 	t.Cleanup(func() {
 		if err := server.Unmount(); err != nil {
 			t.Errorf("unmount the FUSE file system: %v", err)
 		}
 	})
 	return o, nil
+}
+
+// closeOnExec keeps descriptors of a file from the processes that this one starts. A plugin that
+// had one of /dev/fuse would keep the file system alive after the end of this process, and could
+// then wait for an answer for ever.
+func closeOnExec(file string) error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if target, _ := os.Readlink("/proc/self/fd/" + e.Name()); target == file {
+			fd, err := strconv.Atoi(e.Name())
+			if err != nil {
+				return err
+			}
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // add adds a file or directory and returns its path.

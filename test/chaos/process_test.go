@@ -50,6 +50,7 @@ func startProcess(t testing.TB, args ...string) *process {
 	p.openLog()
 	p.cmd = exec.Command(program, args...)
 	p.cmd.Stderr = stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	must(t, p.cmd.Start())
 	go func() {

@@ -30,6 +30,8 @@ const (
 )
 
 const (
+	healthInterval = time.Second
+
 	// recoverTimeout is how long the plugin may take to work again after a fault has ended. It is
 	// shorter than any interval in which the plugin reads the whole host.
 	recoverTimeout = 15 * time.Second
@@ -94,7 +96,7 @@ func (r *rig) linkKubelet() {
 func (r *rig) args(kubelet *kubelettest.Kubelet, more ...string) []string {
 	return append([]string{
 		"-sysfs-root", r.host.Sysfs(), "-dev-root", r.host.Dev(), "-kubelet-dir", kubelet.Dir(),
-		"-health-interval=1s", "-v=2",
+		"-health-interval", healthInterval.String(), "-v=2",
 	}, more...)
 }
 
@@ -110,6 +112,15 @@ func (r *rig) startWitness(t testing.TB) (*process, *kubelettest.Kubelet) {
 	p := startProcess(t, r.args(kubelet, "-bind=false")...)
 	t.Cleanup(p.kill)
 	return p, kubelet
+}
+
+// startAuditor starts an instance that changes nothing and reads the whole host each second to find
+// changes that no event has reported.
+func (r *rig) startAuditor() *process {
+	kubelet := kubelettest.New(r.t)
+	p := startProcess(r.t, append(r.args(kubelet, "-bind=false", "-audit-interval=1s"), "-v=4")...)
+	r.t.Cleanup(p.kill)
+	return p
 }
 
 // describe returns a line for each device that the kubelet has, in order.
@@ -206,7 +217,7 @@ func (r *rig) checkRecovered(t testing.TB) {
 	t.Helper()
 	r.checkWorks(t)
 	eventually(t, recoverTimeout, "no more descriptors and threads than before", func() string {
-		if now := r.plugin.usage(); now.descriptors > r.before.descriptors+8 || now.threads > r.before.threads+16 {
+		if now := r.plugin.usage(); now.descriptors > r.before.descriptors+4 || now.threads > r.before.threads+16 {
 			return fmt.Sprintf("%s, at the start %s", now, r.before)
 		}
 		return ""
