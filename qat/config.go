@@ -40,7 +40,7 @@ type Config struct {
 	AllocationPolicy string        // which free VFs a container gets, one of [Policies]; the kubelet chooses
 	MaxNumDevices    int           // number of VFs that are listed at most; no limit
 	NoBind           bool          // bind no VFs
-	Steal            bool          // also bind VFs that a driver other than their kernel driver holds
+	Steal            bool          // also bind VFs that another driver holds, or that driver_override reserves
 	HealthInterval   time.Duration // time between heartbeats of a PF, at least [MinHealthInterval]; 5s. Negative: never
 
 	// Of ModeKernel.

@@ -83,7 +83,8 @@ func newFlagSet(o *options) *flag.FlagSet {
 	flags.BoolVar(&o.bind, "bind", true,
 		"bind VFs to the DPDK driver; without it, only VFs that others bound are listed")
 	flags.BoolVar(&o.qat.Steal, "steal", false,
-		"also take over VFs that are bound to another driver than their kernel driver")
+		"also take over VFs that are bound to another driver than their kernel driver, "+
+			"or that driver_override reserves")
 	flags.BoolVar(&o.qat.DryRun, "dry-run", false, "log what would be written to sysfs, and write nothing")
 	flags.Var(&optional{&o.qat.AllocationPolicy, qat.Policies()}, "allocation-policy",
 		"`policy` for the VFs that a container should get: balanced spreads them over PFs, packed fills one PF "+

@@ -101,12 +101,14 @@ type Binder struct {
 type attempt struct {
 	vf       VF // as it was when the last step started
 	phase    phase
-	next     time.Time // when the next step is due, in phaseProbing and phaseFailed; zero: not by itself
+	next     time.Time // when the next step is due, in phaseProbing and phaseFailed
 	probes   int       // requests in this try that the kernel accepted
 	probedAt time.Time // last of these requests, in any try
 	err      error     // phaseFailed: the cause
 	failures int       // tries that failed since the VF stayed bound
 	stopped  bool      // phaseFailed: the VF must not be bound now
+	returned bool      // phaseFailed: the VF was given back to a driver, and nothing has changed since
+	driven   bool      // phaseFailed: a driver has the VF
 	lost     bool      // phaseFailed: the VF was bound, and lost soon after it
 
 	boundAt   time.Time // when the VF was first found bound; zero: not since the last try started
@@ -114,7 +116,7 @@ type attempt struct {
 	stuck     bool      // phaseWriting: the step has taken stuckTime
 
 	taken          bool   // this try has taken the VF from formerDriver
-	returned       bool   // and has given it back
+	givenBack      bool   // and has given it back
 	formerDriver   string // the driver that had the VF, "" if none
 	formerOverride string // driver_override before the Binder changed it
 	overridden     bool   // driver_override was changed, and not restored
@@ -154,17 +156,18 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 		t = &attempt{}
 		b.attempts[vf.Address] = t
 	}
-	t.stopped = false
+	t.stopped, t.driven = false, vf.Driver != ""
 	switch {
 	case t.phase == phaseBound:
 		b.lose(t, vf, now)
 	case t.phase == phaseFailed && t.lost && vf.Driver != "":
 		t.err = lossError(vf.Driver) // it had none at first
 	}
-	due := !t.next.IsZero() && !now.Before(t.next)
+	at := t.due()
+	due := !at.IsZero() && !now.Before(at)
 	switch {
 	case t.phase == phaseNew, t.phase == phaseFailed && due:
-		t.probes, t.boundAt, t.lost = 0, time.Time{}, false
+		t.probes, t.boundAt, t.lost, t.returned = 0, time.Time{}, false, false
 		b.start(t, vf, b.configure)
 	case t.phase == phaseProbing && due && t.probes < maxProbes:
 		b.start(t, vf, b.probe)
@@ -304,7 +307,7 @@ func (t *attempt) due() time.Time {
 	switch {
 	case t.phase == phaseWriting && !t.stuck && !t.startedAt.IsZero():
 		return t.startedAt.Add(stuckTime)
-	case t.phase == phaseProbing, t.phase == phaseFailed && !t.stopped:
+	case t.phase == phaseProbing, t.phase == phaseFailed && !t.stopped && !(t.returned && t.driven):
 		return t.next
 	}
 	return time.Time{}
@@ -316,7 +319,7 @@ func (b *Binder) RetryFailed(now time.Time) {
 	defer b.mu.Unlock()
 	for _, t := range b.attempts {
 		if t.phase == phaseFailed {
-			t.next = now
+			t.next, t.returned = now, false
 		}
 	}
 }
@@ -417,10 +420,10 @@ func (b *Binder) fail(t *attempt, err error, now time.Time) {
 	t.fail(err, now)
 	args := []any{"device", t.vf.Address, "driver", b.cfg.Driver, "failures", t.failures}
 	message := "Cannot bind a VF, will try again"
-	if t.taken && t.returned {
+	if t.taken && t.givenBack {
 		t.err = fmt.Errorf("%w; given back to %s until %s, its module or a parameter changes",
 			err, t.formerDriver, b.cfg.Driver)
-		t.next = time.Time{}
+		t.returned, t.driven = true, true
 		message = "Cannot bind a VF, gave it back to its driver"
 		args = append(args, "givenBackTo", t.formerDriver)
 	} else {

@@ -18,7 +18,7 @@ import (
 // Writing driver_override ties the two together: no other driver can bind to the VF, and the
 // DPDK driver binds to no other device (Documentation/ABI/testing/sysfs-bus-pci).
 func (b *Binder) configure(t *attempt) error {
-	t.taken, t.returned = false, false
+	t.taken, t.givenBack = false, false
 	if err := b.override(t); err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (b *Binder) giveBack(t *attempt, override, driver string) error {
 			if err != nil {
 				return err
 			}
-			t.returned = true
+			t.givenBack = true
 			driver = ""
 		}
 	}

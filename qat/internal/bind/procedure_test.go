@@ -214,36 +214,51 @@ func TestReasonOfADriverThatDoesNotAppear(t *testing.T) {
 	}
 }
 
-// A VF that was taken from a driver and given back is tried again only after RetryFailed; one that
-// could not be given back has nothing to lose.
+// A VF that was taken from a driver and given back is tried again only after RetryFailed, or when
+// that driver does not have it any more.
 func TestVFThatWasGivenBackIsNotTriedAgainByItself(t *testing.T) {
-	for name, keep := range map[string]bool{"given back": true, "refused": false} {
+	for name, change := range map[string]func(b *testBinder){
+		"nothing":          func(*testBinder) {},
+		"RetryFailed":      func(b *testBinder) { b.RetryFailed(time.Now()) },
+		"without a driver": func(b *testBinder) { b.vf.Driver = "" },
+		"stopped":          func(b *testBinder) { b.Stop(b.vf.Address) }, // as while the driver is unloaded
+	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *testBinder) {
-				if !keep {
-					b.sysfs.setFailure(giveBack, unix.ENODEV)
-				}
 				b.bind()
 				b.vf.Driver = ""
 				b.bindUntilGivenUp()
-				if next := b.Next(); next.IsZero() != keep {
-					t.Errorf("next try at %v, want never: %v", next, keep)
-				}
-				b.Stop(b.vf.Address) // as while the driver is unloaded
-				b.Bind(b.vf, time.Now())
-				if next := b.Next(); next.IsZero() != keep {
-					t.Errorf("next try at %v after a stop, want never: %v", next, keep)
-				}
-				b.vf.Driver = "c6xxvf"
-				b.RetryFailed(time.Now())
-				b.sysfs.take()
+				b.vf.Driver = "c6xxvf" // again
 				b.bind()
-				if w := b.sysfs.take(); !slices.Contains(w, testAddress+" > "+unbind) {
-					t.Errorf("written after RetryFailed: %q, want a try", w)
+				if next := b.Next(); !next.IsZero() {
+					t.Errorf("next try at %v, want never", next)
+				}
+				time.Sleep(time.Hour)
+				b.sysfs.take()
+				change(b)
+				b.bind()
+				want := name == "RetryFailed" || name == "without a driver"
+				if w := b.sysfs.take(); (len(w) > 0) != want {
+					t.Errorf("written: %q, want a try: %v", w, want)
 				}
 			})
 		})
 	}
+}
+
+// A VF that could not be given back has no driver, and is tried again later.
+func TestVFThatCouldNotBeGivenBackIsTriedAgain(t *testing.T) {
+	inBubble(t, func(b *testBinder) {
+		b.sysfs.setFailure(giveBack, unix.ENODEV)
+		b.bind()
+		b.vf.Driver = ""
+		b.bindUntilGivenUp()
+		b.sysfs.take()
+		b.bindWhenDue()
+		if w := b.sysfs.take(); !slices.Contains(w, testAddress+" > "+probe) {
+			t.Errorf("written: %q, want a try", w)
+		}
+	})
 }
 
 func TestOnlyTheWriterChangesSysfs(t *testing.T) {

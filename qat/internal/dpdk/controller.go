@@ -31,7 +31,7 @@ type Config struct {
 	ServedDrivers  []string      // kernel VF drivers whose families are served
 	Limit          int           // number of VFs listed at most; 0: no limit
 	NoBind         bool          // bind no VFs
-	Steal          bool          // also bind VFs that a driver other than their kernel driver holds
+	Steal          bool          // also bind VFs that another driver holds, or that driver_override reserves
 	HealthInterval time.Duration // time between heartbeats; not positive: never
 	Policy         policy.Policy
 	Preference     *policy.Preference // kept up to date with the lists

@@ -60,7 +60,7 @@ type rules struct {
 	driver string   // the DPDK driver
 	served []string // kernel VF drivers whose families are served
 	bind   bool     // VFs are bound
-	steal  bool     // also bind VFs that a driver other than their kernel driver holds
+	steal  bool     // also bind VFs that another driver holds, or that driver_override reserves
 }
 
 // An action is what to do about a VF.
