@@ -75,6 +75,7 @@ func (s *assignment) apply(decisions []decision, b bindings, pfOf policy.PFOf, n
 			pfOf:       pfOf,
 			now:        now,
 			holders:    map[int]pci.Address{},
+			pending:    map[pci.Address]bool{},
 		}
 		bind = append(bind, f.run()...)
 	}
@@ -170,20 +171,21 @@ type filling struct {
 	pfOf     policy.PFOf
 	now      time.Time
 
-	free    int                 // places that nobody has
-	expired []pci.Address       // VFs that lose their place to a healthy one, the first one first
-	counted []pci.Address       // VFs that have a place or get one
-	holders map[int]pci.Address // IOMMU group → the VF that has the group's place
+	free    int                  // places that nobody has
+	expired []pci.Address        // VFs that lose their place to a healthy one, the first one first
+	counted []pci.Address        // VFs that have a place or get one
+	holders map[int]pci.Address  // IOMMU group → the VF that has the group's place
+	pending map[pci.Address]bool // VFs that are being bound
 	bind    []decision
 }
 
 // run returns the VFs that are to be bound.
 func (f *filling) run() []decision {
 	f.countListed()
-	pending := f.countPending()
+	f.countPending()
 	ranks := map[rank][]pci.Address{}
 	for a, d := range f.waiting {
-		if !pending[a] {
+		if !f.pending[a] {
 			r := f.rank(d)
 			ranks[r] = append(ranks[r], a)
 		}
@@ -227,9 +229,8 @@ func (f *filling) countListed() {
 }
 
 // countPending counts the VFs that are being bound, and has their binding continued. They may have
-// the place of a VF that has expired and is listed until they are bound. It returns them.
-func (f *filling) countPending() map[pci.Address]bool {
-	pending := map[pci.Address]bool{}
+// the place of a VF that has expired and is listed until they are bound.
+func (f *filling) countPending() {
 	for _, a := range slices.SortedFunc(slices.Values(f.bindings.Pending()), pci.Address.Compare) {
 		if _, listed := f.listed[a]; listed {
 			continue
@@ -237,7 +238,7 @@ func (f *filling) countPending() map[pci.Address]bool {
 		if d, ok := f.waiting[a]; ok && d.action == actionList {
 			continue // it is bound, and this is noticed first here
 		}
-		pending[a] = true
+		f.pending[a] = true
 		d, ok := f.waiting[a]
 		if ok {
 			f.bind = append(f.bind, d)
@@ -247,7 +248,6 @@ func (f *filling) countPending() map[pci.Address]bool {
 			f.reserve()
 		}
 	}
-	return pending
 }
 
 // hold gives a VF the place of its IOMMU group, and returns the VF that has the place then.
@@ -296,8 +296,9 @@ func (f *filling) place(a pci.Address, d decision, r rank) {
 		return
 	}
 	if f.free <= 0 {
-		f.unlist(f.expired[0])
+		loser := f.expired[0]
 		f.expired = f.expired[1:]
+		f.unlist(loser)
 		f.free++
 	}
 	f.free--
@@ -319,8 +320,24 @@ func (f *filling) unlist(a pci.Address) {
 	d := f.listed[a].decision
 	f.tree.Remove(d.resource, a.String())
 	delete(f.listed, a)
+	if d.group != nil && f.holders[*d.group] == a {
+		f.passOn(*d.group)
+	}
 	f.waiting[a] = d
 	f.skip(a, fmt.Sprintf("hidden by -max-num-devices=%d, unhealthy: %s", f.limit, d.device.Reason))
+}
+
+// passOn frees the place of an IOMMU group, unless another VF of the group is being bound: then that
+// VF has a place, even if there is none left.
+func (f *filling) passOn(group int) {
+	delete(f.holders, group)
+	for a := range f.pending {
+		if d := f.waiting[a]; d.group != nil && *d.group == group {
+			f.holders[group] = a
+			f.reserve()
+			return
+		}
+	}
 }
 
 // firstExpiry returns when the next unhealthy VF loses its place.

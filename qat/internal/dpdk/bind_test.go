@@ -296,14 +296,16 @@ func TestVFOnTheDenylistIsSkippedWithTheRemedy(t *testing.T) {
 func TestCloseDoesNotWaitForABlockedWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, newHostWithVF(t), Config{})
-		release := r.hold(probeFile)
+		held := make(chan struct{})
+		r.holdUntil(probeFile, held)
 		r.rescan()
 		closed := time.Now()
 		r.controller.Close()
 		if took := time.Since(closed); took != hostwatch.CloseTimeout {
 			t.Errorf("Close took %v, want %v", took, hostwatch.CloseTimeout)
 		}
-		release()
+		close(held)
+		synctest.Wait()
 		closed = time.Now()
 		r.controller.Close()
 		if took := time.Since(closed); took > 0 {

@@ -370,15 +370,20 @@ const probeFile = "bus/pci/drivers_probe"
 // hold makes the next write to a file wait until release is called, and thereby the job that
 // does it.
 func (r *rig) hold(file string) (release func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	c := make(chan struct{})
-	r.held[file] = c
+	r.holdUntil(file, c)
 	return func() {
 		r.t.Helper()
 		close(c)
 		r.settle()
 	}
+}
+
+// holdUntil makes the next write to a file wait until the channel is closed.
+func (r *rig) holdUntil(file string, c chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held[file] = c
 }
 
 // refuse makes writes to a file fail until it is accepted again.
