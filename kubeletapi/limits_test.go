@@ -139,7 +139,8 @@ func TestLargeRequestsCostLittle(t *testing.T) {
 			var answer []byte
 			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
-			err := conn.Invoke(ctx, "/v1beta1.DevicePlugin/Allocate", tt.request, &answer, grpc.ForceCodecV2(rawCodec{}))
+			err := conn.Invoke(ctx, "/v1beta1.DevicePlugin/Allocate", tt.request, &answer,
+				grpc.ForceCodecV2(rawCodec{}))
 			runtime.ReadMemStats(&after)
 			if status.Code(err) != tt.want {
 				t.Errorf("Allocate = %.200v, want %v", err, tt.want)
@@ -168,12 +169,14 @@ func TestReasonOfEndedStreamIsLogged(t *testing.T) {
 	waitIDs(t, k, yellow, "1")
 	const reason = "the kubelet ended the stream: context canceled"
 	r.log.awaitCount(t, `"The kubelet no longer follows the list" "resource"="`+yellow+`" "reason"="`+reason, 4)
-	if n := r.log.count(`"The stream to the kubelet ends again and again, registering again" "error"="` + reason); n != 1 {
+	again := `"The stream to the kubelet ends again and again, registering again" "error"="` + reason
+	if n := r.log.count(again); n != 1 {
 		t.Errorf("%d errors about it, want 1:\n%s", n, r.log)
 	}
 }
 
-// TestCheckRegisteredSaysWhyResourceIsNotServed checks that a socket that cannot be created is named.
+// TestCheckRegisteredSaysWhyResourceIsNotServed checks that it names a socket that cannot be
+// created.
 func TestCheckRegisteredSaysWhyResourceIsNotServed(t *testing.T) {
 	dir, first, second := kubeletDir(t), newFakePlugin(), newFakePlugin()
 	k := startKubelet(t, dir)
@@ -182,7 +185,8 @@ func TestCheckRegisteredSaysWhyResourceIsNotServed(t *testing.T) {
 	waitIDs(t, k, yellow, "1")
 	r2 := run(t, dir, second, fastRetries)
 	second.publish(tree(t, nil, "yellow", "1"))
-	r2.awaitRegistered(yellow + ": it cannot be served: listen on " + socketOf(dir, "yellow") + ": another process serves it")
+	r2.awaitRegistered(yellow + ": it cannot be served: listen on " + socketOf(dir, "yellow") +
+		": another process serves it")
 	if err := r1.stop(); err != nil {
 		t.Error(err)
 	}

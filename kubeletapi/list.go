@@ -149,9 +149,10 @@ func convertDevice(d *devtree.Device) *pluginapi.Device {
 	return out
 }
 
-// maxRequest is the size in bytes of the largest request: the IDs of all devices of the largest list.
-// Of maxContainers, the kubelet sends one (pkg/kubelet/cm/devicemanager/endpoint.go, allocate). A
-// container that takes two bytes in a request takes far more in memory, and in the answer.
+// maxRequest is the size in bytes of the largest request: the IDs of all devices of the largest
+// list. Of maxContainers, the kubelet sends one (pkg/kubelet/cm/devicemanager/endpoint.go,
+// allocate). A container that takes two bytes in a request takes far more in memory, and in the
+// answer.
 const (
 	maxRequest    = maxList
 	maxContainers = 1024
@@ -185,7 +186,8 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return c.CodecV2.Unmarshal(data, v)
 }
 
-// checkContainers returns an error if the request has too many fields, each of which is a container.
+// checkContainers returns an error if the request has too many fields, each of which is a
+// container.
 func checkContainers(data mem.BufferSlice) error {
 	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buffer.Free()

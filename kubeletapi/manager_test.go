@@ -133,12 +133,12 @@ func TestRunRejectsInvalidSettings(t *testing.T) {
 	}{
 		"namespace":       {"Color.example.com", newFakePlugin(), in(good), "must be a DNS name"},
 		"no plugin":       {namespace, nil, in(good), "the Plugin is nil"},
-		"empty directory": {namespace, newFakePlugin(), in(""), `kubelet directory "": must be a path, such as /var/lib`},
+		"empty directory": {namespace, newFakePlugin(), in(""), `kubelet directory "": must be a path, such as /var`},
 		"long directory": {
 			namespace, newFakePlugin(), in("/" + strings.Repeat("d", 84)), `ddd" has 85 bytes: at most 84 are allowed`,
 		},
 		"empty CDI directory": {
-			namespace, newFakePlugin(), append(in(good), WithCDI("", "paint")), `CDI directory "": must be a path, such as`,
+			namespace, newFakePlugin(), append(in(good), WithCDI("", "paint")), `CDI directory "": must be a path`,
 		},
 		"CDI class": {
 			namespace, newFakePlugin(), append(in(good), WithCDI(good, "a b")), `CDI class "a b": `,

@@ -73,8 +73,8 @@ func (s *service) reportLength(all, sent *list) {
 		}
 		return
 	}
-	err := fmt.Errorf("the list of %d devices has %d bytes, the kubelet accepts %d: only the first %d devices are offered",
-		len(all.devices), len(all.wire), maxList, len(sent.devices))
+	err := fmt.Errorf("the list of %d devices has %d bytes, the kubelet accepts %d: "+
+		"only the first %d devices are offered", len(all.devices), len(all.wire), maxList, len(sent.devices))
 	if s.registration.shorten(err) == nil {
 		s.log.Error(err, "Cannot offer all devices", "resource", s.name)
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"qatplugin/kubeletapi/probe"
 	"qatplugin/qat"
 )
 
@@ -109,7 +110,7 @@ func newFlagSet(o *options) *flag.FlagSet {
 		"`directory` of the CDI specs, with -use-cdi; it is created if it does not exist")
 	flags.Var(&interval{&o.qat.AuditInterval, minAuditInterval}, "audit-interval",
 		"`time` between two full reads of the host that check that no event was missed, at least 1s; 0 disables them")
-	flags.Var(&hostPort{&o.healthAddress}, "health-address",
+	flags.Var((*probe.Address)(&o.healthAddress), "health-address",
 		"`address` HOST:PORT at which /livez and /readyz are served, such as :8081; empty disables them")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	klog.InitFlags(flags)

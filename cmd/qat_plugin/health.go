@@ -4,39 +4,9 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
 	"net/http"
-	"slices"
-	"strings"
-	"sync"
-	"time"
 
-	"k8s.io/klog/v2"
-)
-
-const (
-	// checkTimeout is for all checks of one request together. It is shorter
-	// than the timeout of the probes in deployments/.
-	checkTimeout = 3 * time.Second
-
-	// If the address cannot be listened at, the server tries again after
-	// listenFirst, then after twice as long each time up to listenMax.
-	listenFirst = time.Second
-	listenMax   = time.Minute
-
-	// shutdownTimeout is for requests in progress when the program ends.
-	shutdownTimeout = time.Second
-
-	// Anybody who can reach the address can open connections, which cost memory and file
-	// descriptors. So a connection carries one request, as those of the kubelet's probes do,
-	// which must arrive within readTimeout and be answered within writeTimeout. Beyond
-	// maxConnections, the oldest one is closed: a probe is done long before it is that.
-	readTimeout    = 5 * time.Second
-	writeTimeout   = checkTimeout + 5*time.Second
-	maxConnections = 64
-	maxHeader      = 16 << 10 // bytes
+	"qatplugin/kubeletapi/probe"
 )
 
 // checker is the part of a plugin's health that it knows itself.
@@ -47,144 +17,13 @@ type checker interface {
 }
 
 // healthHandler serves /livez (should the process keep running?) and /readyz (does the kubelet
-// know the truth?). Both answer with status 200 or 500 and with the text that Kubernetes' own
-// components give: "ok", or a line for each check with ?verbose and after a failure.
+// know the truth?).
 func healthHandler(c checker, registered func(context.Context) error) http.Handler {
-	eventLoop := check{"event-loop", c.CheckEventLoop}
-	mux := http.NewServeMux()
-	mux.Handle("GET /livez", checks{"livez", []check{eventLoop}})
-	mux.Handle("GET /readyz", checks{"readyz", []check{
+	eventLoop := probe.Check{Name: "event-loop", Run: c.CheckEventLoop}
+	return probe.Handler([]probe.Check{eventLoop}, []probe.Check{
 		eventLoop,
-		{"first-look", c.CheckFirstLook},
-		{"kernel-heard", c.CheckKernelHeard},
-		{"registered", registered},
-	}})
-	return mux
-}
-
-// check is one condition. Its error says what is wrong.
-type check struct {
-	name string
-	run  func(ctx context.Context) error
-}
-
-// checks is an endpoint and its conditions.
-type checks struct {
-	name string
-	list []check
-}
-
-// ServeHTTP runs the checks and answers with their results.
-func (c checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
-	defer cancel()
-	var text strings.Builder
-	var failed []string
-	for _, check := range c.list {
-		if err := check.run(ctx); err != nil {
-			failed = append(failed, check.name)
-			fmt.Fprintf(&text, "[-]%s failed: %v\n", check.name, err)
-		} else {
-			fmt.Fprintf(&text, "[+]%s ok\n", check.name)
-		}
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cache-Control", "no-store")
-	switch {
-	case len(failed) > 0:
-		klog.V(2).InfoS("A health check failed", "path", "/"+c.name, "checks", failed)
-		w.WriteHeader(http.StatusInternalServerError)
-		fmt.Fprintf(w, "%s%s check failed\n", text.String(), c.name)
-	case r.URL.Query().Has("verbose"):
-		fmt.Fprintf(w, "%s%s check passed\n", text.String(), c.name)
-	default:
-		fmt.Fprint(w, "ok")
-	}
-}
-
-// newHealthServer returns the server. Its requests end with ctx.
-func newHealthServer(ctx context.Context, handler http.Handler) *http.Server {
-	var open connections
-	server := &http.Server{
-		Handler:        handler,
-		ReadTimeout:    readTimeout,
-		WriteTimeout:   writeTimeout,
-		MaxHeaderBytes: maxHeader,
-		BaseContext:    func(net.Listener) context.Context { return ctx },
-		ConnState: func(c net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				open.add(c)
-			case http.StateClosed:
-				open.remove(c)
-			}
-		},
-	}
-	server.SetKeepAlivesEnabled(false)
-	return server
-}
-
-// connections are the open connections of a server.
-type connections struct {
-	mu   sync.Mutex
-	list []net.Conn // in the order in which they were opened
-}
-
-// add adds a connection. If there are too many, it closes the oldest one.
-func (s *connections) add(c net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.list = append(s.list, c); len(s.list) > maxConnections {
-		_ = s.list[0].Close() // the server notices, and reports StateClosed
-		s.list = slices.Delete(s.list, 0, 1)
-	}
-}
-
-// remove removes a connection that is closed.
-func (s *connections) remove(c net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.list = slices.DeleteFunc(s.list, func(other net.Conn) bool { return other == c })
-}
-
-// serveHealth serves the handler until ctx ends, and then gives requests in progress up to
-// shutdownTimeout. An address that is not available is logged and tried again: the devices are
-// served in any case. opened, which may be nil, is called with the address that is listened at.
-func serveHealth(ctx context.Context, address string, handler http.Handler, opened func(net.Addr)) {
-	server := newHealthServer(ctx, handler)
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(ended)
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		if server.Shutdown(ctx) != nil {
-			_ = server.Close()
-		}
+		{Name: "first-look", Run: c.CheckFirstLook},
+		{Name: "kernel-heard", Run: c.CheckKernelHeard},
+		{Name: "registered", Run: registered},
 	})
-	defer func() {
-		if !stop() {
-			<-ended // Serve returns as soon as Shutdown begins
-		}
-	}()
-	for wait := listenFirst; ; wait = min(2*wait, listenMax) {
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-		if err == nil {
-			klog.InfoS("Serving /livez and /readyz", "address", listener.Addr().String())
-			if opened != nil {
-				opened(listener.Addr())
-			}
-			err = server.Serve(listener)
-		}
-		if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
-			return
-		}
-		klog.ErrorS(err, "Cannot serve /livez and /readyz, retrying; the devices are served regardless",
-			"address", address, "after", wait)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-	}
 }

@@ -25,6 +25,7 @@ import (
 
 	"qatplugin/events"
 	"qatplugin/kubeletapi"
+	"qatplugin/kubeletapi/probe"
 	"qatplugin/logpipe"
 	"qatplugin/qat"
 )
@@ -111,7 +112,7 @@ func serve(ctx context.Context, o *options, plugin *qat.Plugin) int {
 		ctx, cancel := context.WithCancel(ctx)
 		var health sync.WaitGroup
 		health.Go(func() {
-			serveHealth(ctx, o.healthAddress, healthHandler(plugin, manager.CheckRegistered), nil)
+			probe.Serve(ctx, o.healthAddress, healthHandler(plugin, manager.CheckRegistered))
 		})
 		defer health.Wait()
 		defer cancel()

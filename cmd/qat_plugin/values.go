@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -101,22 +100,6 @@ func (f *directory) String() string { return deref(f.value) }
 func (f *directory) Set(text string) error {
 	if info, err := os.Stat(text); err != nil || !info.IsDir() {
 		return invalid("the path of a directory that exists")
-	}
-	*f.value = text
-	return nil
-}
-
-// hostPort is a flag with an address to listen at, or none.
-type hostPort struct{ value *string }
-
-func (f *hostPort) String() string { return deref(f.value) }
-func (f *hostPort) Set(text string) error {
-	_, port, err := net.SplitHostPort(text)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil && text != "" {
-		return invalid("HOST:PORT or :PORT with a port from 0 (any free one) to 65535, or empty")
 	}
 	*f.value = text
 	return nil

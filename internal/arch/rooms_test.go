@@ -38,7 +38,7 @@ var rooms = map[string]room{
 		why:    "events knows netlink, inotify and time, and nothing of PCI, QAT or Kubernetes",
 	},
 	"kubeletapi": {
-		ours: []string{"cdi", "devtree"},
+		ours: []string{"cdi", "devtree", "kubeletapi/probe"},
 		theirs: []string{
 			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc",
 			"google.golang.org/protobuf/encoding/protowire", "google.golang.org/protobuf/proto",
@@ -46,6 +46,11 @@ var rooms = map[string]room{
 		},
 		never: []string{udev, cdiModule + "/pkg/cdi"},
 		why:   "kubeletapi knows the device plugin API and Trees, and nothing of QAT, sysfs or netlink",
+	},
+	"kubeletapi/probe": {
+		theirs: []string{"k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "kubeletapi/probe serves checks, whatever they check",
 	},
 	"logpipe": {
 		theirs: []string{"golang.org/x/sys/unix"},
@@ -118,7 +123,7 @@ var rooms = map[string]room{
 		why:    "the example shows what a plugin for other hardware needs, which is nothing of QAT",
 	},
 	"cmd/qat_plugin": {
-		ours:   []string{"devtree", "events", "kubeletapi", "logpipe", "qat"},
+		ours:   []string{"devtree", "events", "kubeletapi", "kubeletapi/probe", "logpipe", "qat"},
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		why:    "cmd/qat_plugin knows flags, wiring and signals",
 	},

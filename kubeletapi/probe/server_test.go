@@ -1,19 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package probe
 
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/go-logr/logr/funcr"
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"k8s.io/klog/v2"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // pipeListener accepts connections in memory, so that tests can run in a testing/synctest bubble.
 type pipeListener struct {
@@ -43,7 +52,7 @@ func (l *pipeListener) dial() net.Conn {
 // connection was closed.
 func serveInMemory(t *testing.T, handler http.Handler) (l *pipeListener, closed <-chan time.Time) {
 	t.Helper()
-	server := newHealthServer(t.Context(), handler)
+	server := newServer(t.Context(), handler)
 	times, connState := make(chan time.Time, 2*maxConnections), server.ConnState
 	server.ConnState = func(c net.Conn, state http.ConnState) {
 		connState(c, state)
@@ -71,7 +80,19 @@ func serveInMemory(t *testing.T, handler http.Handler) (l *pipeListener, closed 
 // request is a request without the empty line that ends it.
 const request = "GET /livez HTTP/1.1\r\nHost: plugin\r\n"
 
-func healthyHandler() http.Handler { return healthHandler(fakeChecker{}, passes) }
+func passes(context.Context) error { return nil }
+
+func healthyHandler() http.Handler {
+	checks := []Check{{Name: "alive", Run: passes}}
+	return Handler(checks, checks)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // A connection costs memory and a file descriptor, so no client may keep one for long.
 func TestNoClientKeepsAConnectionOpen(t *testing.T) {
@@ -181,7 +202,11 @@ func TestOldestConnectionMakesRoom(t *testing.T) {
 
 func TestCheckThatTimesOutIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, closed := serveInMemory(t, healthHandler(fakeChecker{stuck: true}, passes))
+		stuck := Check{Name: "stuck", Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			return errors.New("it does not respond")
+		}}
+		l, closed := serveInMemory(t, Handler([]Check{stuck}, nil))
 		if status := l.get(t, "").StatusCode; status != 500 {
 			t.Errorf("status %d, want 500", status)
 		}
@@ -219,7 +244,7 @@ func TestShutdownWaitsForRequestsInProgress(t *testing.T) {
 	opened, ended := make(chan net.Addr, 1), make(chan struct{})
 	go func() {
 		defer close(ended)
-		serveHealth(ctx, "127.0.0.1:0", handler, func(a net.Addr) { opened <- a })
+		serve(ctx, "127.0.0.1:0", handler, func(a net.Addr) { opened <- a })
 	}()
 	address := (<-opened).String()
 	silent, err := net.Dial("tcp", address)
@@ -234,7 +259,7 @@ func TestShutdownWaitsForRequestsInProgress(t *testing.T) {
 	cancel()
 	<-ended
 	if !answered.Load() {
-		t.Error("serveHealth returned before a request in progress was answered")
+		t.Error("serve returned before a request in progress was answered")
 	}
 	if got := <-status; got != 500 {
 		t.Errorf("status %d, want 500", got)
@@ -249,4 +274,52 @@ func wantClosed(t *testing.T, c net.Conn) {
 	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("reading from a connection without a request: %v, want EOF", err)
 	}
+}
+
+func TestHealthAddressInUseIsTriedAgain(t *testing.T) {
+	lines := make(chan string, 100)
+	log := funcr.New(func(_, line string) { lines <- line }, funcr.Options{})
+	synctest.Test(t, func(t *testing.T) {
+		other, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), log))
+		opened, ended := make(chan net.Addr, 1), make(chan struct{})
+		go func() {
+			defer close(ended)
+			serve(ctx, other.Addr().String(), http.NotFoundHandler(), func(a net.Addr) { opened <- a })
+		}()
+		time.Sleep(10 * time.Minute)
+		var waits []string
+		for len(lines) > 0 {
+			if _, wait, ok := strings.Cut(<-lines, `"after"=`); ok {
+				waits = append(waits, wait)
+			}
+		}
+		waits = slices.Compact(waits) // the longest wait is repeated
+		if diff := cmp.Diff([]string{`"1s"`, `"2s"`, `"4s"`, `"8s"`, `"16s"`, `"32s"`, `"1m0s"`}, waits); diff != "" {
+			t.Errorf("waits (-want +got):\n%s", diff)
+		}
+		must(t, other.Close())
+		if a := <-opened; a.String() != other.Addr().String() {
+			t.Errorf("serves %v, want %v", a, other.Addr())
+		}
+		cancel()
+		<-ended
+	})
+}
+
+func get(t *testing.T, url string) (status int, body string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(url)
+	if err != nil {
+		t.Error(err)
+		return 0, ""
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return response.StatusCode, string(text)
 }
