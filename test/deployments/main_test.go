@@ -44,6 +44,8 @@ var others = map[string]string{
 	"sample":             "workloads/sample",
 	"crypto-perf":        "workloads/crypto-perf",
 	"compress-perf":      "workloads/compress-perf",
+	"qatlib":             "workloads/qatlib",
+	"openshift":          "openshift",
 }
 
 // overlayNamed returns the plugin that an overlay installs.

@@ -20,6 +20,7 @@ type objects struct {
 	policies   []networkingv1.NetworkPolicy
 	pods       []corev1.Pod
 	rules      []nodeFeatureRule
+	sccs       []securityContextConstraints
 }
 
 // decode decodes YAML documents. It fails the test for fields that the API does not know,
@@ -40,6 +41,8 @@ func decode(t testing.TB, text string) (o objects) {
 			o.pods = append(o.pods, decodeStrict[corev1.Pod](t, document))
 		case "nfd.k8s-sigs.io/v1alpha1 NodeFeatureRule":
 			o.rules = append(o.rules, decodeStrict[nodeFeatureRule](t, document))
+		case "security.openshift.io/v1 SecurityContextConstraints":
+			o.sccs = append(o.sccs, decodeStrict[securityContextConstraints](t, document))
 		default:
 			t.Fatalf("unexpected object %s %s:\n%s", kind.APIVersion, kind.Kind, document)
 		}

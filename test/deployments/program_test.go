@@ -106,10 +106,13 @@ func TestProgram(t *testing.T) {
 			"DPDK_DRIVER":       "-dpdk-driver",
 			"KERNEL_VF_DRIVERS": "-kernel-vf-drivers",
 			"MAX_NUM_DEVICES":   "-max-num-devices",
+			"ALLOCATION_POLICY": "-allocation-policy",
+			"HEALTH_INTERVAL":   "-health-interval",
 			"VERBOSITY":         "-v",
 		} {
 			want[key], got[key] = defaults[name], p.flags(t)[name]
 		}
+		want["ALLOCATION_POLICY"] = "" // "0" above, because -h does not show an empty default
 		if diff := cmp.Diff(want, p.config.Data); diff != "" {
 			t.Errorf("(-defaults of the flags +ConfigMap):\n%s", diff)
 		}
@@ -174,8 +177,8 @@ func testReady(t *testing.T, p plugin, program string) {
 	must(t, host.AddPF(lookalike.PF{Address: "0000:6b:00.0", Services: "sym;asym"}))
 	must(t, host.SetVFs("0000:6b:00.0", 2))
 	adfCtl := filepath.Join(t.TempDir(), "adf_ctl")
-	must(t, os.WriteFile(adfCtl, []byte("#!/bin/sh\n"), 0o700)) // reports no device
-	standIns := map[string]string{                              // by path on the host
+	must(t, os.WriteFile(adfCtl, []byte("#!/bin/sh\necho There is 0 QAT acceleration device\\(s\\) in the system:\n"), 0o700))
+	standIns := map[string]string{ // by path on the host
 		"/sys":                   host.Sysfs(),
 		"/dev":                   host.Dev(),
 		"/etc":                   t.TempDir(),

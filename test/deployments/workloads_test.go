@@ -38,6 +38,7 @@ func TestWorkloads(t *testing.T) {
 		"sample":        {"qat-sample", "qat.intel.com/cy", violations{}},
 		"crypto-perf":   {"qat-dpdk-test-crypto-perf", "qat.intel.com/cy", vfio},
 		"compress-perf": {"qat-dpdk-test-compress-perf", "qat.intel.com/dc", vfio},
+		"qatlib":        {"qat-qatlib-sample", "qat.intel.com/cy", vfio},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := workload(t, name)
@@ -53,12 +54,13 @@ func TestWorkloads(t *testing.T) {
 }
 
 // TestWorkloadsUseTheirVFs runs the pods' commands in a real shell, with stand-ins for
-// the programs of DPDK.
+// the programs of DPDK and qatlib.
 func TestWorkloadsUseTheirVFs(t *testing.T) {
 	bin := t.TempDir()
 	for name, script := range map[string]string{
 		"dpdk-test-crypto-perf":   `echo "$0 $*"`,
 		"dpdk-test-compress-perf": `echo "$0 $*"`,
+		"cpa_sample_code":         `echo "$0 $* QAT_POLICY=$QAT_POLICY"`,
 		"sleep":                   "",
 	} {
 		must(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script+"\n"), 0o700))
@@ -69,6 +71,7 @@ func TestWorkloadsUseTheirVFs(t *testing.T) {
 	crypto, compress := filepath.Join(bin, "dpdk-test-crypto-perf"), filepath.Join(bin, "dpdk-test-compress-perf")
 	for name, want := range map[string]string{ // how the output starts
 		"sample":        "QAT0=0000:6b:00.1\nQAT1=0000:6b:00.2\n",
+		"qatlib":        filepath.Join(bin, "cpa_sample_code") + " signOfLife=1 runTests=31 QAT_POLICY=2\n",
 		"crypto-perf":   crypto + eal + "--ptest throughput --devtype crypto_qat ",
 		"compress-perf": compress + eal + "--driver-name compress_qat --input-file " + compress + " ",
 	} {
