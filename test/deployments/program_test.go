@@ -237,7 +237,7 @@ func probedPort(t *testing.T, p plugin) int32 {
 // TestProbeTimeoutsExceedCheckTimeout: the kubelet discards the answer of a probe that it
 // has given up, and with it the reason of a failed check.
 func TestProbeTimeoutsExceedCheckTimeout(t *testing.T) {
-	match := findInSource(t, "cmd/qat_plugin/health.go", `checkTimeout = (\d+) \* time\.Second`, 1)[0]
+	match := findInSource(t, "kubeletapi/probe/server.go", `checkTimeout = (\d+) \* time\.Second`, 1)[0]
 	seconds, err := strconv.Atoi(match[1])
 	must(t, err)
 	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
