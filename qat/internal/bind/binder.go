@@ -14,6 +14,7 @@ package bind
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -80,6 +81,10 @@ type VF struct {
 	Incarnation uint64      // inode of its directory; another one after it was recreated
 	Driver      string      // the driver that has it, not the DPDK driver; "" if none
 	PF          pci.Address // its PF, or an address that stands for it; see workersPerPF
+
+	// Group are other VFs of the same IOMMU group that must be taken from their drivers, too. While
+	// one of them is reserved, the VF is not taken from its driver.
+	Group []pci.Address
 }
 
 // Binder binds VFs in the background. All methods may be called from any goroutine.
@@ -162,6 +167,8 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 		b.lose(t, vf, now)
 	case t.phase == phaseFailed && t.lost && vf.Driver != "":
 		t.err = lossError(vf.Driver) // it had none at first
+	case t.phase == phaseFailed && t.isReserved(nil) && !slices.Equal(t.vf.Group, vf.Group):
+		t.next = now
 	}
 	at := t.due()
 	due := !at.IsZero() && !now.Before(at)
@@ -313,6 +320,18 @@ func (t *attempt) due() time.Time {
 	return time.Time{}
 }
 
+// RetryReserved makes a VF due that was left alone because of its driver_override, or because of
+// that of a VF in the same IOMMU group.
+func (b *Binder) RetryReserved(a pci.Address, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range b.attempts {
+		if t.phase == phaseFailed && t.isReserved(&a) {
+			t.next = now
+		}
+	}
+}
+
 // RetryFailed makes all VFs that failed to bind due, because the cause may be gone.
 func (b *Binder) RetryFailed(now time.Time) {
 	b.mu.Lock()
@@ -401,7 +420,7 @@ func (b *Binder) finish(j job, err error, now time.Time) bool {
 		return false
 	}
 	switch {
-	case b.cfg.Writer.DryRun():
+	case err == nil && b.cfg.Writer.DryRun():
 		t.phase = phaseDryRun
 	case !t.boundAt.IsZero(): // the driver appeared meanwhile
 		t.phase = phaseBound
@@ -429,7 +448,7 @@ func (b *Binder) fail(t *attempt, err error, now time.Time) {
 	} else {
 		args = append(args, "retryIn", t.next.Sub(now))
 	}
-	if t.failures == 1 && !sysfs.IsAbsent(err) {
+	if t.failures == 1 && !sysfs.IsAbsent(err) && !t.isReserved(nil) {
 		klog.ErrorS(err, message, args...)
 	} else {
 		klog.V(2).InfoS(message, append(args, "err", err)...)
@@ -443,12 +462,22 @@ func (t *attempt) fail(err error, now time.Time) {
 	t.failures++
 }
 
+// isReserved reports whether the last try ended because driver_override of a VF (nil: of any)
+// reserves it.
+func (t *attempt) isReserved(by *pci.Address) bool {
+	var reserved *reservedError
+	return errors.As(t.err, &reserved) && (by == nil || reserved.vf == *by)
+}
+
 // reason returns why the VF is not bound to the driver.
 func (t *attempt) reason(driver string) string {
 	switch t.phase {
 	case phaseDryRun:
 		return "dry run: not bound to " + driver
 	case phaseFailed:
+		if t.isReserved(nil) {
+			return t.err.Error()
+		}
 		return fmt.Sprintf("bind to %s: %v", driver, t.err)
 	}
 	return "waiting for " + driver + " to bind"

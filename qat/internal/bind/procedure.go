@@ -36,17 +36,40 @@ func (b *Binder) configure(t *attempt) error {
 	return b.probe(t)
 }
 
-// override sets driver_override to the DPDK driver, unless it names another driver: then something
-// else has reserved the VF.
+// A reservedError says that driver_override of a VF names another driver than the DPDK driver:
+// something else has reserved the VF.
+type reservedError struct {
+	vf       pci.Address
+	override string
+	isMember bool // the VF is another one of the same IOMMU group
+}
+
+func (e *reservedError) Error() string {
+	if e.isMember {
+		return fmt.Sprintf("%s shares its IOMMU group and is reserved: its driver_override is %s", e.vf, e.override)
+	}
+	return fmt.Sprintf("its driver_override is %s: it is reserved, and left alone without -steal", e.override)
+}
+
+// override sets driver_override to the DPDK driver, unless it reserves the VF. It is read here, by a
+// worker, because the kernel takes the device lock for that, too (drivers/pci/pci-sysfs.c,
+// driver_override_show): the read waits for as long as a workload delays the removal of the VF.
 func (b *Binder) override(t *attempt) error {
-	current, err := b.driverOverride(t)
+	current, err := b.driverOverride(t.vf)
 	switch {
 	case err != nil:
 		return err
-	case current == b.cfg.Driver:
+	case current != "" && current != b.cfg.Driver && !b.cfg.Steal:
+		return &reservedError{vf: t.vf.Address, override: current}
+	}
+	for _, a := range t.vf.Group {
+		other, err := b.driverOverride(VF{Address: a})
+		if err == nil && other != "" && other != b.cfg.Driver && !b.cfg.Steal {
+			return &reservedError{vf: a, override: other, isMember: true}
+		}
+	}
+	if current == b.cfg.Driver {
 		return nil // nothing to do, and nothing to undo that the Binder has not done
-	case current != "" && !b.cfg.Steal:
-		return fmt.Errorf("driver_override is %s", current)
 	}
 	if err := b.setDriverOverride(t.vf.Address, b.cfg.Driver); err != nil {
 		return err
@@ -82,7 +105,7 @@ func (b *Binder) undo(t *attempt, driver string) {
 	if !current {
 		return
 	}
-	override, err := b.driverOverride(t)
+	override, err := b.driverOverride(t.vf)
 	if err == nil && (override == "" || override == b.cfg.Driver) {
 		err = b.giveBack(t, override, driver)
 	}
@@ -125,10 +148,11 @@ func (b *Binder) setDriverOverride(a pci.Address, driver string) error {
 	return b.cfg.Writer.Write(path.Join("bus/pci/devices", a.String(), "driver_override"), driver)
 }
 
-// driverOverride returns the driver_override of the VF, or "" if it is not set, which the kernel
-// shows as (null). The error says that the VF is absent if it was removed or recreated.
-func (b *Binder) driverOverride(t *attempt) (string, error) {
-	dir, err := sysfs.OpenDir(filepath.Join(b.cfg.Sysfs, "bus/pci/devices", t.vf.Address.String()))
+// driverOverride returns the driver_override of a VF, or "" if it is not set, which the kernel
+// shows as (null). The error says that the VF is absent if it was removed or recreated. Without an
+// incarnation any is meant.
+func (b *Binder) driverOverride(vf VF) (string, error) {
+	dir, err := sysfs.OpenDir(filepath.Join(b.cfg.Sysfs, "bus/pci/devices", vf.Address.String()))
 	if err != nil {
 		return "", err
 	}
@@ -137,8 +161,8 @@ func (b *Binder) driverOverride(t *attempt) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if inode != t.vf.Incarnation {
-		return "", fmt.Errorf("%s was removed and added: %w", t.vf.Address, fs.ErrNotExist)
+	if vf.Incarnation != 0 && inode != vf.Incarnation {
+		return "", fmt.Errorf("%s was removed and added: %w", vf.Address, fs.ErrNotExist)
 	}
 	driver, err := dir.Read("driver_override")
 	if driver == "(null)" {

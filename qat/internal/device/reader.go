@@ -210,10 +210,6 @@ type Function struct {
 	// it was not read. It changes when the VF is bound anew.
 	Registration uint64
 
-	// Override is driver_override of a VF that is not bound to the DPDK driver; "" when it is
-	// not set.
-	Override string
-
 	// Of a PF.
 	VFs      []pci.Address // virtfn*, in ascending order
 	State    string        // qat/state; "" when the driver has no such attribute

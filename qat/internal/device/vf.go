@@ -44,16 +44,7 @@ func (h *Handle) readVF(f *Function) error {
 	if n, err := strconv.Atoi(group); err == nil {
 		f.Group = &n
 	}
-	if f.Node, err = h.readNode(f); err != nil || h.reader.IsBound(f.Driver) {
-		return err
-	}
-	f.Override, err = h.dir.Read("driver_override")
-	switch {
-	case f.Override == "(null)": // it is not set
-		f.Override = ""
-	case sysfs.IsAbsent(err):
-		err = nil
-	}
+	f.Node, err = h.readNode(f)
 	return err
 }
 

@@ -299,37 +299,6 @@ func TestUnreadableUIODirectoryIsAnError(t *testing.T) {
 	}
 }
 
-// A driver_override matters while a VF is not bound.
-func TestOverride(t *testing.T) {
-	for name, tt := range map[string]struct {
-		driver, override, want string
-	}{
-		"not set":             {"", "(null)", ""},
-		"no driver":           {"", "none", "none"},
-		"kernel driver":       {"4xxxvf", "none", "none"},
-		"bound":               {DriverVFIO, "none", ""},
-		"of the DPDK driver":  {"", DriverVFIO, DriverVFIO},
-		"empty, as on a host": {"", "", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			h := newHostWithVF(t, tt.driver)
-			must(t, h.SetAttr(vfA1, "driver_override", tt.override))
-			if got := read(t, vfioReader(h), vfA1).Override; got != tt.want {
-				t.Errorf("Override %q, want %q", got, tt.want)
-			}
-		})
-	}
-	h := newHostWithVF(t, "")
-	must(t, h.RemoveAttr(vfA1, "driver_override"))
-	if got := read(t, vfioReader(h), vfA1).Override; got != "" {
-		t.Errorf("Override %q without the attribute, want none", got)
-	}
-	replaceByDir(t, filepath.Join(h.Path(vfA1), "driver_override"))
-	if f, err := vfioReader(h).Read(address(t, vfA1)); err == nil {
-		t.Errorf("unreadable driver_override: %+v, want an error", f)
-	}
-}
-
 // A VF may lose its device while a workload holds it open. The kernel then sends the remove event
 // of vfio-dev, and nothing else until the workload closes the VF.
 func TestVFRemovedWhileHeldIsReleasing(t *testing.T) {

@@ -327,8 +327,8 @@ func (f *filling) unlist(a pci.Address) {
 	f.skip(a, fmt.Sprintf("hidden by -max-num-devices=%d, unhealthy: %s", f.limit, d.device.Reason))
 }
 
-// passOn frees the place of an IOMMU group, unless another VF of the group is being bound: then that
-// VF has a place, even if there is none left.
+// passOn frees the place of an IOMMU group, unless another VF of the group is being bound: then
+// that VF has a place, even if there is none left.
 func (f *filling) passOn(group int) {
 	delete(f.holders, group)
 	for a := range f.pending {

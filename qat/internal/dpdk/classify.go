@@ -16,7 +16,7 @@ import (
 // A Key names what to read again. Events with the same key lead to one read.
 type Key struct {
 	kind    keyKind
-	address pci.Address // of keyFunction
+	address pci.Address // of keyFunction and keyOverride
 	group   int         // of keyGroup
 }
 
@@ -26,6 +26,7 @@ const (
 	keyFunction keyKind = iota // one PCI function
 	keyGroup                   // the VFs of an IOMMU group: events of a VFIO group name no function
 	keyNodes                   // unusable VFs: a device node came or went that names no function
+	keyOverride                // one PCI function, whose driver_override was written
 	keyDriver                  // unusable VFs, which may be bound now: the DPDK driver or a module changed
 	keyLook                    // nothing: a look that took long has returned
 )
@@ -121,7 +122,11 @@ func (c *classifier) sysfsKey(path []byte) (Key, bool) {
 	if bytes.HasPrefix(path, []byte("kernel/debug")) {
 		return debugfsKey(path)
 	}
-	return functionKey(path)
+	key, ok := functionKey(path)
+	if string(sysfs.Base(path)) == "driver_override" {
+		key.kind = keyOverride
+	}
+	return key, ok
 }
 
 // devKey knows the nodes below the root of /dev.

@@ -94,6 +94,11 @@ func TestClassify(t *testing.T) {
 			want:    Key{},
 			verdict: hostwatch.Irrelevant,
 		},
+		"a reservation": {
+			event:   inotify("/s/devices/pci0000:6b/0000:6b:00.1/driver_override"),
+			want:    Key{kind: keyOverride, address: vf.address},
+			verdict: hostwatch.Relevant,
+		},
 		"a parameter": {
 			event:   inotify("/s/module/vfio/parameters/enable_unsafe_noiommu_mode"),
 			want:    Key{kind: keyDriver},

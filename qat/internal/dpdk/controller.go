@@ -159,6 +159,9 @@ func (c *controller) addresses(keys []Key, now time.Time) []pci.Address {
 		switch key.kind {
 		case keyFunction:
 			list = append(list, key.address)
+		case keyOverride:
+			c.binder.RetryReserved(key.address, now)
+			list = append(list, key.address)
 		case keyGroup:
 			list = append(list, c.functions.vfs(func(vf *function) bool {
 				return vf.Group != nil && *vf.Group == key.group
@@ -228,7 +231,7 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 		decisions[i] = decide(&vfs[i], &c.rules)
 		decisions[i].vf, decisions[i].function = vfs[i].address, vfs[i].vf
 		if vfs[i].shared {
-			decisions[i].group = vfs[i].vf.Group
+			decisions[i].group, decisions[i].taken = vfs[i].vf.Group, vfs[i].taken()
 		}
 	}
 	c.settle(vfs, decisions, now)
@@ -341,6 +344,7 @@ func (c *controller) bind(vfs []decision, now time.Time) {
 			Incarnation: d.function.Incarnation,
 			Driver:      d.function.Driver,
 			PF:          policy.PFOrBus(d.vf, c.functions.pfOf),
+			Group:       d.taken,
 		}, now))
 	}
 	for a, d := range c.assignment.waiting {

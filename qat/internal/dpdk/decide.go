@@ -49,6 +49,16 @@ func (f *facts) blocker(ignoreTaken bool) *member {
 	return nil
 }
 
+// taken lists the members that the plugin takes from their drivers.
+func (f *facts) taken() (list []pci.Address) {
+	for _, m := range f.members {
+		if m.taken && !device.LeavesGroup(m.driver) {
+			list = append(list, m.address)
+		}
+	}
+	return list
+}
+
 // skipGroup skips a VF whose IOMMU group cannot be used.
 func (f *facts) skipGroup(m *member) decision {
 	return skip(fmt.Sprintf("its IOMMU group %d cannot be used: %s in it is bound to %s",
@@ -81,6 +91,7 @@ type decision struct {
 	reason    string          // why the VF is not listed; "" when it is, or does not exist
 	resource  string          // of actionList
 	device    *devtree.Device // of actionList
+	taken     []pci.Address   // VFs of the same IOMMU group that are taken from their drivers, too
 	group     *int            // the IOMMU group that the VF shares with other VFs; nil: with none
 	unhealthy bool            // of actionList and actionBind: the VF cannot be used now, or could not if it were bound
 }
@@ -141,8 +152,6 @@ func notBindable(vf *function, driver *device.DriverState, r *rules) string {
 		return fmt.Sprintf("it is not bound to %s, and -bind=false leaves binding to others", r.driver)
 	case vf.Driver != "" && vf.Driver != vf.Family.VFDriver && !r.steal:
 		return fmt.Sprintf("it is bound to %s, which is left alone without -steal", vf.Driver)
-	case vf.Override != "" && vf.Override != r.driver && !r.steal:
-		return fmt.Sprintf("its driver_override is %s: it is reserved, and left alone without -steal", vf.Override)
 	case !driver.Loaded:
 		return fmt.Sprintf("driver %s is not loaded: modprobe %[1]s", r.driver)
 	case driver.NeedsGroup && vf.Group == nil:

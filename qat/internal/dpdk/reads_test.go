@@ -224,3 +224,24 @@ func TestSriovNumVFsIsNeverRead(t *testing.T) {
 		}
 	})
 }
+
+// The kernel takes the device lock to read driver_override (drivers/pci/pci-sysfs.c,
+// driver_override_show). While a workload delays the removal of a VF, the removal has the lock.
+func TestReadingAVFDoesNotWaitForItsDeviceLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostWithVF(t)
+		r := newRig(t, h, Config{NoBind: true})
+		r.rescan()
+		dir := realPath(t, h.Path(vfA1))
+		o := watchOpens(t, dir)
+		r.read(vfA1)
+		r.audit()
+		opened := o.take()
+		if !slices.Contains(opened, filepath.Join(dir, "vendor")) {
+			t.Fatalf("opened: %q: the test has no effect", opened)
+		}
+		if slices.Contains(opened, filepath.Join(dir, "driver_override")) {
+			t.Errorf("opened: %q, want that driver_override is not read", opened)
+		}
+	})
+}
