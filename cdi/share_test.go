@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,6 +227,79 @@ func TestSpecOfAnotherKindIsLeftAlone(t *testing.T) {
 	s.mustSync(t, with(t, nil, "yellow", color("1")))
 	if diff := cmp.Diff([]string{vendor + "-x/vf=1", vendor + "/x-vf=1"}, runtimeDevices(t, dir)); diff != "" {
 		t.Errorf("on disk (-want +got):\n%s", diff)
+	}
+}
+
+// What others have put in place of a file is replaced while there are devices, and else not removed.
+func TestForeignFileIsNotRemoved(t *testing.T) {
+	dir := t.TempDir()
+	s := startSyncer(dir, "vf")
+	s.mustSync(t, with(t, nil, "yellow", color("1")))
+	foreign := `{"cdiVersion":"0.5.0","kind":"other.example.com/vf"}`
+	writeFile(t, specPath(dir, "vf"), foreign)
+	s.mustSync(t, nil)
+	if text, err := os.ReadFile(specPath(dir, "vf")); err != nil || string(text) != foreign {
+		t.Errorf("the file is %q, %v", text, err)
+	}
+}
+
+func TestOneProcessHoldsALock(t *testing.T) {
+	spec := filepath.Join(t.TempDir(), "spec.json")
+	var holders, taken atomic.Int32
+	var running sync.WaitGroup
+	for range 4 {
+		running.Go(func() {
+			for taken.Load() < 1000 {
+				l, err := acquire(spec)
+				if errors.Is(err, errOwned) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if holders.Add(1) != 1 {
+					t.Error("two hold the lock")
+				}
+				taken.Add(1)
+				holders.Add(-1)
+				if err := l.remove(spec); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	running.Wait()
+}
+
+// The Writers of other processes take over at once, and do not wait for their poll.
+func TestEndReleasesTheFilesAndWakesOthers(t *testing.T) {
+	dir := t.TempDir()
+	s := startSyncer(dir, "vf")
+	s.mustSync(t, with(t, nil, "yellow", color("1")))
+	free := make(chan bool, 1)
+	w, err := watchDir(dir, s.isRelevant, func() {
+		l, err := acquire(specPath(dir, "vf"))
+		if err == nil {
+			l.release()
+		}
+		select {
+		case free <- err == nil:
+		default:
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	s.close()
+	select {
+	case isFree := <-free:
+		if !isFree {
+			t.Error("others are woken before the lock is free")
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("others are not woken")
 	}
 }
 

@@ -15,10 +15,10 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// watch watches a directory, and its parent for the case that the directory is exchanged.
+// watch watches a directory.
 type watch struct {
 	info  os.FileInfo // of the directory
-	moved atomic.Bool // the directory has been removed or exchanged
+	moved atomic.Bool // the directory has been removed or renamed
 
 	watcher *fsnotify.Watcher
 	running sync.WaitGroup
@@ -34,7 +34,6 @@ func watchDir(dir string, isRelevant func(fsnotify.Event) bool, wake func()) (*w
 	if err != nil {
 		return nil, err
 	}
-	_ = watcher.Add(filepath.Dir(dir)) // without it, the entries of dir still show
 	err = watcher.Add(dir)
 	info, statErr := os.Stat(dir)
 	if errors.Is(err, syscall.ENOSPC) {
@@ -52,11 +51,10 @@ func watchDir(dir string, isRelevant func(fsnotify.Event) bool, wake func()) (*w
 				if !ok {
 					return
 				}
-				isDir := event.Name == dir
-				if isDir && (event.Has(fsnotify.Create) || event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename)) {
+				if event.Name == dir && (event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename)) {
 					w.moved.Store(true)
 				}
-				if w.moved.Load() || filepath.Dir(event.Name) == dir && isRelevant(event) {
+				if w.moved.Load() || isRelevant(event) {
 					wake()
 				}
 			case _, ok := <-watcher.Errors: // events were lost

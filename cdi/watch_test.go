@@ -24,6 +24,11 @@ func TestWatchWakesTheWriter(t *testing.T) {
 		{"directory moved away", func(spec string, _ *lock) error {
 			return os.Rename(filepath.Dir(spec), filepath.Dir(spec)+".away")
 		}, true},
+		{"directory removed", func(spec string, l *lock) error {
+			err := os.RemoveAll(filepath.Dir(spec))
+			l.release()
+			return err
+		}, true},
 		{"directory exchanged", func(spec string, _ *lock) error {
 			other := filepath.Dir(spec) + ".other"
 			if err := os.Mkdir(other, 0o755); err != nil {

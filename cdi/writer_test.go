@@ -295,6 +295,12 @@ func TestRepairsOfAFileThatOthersKeepChangingAreDelayed(t *testing.T) {
 		if w.tries() != 1 {
 			t.Errorf("%d repairs at once after a quiet time, want 1", w.tries())
 		}
+		change()
+		time.Sleep(repairFirst)
+		synctest.Wait()
+		if w.tries() != 2 {
+			t.Errorf("%d repairs %v later, want 2: the pauses start again", w.tries(), repairFirst)
+		}
 		if diff := cmp.Diff([]string{vendor + "/vf=1"}, runtimeDevices(t, w.config.Dir)); diff != "" {
 			t.Errorf("on disk (-want +got):\n%s", diff)
 		}
