@@ -201,6 +201,30 @@ func TestFirstReadReadsEachFunctionOnce(t *testing.T) {
 	})
 }
 
+// A PF that is of no use is read once for all its VFs.
+func TestPFOfManyVFsIsReadOnce(t *testing.T) {
+	for name, vendor := range map[string]string{"no QAT device": "0x1af4", "unreadable": "garbage"} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost16(t)
+			must(t, h.SetAttr(pfA, "vendor", vendor))
+			r := newRig(t, h, Config{NoBind: true})
+			r.rescan()
+			if n := r.looks(pfA); n != 1 {
+				t.Errorf("a full read read the PF %d times, want once", n)
+			}
+			r.read(h.VFs(pfA)...)
+			if n := r.looks(pfA); n > 2 {
+				t.Errorf("events of all VFs read the PF %d times, want once", n-1)
+			}
+			for _, vf := range h.VFs(pfA) {
+				if n := r.looks(vf); n != 2 {
+					t.Errorf("%s was read %d times, want twice", vf, n)
+				}
+			}
+		})
+	}
+}
+
 // Reading sriov_numvfs waits for the PF's device lock: for 3.6 s, measured,
 // while a VF is removed that a workload holds.
 func TestSriovNumVFsIsNeverRead(t *testing.T) {
