@@ -185,7 +185,7 @@ func (r *Reader) HostWatches() []Watch {
 		Watch{Dir: parameters, Incarnation: incarnation},
 		Watch{Dir: filepath.Join(r.cfg.Dev, "vfio")})
 	if r.cfg.Interface != InterfaceGroup {
-		watches = append(watches, Watch{Dir: filepath.Join(r.cfg.Dev, "vfio/devices")})
+		watches = append(watches, Watch{Dir: filepath.Join(r.cfg.Dev, "vfio/devices")}, Watch{Dir: r.cfg.Dev})
 	}
 	return watches
 }

@@ -129,8 +129,8 @@ func TestHostWatches(t *testing.T) {
 		driver, vfioInterface string
 		want                  []string
 	}{
-		"vfio-pci, auto":  {DriverVFIO, InterfaceAuto, []string{parameters, "/d/vfio", "/d/vfio/devices"}},
-		"vfio-pci, cdev":  {DriverVFIO, InterfaceCdev, []string{parameters, "/d/vfio", "/d/vfio/devices"}},
+		"vfio-pci, auto":  {DriverVFIO, InterfaceAuto, []string{parameters, "/d/vfio", "/d/vfio/devices", "/d"}},
+		"vfio-pci, cdev":  {DriverVFIO, InterfaceCdev, []string{parameters, "/d/vfio", "/d/vfio/devices", "/d"}},
 		"vfio-pci, group": {DriverVFIO, InterfaceGroup, []string{parameters, "/d/vfio"}},
 		"igb_uio":         {DriverIGBUIO, InterfaceAuto, []string{"/d"}},
 	}

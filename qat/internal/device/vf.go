@@ -147,8 +147,7 @@ func (h *Handle) readVFIONode(f *Function) (Node, error) {
 	return Node{Name: group, Missing: noVFIODevice + ": it is being bound or unbound", Releasing: true}, nil
 }
 
-// readCdevNode finds the node of the VF itself. /dev/iommu exists before any such node, because the
-// vfio module needs the iommufd module, which is loaded first. So nothing has to watch for it.
+// readCdevNode finds the node of the VF itself, which is used together with /dev/iommu.
 func (h *Handle) readCdevNode() (Node, error) {
 	names, err := h.dir.Names("vfio-dev")
 	if err != nil && !sysfs.IsAbsent(err) {

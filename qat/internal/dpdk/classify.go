@@ -77,8 +77,8 @@ func (c *classifier) classify(e *events.Event) (Key, hostwatch.Verdict) {
 
 // ueventKey knows the events with which a QAT function appears, changes or vanishes: those of the
 // function itself and of its vfio-dev or uio child, which have its address in their DEVPATH; those
-// of VFIO groups (DEVPATH /devices/virtual/vfio/<group>); and those of the DPDK driver and its
-// modules.
+// of VFIO groups (DEVPATH /devices/virtual/vfio/<group>); that of /dev/iommu, without which no
+// VFIO character device can be used; and those of the DPDK driver and its modules.
 func (c *classifier) ueventKey(e *events.Event) (Key, bool) {
 	switch string(e.Get("SUBSYSTEM")) {
 	case "pci":
@@ -91,6 +91,8 @@ func (c *classifier) ueventKey(e *events.Event) (Key, bool) {
 		return functionKey(e.Path)
 	case "vfio":
 		return groupKey(sysfs.Base(e.Path))
+	case "misc":
+		return Key{kind: keyNodes}, string(sysfs.Base(e.Path)) == "iommu"
 	case "drivers":
 		return Key{kind: keyDriver}, string(sysfs.Base(e.Path)) == c.driver
 	case "module":
@@ -136,7 +138,7 @@ func devKey(path []byte) (Key, bool) {
 			return key, true
 		}
 	}
-	return Key{kind: keyNodes}, string(path) == "vfio" ||
+	return Key{kind: keyNodes}, string(path) == "vfio" || string(path) == "iommu" ||
 		bytes.HasPrefix(path, []byte("vfio/devices")) || bytes.HasPrefix(path, []byte("uio"))
 }
 

@@ -69,6 +69,11 @@ func TestClassify(t *testing.T) {
 			want:    Key{},
 			verdict: hostwatch.Irrelevant,
 		},
+		"iommufd": {
+			event:   uevent(t, "add@/devices/virtual/misc/iommu", "SUBSYSTEM=misc", "DEVNAME=iommu"),
+			want:    Key{kind: keyNodes},
+			verdict: hostwatch.Relevant,
+		},
 		"the DPDK driver": {
 			event:   uevent(t, "add@/bus/pci/drivers/vfio-pci", "SUBSYSTEM=drivers"),
 			want:    Key{kind: keyDriver},
@@ -171,6 +176,7 @@ func TestClassify(t *testing.T) {
 		},
 		"/dev/vfio itself": {inotify("/d/vfio"), Key{kind: keyNodes}, hostwatch.Relevant},
 		"a UIO node":       {inotify("/d/uio4"), Key{kind: keyNodes}, hostwatch.Relevant},
+		"iommufd's node":   {inotify("/d/iommu"), Key{kind: keyNodes}, hostwatch.Relevant},
 		"another node":     {inotify("/d/null"), Key{}, hostwatch.Irrelevant},
 		"a sibling of the root": {
 			event:   inotify("/sys2/devices/pci0000:6b/0000:6b:00.1"),

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"qatplugin/devtree"
+	"qatplugin/events"
 	"qatplugin/internal/lookalike"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/pci"
@@ -485,6 +486,39 @@ func TestVFIOInterface(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("device nodes (-want +got):\n%s", diff)
 			}
+		})
+	}
+}
+
+// Mostly /dev/iommu is there first, because vfio needs iommufd. A container runtime or an
+// administrator may make it later.
+func TestVFIsListedWhenIOMMUNodeAppears(t *testing.T) {
+	for name, event := range map[string]func(t *testing.T, h *lookalike.Host) *events.Event{
+		"uevent": func(t *testing.T, _ *lookalike.Host) *events.Event {
+			return uevent(t, "add@/devices/virtual/misc/iommu", "SUBSYSTEM=misc", "DEVNAME=iommu")
+		},
+		"inotify": func(_ *testing.T, h *lookalike.Host) *events.Event {
+			return inotify(filepath.Join(h.Dev(), "iommu"))
+		},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost4xxx(t, lookalike.WithIOMMUFD())
+			addVFs(t, h, pfA, vfA1)
+			reader := device.NewReader(device.Config{
+				Sysfs:     h.Sysfs(),
+				Dev:       h.Dev(),
+				Driver:    device.DriverVFIO,
+				Interface: device.InterfaceCdev,
+			})
+			r := newRig(t, h, Config{NoBind: true, Reader: reader})
+			r.rescan()
+			r.wantSkipped(vfA1)
+			if _, watched := r.watches[h.Dev()]; !watched {
+				t.Errorf("%s is not watched", h.Dev())
+			}
+			must(t, os.WriteFile(filepath.Join(h.Dev(), "iommu"), nil, 0o600))
+			r.event(event(t, h))
+			r.wantList(map[string][]string{"cy": {vfA1}})
 		})
 	}
 }
