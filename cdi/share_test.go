@@ -230,7 +230,7 @@ func TestSpecOfAnotherKindIsLeftAlone(t *testing.T) {
 	}
 }
 
-// What others have put in place of a file is replaced while there are devices, and else not removed.
+// What others have put in place of a file is replaced while there are devices, and else it stays.
 func TestForeignFileIsNotRemoved(t *testing.T) {
 	dir := t.TempDir()
 	s := startSyncer(dir, "vf")
