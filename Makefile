@@ -10,6 +10,7 @@ IMAGE    ?= intel-qat-plugin
 VERSION  ?= devel
 ARCH     ?= amd64
 SOURCE   ?=
+PUBLISHED ?=
 GPL      ?= yes
 
 .PHONY: help
@@ -59,6 +60,14 @@ e2e-cluster: ## test on a real one-node Kubernetes, as root (TEST_ARGS='-test.ru
 bench: ## run the benchmarks (BENCH=PATTERN: some; ARGS: more flags of go test)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem $(ARGS) \
 		$$(test/list.sh Benchmark | cut -d' ' -f1 | sort -u)
+
+.PHONY: bench-compare
+bench-compare: build ## measure beside Intel's plugin, for docs/performance.* (PUBLISHED=ITS PROGRAM; ARGS)
+	@test -x "$(PUBLISHED)" || { echo "usage: make bench-compare PUBLISHED=PROGRAM; see docs/performance.md" >&2; exit 2; }
+	go test -run '^$$' -bench '^BenchmarkEventToKubelet$$' -benchtime 3x ./test/bench | tee bin/floor.txt
+	go -C test/compare build -buildvcs=false -o ../../bin/compare .
+	bin/compare -ours bin/qat_plugin -published "$(PUBLISHED)" -floor bin/floor.txt \
+		-doc docs/performance.md -plot docs/performance.svg $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)

@@ -6,8 +6,9 @@
 # Runs the stages of `make test`. Without arguments it runs all of them, in this order:
 #
 #   lint         gofmt, go vet and staticcheck in every module, and the project's own tools/lint
-#   unit         the tests of the main module, with the seeds of the fuzz targets, and of tools;
-#                those of events and of the plugin also in the build without code under the GPL
+#   unit         the tests of the main module, with the seeds of the fuzz targets, and of tools and
+#                test/compare; those of events and of the plugin also in the build without code
+#                under the GPL
 #   deployments  the modules test/deployments (what deployments/ renders) and tools/image
 #   chaos        the module test/chaos: the built plugin while its surroundings break (SEED=N)
 #   kubelet      the module test/kubelet: the plugin with the real kubelet's device manager
@@ -109,7 +110,7 @@ stage_lint() {
 	plain_builds
 	say "tools/lint: line lengths, SPDX headers, unused exports"
 	go -C tools run ./lint || failed=1
-	for module in . test/chaos test/kubelet test/cluster test/deployments tools tools/image; do
+	for module in . test/chaos test/compare test/kubelet test/cluster test/deployments tools tools/image; do
 		say "module $module: go vet, staticcheck"
 		(cd "$module" && go vet ./...) || failed=1
 		(cd "$module" && "$staticcheck" ./...) || failed=1
@@ -125,6 +126,7 @@ stage_unit() {
 	go vet -tags nogpl ./... || failed=1
 	go_test "${race[@]}" -timeout 15m -tags nogpl ./events ./cmd/qat_plugin || failed=1
 	(cd tools && go_test ./...) || failed=1
+	(cd test/compare && go_test ./...) || failed=1
 	return $failed
 }
 

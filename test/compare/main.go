@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command compare runs this plugin and the one that Intel publishes as processes on the same
+// look-alike host, in turns, and measures both. The kubelet's end is kubelettest. It prints a
+// table, and writes it and a plot into the documentation.
+//
+//	compare -ours FILE -published FILE [-doc FILE] [-plot FILE]
+//
+// Each plugin runs in a mount namespace of its own, in which /sys, /dev and
+// /var/lib/kubelet/device-plugins are those of the look-alike host: the published plugin has no
+// flags for them. That takes root or a kernel that allows user namespaces.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func main() {
+	if spec := os.Getenv(childEnv); spec != "" {
+		fmt.Fprintln(os.Stderr, "compare:", become(spec)) // returns only if it fails
+		os.Exit(1)
+	}
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1)
+	}
+}
+
+// settings are the values of the flags.
+type settings struct {
+	ours, published string
+	sizes           []int // numbers of VFs
+	rounds          int
+	idle            time.Duration
+	floor           string
+	doc, plot       string
+}
+
+func run(args []string) error {
+	s, err := parse(args)
+	if err != nil {
+		return err
+	}
+	plugins := []plugin{
+		{name: "this plugin", program: s.ours},
+		{name: "published plugin", program: s.published, args: []string{"-max-num-devices", "65536"}},
+	}
+	var results []sizeResult
+	for _, n := range s.sizes {
+		r, err := measureSize(n, plugins, s)
+		if err != nil {
+			return fmt.Errorf("%d VFs: %w", n, err)
+		}
+		results = append(results, r)
+	}
+	text := table(results) + conditions(s)
+	if s.floor != "" {
+		benchmarks, err := os.ReadFile(s.floor)
+		if err != nil {
+			return err
+		}
+		floors, err := floorTable(string(benchmarks))
+		if err != nil {
+			return err
+		}
+		text = floors + "\n" + text
+	}
+	fmt.Print("\n", text)
+	if s.doc != "" {
+		if err := replaceResults(s.doc, text); err != nil {
+			return err
+		}
+	}
+	if s.plot != "" {
+		return drawPlot(s.plot, results)
+	}
+	return nil
+}
+
+func parse(args []string) (*settings, error) {
+	s := &settings{}
+	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
+	flags.StringVar(&s.ours, "ours", "", "`program` of this project")
+	flags.StringVar(&s.published, "published", "", "`program` built from "+
+		"github.com/intel/intel-device-plugins-for-kubernetes/cmd/qat_plugin")
+	sizes := flags.String("sizes", "16,64,256,1024,4096", "comma-separated `numbers` of VFs, multiples of 16")
+	flags.IntVar(&s.rounds, "rounds", 3, "how often each plugin takes its turn")
+	flags.DurationVar(&s.idle, "idle", 10*time.Second, "how long the idle plugin is measured in each round")
+	flags.StringVar(&s.floor, "floor", "", "`file` with the output of BenchmarkEventToKubelet, for a table of it")
+	flags.StringVar(&s.doc, "doc", "", "Markdown `file` whose part between the markers becomes the results")
+	flags.StringVar(&s.plot, "plot", "", "`file` of the plot, such as x.svg")
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if s.ours == "" || s.published == "" {
+		return nil, errors.New("-ours and -published are required; see -h")
+	}
+	for text := range strings.SplitSeq(*sizes, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 16 || n%16 != 0 || n > maxVFs {
+			return nil, fmt.Errorf("-sizes: invalid number %q: must be a multiple of 16, at most %d", text, maxVFs)
+		}
+		s.sizes = append(s.sizes, n)
+	}
+	slices.Sort(s.sizes)
+	if s.rounds < 1 || s.idle <= 0 {
+		return nil, errors.New("-rounds and -idle must be positive")
+	}
+	return s, nil
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The rows of the table.
+const (
+	rowStart      = "start to the full list, ms"
+	rowAdd        = "16 VFs added, bound and listed, ms"
+	rowRemove     = "16 VFs removed, ms"
+	rowStormLists = "storm: lists"
+	rowStormLate  = "storm: its end to the last list, ms"
+	rowStormCPU   = "storm: CPU, ms"
+	rowIdleCPU    = "idle: CPU, ms per second"
+	rowWakeups    = "idle: wake-ups per second"
+	rowRestart    = "kubelet restart to the full list, ms"
+	rowAllocate   = "Allocate of 4 VFs, p50, ms"
+	rowMemory     = "resident memory, MiB"
+)
+
+var rows = []string{
+	rowStart, rowAdd, rowRemove, rowStormLists, rowStormLate, rowStormCPU,
+	rowIdleCPU, rowWakeups, rowRestart, rowAllocate, rowMemory,
+}
+
+// inTable reports whether the table shows a number of VFs. The plot shows all.
+func inTable(vfs int) bool { return vfs == 64 || vfs == 256 || vfs == 1024 }
+
+// table returns the results as a Markdown table. A ratio is the last plugin's value by the first's.
+func table(results []sizeResult) string {
+	var b strings.Builder
+	b.WriteString("| VFs | measured | this plugin | published plugin | ratio |\n| --- | --- | --- | --- | --- |\n")
+	for _, r := range results {
+		if !inTable(r.vfs) && len(results) > 1 {
+			continue
+		}
+		for _, row := range rows {
+			fmt.Fprintf(&b, "| %d | %s | %s |\n", r.vfs, row, strings.Join(r.cells(row), " | "))
+		}
+		for i, n := range r.ends {
+			if n > 0 {
+				fmt.Fprintf(&b, "| %d | the %s ended by itself, times | | %d | |\n", r.vfs, r.plugins[i], n)
+			}
+		}
+	}
+	return b.String()
+}
+
+func (r *sizeResult) cells(row string) []string {
+	ours, ok := r.samples[0].median(row)
+	theirs, theirsOK := r.samples[1].median(row)
+	cells := []string{"none", "none", ""}
+	if ok {
+		cells[0] = number(ours)
+	}
+	if theirsOK {
+		cells[1] = number(theirs)
+	}
+	if ok && theirsOK && ours > 0 {
+		cells[2] = number(theirs / ours)
+	}
+	return cells
+}
+
+// number formats a value with two or three significant digits.
+func number(x float64) string {
+	switch {
+	case x >= 100:
+		return fmt.Sprintf("%.0f", x)
+	case x >= 10:
+		return fmt.Sprintf("%.1f", x)
+	}
+	return fmt.Sprintf("%.2f", x)
+}
+
+// conditions says how the results came about.
+func conditions(s *settings) string {
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	return fmt.Sprintf(`
+Medians of %d rounds on %d CPUs (%s), Linux %s, %s.
+The plugins took turns on the same look-alike host, both with their default flags, except for
+-max-num-devices=65536 of the published plugin. A storm adds and removes %d VFs, 16 at a time.
+Idle was measured for %v in each round.
+`, s.rounds, runtime.NumCPU(), processor(), unix.ByteSliceToString(u.Release[:]), runtime.Version(),
+		stormChanges/2, s.idle)
+}
+
+// processor returns the name of the machine's processor.
+func processor() string {
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+// floorTable makes a table of the output of BenchmarkEventToKubelet.
+func floorTable(output string) (string, error) {
+	var b strings.Builder
+	b.WriteString("| VFs | floor p50, µs | event to list p50, µs | p99, µs | p50 / floor |\n" +
+		"| --- | --- | --- | --- | --- |\n")
+	found := false
+	for scanner := bufio.NewScanner(strings.NewReader(output)); scanner.Scan(); {
+		fields := strings.Fields(scanner.Text())
+		if len(fields) < 2 || !strings.HasPrefix(fields[0], "BenchmarkEventToKubelet/VFs=") {
+			continue
+		}
+		values := map[string]string{}
+		for i := 2; i+1 < len(fields); i += 2 {
+			values[fields[i+1]] = fields[i]
+		}
+		vfs, _, _ := strings.Cut(strings.TrimPrefix(fields[0], "BenchmarkEventToKubelet/VFs="), "-")
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n",
+			vfs, values["floor-p50-µs"], values["p50-µs"], values["p99-µs"], values["p50/floor"])
+		found = true
+	}
+	if !found {
+		return "", errors.New("the file of -floor has no result of BenchmarkEventToKubelet")
+	}
+	return b.String(), nil
+}
+
+// The markers between which replaceResults writes.
+const (
+	beginMarker = "<!-- results: written by make bench-compare -->\n"
+	endMarker   = "<!-- end of the results -->\n"
+)
+
+// replaceResults replaces the part of a Markdown file between the markers.
+func replaceResults(file, text string) error {
+	old, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	before, rest, ok1 := strings.Cut(string(old), beginMarker)
+	_, after, ok2 := strings.Cut(rest, endMarker)
+	if !ok1 || !ok2 {
+		return fmt.Errorf("%s has no lines %q and %q", file,
+			strings.TrimSpace(beginMarker), strings.TrimSpace(endMarker))
+	}
+	return os.WriteFile(file, []byte(before+beginMarker+"\n"+text+"\n"+endMarker+after), 0o644)
+}
