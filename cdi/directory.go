@@ -5,6 +5,7 @@ package cdi
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -114,11 +116,28 @@ type spec struct {
 }
 
 func readSpec(path string) (spec, error) {
-	text, err := os.ReadFile(path)
+	text, err := readText(path)
 	if err != nil {
 		return spec{}, err
 	}
 	return parseSpec(text)
+}
+
+// maxSpec limits the size of a spec file that is read, in bytes. 4096 VFs need about 2 MiB.
+const maxSpec = 16 << 20
+
+// readText returns the text of a spec file, which anyone may have written.
+func readText(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxSpec+1))
+	if err == nil && len(text) > maxSpec {
+		err = &fs.PathError{Op: "read", Path: path, Err: syscall.EFBIG}
+	}
+	return text, err
 }
 
 // parseSpec parses the text of a spec file, whoever has written it.

@@ -47,7 +47,7 @@ func (f *file) read() {
 	if err != nil || !info.Mode().IsRegular() {
 		return
 	}
-	text, err := os.ReadFile(f.path)
+	text, err := readText(f.path)
 	if err != nil {
 		return
 	}

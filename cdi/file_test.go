@@ -274,3 +274,17 @@ func TestFailedReplaceLeavesNoFileAndHasAStableError(t *testing.T) {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
+
+func TestHugeFileIsNotReadAsAWhole(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "huge.json")
+	writeFile(t, path, "")
+	if err := os.Truncate(path, 1<<30); err != nil { // a sparse file
+		t.Fatal(err)
+	}
+	if text, err := readText(path); !errors.Is(err, syscall.EFBIG) || len(text) > maxSpec+1 {
+		t.Errorf("read %d bytes, error %v; want at most %d and EFBIG", len(text), err, maxSpec+1)
+	}
+	if _, err := readSpec(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("readSpec: %v, want an error that names the file", err)
+	}
+}
