@@ -7,7 +7,8 @@
 // The mode works in three steps:
 //
 //   - read (functions.go): read the PCI functions that events name, keep what sysfs showed, and
-//     keep the watches and the health monitor in step with it
+//     keep the watches and the health monitor in step with it. The reads run in goroutines of their
+//     own (looks.go), because the kernel can block them
 //   - decide (decide.go): for each VF that may be affected, decide from these
 //     facts alone whether to list it, bind it or skip it
 //   - act: start and stop bindings (controller.go), give the VFs their places in the lists, and

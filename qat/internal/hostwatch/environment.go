@@ -4,11 +4,12 @@ package hostwatch
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"qatplugin/qat/internal/sysfs"
 )
 
 // environment is what a process can find out about where it runs.
@@ -65,7 +66,7 @@ func isSyntheticEventRelease(release string) bool {
 // inUserNamespace goes by the user ID mapping: in the initial namespace every
 // user is mapped to itself (user_namespaces(7)).
 func (process) inUserNamespace() bool {
-	mapping, err := os.ReadFile("/proc/self/uid_map")
+	mapping, err := sysfs.ReadFile("/proc/self/uid_map")
 	return err == nil && strings.Join(strings.Fields(string(mapping)), " ") != "0 0 4294967295"
 }
 
