@@ -55,7 +55,7 @@ func (s *service) Allocate(ctx context.Context, req *pluginapi.AllocateRequest) 
 // edits returns what one container gets. The caller may modify it.
 func (s *service) edits(ctx context.Context, devices []*devtree.Device) (*devtree.ContainerEdits, error) {
 	var chosen *devtree.ContainerEdits
-	if a, ok := s.plugin.(Allocator); ok {
+	if a := s.plugin.allocator; a != nil {
 		var err error
 		chosen, err = a.Allocate(ctx, s.resource, slices.Clone(devices))
 		if errors.Is(err, ErrUseDefault) {
@@ -72,9 +72,9 @@ func (s *service) edits(ctx context.Context, devices []*devtree.Device) (*devtre
 			edits.Merge(&d.ContainerEdits)
 		}
 	}
-	postAllocator, postAllocates := s.plugin.(PostAllocator)
+	postAllocates := s.plugin.postAllocator != nil
 	if postAllocates {
-		if err := postAllocator.PostAllocate(ctx, s.resource, slices.Clone(devices), edits); err != nil {
+		if err := s.plugin.postAllocator.PostAllocate(ctx, s.resource, slices.Clone(devices), edits); err != nil {
 			return nil, err
 		}
 	}
@@ -115,8 +115,8 @@ func convertEdits(e *devtree.ContainerEdits) *pluginapi.ContainerAllocateRespons
 func (s *service) GetPreferredAllocation(
 	ctx context.Context, req *pluginapi.PreferredAllocationRequest,
 ) (*pluginapi.PreferredAllocationResponse, error) {
-	p, ok := s.plugin.(PreferredAllocator)
-	if !ok {
+	p := s.plugin.preferrer
+	if p == nil {
 		return s.UnimplementedDevicePluginServer.GetPreferredAllocation(ctx, req)
 	}
 	resource := s.publisher.Tree().Resource(s.resource)
@@ -191,8 +191,8 @@ func checkChoice(ids []string, c *pluginapi.ContainerPreferredAllocationRequest)
 func (s *service) PreStartContainer(
 	ctx context.Context, req *pluginapi.PreStartContainerRequest,
 ) (*pluginapi.PreStartContainerResponse, error) {
-	p, ok := s.plugin.(ContainerPreStarter)
-	if !ok {
+	p := s.plugin.preStarter
+	if p == nil {
 		return s.UnimplementedDevicePluginServer.PreStartContainer(ctx, req)
 	}
 	devices, err := s.find(s.publisher.Tree().Resource(s.resource), req.GetDevicesIds())

@@ -6,10 +6,11 @@
 // The author of a plugin implements [Plugin], whose one method publishes a new
 // [devtree.Tree] whenever the devices change. A [Manager] does the rest: a gRPC server
 // and a socket for each resource, registration, ListAndWatch and Allocate. [FromScanner]
-// turns a loop that polls its devices into a Plugin. A plugin may also implement
-// [Allocator], [PostAllocator], [PreferredAllocator] or [ContainerPreStarter]; the
-// Manager detects them. With [WithCDI], the devices are also devices of the Container
-// Device Interface. See docs/writing-a-plugin.md for a guide.
+// turns a loop that polls its devices into a Plugin. [Main] is a Manager with flags, signals
+// and health checks: the whole program of a plugin. A plugin may also implement [Allocator],
+// [PostAllocator], [PreferredAllocator] or [ContainerPreStarter]; the Manager detects them. With
+// [WithCDI], the devices are also devices of the Container Device Interface. See
+// docs/writing-a-plugin.md for a guide.
 //
 // # Guarantees
 //

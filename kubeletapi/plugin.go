@@ -12,6 +12,10 @@ import (
 // A Plugin watches the host and reports its devices. The methods of the optional
 // interfaces run concurrently with Watch and with each other. They get the context of
 // the kubelet's call; the package comment says what becomes of their errors.
+//
+// A Plugin that wraps another, for example to count calls, has a method Unwrap() Plugin that
+// returns the other one. Each optional interface is that of the first in the chain that implements
+// it, as with [errors.As]. So the wrapper keeps those that it does not implement itself.
 type Plugin interface {
 	// Watch is called once. It calls publish with a new Tree whenever the devices change,
 	// and returns when ctx ends, while the other methods may still run. An error ends the
@@ -66,4 +70,48 @@ type ContainerPreStarter interface {
 	// (v1beta1.KubeletPreStartContainerRPCTimeoutInSecs). An error prevents the start.
 	// Devices may be unhealthy. One that left the Tree is NotFound, without this call.
 	PreStartContainer(ctx context.Context, resource string, devices []*devtree.Device) error
+}
+
+// A ReadyChecker is a Plugin with a condition of its own for /readyz; see [Main].
+type ReadyChecker interface {
+	// CheckReady returns an error that says why the plugin cannot do its work, such as a
+	// directory that it cannot read. It must return when ctx ends.
+	CheckReady(ctx context.Context) error
+}
+
+// methods are the optional interfaces of a Plugin; nil if it does not have them.
+type methods struct {
+	allocator     Allocator
+	postAllocator PostAllocator
+	preferrer     PreferredAllocator
+	preStarter    ContainerPreStarter
+	readyChecker  ReadyChecker
+}
+
+func methodsOf(p Plugin) methods {
+	return methods{
+		allocator:     find[Allocator](p),
+		postAllocator: find[PostAllocator](p),
+		preferrer:     find[PreferredAllocator](p),
+		preStarter:    find[ContainerPreStarter](p),
+		readyChecker:  find[ReadyChecker](p),
+	}
+}
+
+// find returns the first of plugin and what it wraps that implements T, or nil.
+func find[T any](plugin Plugin) (found T) {
+	for next := any(plugin); next != nil; {
+		if t, ok := next.(T); ok {
+			return t
+		}
+		switch wrapper := next.(type) {
+		case interface{ Unwrap() Plugin }:
+			next = wrapper.Unwrap()
+		case interface{ Unwrap() Scanner }:
+			next = wrapper.Unwrap()
+		default:
+			return found
+		}
+	}
+	return found
 }

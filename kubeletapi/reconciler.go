@@ -187,7 +187,7 @@ func (r *reconciler) addEndpoints() {
 		s := &service{
 			resource:     resource.Name(),
 			name:         fullName(m.namespace, resource.Name()),
-			plugin:       optionalInterfaces(m.plugin),
+			plugin:       methodsOf(m.plugin),
 			publisher:    &m.publisher,
 			cdi:          m.cdiConfig(),
 			registration: &registration{wake: m.wake},

@@ -32,8 +32,8 @@ type Notifier interface {
 	Done() <-chan struct{}
 }
 
-// FromScanner returns a Plugin that runs the Scanner. It has the optional interfaces,
-// such as [Allocator], that the Scanner implements.
+// FromScanner returns a Plugin that runs the Scanner. It has the optional interfaces, such as
+// [Allocator], that the Scanner or a Scanner that it wraps implements; see [Plugin].
 //
 // When the Manager stops, Scan has one second to return. If it does not, it is left
 // running, which is logged, and its notifications are dropped.
@@ -43,13 +43,8 @@ const scanGracePeriod = time.Second
 
 type scannerPlugin struct{ scanner Scanner }
 
-// optionalInterfaces returns the value that implements the plugin's optional interfaces.
-func optionalInterfaces(plugin Plugin) any {
-	if p, ok := plugin.(scannerPlugin); ok {
-		return p.scanner
-	}
-	return plugin
-}
+// Unwrap returns the Scanner, so that its optional interfaces are found.
+func (p scannerPlugin) Unwrap() Scanner { return p.scanner }
 
 // Watch implements [Plugin].
 func (p scannerPlugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {

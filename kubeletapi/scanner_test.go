@@ -178,7 +178,7 @@ func TestFromScannerHasOptionalInterfacesOfScanner(t *testing.T) {
 		{newFakeScanner(), false},
 		{preStartScanner{newFakeScanner()}, true},
 	} {
-		s := &service{plugin: optionalInterfaces(FromScanner(tt.scanner))}
+		s := &service{plugin: methodsOf(FromScanner(tt.scanner))}
 		if got := s.options().PreStartRequired; got != tt.want {
 			t.Errorf("PreStartRequired of %T is %t, want %t", tt.scanner, got, tt.want)
 		}

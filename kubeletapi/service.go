@@ -23,7 +23,7 @@ type service struct {
 
 	resource     string // the plugin's name for it
 	name         string // with the namespace, as pods and the kubelet name it
-	plugin       any    // its methods decide which optional calls the service answers
+	plugin       methods
 	publisher    *devtree.Publisher
 	cdi          *cdi.Config // nil without CDI
 	registration *registration
@@ -39,9 +39,10 @@ func (s *service) GetDevicePluginOptions(context.Context, *pluginapi.Empty) (*pl
 }
 
 func (s *service) options() *pluginapi.DevicePluginOptions {
-	_, preStarts := s.plugin.(ContainerPreStarter)
-	_, prefers := s.plugin.(PreferredAllocator)
-	return &pluginapi.DevicePluginOptions{PreStartRequired: preStarts, GetPreferredAllocationAvailable: prefers}
+	return &pluginapi.DevicePluginOptions{
+		PreStartRequired:                s.plugin.preStarter != nil,
+		GetPreferredAllocationAvailable: s.plugin.preferrer != nil,
+	}
 }
 
 // logErrors is a [grpc.UnaryServerInterceptor] that logs the calls that fail.

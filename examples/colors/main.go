@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 
@@ -23,20 +22,20 @@ import (
 	"qatplugin/kubeletapi"
 )
 
-// colors is the directory that the plugin watches. Each directory in it is a resource,
-// and each file in that is a device.
-type colors string
+// colors watches a directory. Each directory in it is a resource, and each file in that is a
+// device.
+type colors struct{ dir string }
 
 // Watch publishes the devices at the start and after each event. It makes colors a
 // kubeletapi.Plugin.
-func (dir colors) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
+func (c *colors) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return err
 	}
 	defer watcher.Close()
 	for tree := new(devtree.Tree); ; {
-		found, err := dir.scan(watcher)
+		found, err := c.scan(watcher)
 		if err != nil {
 			return err
 		}
@@ -53,8 +52,8 @@ func (dir colors) Watch(ctx context.Context, publish func(*devtree.Tree)) error 
 
 // scan returns a Tree of all files. A color that is removed meanwhile has no devices; any
 // other error ends the plugin, because a Tree without the color would be wrong.
-func (dir colors) scan(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
-	entries, err := list(watcher, string(dir))
+func (c *colors) scan(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
+	entries, err := list(watcher, c.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +62,7 @@ func (dir colors) scan(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
 		if !color.IsDir() {
 			continue
 		}
-		path := filepath.Join(string(dir), color.Name())
+		path := filepath.Join(c.dir, color.Name())
 		files, err := list(watcher, path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			continue // removed or replaced since the first list, which is an event
@@ -92,16 +91,16 @@ func list(watcher *fsnotify.Watcher, path string) ([]fs.DirEntry, error) {
 	return os.ReadDir(path)
 }
 
+// CheckReady makes the program unready while the directory cannot be read.
+func (c *colors) CheckReady(context.Context) error {
+	_, err := os.ReadDir(c.dir)
+	return err
+}
+
+var _ kubeletapi.ReadyChecker = (*colors)(nil)
+
 func main() {
-	dir := flag.String("dir", "/tmp/colors", "`directory` of the colors: an absolute path that exists")
-	kubelet := flag.String("kubelet-dir", "/var/lib/kubelet/device-plugins", "`directory` of kubelet.sock")
-	klog.InitFlags(nil)
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	manager := kubeletapi.NewManager("color.example.com", colors(*dir), kubeletapi.WithKubeletDir(*kubelet))
-	if err := manager.Run(ctx); err != nil {
-		klog.ErrorS(err, "The plugin failed", "dir", *dir)
-		klog.FlushAndExit(klog.ExitFlushTimeout, 1)
-	}
+	var plugin colors
+	flag.StringVar(&plugin.dir, "dir", "/tmp/colors", "`directory` of the colors: an absolute path that exists")
+	kubeletapi.Main("color.example.com", &plugin)
 }

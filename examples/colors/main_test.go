@@ -34,7 +34,7 @@ const (
 func TestEachFileIsADevice(t *testing.T) {
 	dir, kubelet := t.TempDir(), kubelettest.New(t)
 	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), klog.Logger{}))
-	manager := kubeletapi.NewManager("color.example.com", colors(dir), kubeletapi.WithKubeletDir(kubelet.Dir()))
+	manager := kubeletapi.NewManager("color.example.com", &colors{dir}, kubeletapi.WithKubeletDir(kubelet.Dir()))
 	done := make(chan error, 1)
 	go func() { done <- manager.Run(ctx) }()
 
@@ -96,8 +96,45 @@ func TestProgramRegistersAgainAndStopsOnSIGTERM(t *testing.T) {
 	}
 }
 
+// TestExitStatus checks the exit statuses that kubeletapi.Main documents, and that -h shows the
+// flags of the program, of klog and of the framework.
+func TestExitStatus(t *testing.T) {
+	path := build(t)
+	for _, tt := range []struct {
+		args   string
+		status int
+		output string
+	}{
+		{"-h", 0, "-dir directory"},
+		{"-h", 0, "-vmodule"},
+		{"-h", 0, "-health-address"},
+		{"-no-such-flag", 2, "-no-such-flag"},
+		{"-dir /no/such/directory -kubelet-dir " + t.TempDir(), 1, "watch /no/such/directory: no such file"},
+	} {
+		cmd := exec.Command(path, strings.Fields(tt.args)...)
+		out, _ := cmd.CombinedOutput()
+		if got := cmd.ProcessState.ExitCode(); got != tt.status || !strings.Contains(string(out), tt.output) {
+			t.Errorf("%s: exit status %d, want %d and %q:\n%s", tt.args, got, tt.status, tt.output, out)
+		}
+	}
+}
+
+func TestReadyWhileTheDirectoryCanBeRead(t *testing.T) {
+	dir := t.TempDir()
+	plugin := &colors{dir}
+	if err := plugin.CheckReady(t.Context()); err != nil {
+		t.Errorf("CheckReady = %v, want nil", err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := plugin.CheckReady(t.Context()); err == nil {
+		t.Error("CheckReady without the directory = nil, want an error")
+	}
+}
+
 func TestMissingDirectoryIsAnErrorOfWatch(t *testing.T) {
-	err := colors(filepath.Join(t.TempDir(), "none")).Watch(t.Context(), nil)
+	err := (&colors{filepath.Join(t.TempDir(), "none")}).Watch(t.Context(), nil)
 	if err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("Watch = %v", err)
 	}
@@ -123,20 +160,27 @@ func TestUnreadableColorIsAnErrorOfWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	err = colors(dir).Watch(ctx, func(*devtree.Tree) { cancel() })
+	err = (&colors{dir}).Watch(ctx, func(*devtree.Tree) { cancel() })
 	if !errors.Is(err, syscall.ENAMETOOLONG) {
 		t.Errorf("Watch = %v, want ENAMETOOLONG", err)
 	}
+}
+
+// build builds the program and returns its path.
+func build(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "colors")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return path
 }
 
 // startProgram runs the program as a user does. stop terminates it and returns its log;
 // it may be called more than once.
 func startProgram(t *testing.T, dir string, kubelet *kubelettest.Kubelet) (stop func() string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "colors")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	path := build(t)
 	var log bytes.Buffer
 	cmd := exec.Command(path, "-dir", dir, "-kubelet-dir", kubelet.Dir(), "-v=1")
 	cmd.Stderr = &log

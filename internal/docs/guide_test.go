@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 
 	"qatplugin/internal/testenv"
 )
@@ -100,6 +102,49 @@ func TestGuideShowsCodeOfExamples(t *testing.T) {
 		if err != nil || !strings.Contains(string(out), "--- PASS") {
 			t.Errorf("%s in %s: %v\n%s", test, dir, err, out)
 		}
+	}
+}
+
+// TestGuideManifest checks that the guide shows the manifest of the example, and that the program
+// accepts its arguments.
+func TestGuideManifest(t *testing.T) {
+	testenv.Inputs(t, root)
+	text, err := os.ReadFile(filepath.Join(root, guide))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(filepath.Join(root, "examples/colors/daemonset.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, want, _ := strings.Cut(string(file), "\n") // without the line of the license
+	shown := slices.DeleteFunc(blocks(string(text)), func(b block) bool { return b.language != "yaml" })
+	if len(shown) != 1 {
+		t.Fatalf("the guide shows %d manifests, want 1", len(shown))
+	}
+	if diff := cmp.Diff(want, shown[0].text); diff != "" {
+		t.Errorf("the manifest of the guide (-example +guide):\n%s", diff)
+	}
+	var manifest struct {
+		Spec struct {
+			Template struct {
+				Spec struct{ Containers []struct{ Args []string } }
+			}
+		}
+	}
+	if err := yaml.Unmarshal(file, &manifest); err != nil {
+		t.Fatal(err)
+	}
+	containers := manifest.Spec.Template.Spec.Containers
+	if len(containers) != 1 || len(containers[0].Args) == 0 {
+		t.Fatalf("containers %v, want one with arguments", containers)
+	}
+	// With -h at the end, the program parses the flags before it and ends with status 0.
+	args := slices.Concat([]string{"run", "-buildvcs=false", "./examples/colors"}, containers[0].Args, []string{"-h"})
+	program := exec.Command("go", args...)
+	program.Dir = root
+	if out, err := program.CombinedOutput(); err != nil {
+		t.Errorf("%s: %v\n%s", program, err, out)
 	}
 }
 
