@@ -107,8 +107,8 @@ func TestHeartbeatThatBeganBeforeAPCIErrorDoesNotEndIt(t *testing.T) {
 	})
 }
 
-// Without heartbeats, a look at the configuration space ends a PCI error. The first word is that of a
-// VF, which has no IDs.
+// Without heartbeats, a look at the configuration space ends a PCI error. The first word is that of
+// a VF, which has no IDs.
 func TestPCIErrorEndsWhenTheFunctionAnswers(t *testing.T) {
 	const noIDs = "\xff\xff\xff\xff"
 	synctest.Test(t, func(t *testing.T) {

@@ -59,12 +59,11 @@ type files struct {
 
 // poll reads the files of a PF. It may block for long and must be called without the lock.
 //
-// A good heartbeat in the directory of the last poll says that the PF has been up since then: the
-// driver makes the directory when the PF goes up, removes it when it goes down, and reports no other
-// PF as alive (drivers/crypto/intel/qat/qat_common: adf_dbgfs.c, adf_heartbeat.c). The services can
-// change only while the PF is down (adf_sysfs.c, cfg_services_store). So there is nothing else to
-// read. If the heartbeat is not good, the directories may be those of a device that is gone, and are
-// opened again.
+// A good heartbeat in the directory of the last poll says that the PF has been up since then. The
+// driver makes the directory when the PF goes up and removes it when the PF goes down
+// (drivers/crypto/intel/qat/qat_common/adf_dbgfs.c), and the services can change only while the PF
+// is down (adf_sysfs.c, cfg_services_store). So state and services need not be read. If there is no
+// heartbeat, the directories may be those of a device that is gone, and are opened again.
 func (f *files) poll(pf PF) sample {
 	if f.buf == nil {
 		f.buf = make([]byte, maxText+1)

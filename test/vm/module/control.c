@@ -4,6 +4,8 @@
  *
  *   present      0 stops the PF from responding and removes it (surprise removal), 1 adds it again
  *   hb_fail      1 makes heartbeat checks fail, so that heartbeat/status reads -1
+ *   hb_timer     time in ms that must pass between two heartbeat checks; sooner, heartbeat/status
+ *                reads -1 without a check. On a real Gen2 device this is heartbeat/config
  *   in_use       1 simulates a user in the kernel's crypto API: writes to state and sriov_numvfs
  *                fail with EBUSY
  *   in_reset     1 simulates a reset in progress, with the same effect
@@ -113,6 +115,7 @@ void sim_control_add(struct sim_pf *s)
 	s->ctl = debugfs_create_dir(name, root);
 	debugfs_create_file_unsafe("present", 0600, s->ctl, s, &present_fops);
 	debugfs_create_bool("hb_fail", 0600, s->ctl, &s->hb_fail);
+	debugfs_create_u32("hb_timer", 0600, s->ctl, &s->hb_timer);
 	debugfs_create_bool("in_use", 0600, s->ctl, &s->in_use);
 	debugfs_create_bool("in_reset", 0600, s->ctl, &s->in_reset);
 	debugfs_create_file("error_event", 0200, s->ctl, s, &error_event_fops);

@@ -28,7 +28,7 @@ static struct sim_pf *of(struct pci_dev *pdev)
 static int heartbeat_show(struct seq_file *m, void *unused)
 {
 	struct sim_pf *s = m->private;
-	unsigned long gap = msecs_to_jiffies(s->family->gen >= 4 ? 200 : 500);
+	unsigned long gap = msecs_to_jiffies(READ_ONCE(s->hb_timer));
 	int status = -1;
 
 	mutex_lock(&s->hb_lock);

@@ -59,6 +59,7 @@ static int add_pf(int i)
 	mutex_init(&s->lock);
 	mutex_init(&s->hb_lock);
 	s->family = f;
+	s->hb_timer = f->gen >= 4 ? 200 : 500;
 	s->idx = i;
 	s->sd.domain = domains[i];
 	s->sd.node = numa[i];

@@ -63,6 +63,7 @@ struct sim_pf {
 	/* Set by tests. */
 	struct dentry *ctl;	/* debugfs qat_sim/<idx>/ */
 	bool hb_fail;		/* heartbeat checks fail */
+	u32 hb_timer;		/* time between two heartbeat checks, in ms */
 	bool in_use;		/* by the kernel's crypto API */
 	bool in_reset;
 };
