@@ -255,7 +255,7 @@ func (r *refreshing) scheduleRetry(a pci.Address, err error) {
 		delete(r.retries, a)
 		return
 	}
-	if sysfs.IsTransient(err) && len(r.retries) == 0 {
+	if sysfs.IsTransient(err) && !r.hasTransientRetry() {
 		klog.ErrorS(err, "Cannot read a PCI function now, keeping what is known of it and reading it again",
 			"device", a)
 	} else {

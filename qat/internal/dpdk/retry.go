@@ -39,6 +39,16 @@ func (r retry) after(err error, now time.Time) retry {
 // isDue reports whether the time has come.
 func (r retry) isDue(now time.Time) bool { return !r.at.IsZero() && !now.Before(r.at) }
 
+// hasTransientRetry reports whether a function is read again because of a transient error.
+func (fs *functions) hasTransientRetry() bool {
+	for _, r := range fs.retries {
+		if r.wait <= maxRetry {
+			return true
+		}
+	}
+	return false
+}
+
 // dueRetries returns the functions that must be read again by now.
 func (fs *functions) dueRetries(now time.Time) (list []pci.Address) {
 	for a, r := range fs.retries {

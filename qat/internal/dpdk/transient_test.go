@@ -261,3 +261,31 @@ func TestAuditLeavesTransientErrorsAlone(t *testing.T) {
 		r.wantList(map[string][]string{"cy": {}, "dc": {vfA1}})
 	})
 }
+
+// All devices may fail at once, and each of them again and again.
+func TestTransientErrorsAreLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := captureLog(t)
+		h := newHost16(t)
+		must(t, h.AddPF(lookalike.PF{Address: pfB}))
+		must(t, h.SetAttr(pfB, "vendor", "garbage")) // which stays so
+		r := newRig(t, h, Config{NoBind: true})
+		r.rescan()
+		for range 2 {
+			restore := takeDescriptors(t)
+			r.read(h.VFs(pfA)...)
+			r.pass(time.Minute)
+			restore()
+			r.pass(time.Minute)
+		}
+		n := 0
+		for _, line := range log() {
+			if strings.HasPrefix(line, `"Cannot read a PCI function now`) {
+				n++
+			}
+		}
+		if n != 2 {
+			t.Errorf("two times without descriptors are logged in %d lines, want 2: %q", n, log())
+		}
+	})
+}
