@@ -3,6 +3,7 @@
 package health
 
 import (
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -258,6 +259,35 @@ func TestTrackWhileAReaderRuns(t *testing.T) {
 	}
 	callers.Wait()
 	m.Close()
+}
+
+// The directories of a PF stay open between polls, but not longer than it is tracked.
+func TestDirectoriesAreClosed(t *testing.T) {
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		return len(entries)
+	}
+	for name, end := range map[string]func(m *testMonitor, pf *testPF){
+		"forgotten": func(m *testMonitor, pf *testPF) { m.Forget(pf.Address) },
+		"recreated": func(m *testMonitor, pf *testPF) { pf.Incarnation++; m.Track(pf.PF) },
+		"closed":    func(m *testMonitor, _ *testPF) { m.Close() },
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			pf := newTestPF(t, pfAddress)
+			before := open()
+			m := newTestMonitor(t, pf)
+			m.poll()
+			m.poll()
+			if n := open() - before; n != 2 {
+				t.Errorf("%d descriptors are kept open, want 2", n)
+			}
+			end(m, pf)
+			if n := open() - before; n != 0 {
+				t.Errorf("%d descriptors are still open", n)
+			}
+		})
+	}
 }
 
 func TestTrackKeepsAFailureOfTheSameIncarnation(t *testing.T) {
