@@ -321,6 +321,19 @@ func TestVFsAreBoundWhenTheDriverIsLoadedLater(t *testing.T) {
 	})
 }
 
+// An administrator reserves a VF through its driver_override, and ends that with a write, which
+// inotify reports.
+func TestReservedVFIsBoundWhenTheReservationEnds(t *testing.T) {
+	h := newHost(t)
+	must(t, h.SetVFs(pfA, 2))
+	vfs := h.VFs(pfA)
+	must(t, h.SetAttr(vfs[0], "driver_override", "none"))
+	r := start(t, h, Config{})
+	r.becomes(map[string][]string{"cy": vfs[1:]})
+	must(t, os.WriteFile(filepath.Join(h.Path(vfs[0]), "driver_override"), []byte("\n"), 0o600))
+	r.becomes(map[string][]string{"cy": vfs})
+}
+
 func TestFailingBindDelaysNoOther(t *testing.T) {
 	h := newHost(t)
 	must(t, h.SetVFs(pfA, 16))

@@ -384,6 +384,43 @@ func TestDeviceNodes(t *testing.T) {
 	}
 }
 
+// The node of an IOMMU group exists while a function of the group is bound to a VFIO driver.
+func TestSharedIOMMUGroup(t *testing.T) {
+	h := newHost(t, nil, PF{Address: pf0})
+	must(t, h.LoadDriver("vfio-pci"))
+	must(t, h.SetVFs(pf0, 2))
+	a, b := h.VFs(pf0)[0], h.VFs(pf0)[1]
+	must(t, h.ShareGroup(b, a))
+	group := func(address string) string {
+		target, err := os.Readlink(filepath.Join(h.Path(address), "iommu_group"))
+		must(t, err)
+		return filepath.Base(target)
+	}
+	if group(a) != group(b) {
+		t.Fatalf("groups %s and %s, want the same", group(a), group(b))
+	}
+	node := filepath.Join(h.Dev(), "vfio", group(a))
+	for i, step := range []struct {
+		do   func() error
+		want bool
+	}{
+		{func() error { return h.Bind(a, "vfio-pci") }, true},
+		{func() error { return h.Bind(b, "vfio-pci") }, true},
+		{func() error { return h.Unbind(a) }, true},
+		{func() error { return h.RemoveVF(b) }, false},
+		{func() error { return h.Bind(a, "vfio-pci") }, true},
+		{func() error { return h.RemoveVF(a) }, false},
+	} {
+		must(t, step.do())
+		if _, err := os.Stat(node); (err == nil) != step.want {
+			t.Errorf("step %d: the node exists: %v, want %v", i, err == nil, step.want)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(h.Sysfs(), "kernel/iommu_groups", filepath.Base(node))); err == nil {
+		t.Errorf("the group is left behind")
+	}
+}
+
 func TestNoIOMMUGroupExistsWhileBound(t *testing.T) {
 	h := newHost(t, []Option{WithoutIOMMU()}, PF{Address: pf0})
 	must(t, h.SetVFs(pf0, 1))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -119,6 +120,40 @@ func TestParametersOfLoadedVFIOAreWatchedByIncarnation(t *testing.T) {
 	want := Watch{Dir: parameters, Incarnation: n}
 	if got := vfioReader(h).HostWatches(); !slices.Contains(got, want) {
 		t.Errorf("HostWatches = %v, want %v among them", got, want)
+	}
+}
+
+func TestGroupMembers(t *testing.T) {
+	h := newHostWithVF(t, "")
+	must(t, h.AddVF(lookalike.VF{Address: "0000:6b:00.3", PF: pfA, GroupOf: vfA1}))
+	must(t, h.AddVF(lookalike.VF{Address: "0000:6b:00.2", PF: pfA, GroupOf: vfA1}))
+	r := vfioReader(h)
+	group := *read(t, r, vfA1).Group
+	want := []pci.Address{address(t, vfA1), address(t, "0000:6b:00.2"), address(t, "0000:6b:00.3")}
+	if got, err := r.GroupMembers(group); err != nil || !slices.Equal(got, want) {
+		t.Errorf("GroupMembers = %v, %v; want %v", got, err, want)
+	}
+	if got, err := r.GroupMembers(999); err != nil || len(got) > 0 {
+		t.Errorf("GroupMembers of a group that does not exist = %v, %v; want none", got, err)
+	}
+	replaceByFile(t, filepath.Join(h.Sysfs(), "kernel/iommu_groups", strconv.Itoa(group), "devices"))
+	if got, err := r.GroupMembers(group); err == nil {
+		t.Errorf("GroupMembers of an unreadable group = %v, want an error", got)
+	}
+}
+
+func TestDriverOfAnyFunction(t *testing.T) {
+	h := newHost(t)
+	must(t, h.AddPF(lookalike.PF{Address: pfB, DeviceID: "1572", VFDeviceID: "154c", Driver: "i40e"}))
+	r := vfioReader(h)
+	for a, want := range map[string]string{pfA: "4xxx", pfB: "i40e", "0000:ff:00.0": ""} {
+		if got, err := r.Driver(address(t, a)); got != want || err != nil {
+			t.Errorf("Driver(%s) = %q, %v; want %q", a, got, err, want)
+		}
+	}
+	must(t, h.Unbind(pfB))
+	if got, err := r.Driver(address(t, pfB)); got != "" || err != nil {
+		t.Errorf("Driver of an unbound function = %q, %v; want none", got, err)
 	}
 }
 
