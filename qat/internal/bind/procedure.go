@@ -51,8 +51,8 @@ func (e *reservedError) Error() string {
 	return fmt.Sprintf("its driver_override is %s: it is reserved, and left alone without -steal", e.override)
 }
 
-// override sets driver_override to the DPDK driver, unless it reserves the VF. It is read here, by a
-// worker, because the kernel takes the device lock for that, too (drivers/pci/pci-sysfs.c,
+// override sets driver_override to the DPDK driver, unless it reserves the VF. It is read here, by
+// a worker, because the kernel takes the device lock for that, too (drivers/pci/pci-sysfs.c,
 // driver_override_show): the read waits for as long as a workload delays the removal of the VF.
 func (b *Binder) override(t *attempt) error {
 	current, err := b.driverOverride(t.vf)
