@@ -176,8 +176,8 @@ func (o *op) setServices(pf *function, services string) {
 	o.replace(path.Join(o.debugfs(pf), "dev_cfg"), devCfg(services))
 }
 
-// SetHeartbeat sets what debugfs heartbeat/status reads: "0" if the device is alive, else "-1", which
-// counts one failed check.
+// SetHeartbeat sets what debugfs heartbeat/status reads: "0" if the device is alive, else "-1".
+// Each call with "-1" counts one failed check in heartbeat/queries_failed.
 func (h *Host) SetHeartbeat(address, status string) error {
 	return h.doPF("set heartbeat of", address, func(o *op, pf *function) {
 		o.Value = status
