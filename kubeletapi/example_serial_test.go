@@ -67,7 +67,7 @@ func (s serial) PreferredAllocation(
 	return ids, nil
 }
 
-// metered counts the allocations of any other plugin.
+// metered is a plugin that also counts the allocations.
 type metered struct {
 	kubeletapi.Plugin
 	allocations atomic.Int64
@@ -76,11 +76,14 @@ type metered struct {
 // Unwrap lets the Manager find the optional interfaces of the other plugin.
 func (m *metered) Unwrap() kubeletapi.Plugin { return m.Plugin }
 
-// PostAllocate counts.
+// PostAllocate counts, and calls the method of the other plugin, which it hides.
 func (m *metered) PostAllocate(
-	context.Context, string, []*devtree.Device, *devtree.ContainerEdits,
+	ctx context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits,
 ) error {
 	m.allocations.Add(1)
+	if p, ok := m.Plugin.(kubeletapi.PostAllocator); ok {
+		return p.PostAllocate(ctx, resource, devices, edits)
+	}
 	return nil
 }
 
