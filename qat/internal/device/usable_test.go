@@ -23,6 +23,9 @@ func TestIsUsable(t *testing.T) {
 		"no node": {func(t *testing.T, h *host) {
 			must(t, os.Remove(filepath.Join(h.Dev(), "vfio/1")))
 		}, false},
+		"on its way out, and held": { // as kernels before 6.6 show it
+			func(t *testing.T, h *host) { must(t, h.RemoveAttr(vfA1, "driver")) }, false,
+		},
 		"bound anew": {func(t *testing.T, h *host) {
 			must(t, h.Unbind(vfA1))
 			must(t, h.Bind(vfA1, DriverVFIO))

@@ -125,6 +125,9 @@ func (d Dir) Link(name string) (string, error) {
 	return path.Base(string(buf[:n])), nil
 }
 
+// Link is Link for a path.
+func Link(name string) (string, error) { return cwd.Link(name) }
+
 // Exists reports whether an entry exists.
 func (d Dir) Exists(name string) (bool, error) {
 	switch err := unix.Faccessat(d.fd, name, unix.F_OK, 0); err {
