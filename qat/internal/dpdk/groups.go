@@ -25,15 +25,21 @@ const groupRetry = time.Second
 // was alone shows only in a full read and in an audit.
 type groups struct {
 	reader  *device.Reader
-	members map[int][]pci.Address // group → its functions
-	of      map[pci.Address]int   // function → its group, by members
-	retry   time.Time             // when to read again what could not be read; zero: nothing
-	failing bool                  // the last read failed
+	members map[int][]pci.Address  // group → its functions
+	of      map[pci.Address]int    // function → its group, by members
+	drivers map[pci.Address]string // functions of other devices in these groups → driver, as read last
+	retry   time.Time              // when to read again what could not be read; zero: nothing
+	failing bool                   // the last read failed
 	shared  atomic.Pointer[map[pci.Address]bool]
 }
 
 func newGroups(reader *device.Reader) *groups {
-	return &groups{reader: reader, members: map[int][]pci.Address{}, of: map[pci.Address]int{}}
+	return &groups{
+		reader:  reader,
+		members: map[int][]pci.Address{},
+		of:      map[pci.Address]int{},
+		drivers: map[pci.Address]string{},
+	}
 }
 
 // isShared reports whether a function shares an IOMMU group with a VF. Any goroutine may call it.
@@ -41,6 +47,15 @@ func newGroups(reader *device.Reader) *groups {
 func (g *groups) isShared(a pci.Address) bool {
 	shared := g.shared.Load()
 	return shared != nil && (*shared)[a]
+}
+
+// driver returns the driver of a function of another device, or the one that it had if it cannot be
+// read.
+func (g *groups) driver(a pci.Address) string {
+	if driver, err := g.reader.Driver(a); err == nil {
+		g.drivers[a] = driver
+	}
+	return g.drivers[a]
 }
 
 // clear drops all groups, so that they are read again.
@@ -164,13 +179,11 @@ func (c *controller) addMembers(vfs []facts, now time.Time) {
 	}
 }
 
-// member returns what matters of a function in the IOMMU group of a VF. If another device's driver
-// cannot be read, the function counts as one without a driver.
+// member returns what matters of a function in the IOMMU group of a VF.
 func (c *controller) member(a pci.Address, f *facts) member {
 	known := c.functions.known[a]
 	if known == nil {
-		driver, _ := c.reader.Driver(a)
-		return member{address: a, driver: driver}
+		return member{address: a, driver: c.groups.driver(a)}
 	}
 	m := member{address: a, driver: known.Driver}
 	if known.IsVF && slices.Contains(c.rules.served, known.Family.VFDriver) {

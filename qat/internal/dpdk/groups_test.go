@@ -245,6 +245,27 @@ func TestFunctionThatJoinsAnIOMMUGroupIsNoticed(t *testing.T) {
 	})
 }
 
+// An error does not say that the driver is gone.
+func TestDriverOfTheHostCountsWhileItCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+		addNIC(t, h, vfA1)
+		must(t, h.Bind(vfA1, device.DriverVFIO))
+		r := newRig(t, h, Config{})
+		r.rescan()
+		r.wantSkipped(vfA1)
+		link := filepath.Join(h.Path(nic), "driver")
+		must(t, os.Remove(link))
+		must(t, os.WriteFile(link, nil, 0o600)) // reading the link fails with EINVAL
+		r.read(vfA1)
+		r.wantSkipped(vfA1)
+		must(t, os.Remove(link))
+		r.read(vfA1)
+		r.wantList(map[string][]string{"cy": {vfA1}})
+	})
+}
+
 func TestIOMMUGroupTakesOnePlaceUnderALimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, vfs := newHostWithGroups(t, 8)
