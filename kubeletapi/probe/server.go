@@ -128,6 +128,7 @@ func newServer(ctx context.Context, handler http.Handler) *http.Server {
 		ReadTimeout:    readTimeout,
 		WriteTimeout:   writeTimeout,
 		MaxHeaderBytes: maxHeader,
+		ErrorLog:       klog.NewStandardLogger("WARNING"), // not to standard error, which may block
 		BaseContext:    func(net.Listener) context.Context { return ctx },
 		ConnState: func(c net.Conn, state http.ConnState) {
 			switch state {

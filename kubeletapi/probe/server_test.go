@@ -4,11 +4,14 @@ package probe
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -212,6 +215,32 @@ func TestCheckThatTimesOutIsAnswered(t *testing.T) {
 		}
 		<-closed
 	})
+}
+
+// TestServerLogsThroughKlog checks that what package net/http reports, such as that it cannot accept
+// connections, goes where all of the log goes.
+func TestServerLogsThroughKlog(t *testing.T) {
+	var direct, structured bytes.Buffer
+	log.SetOutput(&direct)
+	klog.LogToStderr(false)
+	klog.SetOutput(&structured)
+	t.Cleanup(func() {
+		klog.SetOutput(io.Discard)
+		klog.LogToStderr(true)
+		log.SetOutput(os.Stderr)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		l, closed := serveInMemory(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("on fire") }))
+		c := l.dial()
+		defer c.Close()
+		_, err := io.WriteString(c, request+"\r\n")
+		must(t, err)
+		<-closed
+	})
+	klog.Flush()
+	if direct.Len() > 0 || !strings.Contains(structured.String(), "on fire") {
+		t.Errorf("written directly: %s\nthrough klog: %s", &direct, &structured)
+	}
 }
 
 func TestHeaderSizeIsLimited(t *testing.T) {
