@@ -177,7 +177,8 @@ func testReady(t *testing.T, p plugin, program string) {
 	must(t, host.AddPF(lookalike.PF{Address: "0000:6b:00.0", Services: "sym;asym"}))
 	must(t, host.SetVFs("0000:6b:00.0", 2))
 	adfCtl := filepath.Join(t.TempDir(), "adf_ctl")
-	must(t, os.WriteFile(adfCtl, []byte("#!/bin/sh\necho There is 0 QAT acceleration device\\(s\\) in the system:\n"), 0o700))
+	const noDevice = "echo 'There is 0 QAT acceleration device(s) in the system:'\n"
+	must(t, os.WriteFile(adfCtl, []byte("#!/bin/sh\n"+noDevice), 0o700))
 	standIns := map[string]string{ // by path on the host
 		"/sys":                   host.Sysfs(),
 		"/dev":                   host.Dev(),
