@@ -110,8 +110,12 @@ func parse(args []string) (*settings, error) {
 		s.sizes = append(s.sizes, n)
 	}
 	slices.Sort(s.sizes)
-	if s.rounds < 1 || s.idle <= 0 {
-		return nil, errors.New("-rounds and -idle must be positive")
+	if s.rounds < 1 {
+		return nil, fmt.Errorf("-rounds: invalid number %d: must be positive", s.rounds)
+	}
+	if s.idle < 2*scanPeriod {
+		return nil, fmt.Errorf("-idle: invalid time %v: must be at least %v, because both plugins look at "+
+			"heartbeats every %v", s.idle, 2*scanPeriod, scanPeriod)
 	}
 	return s, nil
 }
