@@ -23,9 +23,9 @@ func (r *Reader) IsUsable(a pci.Address, registration uint64, node string) bool 
 	if err != nil || inode != registration {
 		return false
 	}
-	// A VF on its way out loses this link first. In kernels before 6.6 it keeps vfio-dev for as long as
-	// a workload holds it (drivers/base/dd.c, __device_release_driver; drivers/vfio/vfio_main.c,
-	// vfio_unregister_group_dev).
+	// A VF on its way out loses this link first. In kernels before 6.6 it keeps vfio-dev for as
+	// long as a workload holds it (drivers/base/dd.c, __device_release_driver;
+	// drivers/vfio/vfio_main.c, vfio_unregister_group_dev).
 	if driver, err := sysfs.Link(filepath.Join(r.entry(a), "driver")); err != nil || !r.IsBound(driver) {
 		return false
 	}
