@@ -217,7 +217,7 @@ func TestCheckThatTimesOutIsAnswered(t *testing.T) {
 	})
 }
 
-// TestServerLogsThroughKlog checks that what package net/http reports, such as that it cannot accept
+// TestServerLogsThroughKlog checks that what package net/http reports, such as a failure to accept
 // connections, goes where all of the log goes.
 func TestServerLogsThroughKlog(t *testing.T) {
 	var direct, structured bytes.Buffer
