@@ -45,14 +45,21 @@ const (
 // version is set by `make image` and by packagers: -ldflags "-X main.version=…".
 var version = "devel"
 
+// init keeps the main thread free for signals: only main, which waits, runs on it. The kernel wakes
+// the main thread first to handle a signal, and no other thread if that one waits for a device and
+// cannot be interrupted (kernel/signal.c, complete_signal). SIGTERM would have no effect then.
+func init() { runtime.LockOSThread() }
+
 func main() {
 	exit := guardStderr()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // a second signal kills the process
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := make(chan int)
+	go func() { code <- run(ctx, os.Args[1:], os.Stdout, os.Stderr) }()
+	status := <-code
 	stop()
 	klog.Flush()
-	exit(code)
+	exit(status)
 }
 
 // guardStderr makes the log independent of who reads it. exit ends the process after the log is
