@@ -46,6 +46,7 @@ func (r *rig) stuck(t *testing.T, path, text string) {
 	file.await(t)
 	r.checkCanary(t)
 	r.checkEnd(t)
+	file.checkThreads(t)
 	restore()
 	file.release()
 }
@@ -108,6 +109,7 @@ func stuckBind(t *testing.T, r *rig) {
 	r.plugin.terminate()
 	r.startPlugin()
 	file.await(t)
+	file.checkThreads(t)
 	restore()
 	file.release()
 	r.renewVictim(t)

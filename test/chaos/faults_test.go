@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +34,12 @@ func faults() []fault {
 		fault{name: "overflow of the uevent socket", run: func(t *testing.T, r *rig) { r.overflow(t) }},
 		fault{name: "forged and malformed uevents", run: forgedUevents},
 		fault{name: "storm of changes", run: storm},
+		fault{name: "failed heartbeat", run: failedHeartbeat},
+		fault{name: "driver unloaded", run: driverUnloaded},
+		fault{name: "removal of a VF that a workload holds", run: heldVF},
+		fault{name: "random changes", run: func(t *testing.T, r *rig) {
+			randomChanges(t, r, rand.New(rand.NewPCG(*seed, 2)))
+		}},
 		fault{name: "silent connections to -health-address", run: silentConnections},
 		fault{name: "CDI specs deleted", run: specsDeleted},
 		fault{name: "driver_override of an administrator", run: reservedVF},

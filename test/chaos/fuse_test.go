@@ -90,6 +90,7 @@ type stuckFile struct {
 	release  func()
 	released chan struct{}
 	waiting  chan struct{} // has a value when a call waits
+	inMain   atomic.Bool   // the main thread of a process has waited
 }
 
 // newStuckFile adds a file. The end of the test releases it.
@@ -123,6 +124,9 @@ func (f *stuckFile) wait(ctx context.Context) syscall.Errno {
 	default:
 	}
 	caller, _ := fuse.FromContext(ctx)
+	if caller != nil && isMainThread(caller.Pid) {
+		f.inMain.Store(true)
+	}
 	for {
 		select {
 		case <-f.released:
@@ -132,6 +136,22 @@ func (f *stuckFile) wait(ctx context.Context) syscall.Errno {
 				return syscall.EINTR
 			}
 		}
+	}
+}
+
+// isMainThread reports whether a thread is the main thread of its process.
+func isMainThread(thread uint32) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", thread))
+	return err == nil && strings.Contains(string(status), fmt.Sprintf("\nTgid:\t%d\n", thread))
+}
+
+// checkThreads fails the test if the main thread of a plugin has waited for the file. The kernel
+// wakes the main thread first to handle SIGTERM (kernel/signal.c, complete_signal), and no other if
+// that one cannot be interrupted.
+func (f *stuckFile) checkThreads(t testing.TB) {
+	t.Helper()
+	if f.inMain.Load() {
+		t.Error("the main thread waits for the file, so that SIGTERM has no effect")
 	}
 }
 

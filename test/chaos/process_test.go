@@ -119,7 +119,14 @@ func (p *process) terminate() {
 			p.t.Errorf("the plugin ended %s after SIGTERM with %v\n%s", time.Since(start), p.err, p.tail())
 		}
 	case <-time.After(endTimeout):
-		p.t.Errorf("the plugin runs %s after SIGTERM\n%s", endTimeout, p.tail())
+		log := p.tail()
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // the runtime writes the traces of the goroutines
+		select {
+		case <-p.done:
+		case <-time.After(time.Second):
+		}
+		traces := strings.TrimPrefix(p.text(), log)
+		p.t.Errorf("the plugin runs %s after SIGTERM\n%s\n%s", endTimeout, log, traces)
 	}
 	p.kill()
 }

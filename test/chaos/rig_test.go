@@ -58,11 +58,7 @@ func newRig(t testing.TB) *rig {
 	r.startKubelet()
 	must(t, r.host.LoadDriver("vfio-pci", "disable_denylist=1"))
 	must(t, r.host.LoadDriver("c6xxvf"))
-	for _, pf := range []lookalike.PF{
-		{Address: victimPF, DeviceID: "4940", Services: "sym;asym"},
-		{Address: canaryPF, DeviceID: "4944", Services: "dc", NUMANode: 1},
-		{Address: otherPF, DeviceID: "37c8"},
-	} {
+	for _, pf := range pfs() {
 		must(t, r.host.AddPF(pf))
 		must(t, r.host.SetVFs(pf.Address, 16))
 	}
@@ -118,7 +114,7 @@ func (r *rig) startWitness(t testing.TB) (*process, *kubelettest.Kubelet) {
 // changes that no event has reported.
 func (r *rig) startAuditor() *process {
 	kubelet := kubelettest.New(r.t)
-	p := startProcess(r.t, append(r.args(kubelet, "-bind=false", "-audit-interval=1s"), "-v=4")...)
+	p := startProcess(r.t, r.args(kubelet, "-bind=false", "-audit-interval=1s")...)
 	r.t.Cleanup(p.kill)
 	return p
 }
