@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -300,6 +301,19 @@ func TestEndReleasesTheFilesAndWakesOthers(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("others are not woken")
+	}
+}
+
+func TestEndRemovesTheLockOfAFileThatWasNotWritten(t *testing.T) {
+	dir := t.TempDir()
+	s := startSyncer(dir, "vf")
+	s.writeErr = syscall.ENOSPC
+	if found := s.sync(with(t, nil, "yellow", color("1"))); len(found) == 0 {
+		t.Error("no problem reported")
+	}
+	s.close()
+	if names, err := os.ReadDir(dir); len(names) > 0 || err != nil {
+		t.Errorf("%v left behind, error %v", names, err)
 	}
 }
 

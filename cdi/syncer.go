@@ -101,11 +101,15 @@ func (s *syncer) sync(tree *devtree.Tree) problems {
 	return found
 }
 
-// close releases all locks, so that other processes can take over the files, and ends the watch.
+// close releases all locks, so that other processes can take over the files, and ends the watch. It
+// removes the lock of a file that was never written.
 func (s *syncer) close() {
 	s.watch.close()
 	for _, list := range s.own {
 		for _, f := range list {
+			if _, err := os.Lstat(f.path); errors.Is(err, fs.ErrNotExist) && f.lock.remove(f.path) == nil {
+				continue // which wakes the other processes as well
+			}
 			f.lock.abandon()
 		}
 	}
