@@ -52,7 +52,7 @@ if [ $# -gt 0 ]; then
 	packages=$(go list -f '{{.Dir}}' "$@")
 else
 	packages=$(go list -f '{{.Dir}}' ./... |
-		grep -vE "^$PWD/(internal|test|examples|cmd/qat_demo|kubeletapi/kubelettest)(/|\$)")
+		grep -vE "^$PWD/(internal/(arch|docs|lookalike|testenv)|test|examples|cmd/qat_demo|kubeletapi/kubelettest)(/|\$)")
 fi
 
 printf '%-24s %7s %9s %10s %8s %6s %6s\n' package killed survived uncovered timeout score time >"$state/summary"

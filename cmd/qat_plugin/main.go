@@ -26,9 +26,9 @@ import (
 	"k8s.io/klog/v2"
 
 	"qatplugin/events"
+	"qatplugin/internal/logpipe"
 	"qatplugin/kubeletapi"
 	"qatplugin/kubeletapi/probe"
-	"qatplugin/logpipe"
 	"qatplugin/qat"
 )
 
@@ -40,7 +40,7 @@ const (
 	// whatever its resource is.
 	cdiClass = "vf"
 
-	// flushTimeout is how long the end of the process waits for the reader of its log.
+	// flushTimeout limits how long the process waits at its end until its log is written.
 	flushTimeout = time.Second
 )
 
@@ -64,14 +64,14 @@ func main() {
 	exit(status)
 }
 
-// guardStderr makes the log independent of who reads it. exit ends the process after the log is
-// written.
+// guardStderr redirects the log through a logpipe.Pipe, so that the plugin continues when nobody
+// reads standard error. exit writes the rest of the log and ends the process.
 func guardStderr() (exit func(code int)) {
 	log, err := logpipe.Open(os.Stderr, func(lines int) {
-		klog.InfoS("Lines of the log were lost because standard error was full or closed", "lines", lines)
+		klog.InfoS("Lost log lines because standard error was full or closed", "lines", lines)
 	})
 	if err != nil {
-		klog.ErrorS(err, "A standard error that nobody reads will stop the plugin")
+		klog.ErrorS(err, "Cannot buffer the log; the plugin will block if nobody reads standard error")
 		return os.Exit
 	}
 	os.Stderr = log.File() // which klog uses

@@ -115,6 +115,11 @@ func TestViolationsAreFound(t *testing.T) {
 			"cmd/qat_plugin must not import internal/lookalike: it is for tests and cmd/qat_demo",
 		},
 		{
+			"package of the product below internal",
+			listing{ImportPath: "qatplugin/cmd/qat_plugin", Imports: []string{"qatplugin/internal/logpipe"}},
+			"",
+		},
+		{
 			"test support in a test",
 			listing{
 				ImportPath:   "qatplugin/qat",

@@ -37,6 +37,10 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io"},
 		why:    "events knows netlink, inotify and time, and nothing of PCI, QAT or Kubernetes",
 	},
+	"internal/logpipe": {
+		theirs: []string{"golang.org/x/sys/unix"},
+		why:    "internal/logpipe passes lines on and does not know what is logged",
+	},
 	"kubeletapi": {
 		ours: []string{"cdi", "devtree", "kubeletapi/probe"},
 		theirs: []string{
@@ -51,10 +55,6 @@ var rooms = map[string]room{
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "kubeletapi/probe serves checks, whatever they check",
-	},
-	"logpipe": {
-		theirs: []string{"golang.org/x/sys/unix"},
-		why:    "logpipe passes lines on, whoever writes them",
 	},
 	"qat": {
 		ours: []string{
@@ -123,7 +123,7 @@ var rooms = map[string]room{
 		why:    "the example shows what a plugin for other hardware needs, which is nothing of QAT",
 	},
 	"cmd/qat_plugin": {
-		ours:   []string{"devtree", "events", "kubeletapi", "kubeletapi/probe", "logpipe", "qat"},
+		ours:   []string{"devtree", "events", "internal/logpipe", "kubeletapi", "kubeletapi/probe", "qat"},
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		why:    "cmd/qat_plugin knows flags, wiring and signals",
 	},
@@ -162,9 +162,10 @@ func (l *listing) isSupport() bool {
 }
 
 // forTestsOnly reports whether a package of this module is for tests, including those of plugin
-// authors.
+// authors. A package in the table rooms belongs to the product, also below internal.
 func forTestsOnly(name string) bool {
-	return under(name, []string{"internal", "test", "kubeletapi/kubelettest"})
+	_, product := rooms[name]
+	return !product && under(name, []string{"internal", "test", "kubeletapi/kubelettest"})
 }
 
 // violations returns a complaint for each import that the rules do not allow.

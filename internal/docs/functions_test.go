@@ -18,7 +18,7 @@ import (
 func declarations(t *testing.T) map[string]bool {
 	t.Helper()
 	declared := map[string]bool{}
-	for _, pattern := range []string{"*/*.go", "qat/internal/*/*.go", "kubeletapi/*/*.go"} {
+	for _, pattern := range []string{"*/*.go", "qat/internal/*/*.go", "kubeletapi/*/*.go", "internal/logpipe/*.go"} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)

@@ -41,7 +41,7 @@ func TestAllLinesAreWrittenBeforeCloseReturns(t *testing.T) {
 	}
 	for range 2 {
 		if !p.Close(timeout) {
-			t.Fatal("the lines are not written")
+			t.Fatal("Close timed out")
 		}
 	}
 	must(t, writer.Close())
@@ -64,7 +64,7 @@ func TestWriterNeverWaitsForAFullPipe(t *testing.T) {
 		must(t, err)
 	}
 	if p.Close(0) {
-		t.Error("Close says that all lines are written to a full pipe")
+		t.Error("Close returned true, but the pipe is full")
 	}
 	go func() {
 		for !p.Close(timeout) {
@@ -79,7 +79,7 @@ func TestWriterNeverWaitsForAFullPipe(t *testing.T) {
 	}
 }
 
-// TestClosedPipeCostsLines fails by ending the test's process.
+// TestClosedPipeCostsLines writes to a Pipe in front of a pipe without a reader.
 func TestClosedPipeCostsLines(t *testing.T) {
 	p, reader, _ := openPipe(t, func(n int) { t.Errorf("%d lines lost, and a write succeeded", n) })
 	must(t, reader.Close())
@@ -88,6 +88,6 @@ func TestClosedPipeCostsLines(t *testing.T) {
 		must(t, err)
 	}
 	if !p.Close(timeout) {
-		t.Error("Close waits for the reader of a closed pipe")
+		t.Error("Close timed out on a pipe without a reader")
 	}
 }

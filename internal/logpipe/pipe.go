@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package logpipe keeps a program running whose log nobody reads.
+// Package logpipe keeps a program running when nobody reads its log.
 //
-// A program that logs to standard error stops in the middle of a log call when the pipe behind it
-// is full, and Go ends a program that writes to a standard error that is closed (os/signal,
-// SIGPIPE). A [Pipe] stands between: the program writes to a pipe that the Pipe always empties, and
-// a goroutine of the Pipe writes the lines to standard error. While it cannot, up to a megabyte of
-// lines waits; further lines are lost, and counted.
+// If standard error is a full pipe, a log call blocks. If standard error is a pipe without a
+// reader, a write ends a Go program with SIGPIPE (os/signal). A [Pipe] prevents both. The program
+// writes to the Pipe, which is always emptied, and a goroutine writes the lines to standard error.
+// While standard error accepts no data, the Pipe buffers up to 1 MiB of lines. It drops and counts
+// further lines.
 //
-// The runtime writes the trace of a panic to file descriptor 2 itself, so it does not pass the Pipe
-// and is not lost with it.
+// The trace of a panic is not affected: the runtime writes it directly to file descriptor 2.
 package logpipe
 
 import (
@@ -26,21 +25,23 @@ import (
 
 const (
 	waitingMax = 1 << 20 // bytes of lines that wait to be written
-	lineMax    = 4 << 10 // a longer line counts as several, so that it needs no larger buffer
+	lineMax    = 4 << 10 // bytes; a longer line is passed on in parts
 )
 
-// Pipe passes lines on to a file without making their writer wait.
+// Pipe passes lines on to a file. A write to the Pipe does not wait for the file.
 type Pipe struct {
 	in    *os.File
 	done  chan struct{} // closed when all lines are written
 	close func() error  // of in
 }
 
-// Open returns a Pipe that passes lines on to out. When lines were lost and a line could be written
-// again, lost is called with their number, in a goroutine of the Pipe; it may write to [Pipe.File].
+// Open returns a Pipe that passes lines on to out. After lines were lost, the Pipe calls lost with
+// their number as soon as a write succeeds again. It calls lost from one of its own goroutines, and
+// lost may write to [Pipe.File].
 //
-// Open duplicates out's descriptor: closing out does not affect the Pipe. Writing to the duplicate
-// of a closed standard error is an error, while writing to standard error itself ends the process.
+// Open duplicates the descriptor of out, so closing out does not affect the Pipe. If the reader of
+// standard error has gone, a write to the duplicate returns an error; a write to descriptor 2 would
+// end the process.
 func Open(out *os.File, lost func(lines int)) (*Pipe, error) {
 	fd, err := unix.FcntlInt(out.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -69,9 +70,9 @@ func Open(out *os.File, lost func(lines int)) (*Pipe, error) {
 // File returns the file to write to instead of out.
 func (p *Pipe) File() *os.File { return p.in }
 
-// Close closes the file and waits until all lines are written, but at most for timeout; it reports
-// whether they are. After a timeout, a goroutine of the Pipe still waits for the reader of out.
-// Close may be called more than once.
+// Close closes the file that File returns, and waits until all lines are written, but at most for
+// timeout. It reports whether all lines are written. After a timeout, a goroutine of the Pipe still
+// waits to write to out. Close may be called more than once.
 func (p *Pipe) Close(timeout time.Duration) bool {
 	_ = p.close()
 	timer := time.NewTimer(timeout)
@@ -84,7 +85,7 @@ func (p *Pipe) Close(timeout time.Duration) bool {
 	}
 }
 
-// readLines calls put with each line of r until r ends. A last line without a newline counts.
+// readLines calls put with each line of r until r ends, including a last line without a newline.
 func readLines(r io.Reader, put func(line []byte)) {
 	lines := bufio.NewReaderSize(r, lineMax)
 	for {

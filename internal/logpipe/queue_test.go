@@ -39,8 +39,8 @@ func (s *sink) want(t *testing.T, text string, result error) {
 	s.results <- result
 }
 
-// startQueue runs a queue with room for limit bytes. lost says on the same queue how many lines
-// were lost. finish waits for the queue's end.
+// startQueue runs a queue with room for limit bytes. The queue reports lost lines as a line of its
+// own. finish ends the queue and waits for run to return.
 func startQueue(limit int) (q *queue, out *sink, finish func()) {
 	out = newSink()
 	q = newQueue(out, limit, func(n int) { q.put(fmt.Appendf(nil, "lost %d\n", n)) })

@@ -40,7 +40,7 @@ func (q *queue) put(line []byte) {
 	q.wake()
 }
 
-// end says that no more lines follow.
+// end makes run return after it has written the waiting lines. No put may follow.
 func (q *queue) end() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -75,8 +75,8 @@ func (q *queue) run() {
 	}
 }
 
-// take returns the lines that wait and the number of lines that were dropped after them. If there
-// are any, empty becomes the buffer of the next lines.
+// take returns the waiting lines and the number of lines that were dropped after them. If lines are
+// waiting, empty becomes the buffer for the next lines.
 func (q *queue) take(empty []byte) (text []byte, dropped int, ended bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -88,8 +88,9 @@ func (q *queue) take(empty []byte) (text []byte, dropped int, ended bool) {
 	return text, dropped, q.ended
 }
 
-// write writes text, after which dropped lines were lost. Lines that cannot be written are lost,
-// too. If the reader of a pipe has ended, each write fails at once until there is another reader.
+// write writes text, and then reports the dropped lines to q.lost. If the write fails, the lines of
+// text are lost, too, and a later successful write reports them all. A write to a pipe without a
+// reader fails at once.
 func (q *queue) write(text []byte, dropped int) {
 	n, err := q.out.Write(text)
 	if err != nil {
