@@ -27,8 +27,9 @@ type facts struct {
 	driverBound bool               // the VF is bound to the DPDK driver, or to one that does its work
 	driver      device.DriverState // of the DPDK driver; not read if all VFs of the batch are bound to it
 
-	members []member // the other functions of the VF's IOMMU group
-	shared  bool     // there are VFs among them that could be listed, too
+	members  []member // the other functions of the VF's IOMMU group
+	shared   bool     // there are VFs among them that could be listed, too
+	groupErr string   // why members are not known; "" when they are
 }
 
 // A member is another function in the IOMMU group of a VF.
@@ -114,6 +115,8 @@ func decide(f *facts, r *rules) decision {
 		return skip(f.releasingReason()) // binding it would wait for the workload that holds it
 	case vf.removing && !f.driverBound:
 		return skip("it is being removed") // binding it would only delay that
+	case f.groupErr != "" && !f.listed: // another VF of its group may be listed
+		return skip(fmt.Sprintf("its IOMMU group %d cannot be read: %s", *vf.Group, f.groupErr))
 	case !f.driverBound:
 		return decideBind(f, r)
 	case vf.Node.Missing != "":

@@ -74,10 +74,10 @@ func (g *groups) forget(group int) []pci.Address {
 	return members
 }
 
-// read returns the functions of a group.
-func (g *groups) read(group int, now time.Time) []pci.Address {
+// read returns the functions of a group. After an error the group is read again later.
+func (g *groups) read(group int, now time.Time) ([]pci.Address, error) {
 	if members, ok := g.members[group]; ok {
-		return members
+		return members, nil
 	}
 	members, err := g.reader.GroupMembers(group)
 	if err != nil {
@@ -85,7 +85,7 @@ func (g *groups) read(group int, now time.Time) []pci.Address {
 			klog.ErrorS(err, "Cannot read an IOMMU group, trying again", "group", group)
 		}
 		g.failing, g.retry = true, now.Add(groupRetry)
-		return nil
+		return nil, err
 	}
 	g.failing = false
 	for _, a := range members {
@@ -95,7 +95,7 @@ func (g *groups) read(group int, now time.Time) []pci.Address {
 		g.of[a] = group
 	}
 	g.members[group] = members
-	return members
+	return members, nil
 }
 
 // changed takes note of functions that were read again. It returns the functions that share, or
@@ -166,7 +166,11 @@ func (c *controller) addMembers(vfs []facts, now time.Time) {
 	several := false
 	for i := range vfs {
 		if f := &vfs[i]; f.vf != nil && f.vf.Group != nil {
-			for _, a := range c.groups.read(*f.vf.Group, now) {
+			members, err := c.groups.read(*f.vf.Group, now)
+			if err != nil {
+				f.groupErr = err.Error()
+			}
+			for _, a := range members {
 				if a != f.address {
 					f.members = append(f.members, c.member(a, f))
 					several = true
