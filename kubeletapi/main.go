@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"qatplugin/internal/logpipe"
 	"qatplugin/kubeletapi/probe"
 )
 
@@ -38,47 +39,67 @@ import (
 // /livez answers as long as the process runs. /readyz has the check "registered", which is
 // [Manager.CheckRegistered], and "plugin" if the plugin is a [ReadyChecker].
 //
+// The plugin continues when standard error is full or closed: up to a megabyte of log lines wait,
+// and further ones are lost and counted.
+//
 // A program that needs more control calls [NewManager] and [Manager.Run] instead.
 func Main(namespace string, plugin Plugin, opts ...Option) {
+	p, status := newProgram(flag.CommandLine, os.Args[1:], namespace, plugin, opts)
+	if p == nil {
+		os.Exit(status)
+	}
+	exit := logpipe.GuardStderr()
 	ctx, stop := ossignal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	context.AfterFunc(ctx, stop)
-	status := runProgram(ctx, flag.CommandLine, os.Args[1:], namespace, plugin, opts)
+	status = p.run(ctx)
 	klog.Flush()
-	os.Exit(status)
+	exit(status)
 }
 
-// runProgram is Main without the process around it. It returns the exit status.
-func runProgram(
-	ctx context.Context, flags *flag.FlagSet, args []string, namespace string, plugin Plugin, opts []Option,
-) int {
-	var healthAddress probe.Address
-	settings := NewManager(namespace, plugin, opts...).config
-	registerFlags(flags, &settings, &healthAddress)
+// program is what Main runs.
+type program struct {
+	namespace     string
+	plugin        Plugin
+	settings      config
+	healthAddress probe.Address
+}
+
+// newProgram parses the command line. It returns nil and the exit status if there is nothing to run.
+func newProgram(
+	flags *flag.FlagSet, args []string, namespace string, plugin Plugin, opts []Option,
+) (p *program, status int) {
+	p = &program{namespace: namespace, plugin: plugin, settings: NewManager(namespace, plugin, opts...).config}
+	registerFlags(flags, &p.settings, &p.healthAddress)
 	switch err := flags.Parse(args); { // with flag.ExitOnError, the default, it exits itself
 	case errors.Is(err, flag.ErrHelp):
-		return 0
+		return nil, 0
 	case err != nil:
-		return 2
+		return nil, 2
 	}
-	if err := settings.resolve(); err != nil {
+	if err := p.settings.resolve(); err != nil {
 		fmt.Fprintln(flags.Output(), err)
-		return 2
+		return nil, 2
 	}
-	manager := NewManager(namespace, plugin, func(c *config) { *c = settings })
+	return p, 0
+}
+
+// run serves the plugin until ctx ends, and returns the exit status.
+func (p *program) run(ctx context.Context) int {
+	manager := NewManager(p.namespace, p.plugin, func(c *config) { *c = p.settings })
 	ctx, cancel := context.WithCancel(ctx)
 	var serving sync.WaitGroup
-	if healthAddress != "" {
+	if p.healthAddress != "" {
 		ready := []probe.Check{{Name: "registered", Run: manager.CheckRegistered}}
-		if c := methodsOf(plugin).readyChecker; c != nil {
+		if c := methodsOf(p.plugin).readyChecker; c != nil {
 			ready = append(ready, probe.Check{Name: "plugin", Run: c.CheckReady})
 		}
-		serving.Go(func() { probe.Serve(ctx, string(healthAddress), probe.Handler(nil, ready)) })
+		serving.Go(func() { probe.Serve(ctx, string(p.healthAddress), probe.Handler(nil, ready)) })
 	}
 	err := manager.Run(ctx)
 	cancel()
 	serving.Wait()
 	if err != nil {
-		klog.FromContext(ctx).Error(err, "The device plugin failed", "namespace", namespace)
+		klog.FromContext(ctx).Error(err, "The device plugin failed", "namespace", p.namespace)
 		return 1
 	}
 	return 0

@@ -35,12 +35,23 @@ func newFlags(output io.Writer) *flag.FlagSet {
 	return flags
 }
 
+// runMain is Main without the process around it. It returns the exit status.
+func runMain(
+	ctx context.Context, flags *flag.FlagSet, args []string, namespace string, plugin Plugin, opts []Option,
+) int {
+	p, status := newProgram(flags, args, namespace, plugin, opts)
+	if p == nil {
+		return status
+	}
+	return p.run(ctx)
+}
+
 func startMain(t *testing.T, plugin Plugin, opts []Option, args ...string) *runningProgram {
 	t.Helper()
 	r := &runningProgram{t: t, status: make(chan int, 1), log: newLogRecorder()}
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(klog.NewContext(context.Background(), r.log.logger()))
-	go func() { r.status <- runProgram(ctx, newFlags(io.Discard), args, namespace, plugin, opts) }()
+	go func() { r.status <- runMain(ctx, newFlags(io.Discard), args, namespace, plugin, opts) }()
 	return r
 }
 
@@ -76,7 +87,7 @@ func (r *runningProgram) get(path string) (status int, body string) {
 
 func TestHelpOfMainShowsAllFlags(t *testing.T) {
 	var out bytes.Buffer
-	if got := runProgram(t.Context(), newFlags(&out), []string{"-h"}, namespace, newFakePlugin(), nil); got != 0 {
+	if got := runMain(t.Context(), newFlags(&out), []string{"-h"}, namespace, newFakePlugin(), nil); got != 0 {
 		t.Errorf("exit status %d, want 0", got)
 	}
 	for _, name := range []string{"dir", "v", "vmodule", "kubelet-dir", "use-cdi", "cdi-dir", "health-address"} {
@@ -100,7 +111,7 @@ func TestMainRejectsWrongFlags(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		args := strings.Fields(arg)
-		if got := runProgram(t.Context(), newFlags(&out), args, namespace, newFakePlugin(), nil); got != 2 {
+		if got := runMain(t.Context(), newFlags(&out), args, namespace, newFakePlugin(), nil); got != 2 {
 			t.Errorf("%s: exit status %d, want 2", arg, got)
 		}
 		if !strings.Contains(out.String(), want) {
@@ -206,7 +217,7 @@ func TestMainLeavesFlagsToTheProgram(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	args := []string{"-kubelet-dir=mine"}
-	got := runProgram(ctx, flags, args, namespace, newFakePlugin(), []Option{WithKubeletDir(dir)})
+	got := runMain(ctx, flags, args, namespace, newFakePlugin(), []Option{WithKubeletDir(dir)})
 	if got != 0 || *own != "mine" {
 		t.Errorf("exit status %d, -kubelet-dir %q, want 0 and mine", got, *own)
 	}

@@ -53,7 +53,7 @@ var version = "devel"
 func init() { runtime.LockOSThread() }
 
 func main() {
-	exit := guardStderr()
+	exit := logpipe.GuardStderr()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // a second signal kills the process
 	code := make(chan int)
@@ -62,24 +62,6 @@ func main() {
 	stop()
 	klog.Flush()
 	exit(status)
-}
-
-// guardStderr redirects the log through a logpipe.Pipe, so that the plugin continues when nobody
-// reads standard error. exit writes the rest of the log and ends the process.
-func guardStderr() (exit func(code int)) {
-	log, err := logpipe.Open(os.Stderr, func(lines int) {
-		klog.InfoS("Lost log lines because standard error was full or closed", "lines", lines)
-	})
-	if err != nil {
-		klog.ErrorS(err, "Cannot buffer the log; the plugin will block if nobody reads standard error")
-		return os.Exit
-	}
-	os.Stderr = log.File() // which klog uses
-	klog.OsExit = func(code int) {
-		log.Close(flushTimeout)
-		os.Exit(code)
-	}
-	return klog.OsExit
 }
 
 // run is main without the process around it. It returns the exit status.

@@ -96,6 +96,29 @@ func TestProgramRegistersAgainAndStopsOnSIGTERM(t *testing.T) {
 	}
 }
 
+// TestProgramDoesNotNeedAReaderOfItsLog closes the pipe behind standard error. Without a guard, the
+// first line of the log would end the program.
+func TestProgramDoesNotNeedAReaderOfItsLog(t *testing.T) {
+	dir, kubelet := t.TempDir(), kubelettest.New(t)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(build(t), "-v=4", "-dir", dir, "-kubelet-dir", kubelet.Dir())
+	cmd.Stderr = writer
+	if err := errors.Join(reader.Close(), cmd.Start(), writer.Close()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill() }()
+	touch(t, filepath.Join(dir, "yellow/1"))
+	waitDevices(t, kubelet, "1")
+	touch(t, filepath.Join(dir, "yellow/2"))
+	waitDevices(t, kubelet, "1", "2")
+	if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
+		t.Errorf("the program ended with: %v", err)
+	}
+}
+
 // TestExitStatus checks the exit statuses that kubeletapi.Main documents, and that -h shows the
 // flags of the program, of klog and of the framework.
 func TestExitStatus(t *testing.T) {

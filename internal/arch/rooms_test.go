@@ -38,11 +38,11 @@ var rooms = map[string]room{
 		why:    "events knows netlink, inotify and time, and nothing of PCI, QAT or Kubernetes",
 	},
 	"internal/logpipe": {
-		theirs: []string{"golang.org/x/sys/unix"},
+		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
 		why:    "internal/logpipe passes lines on and does not know what is logged",
 	},
 	"kubeletapi": {
-		ours: []string{"cdi", "devtree", "kubeletapi/probe"},
+		ours: []string{"cdi", "devtree", "internal/logpipe", "kubeletapi/probe"},
 		theirs: []string{
 			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc",
 			"google.golang.org/protobuf/encoding/protowire", "google.golang.org/protobuf/proto",
