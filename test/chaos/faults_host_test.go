@@ -77,10 +77,11 @@ func randomChanges(t *testing.T, r *rig, random *rand.Rand) {
 	r.wantVictim(t)
 }
 
-// failedHeartbeat fails the heartbeat of a PF for a while.
+// failedHeartbeat fails the heartbeat of a PF for a while. The driver counts each failed check, but
+// the host only each call of SetHeartbeat.
 func failedHeartbeat(t *testing.T, r *rig) {
-	must(t, r.host.SetHeartbeat(victimPF, "-1"))
 	eventually(t, recoverTimeout, "the victim unhealthy", func() string {
+		must(t, r.host.SetHeartbeat(victimPF, "-1"))
 		if health := r.kubelet.Lists()[namespace+"cy"].Health(victim); health != "Unhealthy" {
 			return "it is " + strconv.Quote(health)
 		}
