@@ -4,13 +4,13 @@ package cdi
 
 import "slices"
 
-// assignment says which file is to hold which entries of a class. A runtime refuses a device that
-// two files define, so an entry is in one file at most.
+// assignment maps files to the entries of a class that they must hold. A runtime refuses a device
+// that two files define, so an entry is in one file at most.
 type assignment struct {
-	files   map[*file][]*entry    // ascending by name; a file that is not in it holds none
-	others  map[*otherFile]int    // how many wanted entries the files of other processes define
-	refused map[string]*otherFile // ... by name of the device
-	new     []*entry              // what no file is known to define
+	files   map[*file][]*entry    // entries ascending by name; a missing file must hold none
+	others  map[*otherFile]int    // number of wanted entries that a file of another process defines
+	refused map[string]*otherFile // name of the device → file of another process that defines it
+	new     []*entry              // wanted entries that no file defines
 }
 
 // assign assigns the wanted entries to the own files. Own files and those of others are ascending
@@ -19,7 +19,7 @@ type assignment struct {
 func assign(wanted []*entry, own []*file, others []*otherFile) assignment {
 	a := assignment{files: map[*file][]*entry{}, others: map[*otherFile]int{}, refused: map[string]*otherFile{}}
 	if len(own) <= 1 && len(others) == 0 {
-		a.new = wanted // the caller has one file for all
+		a.new = wanted // all go to the one file of this process
 		return a
 	}
 	for _, e := range wanted {
@@ -45,7 +45,7 @@ func (a *assignment) place(f *file) {
 }
 
 // kept returns the entries of the file that may stay in it until a Tree without them is published.
-// An entry that another file is to hold, or that another process defines, may not.
+// An entry that is assigned to another file, or that another process defines, must not stay.
 func (a *assignment) kept(f *file) []*entry {
 	if len(a.refused) == 0 && len(a.files) <= 1 {
 		return f.entries

@@ -27,7 +27,7 @@ func TestEachEntryIsInOneFile(t *testing.T) {
 		name        string
 		wanted      string
 		own, others map[int]string // what the files define, by number
-		want        map[int]string // what the own files are to hold
+		want        map[int]string // entries that the own files must hold
 		kept        map[int]string // ... and may hold until a Tree is published
 		wantNew     string
 		wantRefused map[int]int // number of entries, by file

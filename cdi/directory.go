@@ -17,15 +17,15 @@ import (
 	"time"
 )
 
-// abandonedAge is the age at which a temporary file counts as left behind by a killed
-// process. A younger one may belong to another instance.
+// abandonedAge is the age from which on a temporary file is taken to be left behind by a killed
+// process. A running process may still be writing a younger one.
 const abandonedAge = time.Minute
 
 // otherFile is a spec file of the vendor that this process does not own. It is immutable.
 type otherFile struct {
 	path  string
 	class string
-	n     int // of the class
+	n     int // number of the file within its class
 	info  fs.FileInfo
 	spec  spec
 }
@@ -65,9 +65,9 @@ func (c *Config) isAbandoned(e fs.DirEntry) bool {
 	return err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) >= abandonedAge
 }
 
-// readOthers returns the spec files of the vendor that are not in own, by class, and ascending by
-// number. It takes those that have not changed from before. A file that is not regular, or not of
-// its class, is none of them.
+// readOthers returns the spec files of the vendor that are not in own, by class and ascending by
+// number. It reuses the elements of before whose files have not changed. It skips a file that is
+// not regular, or whose kind does not match its name.
 func (c *Config) readOthers(own map[string][]*file, before map[string][]*otherFile) (map[string][]*otherFile, error) {
 	entries, err := os.ReadDir(c.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -104,7 +104,7 @@ func (c *Config) readOthers(own map[string][]*file, before map[string][]*otherFi
 	return others, nil
 }
 
-// sameFile reports whether a file has not changed since.
+// sameFile reports whether both describe the same unchanged file.
 func sameFile(before, now fs.FileInfo) bool {
 	return os.SameFile(before, now) && before.ModTime().Equal(now.ModTime()) && before.Size() == now.Size()
 }
@@ -126,7 +126,8 @@ func readSpec(path string) (spec, error) {
 // maxSpec limits the size of a spec file that is read, in bytes. 4096 VFs need about 2 MiB.
 const maxSpec = 16 << 20
 
-// readText returns the text of a spec file, which anyone may have written.
+// readText returns the text of a spec file. It limits the size, because another program may have
+// written the file.
 func readText(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -140,7 +141,7 @@ func readText(path string) ([]byte, error) {
 	return text, err
 }
 
-// parseSpec parses the text of a spec file, whoever has written it.
+// parseSpec parses the text of a spec file. Another program may have written it.
 func parseSpec(text []byte) (spec, error) {
 	var parsed struct {
 		Kind    string

@@ -30,18 +30,18 @@ type disk struct {
 // about 0.3 ms more (BenchmarkOneChange, BenchmarkFilePerDevice).
 type file struct {
 	path string
-	n    int // of its class
+	n    int // number of the file within its class
 	kind string
 	disk disk
 	lock *lock
 
 	entries []*entry    // in the file now, ascending by name
 	info    fs.FileInfo // of the file as written or read; nil if it must be written
-	damaged bool        // others have changed or deleted the file, and it is not written again yet
+	damaged bool        // another process changed or deleted the file, and it has not been restored yet
 }
 
-// read reads the file that another process has left behind. If it cannot be read, the file counts
-// as empty.
+// read reads a file that another process left behind. If the file cannot be read or parsed, f has
+// no entries.
 func (f *file) read() {
 	info, err := os.Lstat(f.path)
 	if err != nil || !info.Mode().IsRegular() {
@@ -57,7 +57,7 @@ func (f *file) read() {
 	}
 	f.entries = spec.entries
 	if bytes.Equal(text, specText(f.kind, spec.entries)) {
-		f.info = info // so that write need not write the same again
+		f.info = info // write does not write the same text again
 	}
 }
 
@@ -82,20 +82,20 @@ type outcome int
 const (
 	unchanged outcome = iota
 	changed           // the file holds other entries now
-	repaired          // others had changed or deleted the file
+	repaired          // another process had changed or deleted the file
 )
 
 // write makes the file hold exactly these entries. CDI does not allow a spec file without devices:
 // if there are no entries, write removes the file.
 func (f *file) write(entries []*entry) (outcome, error) {
-	now, err := f.look()
+	now, err := f.check()
 	if len(entries) == 0 {
 		if err != nil || !now.Mode().IsRegular() {
 			return unchanged, ignoreMissing(err)
 		}
 		if f.info == nil {
 			if spec, err := readSpec(f.path); err != nil || spec.kind != f.kind {
-				return unchanged, nil // others have put something else there
+				return unchanged, nil // another program put something else there
 			}
 		}
 		if err := f.disk.remove(f.path); err != nil {
@@ -122,8 +122,9 @@ func (f *file) write(entries []*entry) (outcome, error) {
 	return done, nil
 }
 
-// look forgets the entries if others have changed or deleted the file.
-func (f *file) look() (now fs.FileInfo, err error) {
+// check returns the state of the file on disk. If another process changed or deleted the file,
+// check discards the entries and marks the file as damaged.
+func (f *file) check() (now fs.FileInfo, err error) {
 	now, err = os.Lstat(f.path)
 	if f.info != nil && (err != nil || !sameFile(f.info, now)) {
 		f.entries, f.info, f.damaged = nil, nil, true
@@ -135,8 +136,8 @@ func (f *file) look() (now fs.FileInfo, err error) {
 // not sync to disk, because no container that needs a spec survives a crash of the machine.
 func replaceFile(path string, text []byte) (err error) {
 	defer func() {
-		// Without the random name of the temporary file, an error that persists has
-		// the same text each time.
+		// The error must not contain the random name of the temporary file: a persistent
+		// error then has the same text each time.
 		if errno := syscall.Errno(0); errors.As(err, &errno) {
 			err = &fs.PathError{Op: "replace", Path: path, Err: errno}
 		}
@@ -159,7 +160,7 @@ func replaceFile(path string, text []byte) (err error) {
 	return os.Rename(temporary.Name(), path)
 }
 
-// removeFile removes the file. That it is missing is not an error.
+// removeFile removes the file. A missing file is not an error.
 func removeFile(path string) error { return ignoreMissing(os.Remove(path)) }
 
 func ignoreMissing(err error) error {

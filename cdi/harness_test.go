@@ -73,7 +73,7 @@ func startSyncer(dir, class string) *testSyncer {
 	return s
 }
 
-// noWatch watches nothing: the test says when to look at the directory.
+// noWatch watches nothing: the test calls sync when the directory has changed.
 func noWatch(string, func(fsnotify.Event) bool, func()) (*watch, error) { return nil, nil }
 
 // mustSync fails the test if there is a problem with a file.

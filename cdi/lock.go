@@ -16,14 +16,14 @@ import (
 
 const lockSuffix = ".lock"
 
-// errOwned means that a living process owns a spec file.
+// errOwned reports that a running process owns a spec file.
 var errOwned = errors.New("another process owns the spec file")
 
-// lock marks a spec file as owned by this process. It is a flock(2) on a file beside the spec file,
-// because a lock belongs to an inode, and each change gives the spec file another one.
+// lock marks a spec file as owned by this process. It is a flock(2) on a file beside the spec file:
+// a lock belongs to an inode, and each change of the spec file creates another inode.
 //
-// The kernel releases the lock when the process ends, however it ends. A lock also works between
-// containers, where a process ID of another PID namespace means nothing.
+// The kernel releases the lock when the process ends for any reason. Unlike a file with a process
+// ID, a lock also works between containers with different PID namespaces.
 type lock struct {
 	file *os.File
 
@@ -54,7 +54,7 @@ func acquire(spec string) (*lock, error) {
 			return nil, &fs.PathError{Op: "lock", Path: lockPath(spec), Err: err}
 		}
 		l := &lock{file: file}
-		if !l.holds(spec) { // its owner removed it before this process locked it
+		if !l.holds(spec) { // the owner removed the file before this process locked it
 			_ = file.Close()
 			continue
 		}
@@ -65,8 +65,8 @@ func acquire(spec string) (*lock, error) {
 	return nil, errOwned
 }
 
-// holds reports whether l is still the lock of the spec file. It is not if others have removed or
-// replaced the file of the lock.
+// holds reports whether l is still the lock of the spec file. It returns false if another process
+// removed or replaced the lock file.
 func (l *lock) holds(spec string) bool {
 	mine, err := l.file.Stat()
 	if err != nil {
@@ -76,7 +76,7 @@ func (l *lock) holds(spec string) bool {
 	return err == nil && os.SameFile(mine, now)
 }
 
-// mark writes the name of the program to the file of the lock.
+// mark writes the name of the program to the lock file.
 func (l *lock) mark(program string) error {
 	if l.previous == program {
 		return nil
@@ -88,7 +88,7 @@ func (l *lock) mark(program string) error {
 	return l.file.Truncate(int64(len(text)))
 }
 
-// remove removes the file of the lock, and releases the lock. The spec file must not exist.
+// remove removes the lock file and releases the lock. The spec file must not exist.
 func (l *lock) remove(spec string) error {
 	if l.holds(spec) {
 		if err := removeFile(lockPath(spec)); err != nil {
@@ -99,10 +99,11 @@ func (l *lock) remove(spec string) error {
 	return nil
 }
 
-// release releases the lock. The file of the lock stays, with the name of the program.
+// release releases the lock. The lock file stays, with the name of the program.
 func (l *lock) release() { _ = l.file.Close() }
 
-// abandon is release, and wakes the Writers of other processes, which watch the directory.
+// abandon releases the lock like release. It also wakes the Writers of other processes, which watch
+// the directory, by changing the times of the lock file.
 func (l *lock) abandon() {
 	_ = syscall.Flock(int(l.file.Fd()), syscall.LOCK_UN)
 	now := time.Now()

@@ -18,9 +18,9 @@ type problems map[string]problem
 
 type problem struct {
 	err     error
-	message string // what follows from it, for the log
-	key     string // of the subject, likewise
-	more    []any  // further keys and values
+	message string // log message; it states the consequence
+	key     string // log key of the subject
+	more    []any  // further log keys and values
 
 	retry bool // a write may succeed later
 	poll  bool // no event reports that the problem is solved
@@ -36,7 +36,7 @@ func (p problems) addFile(path string, err error) {
 	}
 }
 
-// addWatch adds that the directory cannot be watched.
+// addWatch adds the error of watching the directory.
 func (p problems) addWatch(dir string, err error) {
 	p["watch of "+dir] = problem{
 		err:     err,
@@ -46,7 +46,7 @@ func (p problems) addWatch(dir string, err error) {
 	}
 }
 
-// addRefused adds that the file of another process defines n of the devices.
+// addRefused adds a problem with n devices that a file of another process defines.
 func (p problems) addRefused(path string, n int) {
 	p[path] = problem{
 		err:     errOwned,
@@ -65,7 +65,7 @@ func (p problems) addDevice(name string, err error) {
 // retryable reports whether a retry may help.
 func (p problems) retryable() bool { return p.has(func(p problem) bool { return p.retry }) }
 
-// polled reports whether there is a problem whose end no event reports.
+// polled reports whether no event reports the end of one of the problems.
 func (p problems) polled() bool { return p.has(func(p problem) bool { return p.poll }) }
 
 func (p problems) has(property func(problem) bool) bool {

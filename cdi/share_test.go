@@ -24,8 +24,8 @@ import (
 	"qatplugin/devtree"
 )
 
-// ownerDir is the variable that makes the test's program a Writer of class vf for the directory,
-// which has the device 1 and runs until it is killed.
+// ownerDir is an environment variable. If it names a directory, the test program runs a Writer of
+// class vf with the device 1 in it until it is killed.
 const ownerDir = "CDI_TEST_OWNER_DIR"
 
 func runOwner(dir string) error {
@@ -231,7 +231,8 @@ func TestSpecOfAnotherKindIsLeftAlone(t *testing.T) {
 	}
 }
 
-// What others have put in place of a file is replaced while there are devices, and else it stays.
+// If another program puts something else in place of a file, the Writer replaces it while there are
+// devices, and otherwise leaves it.
 func TestForeignFileIsNotRemoved(t *testing.T) {
 	dir := t.TempDir()
 	s := startSyncer(dir, "vf")
@@ -418,9 +419,9 @@ func TestDirectoryThatCannotBeWatchedIsPolled(t *testing.T) {
 	}
 }
 
-// Whatever several processes do one after the other, and whenever they end or are killed: a runtime
-// never finds a device twice, each name that a living process has published can be resolved to that
-// process's edits, and once all have looked again, no wanted device is left out.
+// Several processes act one after another, and may end or be killed at any time. A runtime never
+// finds a device twice. Each name that a running process has published resolves to the edits of
+// that process. After each process has synced again, every wanted device has a name.
 func TestAnyProcessesShareADirectory(t *testing.T) {
 	parent := t.TempDir()
 	runs := 0

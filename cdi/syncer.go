@@ -19,11 +19,10 @@ const maxFiles = 1000 // of a class
 
 var errNameTaken = errors.New("a device with other container edits has this CDI name")
 
-// syncer brings the spec files in line with one Tree after the other. It belongs to
-// one goroutine.
+// syncer updates the spec files for each new Tree. It belongs to one goroutine.
 type syncer struct {
 	Config
-	program string // the owner that locks name
+	program string // name of this program, which mark writes to the lock files
 	log     klog.Logger
 	publish func(*devtree.Tree)
 	disk    disk
@@ -34,8 +33,8 @@ type syncer struct {
 	own     map[string][]*file            // by class, ascending by number
 	others  map[string][]*otherFile       // of other processes, likewise
 	watch   *watch                        // nil if the directory is not watched
-	adopted bool                          // files of former runs are in own
-	repairs int                           // of files that others have changed
+	adopted bool                          // files of earlier processes of this program are in own
+	repairs int                           // number of files restored so far
 
 	builder   *devtree.Builder // of the Trees to publish, which have CDI names
 	published *devtree.Tree
@@ -45,7 +44,7 @@ type syncer struct {
 type device struct {
 	*devtree.Device
 	entry *entry // nil if CDI cannot describe the device
-	err   error  // why not; nil if there is nothing to describe
+	err   error  // why entry is nil; nil for a device without container edits
 
 	built bool // syncer.builder has the device
 	named bool // ... with its CDI name
@@ -69,13 +68,13 @@ func newSyncer(
 
 // sync writes the entries of new and changed devices, publishes the Tree with the CDI
 // names of the devices whose entries are on disk, and then removes the entries of gone
-// devices. It returns what could not be done.
+// devices. It returns the problems that it found.
 func (s *syncer) sync(tree *devtree.Tree) problems {
 	found := problems{}
 	s.render(tree)
 	wanted := s.byClass(found)
 	s.openDir(len(wanted) > 0, found)
-	s.look(wanted, found)
+	s.scan(wanted, found)
 	plans := map[string]*assignment{}
 	for class, list := range wanted {
 		plans[class] = s.assign(class, list, found)
@@ -108,7 +107,7 @@ func (s *syncer) close() {
 	for _, list := range s.own {
 		for _, f := range list {
 			if _, err := os.Lstat(f.path); errors.Is(err, fs.ErrNotExist) && f.lock.remove(f.path) == nil {
-				continue // which wakes the other processes as well
+				continue // the removal wakes the other processes
 			}
 			f.lock.abandon()
 		}
@@ -189,13 +188,14 @@ func (s *syncer) openDir(needed bool, found problems) {
 	}
 }
 
-// look finds the files of other processes, and takes over those of dead ones that define a wanted
-// device. The first time, it also takes over all files of former runs of this program, so that sync
-// removes those that no device needs, and removes abandoned temporary files.
-func (s *syncer) look(wanted map[string][]*entry, found problems) {
+// scan checks the files of this process, and finds the files of others. It takes over the files of
+// dead processes that define a wanted device. The first time, it also takes over all files that
+// earlier processes of this program left behind, so that sync removes those that no device needs,
+// and it removes abandoned temporary files.
+func (s *syncer) scan(wanted map[string][]*entry, found problems) {
 	for class, list := range s.own {
 		for _, f := range list {
-			_, _ = f.look() // write reports an error
+			_, _ = f.check() // write reports an error
 		}
 		s.own[class] = slices.DeleteFunc(list, func(f *file) bool { return !s.keepLock(f, found) })
 	}
@@ -219,8 +219,8 @@ func (s *syncer) look(wanted map[string][]*entry, found problems) {
 	}
 }
 
-// keepLock reports whether the file is still owned by this process. If its lock was removed by
-// others, it is locked again.
+// keepLock reports whether this process still owns the file. If another process removed the lock
+// file, keepLock tries to lock the file again.
 func (s *syncer) keepLock(f *file, found problems) bool {
 	if f.lock.holds(f.path) {
 		return true
@@ -241,9 +241,9 @@ func (s *syncer) keepLock(f *file, found problems) bool {
 	return true
 }
 
-// takeOver makes a file of a dead process one of this process, and reports whether it is now. A
-// file that is not wanted is left to its program, if that is known to be another one: it may be
-// starting again, and its containers too.
+// takeOver takes over a file of a dead process, and reports whether this process owns it now. It
+// does not take over a file that is not wanted and that belongs to another program: that program
+// and its containers may be restarting.
 func (s *syncer) takeOver(o *otherFile, wanted bool, found problems) bool {
 	l, err := acquire(o.path)
 	if errors.Is(err, errOwned) {
@@ -263,7 +263,7 @@ func (s *syncer) takeOver(o *otherFile, wanted bool, found problems) bool {
 	return true
 }
 
-// newFile adds a file that is locked to the own ones.
+// newFile adds a file, whose lock is l, to the files of this process.
 func (s *syncer) newFile(class string, n int, l *lock, found problems) *file {
 	f := &file{path: s.specPath(class, n), n: n, kind: s.Vendor + "/" + class, disk: s.disk, lock: l}
 	if err := l.mark(s.program); err != nil {
@@ -274,8 +274,8 @@ func (s *syncer) newFile(class string, n int, l *lock, found problems) *file {
 	return f
 }
 
-// assign assigns the wanted entries of a class to the files of this process. It adds one if there
-// is none for new entries.
+// assign assigns the wanted entries of a class to the files of this process. It creates a file for
+// new entries if this process has none.
 func (s *syncer) assign(class string, wanted []*entry, found problems) *assignment {
 	plan := assign(wanted, s.own[class], s.others[class])
 	for o, n := range plan.others {
@@ -290,7 +290,7 @@ func (s *syncer) assign(class string, wanted []*entry, found problems) *assignme
 	return &plan
 }
 
-// createFile locks the first path for a file of the class that is free.
+// createFile adds a file of the class, at the first path that no other file uses.
 func (s *syncer) createFile(class string, found problems) {
 	for n := 1; ; n++ {
 		path := s.specPath(class, n)
@@ -322,7 +322,7 @@ func (s *syncer) isForeign(path, class string) bool {
 	return err == nil && spec.kind != s.Vendor+"/"+class
 }
 
-// disown releases a file that has been removed, and reports whether it has.
+// disown removes the lock of a file that has been removed, and reports whether that succeeded.
 func (s *syncer) disown(f *file, found problems) bool {
 	if err := f.lock.remove(f.path); err != nil {
 		found.addFile(f.path, err)
@@ -331,7 +331,7 @@ func (s *syncer) disown(f *file, found problems) bool {
 	return true
 }
 
-// updateFile makes the file hold exactly these entries, and reports whether it does.
+// updateFile makes the file hold exactly these entries, and reports whether that succeeded.
 func (s *syncer) updateFile(f *file, list []*entry, found problems) bool {
 	done, err := f.write(list)
 	if err != nil {
@@ -342,7 +342,8 @@ func (s *syncer) updateFile(f *file, list []*entry, found problems) bool {
 		s.log.V(2).Info("CDI specs changed", "path", f.path, "devices", len(list))
 	case repaired:
 		s.repairs++
-		s.log.Info("Restored a CDI spec that others had changed or deleted", "path", f.path, "devices", len(list))
+		s.log.Info("Restored a CDI spec that another process had changed or deleted",
+			"path", f.path, "devices", len(list))
 	}
 	return err == nil
 }
@@ -385,12 +386,12 @@ func (s *syncer) publishTree() {
 	}
 }
 
-// removeAbandoned removes temporary files that killed processes have left behind, and reports
-// whether there are none left.
+// removeAbandoned removes temporary files that killed processes left behind, and reports whether
+// none is left.
 func (s *syncer) removeAbandoned(found problems) bool {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
-		return errors.Is(err, fs.ErrNotExist) // other errors are reported already
+		return errors.Is(err, fs.ErrNotExist) // scan has reported other errors
 	}
 	done := true
 	for _, e := range entries {

@@ -24,8 +24,8 @@ type watch struct {
 	running sync.WaitGroup
 }
 
-// watchDir watches dir, which must exist. For a relevant event, or if events are lost, it calls
-// wake from its own goroutine.
+// watchDir watches dir, which must exist. It calls wake, from a goroutine of its own, after a
+// relevant event and after a loss of events.
 func watchDir(dir string, isRelevant func(fsnotify.Event) bool, wake func()) (*watch, error) {
 	watcher, err := fsnotify.NewWatcher()
 	if errors.Is(err, syscall.EMFILE) {
@@ -68,7 +68,7 @@ func watchDir(dir string, isRelevant func(fsnotify.Event) bool, wake func()) (*w
 	return w, nil
 }
 
-// watches reports whether w watches the directory that now has this information.
+// watches reports whether w watches the directory that now describes.
 func (w *watch) watches(now os.FileInfo) bool {
 	return w != nil && !w.moved.Load() && os.SameFile(w.info, now)
 }
@@ -83,7 +83,8 @@ func (w *watch) close() {
 }
 
 // isRelevant reports whether an event may mean that a spec file of the vendor changed or lost its
-// owner. Temporary files come and go with each change, and locks are written when they are taken.
+// owner. It ignores temporary files, which come and go with each change, and the write that follows
+// the locking of a lock file.
 func (c *Config) isRelevant(event fsnotify.Event) bool {
 	name := filepath.Base(event.Name)
 	if _, _, ok := c.parseSpecName(name); ok {

@@ -22,14 +22,14 @@ const (
 	retryMax       = time.Minute
 	repeatInterval = 10 * time.Minute // between log lines for the same error
 
-	pollInterval = 2 * time.Second // for what no event reports, like the end of another process
+	pollInterval = 2 * time.Second // for changes that no event reports, such as a killed process
 
 	repairFirst = 100 * time.Millisecond // between repairs of a file that others keep changing
 	repairMax   = time.Minute
 )
 
-// Config selects the spec files that a Writer keeps. Several Writers, of one process or of many,
-// may have the same Dir, Vendor and Class.
+// Config selects the spec files that a Writer keeps. Several Writers, in one process or in several,
+// may use the same Dir, Vendor and Class.
 type Config struct {
 	Dir    string // of the spec files, usually /var/run/cdi; created when missing
 	Vendor string // vendor of all devices: "color.example.com"
@@ -49,20 +49,21 @@ func (c *Config) QualifiedName(resource, id string) string {
 	return parser.QualifiedName(c.Vendor, c.classOf(resource), id)
 }
 
-// Writer keeps CDI spec files in line with the newest Tree. It retries what fails and
-// throttles its log, so that a consumer of Trees needs no loop of its own for CDI.
+// Writer keeps CDI spec files in sync with the newest Tree. It retries failed writes and
+// throttles its log.
 type Writer struct {
 	config  Config
-	program string // the name of the running program
+	program string // name of the running program
 	publish func(*devtree.Tree)
 
 	mu    sync.Mutex         // serializes Update
 	trees chan *devtree.Tree // the newest Tree, unless Run has taken it
 }
 
-// NewWriter returns a Writer. publish gets the newest Tree with CDI names added, if it
-// differs from the last one that was published, in a lineage of its own. NewWriter returns
-// an error if CDI does not allow the vendor or the class.
+// NewWriter returns a Writer. The Writer adds CDI names to the newest Tree and calls publish with
+// the result, unless the result equals the Tree that it published last. The generations of the
+// published Trees are their own, and not those of the Trees passed to Update. NewWriter returns an
+// error if CDI does not allow the vendor or the class.
 func NewWriter(config Config, publish func(*devtree.Tree)) (*Writer, error) {
 	if err := parser.ValidateVendorName(config.Vendor); err != nil {
 		return nil, fmt.Errorf("CDI vendor %q: %w", config.Vendor, err)
@@ -147,7 +148,7 @@ func (w *Writer) run(ctx context.Context, disk disk) {
 	}
 }
 
-// alarm is a timer that is stopped at first.
+// alarm is a timer. The zero alarm is stopped.
 type alarm struct {
 	c  <-chan time.Time // nil if the alarm is stopped
 	at time.Time
@@ -162,15 +163,16 @@ func (a *alarm) advance(d time.Duration) {
 	}
 }
 
-// damper delays repairs of files that others change again and again. The first repair is made at
-// once. The pause after each one doubles, until there was none for repairMax.
+// damper delays repairs of files that another process changes again and again. The first repair is
+// made at once. The pause after a repair doubles each time, and starts over when no repair was
+// needed for repairMax after a pause.
 type damper struct {
 	repairs int
 	last    time.Time
 	pause   time.Duration // after last
 }
 
-// count takes the number of repairs until now.
+// count records the number of repairs so far.
 func (d *damper) count(repairs int, now time.Time) {
 	if repairs == d.repairs {
 		return
