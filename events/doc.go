@@ -33,7 +33,7 @@
 // # Limits
 //
 // The package knows nothing about PCI or any device, keeps no device state and does not
-// log. Counters and errors report what was lost or rejected; an [IgnoredSink] learns of each
-// rejected message. An event says that
-// something happened, not what is true now: always read the device.
+// log. Counters and errors report what was lost or rejected, and an [IgnoredSink] receives each
+// rejected message. An event reports that something happened, and not the current state: always
+// read the device.
 package events

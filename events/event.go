@@ -79,8 +79,8 @@ type Sink interface {
 	Resync(reason string)
 }
 
-// IgnoredSink is a [Sink] that also learns of the messages that a [UeventListener] does not pass
-// on.
+// IgnoredSink is a [Sink] that also receives the messages that a [UeventListener] does not pass to
+// Event.
 type IgnoredSink interface {
 	Sink
 	// Ignored receives each message that is not passed to Event. It must not block.
@@ -91,9 +91,8 @@ type IgnoredSink interface {
 type Ignored struct {
 	Malformed bool // the kernel sent it, but it is not a uevent; otherwise the kernel did not send it
 
-	// The sender, as the kernel reports it: nl_pid of its socket, and its process and user as this
-	// process's namespaces see them.
-	Port uint32
-	PID  int32
+	// The sender, as the kernel reports it. The IDs are those in the namespaces of this process.
+	Port uint32 // nl_pid of the sender's socket
+	PID  int32  // 0 if the process is not in the PID namespace of this process
 	UID  uint32
 }

@@ -130,8 +130,8 @@ func (l *UeventListener) handle(sink Sink) error {
 	case l.errno == unix.ENOBUFS:
 		// The kernel reports an overflow before the messages that are still queued, and
 		// silently drops every new message until the queue is empty. Only a Resync
-		// after that point covers them all. The queued ones still go to the sink: some
-		// say what a look at the device does not show.
+		// after that point covers them all. The queued messages still go to the sink: some
+		// report what reading the device does not show, such as a PCI error.
 		l.stats.overflows.Add(1)
 		l.failures, l.draining, l.lost = 0, true, "uevent socket overflow"
 		return nil
@@ -168,7 +168,7 @@ func (l *UeventListener) handleMessage(sink Sink) {
 	}
 }
 
-// ignored reports a message of this sender to a sink that wants to know.
+// ignored reports a message of this sender to sink if that is an IgnoredSink.
 func (s sender) ignored(sink Sink, malformed bool) {
 	if sink, ok := sink.(IgnoredSink); ok {
 		sink.Ignored(Ignored{Malformed: malformed, Port: s.port, PID: s.pid, UID: s.uid})
