@@ -2,14 +2,15 @@
 
 // Package bind binds VFs to their DPDK driver.
 //
-// A [Binder] only asks the kernel to bind a VF. Whether that worked shows when the VF is read
-// again, so its caller drives the procedure: it calls [Binder.Bind] each time it finds the VF
-// not bound, and [Binder.Bound] each time it finds it bound. If the driver does not bind to the
-// VF, the VF is given back to the driver that had it, with driver_override as it was.
+// A [Binder] requests a binding from the kernel, but does not read the result. The caller reads the
+// VF and drives the procedure: it calls [Binder.Bind] each time it finds the VF not bound, and
+// [Binder.Bound] each time it finds the VF bound. If the driver does not bind to the VF, the Binder
+// restores driver_override and gives the VF back to the driver that had it.
 //
-// A VF that had no driver is tried again later. A VF that was taken from a driver is tried again
-// only after [Binder.RetryFailed]: each try takes the VF from those who use it. A VF that is lost
-// soon after it was bound counts as one that failed, because something else wants it.
+// The Binder retries a VF that had no driver, with back-off. It retries a VF that it took from a
+// driver only after [Binder.RetryFailed], because each try takes the VF away from its users. A VF
+// that is lost soon after it was bound is treated as a failure, because another program may manage
+// it.
 package bind
 
 import (
@@ -27,18 +28,18 @@ import (
 )
 
 const (
-	// workers limits how many VFs are written to at the same time, and workersPerPF how many of one
-	// PF. A write may take long, because it resets the function (100 ms, PCI Express Base
-	// Specification 6.6.2) or waits for the device lock, and must not delay others. It may even
-	// never return, and mostly does so for several VFs of a PF, which must not stop other PFs.
+	// workers limits how many VFs are written to at the same time, and workersPerPF how many of
+	// them belong to one PF. A write may take long, because it resets the function (100 ms, PCI
+	// Express Base Specification 6.6.2) or waits for the device lock. It may never return. That
+	// usually affects several VFs of one PF, and must not delay the VFs of other PFs.
 	workers      = 64
 	workersPerPF = 8
 
-	// driverTimeout is how long the driver may take to appear after the last request. On sysfs it
-	// usually has the VF when the write returns; a deferred probe takes longer.
+	// driverTimeout is how long the driver may take to bind after the last request. On sysfs the
+	// driver is usually bound when the write returns; a deferred probe takes longer.
 	driverTimeout = time.Second
 
-	// stuckTime is how long a step may take. After that the VF no longer counts as pending.
+	// stuckTime is how long a step may take. After that, Pending omits the VF.
 	stuckTime = 10 * time.Second
 
 	// A VF that failed to bind is tried again after minBackOff, which doubles with each further
@@ -46,14 +47,14 @@ const (
 	minBackOff = time.Second
 	maxBackOff = 5 * time.Minute
 
-	// lossTime is how long a VF must stay bound. A VF that is lost sooner has failed to bind.
+	// lossTime is how long a VF must stay bound. If it is lost sooner, the try has failed.
 	lossTime = time.Minute
 )
 
 // probeDelays are the waits for the driver after each request to the kernel to probe a VF. After
-// the last one the try is given up. The first request may come before the kernel allows drivers to
-// bind to a new VF (drivers/pci/bus.c, pci_bus_add_device), and then has no effect and returns no
-// error.
+// the last wait, the Binder gives up the try. The kernel may receive the first request before it
+// allows drivers to bind to a new VF (drivers/pci/bus.c, pci_bus_add_device). That request then has
+// no effect and returns no error.
 var probeDelays = [...]time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, driverTimeout}
 
 const maxProbes = len(probeDelays)
@@ -79,11 +80,11 @@ type Config struct {
 type VF struct {
 	Address     pci.Address
 	Incarnation uint64      // inode of its directory; another one after it was recreated
-	Driver      string      // the driver that has it, not the DPDK driver; "" if none
-	PF          pci.Address // its PF, or an address that stands for it; see workersPerPF
+	Driver      string      // the driver that it is bound to, not the DPDK driver; "" if none
+	PF          pci.Address // its PF, or its bus if the PF is unknown; see workersPerPF
 
-	// Group are other VFs of the same IOMMU group that must be taken from their drivers, too. While
-	// one of them is reserved, the VF is not taken from its driver.
+	// Group lists the other VFs of the IOMMU group that must be taken from their drivers, too.
+	// While one of them is reserved, the VF is not taken from its driver.
 	Group []pci.Address
 }
 
@@ -93,16 +94,15 @@ type Binder struct {
 	ctx     context.Context // ends the workers
 	running sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows, and each attempt but for what its worker uses
+	mu       sync.Mutex // guards the following fields, and each attempt except what its worker uses
 	attempts map[pci.Address]*attempt
 	waiting  []job               // steps without a worker, in the order in which they were started
-	active   map[pci.Address]int // PF → its workers
-	workers  int                 // all of them
+	active   map[pci.Address]int // PF → number of its workers
+	workers  int                 // number of all workers
 }
 
-// attempt is the state of one VF on its way to the driver, and what became of it. It lasts until
-// the VF is forgotten or recreated. In phaseWriting, vf and the fields from taken on belong to the
-// worker.
+// attempt is the state of binding one VF. The Binder keeps it until the VF is forgotten or
+// recreated. In phaseWriting, vf and the fields from taken on belong to the worker.
 type attempt struct {
 	vf       VF // as it was when the last step started
 	phase    phase
@@ -110,14 +110,14 @@ type attempt struct {
 	probes   int       // requests in this try that the kernel accepted
 	probedAt time.Time // last of these requests, in any try
 	err      error     // phaseFailed: the cause
-	failures int       // tries that failed since the VF stayed bound
+	failures int       // failed tries since the VF last stayed bound for lossTime
 	stopped  bool      // phaseFailed: the VF must not be bound now
-	returned bool      // phaseFailed: the VF was given back to a driver, and nothing has changed since
-	driven   bool      // phaseFailed: a driver has the VF
-	lost     bool      // phaseFailed: the VF was bound, and lost soon after it
+	returned bool      // phaseFailed: the VF was given back to a driver, and RetryFailed not called since
+	driven   bool      // phaseFailed: the VF is bound to another driver
+	lost     bool      // phaseFailed: the VF was bound, and lost soon after that
 
 	boundAt   time.Time // when the VF was first found bound; zero: not since the last try started
-	startedAt time.Time // phaseWriting: when a worker started the step; zero: none has
+	startedAt time.Time // phaseWriting: when a worker started the step; zero: not yet
 	stuck     bool      // phaseWriting: the step has taken stuckTime
 
 	taken          bool   // this try has taken the VF from formerDriver
@@ -134,7 +134,7 @@ const (
 	phaseWriting       // a step of the procedure runs, or waits for a worker
 	phaseProbing       // the kernel accepted the request, the driver has not appeared yet
 	phaseFailed        // undone, may be tried again
-	phaseBound         // the driver has the VF
+	phaseBound         // the VF is bound to the DPDK driver
 	phaseDryRun        // the dry run has logged what it would write
 )
 
@@ -145,13 +145,13 @@ type job struct {
 	step    func(*attempt) error
 }
 
-// New returns a Binder that drops the VFs waiting for a worker when ctx ends. VFs that are being
-// written to are not interrupted.
+// New returns a Binder. When ctx ends, the Binder drops the VFs that wait for a worker, and does
+// not interrupt writes in progress.
 func New(ctx context.Context, cfg Config) *Binder {
 	return &Binder{cfg: cfg, ctx: ctx, attempts: map[pci.Address]*attempt{}, active: map[pci.Address]int{}}
 }
 
-// Bind starts the next step for a VF that is not bound, if a step is due. It returns why
+// Bind starts the next step for a VF that is not bound, if a step is due. It returns the reason why
 // the VF is not bound.
 func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 	b.mu.Lock()
@@ -166,7 +166,7 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 	case t.phase == phaseBound:
 		b.lose(t, vf, now)
 	case t.phase == phaseFailed && t.lost && vf.Driver != "":
-		t.err = lossError(vf.Driver) // it had none at first
+		t.err = lossError(vf.Driver) // the VF may have had no driver when the loss was noticed
 	case t.phase == phaseFailed && t.isReserved(nil) && !slices.Equal(t.vf.Group, vf.Group):
 		t.next = now
 	}
@@ -184,7 +184,8 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 	return t.reason(b.cfg.Driver)
 }
 
-// Bound is called each time a VF is found bound to the DPDK driver.
+// Bound records that a VF is bound to the DPDK driver. The caller calls it each time it finds the
+// VF bound.
 func (b *Binder) Bound(a pci.Address, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -202,7 +203,7 @@ func (t *attempt) bound(now time.Time) {
 	}
 }
 
-// lose handles a VF that was bound and is not any more. The caller holds b.mu.
+// lose handles the loss of a VF that was bound. The caller holds b.mu.
 func (b *Binder) lose(t *attempt, vf VF, now time.Time) {
 	lasted := now.Sub(t.boundAt)
 	if lasted >= lossTime {
@@ -214,9 +215,9 @@ func (b *Binder) lose(t *attempt, vf VF, now time.Time) {
 	args := []any{"device", vf.Address, "driver", b.cfg.Driver, "lostTo", vf.Driver, "boundFor", lasted,
 		"failures", t.failures, "retryIn", t.next.Sub(now)}
 	if t.failures == 1 {
-		klog.InfoS("A VF was lost soon after it was bound, will bind it again", args...)
+		klog.InfoS("Lost a VF soon after it was bound, retrying", args...)
 	} else {
-		klog.V(2).InfoS("A VF was lost soon after it was bound, will bind it again", args...)
+		klog.V(2).InfoS("Lost a VF soon after it was bound, retrying", args...)
 	}
 }
 
@@ -227,9 +228,10 @@ func lossError(driver string) error {
 	return fmt.Errorf("something else bound it to %s soon after it was bound", driver)
 }
 
-// AwaitNode is called each time a VF is found bound to the DPDK driver but without its device
-// node. It keeps the VF pending, so that the VF keeps its place under the limit, until
-// driverTimeout after the last request. Then the VF counts as bound.
+// AwaitNode records that a VF is bound to the DPDK driver but has no device node yet. The caller
+// calls it each time it finds the VF in this state. Until driverTimeout after the last request,
+// Pending lists the VF, so that the VF keeps its place under the device limit. After that,
+// AwaitNode has the effect of Bound.
 func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -243,7 +245,7 @@ func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 	}
 }
 
-// Stop ends the attempt to bind a VF that is there but must not be bound now. A step that is
+// Stop ends the attempt to bind a VF that exists but must not be bound now. A step that is
 // running continues, and its result is ignored. The driver and driver_override stay as they are.
 // The Binder remembers the failures of the VF.
 func (b *Binder) Stop(a pci.Address) {
@@ -277,7 +279,7 @@ func (b *Binder) Due(now time.Time) (list []pci.Address) {
 		list = append(list, a)
 		if t.phase == phaseWriting {
 			t.stuck = true
-			klog.InfoS("The kernel has not completed a write for a long time", "device", a, "after", stuckTime)
+			klog.InfoS("A write to the device has not returned yet", "device", a, "after", stuckTime)
 		}
 	}
 	return list
@@ -309,7 +311,7 @@ func (b *Binder) Next() (next time.Time) {
 	return next
 }
 
-// due is when the VF must be read again; zero: never.
+// due returns when the VF must be read again. The zero time means never.
 func (t *attempt) due() time.Time {
 	switch {
 	case t.phase == phaseWriting && !t.stuck && !t.startedAt.IsZero():
@@ -320,8 +322,8 @@ func (t *attempt) due() time.Time {
 	return time.Time{}
 }
 
-// RetryReserved makes a VF due that was left alone because of its driver_override, or because of
-// that of a VF in the same IOMMU group.
+// RetryReserved makes the VFs due that were not bound because driver_override reserves the VF at
+// address a. These are the VF itself and other VFs of its IOMMU group.
 func (b *Binder) RetryReserved(a pci.Address, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -332,7 +334,7 @@ func (b *Binder) RetryReserved(a pci.Address, now time.Time) {
 	}
 }
 
-// RetryFailed makes all VFs that failed to bind due, because the cause may be gone.
+// RetryFailed makes all VFs due whose last try failed. Call it when the cause may be gone.
 func (b *Binder) RetryFailed(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -343,7 +345,7 @@ func (b *Binder) RetryFailed(now time.Time) {
 	}
 }
 
-// Pending returns the VFs that are being bound, apart from those with a step that is stuck.
+// Pending returns the VFs that are being bound, except for those with a step that is stuck.
 func (b *Binder) Pending() (list []pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -377,7 +379,7 @@ func (b *Binder) start(t *attempt, vf VF, step func(*attempt) error) {
 	b.dispatch()
 }
 
-// dispatch starts workers for the steps that wait. The caller holds b.mu.
+// dispatch starts workers for the waiting steps, as far as the limits allow. The caller holds b.mu.
 func (b *Binder) dispatch() {
 	if b.ctx.Err() != nil {
 		b.waiting = nil
@@ -398,7 +400,7 @@ func (b *Binder) dispatch() {
 	})
 }
 
-// run is a worker.
+// run runs a step and records its result. It is the body of a worker.
 func (b *Binder) run(j job) {
 	err := j.step(j.attempt)
 	if b.finish(j, err, time.Now()) {
@@ -438,7 +440,7 @@ func (b *Binder) finish(j job, err error, now time.Time) bool {
 func (b *Binder) fail(t *attempt, err error, now time.Time) {
 	t.fail(err, now)
 	args := []any{"device", t.vf.Address, "driver", b.cfg.Driver, "failures", t.failures}
-	message := "Cannot bind a VF, will try again"
+	message := "Cannot bind a VF, retrying"
 	if t.taken && t.givenBack {
 		t.err = fmt.Errorf("%w; given back to %s until %s, its module or a parameter changes",
 			err, t.formerDriver, b.cfg.Driver)
@@ -462,14 +464,14 @@ func (t *attempt) fail(err error, now time.Time) {
 	t.failures++
 }
 
-// isReserved reports whether the last try ended because driver_override of a VF (nil: of any)
-// reserves it.
+// isReserved reports whether the last try ended because driver_override of the VF by reserves it.
+// If by is nil, any VF may be the reserved one.
 func (t *attempt) isReserved(by *pci.Address) bool {
 	var reserved *reservedError
 	return errors.As(t.err, &reserved) && (by == nil || reserved.vf == *by)
 }
 
-// reason returns why the VF is not bound to the driver.
+// reason returns the reason why the VF is not bound to the driver.
 func (t *attempt) reason(driver string) string {
 	switch t.phase {
 	case phaseDryRun:

@@ -14,9 +14,9 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// configure takes the VF from its driver and asks the kernel to bind it to the DPDK driver.
-// Writing driver_override ties the two together: no other driver can bind to the VF, and the
-// DPDK driver binds to no other device (Documentation/ABI/testing/sysfs-bus-pci).
+// configure takes the VF from its driver and requests the binding to the DPDK driver from the
+// kernel. Once driver_override is written, no other driver can bind to the VF, and the DPDK driver
+// binds to no other device (Documentation/ABI/testing/sysfs-bus-pci).
 func (b *Binder) configure(t *attempt) error {
 	t.taken, t.givenBack = false, false
 	if err := b.override(t); err != nil {
@@ -28,20 +28,20 @@ func (b *Binder) configure(t *attempt) error {
 		case err == nil && !b.cfg.Writer.DryRun():
 			t.taken = true
 			klog.InfoS("Took a VF from its driver", "device", t.vf.Address, "from", t.vf.Driver, "to", b.cfg.Driver)
-		case err != nil && !sysfs.IsAbsent(err): // absent: the driver no longer has it
-			b.undo(t, "") // it still has the VF
+		case err != nil && !sysfs.IsAbsent(err): // absent: the VF is already unbound
+			b.undo(t, "") // the VF is still bound to its driver
 			return err
 		}
 	}
 	return b.probe(t)
 }
 
-// A reservedError says that driver_override of a VF names another driver than the DPDK driver:
-// something else has reserved the VF.
+// A reservedError reports that driver_override of a VF names another driver than the DPDK driver:
+// another program or an administrator has reserved the VF.
 type reservedError struct {
 	vf       pci.Address
 	override string
-	isMember bool // the VF is another one of the same IOMMU group
+	isMember bool // vf is another VF of the IOMMU group
 }
 
 func (e *reservedError) Error() string {
@@ -51,9 +51,10 @@ func (e *reservedError) Error() string {
 	return fmt.Sprintf("its driver_override is %s: it is reserved, and left alone without -steal", e.override)
 }
 
-// override sets driver_override to the DPDK driver, unless it reserves the VF. It is read here, by
-// a worker, because the kernel takes the device lock for that, too (drivers/pci/pci-sysfs.c,
-// driver_override_show): the read waits for as long as a workload delays the removal of the VF.
+// override sets driver_override to the DPDK driver, unless its value reserves the VF. It reads the
+// value in a worker, because the kernel takes the device lock for a read as well
+// (drivers/pci/pci-sysfs.c, driver_override_show). The read waits for as long as a workload delays
+// the removal of the VF.
 func (b *Binder) override(t *attempt) error {
 	current, err := b.driverOverride(t.vf)
 	switch {
@@ -69,7 +70,7 @@ func (b *Binder) override(t *attempt) error {
 		}
 	}
 	if current == b.cfg.Driver {
-		return nil // nothing to do, and nothing to undo that the Binder has not done
+		return nil // undo must not clear a value that the Binder did not write
 	}
 	if err := b.setDriverOverride(t.vf.Address, b.cfg.Driver); err != nil {
 		return err
@@ -78,8 +79,8 @@ func (b *Binder) override(t *attempt) error {
 	return nil
 }
 
-// probe asks the kernel to find a driver for the VF. The kernel also accepts the request if no
-// driver binds to the VF.
+// probe requests that the kernel finds a driver for the VF. The kernel accepts the request
+// even if no driver binds to the VF.
 func (b *Binder) probe(t *attempt) error {
 	err := b.cfg.Writer.Write("bus/pci/drivers_probe", t.vf.Address.String())
 	if err != nil {
@@ -88,16 +89,16 @@ func (b *Binder) probe(t *attempt) error {
 	return err
 }
 
-// giveUp ends a try in which the driver has not appeared. It always returns an error.
+// giveUp ends a try in which the driver did not bind. It always returns an error.
 func (b *Binder) giveUp(t *attempt) error {
 	b.undo(t, t.formerDriver)
 	return fmt.Errorf("the kernel accepted the request but %s did not bind to the device; see the kernel log",
 		b.cfg.Driver)
 }
 
-// undo restores driver_override and gives the VF to a driver, unless that is "". It does
-// nothing if the VF was forgotten or recreated in the meantime, or if driver_override names
-// another driver by now: then something else has decided about the VF.
+// undo restores driver_override and binds the VF to a driver, unless driver is "". It does nothing
+// if the VF was forgotten or recreated in the meantime, or if driver_override now names another
+// driver: another program then manages the VF.
 func (b *Binder) undo(t *attempt, driver string) {
 	b.mu.Lock()
 	current := b.attempts[t.vf.Address] == t
@@ -114,8 +115,9 @@ func (b *Binder) undo(t *attempt, driver string) {
 	}
 }
 
-// giveBack restores a driver_override that is override now, and gives the VF to a driver. A driver
-// binds only if driver_override does not name another.
+// giveBack restores driver_override, whose value is now override, and binds the VF to a driver
+// unless driver is "". A driver binds only if driver_override is empty or names it. If the value to
+// restore names another driver, giveBack clears driver_override for the time of the binding.
 func (b *Binder) giveBack(t *attempt, override, driver string) error {
 	restored := override
 	if t.overridden {
@@ -149,8 +151,8 @@ func (b *Binder) setDriverOverride(a pci.Address, driver string) error {
 }
 
 // driverOverride returns the driver_override of a VF, or "" if it is not set, which the kernel
-// shows as (null). The error says that the VF is absent if it was removed or recreated. Without an
-// incarnation any is meant.
+// shows as (null). If the VF was removed, or recreated since vf.Incarnation, sysfs.IsAbsent is true
+// for the error. If vf.Incarnation is 0, the VF may be any incarnation.
 func (b *Binder) driverOverride(vf VF) (string, error) {
 	dir, err := sysfs.OpenDir(filepath.Join(b.cfg.Sysfs, "bus/pci/devices", vf.Address.String()))
 	if err != nil {
