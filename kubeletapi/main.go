@@ -64,7 +64,8 @@ type program struct {
 	healthAddress probe.Address
 }
 
-// newProgram parses the command line. It returns nil and the exit status if there is nothing to run.
+// newProgram parses the command line. If there is nothing to run, it returns nil and the exit
+// status.
 func newProgram(
 	flags *flag.FlagSet, args []string, namespace string, plugin Plugin, opts []Option,
 ) (p *program, status int) {

@@ -21,7 +21,6 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
-	"time"
 
 	"k8s.io/klog/v2"
 
@@ -39,9 +38,6 @@ const (
 	// cdiClass makes a VF the CDI device qat.intel.com/vf=0000:6b:00.1,
 	// whatever its resource is.
 	cdiClass = "vf"
-
-	// flushTimeout limits how long the process waits at its end until its log is written.
-	flushTimeout = time.Second
 )
 
 // version is set by `make image` and by packagers: -ldflags "-X main.version=…".
