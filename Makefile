@@ -13,6 +13,11 @@ SOURCE   ?=
 PUBLISHED ?=
 GPL      ?= yes
 
+# Build tags of the programs, by GPL. grpcnotrace leaves out golang.org/x/net/trace, which nothing
+# uses, and its templates, which make the linker keep every exported method.
+TAGS_yes := grpcnotrace
+TAGS_no  := grpcnotrace,nogpl
+
 .PHONY: help
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -20,9 +25,9 @@ help: ## list the targets
 
 .PHONY: build
 # -buildvcs=false: in a checkout that belongs to another user, git refuses to run and go build would
-# fail with it.
-build: ## build the programs into bin/
-	go build -buildvcs=false -o bin/ ./cmd/...
+# fail with it. CGO_ENABLED=0: as in the image, the programs need no C library.
+build: ## build the programs into bin/ (GPL=no)
+	CGO_ENABLED=0 go build -buildvcs=false -tags "$(TAGS_$(GPL))" -o bin/ ./cmd/...
 
 .PHONY: demo
 demo: build ## watch the plugin work on a look-alike host (ARGS=-keep: change it yourself)

@@ -33,7 +33,8 @@ const timeout = 30 * time.Second
 func buildProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qat_plugin")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", path, "./cmd/qat_plugin")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-tags=grpcnotrace",
+		"-o", path, "./cmd/qat_plugin")
 	cmd.Dir = top
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build ./cmd/qat_plugin: %v\n%s", err, out)

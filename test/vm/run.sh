@@ -123,7 +123,7 @@ add_module() {
 build_programs() {
 	export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -trimpath"
 	(cd "$top" && go test -c -ldflags '-s -w' -o "$root/init" ./test/vm/e2e)
-	(cd "$top" && go build -ldflags '-s -w' -o "$root/bin/qat_plugin" ./cmd/qat_plugin)
+	(cd "$top" && go build -tags grpcnotrace -ldflags '-s -w' -o "$root/bin/qat_plugin" ./cmd/qat_plugin)
 	mkdir -p "$root/pod" && cp "$top"/deployments/qat_plugin/base/*.yaml "$root/pod/"
 	(cd "$top/test/kubelet" && go build -ldflags '-s -w' -o "$root/bin/devmanager" ./cmd/devmanager)
 }

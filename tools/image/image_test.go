@@ -229,6 +229,29 @@ func TestSBOMDescribesProgramAndNotTheBuild(t *testing.T) {
 	}
 }
 
+// TestProgramHasNoTemplates checks that the program contains no package of templates, neither in the
+// image nor after make build. A template calls methods by name, so the linker must keep every
+// exported method of every linked type.
+func TestProgramHasNoTemplates(t *testing.T) {
+	program := sharedProduct(t).program(t)
+	for _, name := range []string{"text/template.", "golang.org/x/net/trace."} {
+		if bytes.Contains(program, []byte(name)) {
+			t.Errorf("the program contains functions of package %s", strings.TrimSuffix(name, "."))
+		}
+	}
+	if !bytes.Contains(program, []byte("golang.org/x/net/http2.")) {
+		t.Error("the program does not name the functions of its packages: this test looks for the wrong names")
+	}
+	for gpl, tags := range map[string]string{"yes": noTrace, "no": noTrace + "," + noGPL} {
+		out, err := exec.Command("make", "--dry-run", "-C", top, "build", "GPL="+gpl).Output()
+		must(t, err)
+		if !strings.Contains(string(out), "CGO_ENABLED=0") || !strings.Contains(string(out), `-tags "`+tags+`"`) {
+			t.Errorf("make build GPL=%s does not build as the image does, with CGO_ENABLED=0 and the tags %s:\n%s",
+				gpl, tags, out)
+		}
+	}
+}
+
 // TestImageWithoutGPL checks that an image of -gpl=no differs in the code and license of go-udev,
 // and in nothing else.
 func TestImageWithoutGPL(t *testing.T) {

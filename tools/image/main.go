@@ -105,8 +105,9 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 		return nil, fmt.Errorf("-version: invalid value %q: must be 1 to 128 letters, digits, '_', '.' "+
 			"and '-', and must not start with '.' or '-'", o.version)
 	}
+	o.tags = noTrace
 	if gpl == "no" {
-		o.tags = noGPL
+		o.tags += "," + noGPL
 	}
 	if o.tag, err = name.NewTag(image + ":" + o.version); err != nil {
 		return nil, fmt.Errorf("-image: invalid value %q: must be a name without a tag, "+

@@ -20,6 +20,7 @@ const (
 	program     = "cmd/qat_plugin"           // the package; its last element names the program
 	programPath = "usr/local/bin/qat_plugin" // in the image
 	stdlib      = "std"                      // the standard library among the modules, as in an SBOM
+	noTrace     = "grpcnotrace"              // the build tag that leaves out golang.org/x/net/trace
 	noGPL       = "nogpl"                    // the build tag that leaves out all code under the GPL
 )
 
@@ -85,7 +86,7 @@ func (c *contents) licenses() string {
 type goCommand struct {
 	dir    string
 	arch   string
-	tags   string // build tags; "" for none
+	tags   string // build tags, separated by commas
 	stderr io.Writer
 }
 
