@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"syscall"
 
@@ -49,6 +50,7 @@ var version = "devel"
 func init() { runtime.LockOSThread() }
 
 func main() {
+	keepHeapSmall()
 	exit := logpipe.GuardStderr()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // a second signal kills the process
@@ -58,6 +60,15 @@ func main() {
 	stop()
 	klog.Flush()
 	exit(status)
+}
+
+// keepHeapSmall lets the heap grow by half between two garbage collections, and to 2 MiB at least.
+// By default, it grows to twice its size, and to 4 MiB at least, which is several times what the
+// plugin needs on a small host. The environment variable GOGC takes precedence.
+func keepHeapSmall() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 }
 
 // run is main without the process around it. It returns the exit status.

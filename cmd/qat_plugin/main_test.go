@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -229,5 +230,16 @@ func TestVersionIsPrinted(t *testing.T) {
 	status := run(t.Context(), []string{"-version"}, &stdout, io.Discard)
 	if status != 0 || !strings.HasPrefix(stdout.String(), "qat_plugin devel go") {
 		t.Errorf("exit status %d, %q", status, stdout.String())
+	}
+}
+
+func TestHeapGrowsByHalfUnlessGOGCIsSet(t *testing.T) {
+	for value, want := range map[string]int{"": 50, "200": 200} {
+		t.Setenv("GOGC", value)
+		before := debug.SetGCPercent(200) // as the runtime does for GOGC=200
+		keepHeapSmall()
+		if got := debug.SetGCPercent(before); got != want {
+			t.Errorf("GOGC=%q: the heap grows by %d %%, want %d %%", value, got, want)
+		}
 	}
 }
