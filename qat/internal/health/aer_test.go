@@ -107,9 +107,9 @@ func TestHeartbeatThatBeganBeforeAPCIErrorDoesNotEndIt(t *testing.T) {
 	})
 }
 
-// Without heartbeats, a look at the configuration space ends a PCI error. The first word is that of
-// a VF, which has no IDs.
-func TestPCIErrorEndsWhenTheFunctionAnswers(t *testing.T) {
+// Without heartbeats, a PCI error ends when the configuration space can be read. The first word is
+// that of a VF, which has no IDs.
+func TestPCIErrorEndsWhenTheFunctionResponds(t *testing.T) {
 	const noIDs = "\xff\xff\xff\xff"
 	synctest.Test(t, func(t *testing.T) {
 		m := newTestMonitor(t)

@@ -10,28 +10,28 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// faultTimeout is how long a PCI error lasts if no event and no heartbeat ends it, and the time
-// between two looks at a function that does not answer. It is longer than the kernel waits for a
-// device after a reset, which is a minute (drivers/pci/pci.h, PCIE_RESET_READY_POLL_MS).
+// faultTimeout is how long a PCI error lasts before the Monitor checks whether the function
+// responds again, and the time between two such checks. It is longer than the minute for which the
+// kernel waits for a device after a reset (drivers/pci/pci.h, PCIE_RESET_READY_POLL_MS).
 const faultTimeout = 2 * time.Minute
 
 // A fault is a PCI error of a function that has not ended.
 type fault struct {
 	reason string
 	since  time.Time
-	look   time.Time // when to look whether the function answers
+	check  time.Time // when to check whether the function responds
 }
 
-// faultChange is what a uevent says about the PCI errors of a function.
+// faultChange is the change that a uevent makes to the fault of a function.
 type faultChange struct {
 	address   pci.Address
-	reason    string // why the function must not be used; "" ends an error
-	recovered bool   // the error ends because the function recovered, not because it is a new one
+	reason    string // why the function must not be used; "" ends the fault
+	recovered bool   // the fault ends because the function recovered, and not because it is a new one
 }
 
-// parseFault returns what a uevent says about PCI errors (drivers/pci/pci-driver.c,
-// pci_uevent_ers), and whether it says anything. A synthetic event, such as one of udevadm trigger,
-// does not: user space made it (Documentation/ABI/testing/sysfs-uevent).
+// parseFault returns the change that a uevent makes to a fault (drivers/pci/pci-driver.c,
+// pci_uevent_ers). ok is false if the event makes none. A synthetic event, such as one of udevadm
+// trigger, makes none, because user space requested it (Documentation/ABI/testing/sysfs-uevent).
 func parseFault(e *events.Event) (c faultChange, ok bool) {
 	a, ok := pci.Parse(sysfs.Base(e.Path))
 	if e.Origin != events.Uevent || !ok || e.Get("SYNTH_UUID") != nil {
@@ -41,7 +41,7 @@ func parseFault(e *events.Event) (c faultChange, ok bool) {
 	kind, online := string(e.Get("ERROR_EVENT")), string(e.Get("DEVICE_ONLINE"))
 	switch {
 	case e.Action == events.Add, e.Action == events.Remove, e.Action == events.Bind:
-		return c, true // another function, or another driver instance
+		return c, true // the function is new, or is bound anew
 	case kind == "SUCCESSFUL_RECOVERY" || kind == "" && online == "1":
 		c.recovered = true
 		return c, true

@@ -11,17 +11,17 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// maxText limits the length of a file's text, in bytes. Real texts have a few words.
+// maxText limits the length of a file, in bytes. Real files contain a few words.
 const maxText = 255
 
-// A heartbeat is what reading heartbeat/status says about a PF.
+// A heartbeat is the result of reading heartbeat/status of a PF.
 type heartbeat uint8
 
 const (
-	heartbeatNone     heartbeat = iota // nothing: it was not read, or the driver did not perform the check
+	heartbeatNone     heartbeat = iota // unknown: not read, or the driver did not perform the check
 	heartbeatGood                      // the check succeeded
 	heartbeatFailed                    // the check failed
-	heartbeatDoubtful                  // the check failed or was not performed; only queries_failed could tell
+	heartbeatDoubtful                  // failed or not performed: queries_failed cannot be read
 )
 
 // services are the attributes of a PF that the driver may change without an event.
@@ -30,40 +30,41 @@ type services struct {
 	services string // qat/cfg_services
 }
 
-// isUp reports whether the driver says that the PF is up, or does not say.
+// isUp reports whether the PF is up. A PF whose driver has no attribute qat/state is up.
 func (s services) isUp() bool { return s.state == "" || s.state == "up" }
 
 // sample is the result of one poll of a PF.
 type sample struct {
 	services       services
 	unknown        bool      // services could not be read, and are those of the last poll
-	heartbeatInode uint64    // of heartbeat/; 0: there is no such directory
+	heartbeatInode uint64    // of heartbeat/; 0: the directory does not exist
 	heartbeat      heartbeat // valid while the PF is up
-	fatal          int64     // qat_ras/errors_fatal; -1: it cannot be read. Valid while the PF is up
+	fatal          int64     // qat_ras/errors_fatal; -1: cannot be read. Valid while the PF is up
 }
 
 // files reads the files of one PF. It keeps the two directories open between polls, but not the
-// files: an open file in debugfs pins the module that made it (fs/debugfs/file.c,
-// full_proxy_open_regular), and the PF's driver could not be unloaded.
+// files. An open file in debugfs pins the module that created it (fs/debugfs/file.c,
+// full_proxy_open_regular), so the PF's driver could not be unloaded.
 type files struct {
 	buf []byte
 
 	paths          [2]string // the directories, as they were opened
 	pf             *sysfs.Dir
-	heartbeat      *sysfs.Dir // nil: there is none
+	heartbeat      *sysfs.Dir // nil: does not exist
 	heartbeatInode uint64
-	queriesFailed  int64 // heartbeat/queries_failed when it was last read; -1: it cannot be read
+	queriesFailed  int64 // last value of heartbeat/queries_failed; -1: cannot be read
 
 	services services // of the last poll
 }
 
-// poll reads the files of a PF. It may block for long and must be called without the lock.
+// poll reads the files of a PF. It may block for long and must be called without Monitor.mu.
 //
-// A good heartbeat in the directory of the last poll says that the PF has been up since then. The
-// driver makes the directory when the PF goes up and removes it when the PF goes down
-// (drivers/crypto/intel/qat/qat_common/adf_dbgfs.c), and the services can change only while the PF
-// is down (adf_sysfs.c, cfg_services_store). So state and services need not be read. If there is no
-// heartbeat, the directories may be those of a device that is gone, and are opened again.
+// If the directory of the last poll has a good heartbeat, the PF has been up since then: the driver
+// creates the directory when the PF goes up and removes it when the PF goes down
+// (drivers/crypto/intel/qat/qat_common/adf_dbgfs.c). The services can change only while the PF is
+// down (adf_sysfs.c, cfg_services_store). poll then reads neither state nor services. If the
+// heartbeat cannot be read, the open directories may belong to a device that is gone, and poll
+// opens them again.
 func (f *files) poll(pf PF) sample {
 	if f.buf == nil {
 		f.buf = make([]byte, maxText+1)
@@ -89,7 +90,7 @@ func (f *files) poll(pf PF) sample {
 	return s
 }
 
-// sample returns what was read, and the error counter.
+// sample returns a sample with this heartbeat and the services in f. It reads the error counter.
 func (f *files) sample(h heartbeat) sample {
 	s := sample{services: f.services, heartbeatInode: f.heartbeatInode, heartbeat: h, fatal: -1}
 	if f.pf != nil {
@@ -110,7 +111,7 @@ func (f *files) open(pf PF) error {
 	}
 	heartbeat, err := sysfs.OpenDir(filepath.Join(pf.Debugfs, "heartbeat"))
 	if err != nil {
-		return nil // there is none while the PF is down, or debugfs is not accessible
+		return nil // the PF is down, or debugfs is not accessible
 	}
 	f.heartbeat = &heartbeat
 	f.heartbeatInode, _ = heartbeat.Inode(".")
@@ -118,7 +119,7 @@ func (f *files) open(pf PF) error {
 	return nil
 }
 
-// close closes all files. They are opened again when needed.
+// close closes the directories. The next poll opens them again.
 func (f *files) close() {
 	for _, dir := range []**sysfs.Dir{&f.pf, &f.heartbeat} {
 		if *dir != nil {
@@ -129,10 +130,11 @@ func (f *files) close() {
 	f.heartbeatInode = 0
 }
 
-// check reads heartbeat/status, which performs the check.
+// check reads heartbeat/status, which makes the driver perform the check. done is false if the file
+// cannot be read.
 //
-// The driver also answers -1 without a check if the last one was not long ago or the device is
-// being restarted. Only after a check that failed it counts in queries_failed
+// The driver also returns -1, without a check, if the last check was recent or the device is being
+// restarted. It increments queries_failed only after a failed check
 // (drivers/crypto/intel/qat/qat_common/adf_heartbeat.c, adf_heartbeat_status).
 func (f *files) check() (h heartbeat, done bool) {
 	if f.heartbeat == nil {
@@ -158,8 +160,8 @@ func (f *files) check() (h heartbeat, done bool) {
 	return heartbeatNone, true
 }
 
-// text reads an attribute of the PF into *last, which becomes "" if there is none. It reports
-// whether the attribute could be read or does not exist, and else leaves *last as it was.
+// text reads an attribute of the PF into *last, which becomes "" if the attribute does not exist.
+// If the attribute cannot be read, text returns false and does not change *last.
 func (f *files) text(name string, last *string) bool {
 	if f.pf == nil {
 		*last = ""
@@ -175,7 +177,7 @@ func (f *files) text(name string, last *string) bool {
 	return true
 }
 
-// number reads a counter; -1: it cannot be read.
+// number reads a counter. It returns -1 if the counter cannot be read.
 func (f *files) number(dir *sysfs.Dir, name string) int64 {
 	text, err := dir.ReadStart(name, f.buf)
 	if err != nil {
@@ -188,9 +190,9 @@ func (f *files) number(dir *sysfs.Dir, name string) int64 {
 	return n
 }
 
-// responds reports whether a function answers, or is gone. Its configuration space then reads as
-// all ones (Documentation/PCI/pci-error-recovery.rst). A VF has no vendor and device ID of its own,
-// but a command and a status.
+// responds reports whether a function responds or no longer exists. The configuration space of a
+// function that does not respond reads as all ones (Documentation/PCI/pci-error-recovery.rst). A VF
+// has no vendor and device ID of its own, so responds checks the command and status registers.
 func responds(sysfsRoot string, a pci.Address) bool {
 	dir, err := sysfs.OpenDir(filepath.Join(sysfsRoot, "bus/pci/devices", a.String()))
 	if err != nil {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package health monitors the health of QAT functions. Heartbeats and RAS counters of PFs are
-// polled, PCI errors of PFs and VFs are taken from uevents.
+// Package health monitors the health of QAT functions. It polls the heartbeats and RAS counters of
+// PFs, and takes the PCI errors of PFs and VFs from uevents.
 //
-// Reading heartbeat/status in debugfs performs the check. One timer polls all PFs, in one
-// goroutine that ends when it has read them. If a PF does not answer, another goroutine reads the
-// others, and the PF becomes unhealthy. The poll also notices what the driver changes without an
-// event: the state, the services and the error counters.
+// Reading heartbeat/status in debugfs makes the driver check the device. One timer starts a poll of
+// all PFs, in one goroutine that ends after the poll. If a read of a PF does not return, another
+// goroutine reads the other PFs, and the PF becomes unhealthy. The poll also detects changes that
+// the driver makes without an event: of the state, the services and the error counters.
 package health
 
 import (
@@ -21,30 +21,30 @@ import (
 )
 
 const (
-	// readTimeout is how long a goroutine may take to read one PF before another one reads the PFs
-	// that are left. The first time, that is found out at the next poll.
+	// readTimeout is how long a goroutine may take to read one PF before another goroutine reads
+	// the remaining PFs. The Monitor detects the first such read at the next poll.
 	readTimeout = time.Second
 
-	// answerTimeout is how long a PF may take to answer before it is unhealthy.
+	// answerTimeout is how long the reads of a PF may take before it becomes unhealthy.
 	answerTimeout = 15 * time.Second
 
-	// maxReaders limits the number of goroutines that read, and with them the threads that the
-	// kernel can block. A host has fewer PFs.
+	// maxReaders limits the number of goroutines that read, and thereby the number of threads that
+	// the kernel can block. Few hosts have as many PFs.
 	maxReaders = 16
 )
 
 // Config configures a [Monitor].
 type Config struct {
 	Sysfs    string            // root of the host's sysfs
-	Interval time.Duration     // time between two polls; PFs are not polled unless it is positive
+	Interval time.Duration     // time between two polls; 0 or less: no polls
 	Wake     func(pci.Address) // called when a function changed, from any goroutine; must not block
 }
 
-// Monitor keeps the health of the functions of a host. All methods may be called from any
+// Monitor tracks the health of the functions of a host. All methods may be called from any
 // goroutine.
 //
-// A PF whose heartbeat cannot be read keeps its last verdict. A PCI error is set by an error event
-// and ends by itself; see [Monitor.Observe].
+// While the heartbeat of a PF cannot be read, the result of the last heartbeat applies. A PCI error
+// starts with an error event and ends without further action; see [Monitor.Observe].
 type Monitor struct {
 	cfg      Config
 	poll     func(*files, PF) sample
@@ -56,10 +56,10 @@ type Monitor struct {
 	timer   *time.Timer // calls run
 	armed   time.Time   // when the timer fires; zero: never
 	next    time.Time   // when the PFs are polled next; zero: not scheduled
-	check   time.Time   // when to find out whether readers are blocked; zero: none is busy
-	queue   []job       // left to do in this poll
-	readers int         // goroutines in work
-	// exhausted says that maxReaders are blocked, and that this was logged.
+	check   time.Time   // when to check whether readers are blocked; zero: no reads in progress
+	queue   []job       // remaining jobs of this poll
+	readers int         // number of goroutines in work
+	// exhausted reports that maxReaders goroutines are blocked, and that this was logged.
 	exhausted bool
 	busy      map[pci.Address]*reading
 	pfs       map[pci.Address]*pfHealth
@@ -70,22 +70,22 @@ type Monitor struct {
 type PF struct {
 	Address     pci.Address
 	Dir         string        // directory of the PF in sysfs
-	Debugfs     string        // directory that the PF's driver has in debugfs
-	Incarnation uint64        // differs when the PF went away and one came back at the same address
-	Down        bool          // it has no driver, or the driver says that it is not up
-	State       string        // qat/state without surrounding white space; "" if there is none
-	Services    string        // qat/cfg_services, as State
+	Debugfs     string        // directory of the PF's driver in debugfs
+	Incarnation uint64        // changes when another PF gets the address
+	Down        bool          // the PF has no driver, or its driver reports that it is not up
+	State       string        // qat/state without surrounding white space; "" if it does not exist
+	Services    string        // qat/cfg_services, in the same form
 	VFs         []pci.Address // its VFs
 }
 
-// A job is a PF to poll, or a function with a PCI error to look at.
+// A job is a PF to poll, or a function with a PCI error to check.
 type job struct {
 	address pci.Address
-	pf      *pfHealth // nil: look at the function
-	dirs    PF        // of pf, when it is polled
+	pf      *pfHealth // nil: check whether the function responds
+	dirs    PF        // pf.pf at the start of the poll
 }
 
-// reading is a read in progress. There is one per address, also if the PF is made anew meanwhile.
+// reading is a read in progress. There is one per address, even if the PF is recreated meanwhile.
 type reading struct {
 	since   time.Time
 	isPoll  bool
@@ -93,17 +93,16 @@ type reading struct {
 	failed  bool // for longer than answerTimeout
 }
 
-// NewMonitor returns a Monitor that knows no PFs yet. It must be closed.
+// NewMonitor returns a Monitor without PFs. The caller must close it.
 func NewMonitor(cfg Config) *Monitor {
-	look := func(a pci.Address) bool { return responds(cfg.Sysfs, a) }
-	return newMonitor(cfg, (*files).poll, look)
+	return newMonitor(cfg, (*files).poll, func(a pci.Address) bool { return responds(cfg.Sysfs, a) })
 }
 
-func newMonitor(cfg Config, poll func(*files, PF) sample, look func(pci.Address) bool) *Monitor {
+func newMonitor(cfg Config, poll func(*files, PF) sample, responds func(pci.Address) bool) *Monitor {
 	m := &Monitor{
 		cfg:      cfg,
 		poll:     poll,
-		responds: look,
+		responds: responds,
 		busy:     map[pci.Address]*reading{},
 		pfs:      map[pci.Address]*pfHealth{},
 		faults:   map[pci.Address]fault{},
@@ -113,7 +112,7 @@ func newMonitor(cfg Config, poll func(*files, PF) sample, look func(pci.Address)
 	return m
 }
 
-// Close ends the polls and waits for those in progress. A PF that does not answer can block it.
+// Close ends the polls and waits for those in progress. A read that does not return blocks Close.
 func (m *Monitor) Close() {
 	m.mu.Lock()
 	m.closed = true
@@ -125,16 +124,16 @@ func (m *Monitor) Close() {
 	m.running.Wait()
 }
 
-// closeFiles closes the files of a PF that is not polled any more, unless a reader uses them. The
-// reader then closes them.
+// closeFiles closes the files of a PF that is no longer polled. If a reader uses them, the reader
+// closes them instead.
 func (m *Monitor) closeFiles(a pci.Address, p *pfHealth) {
 	if m.busy[a] == nil {
 		p.files.close()
 	}
 }
 
-// Track starts to monitor a PF, or updates what is known of it. A PF that is down or was recreated
-// starts over as healthy, apart from a PCI error and a poll that is not answered.
+// Track starts to monitor a PF, or updates its description. A PF that is down or was recreated
+// becomes healthy, unless it has a PCI error or a read of it does not return.
 func (m *Monitor) Track(pf PF) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -165,13 +164,13 @@ func (m *Monitor) Forget(a pci.Address) {
 	}
 }
 
-// Observe takes note of a PCI error or recovery of a function from one of its uevents. It ignores
-// other events, such as those of the devices below the function. It neither blocks nor reads files.
+// Observe records a PCI error or recovery that a uevent of a function reports. It ignores other
+// events, such as those of devices below the function. It neither blocks nor reads files.
 //
 // PCI errors are the only state that the Monitor takes from events, because sysfs does not show
 // whether a function is being recovered. The event of the recovery may be lost. An error therefore
 // also ends with the next good heartbeat of the function or its PF, or after faultTimeout if the
-// function answers.
+// function then responds.
 func (m *Monitor) Observe(e *events.Event) {
 	change, ok := parseFault(e)
 	if !ok {
@@ -181,7 +180,7 @@ func (m *Monitor) Observe(e *events.Event) {
 	defer m.mu.Unlock()
 	now := time.Now()
 	if change.reason != "" {
-		m.faults[change.address] = fault{reason: change.reason, since: now, look: now.Add(faultTimeout)}
+		m.faults[change.address] = fault{reason: change.reason, since: now, check: now.Add(faultTimeout)}
 		m.schedule(now)
 		return
 	}
@@ -209,7 +208,7 @@ func (m *Monitor) Reason(a pci.Address) string {
 	return p.reason()
 }
 
-// schedule sets the timer for what is due next.
+// schedule sets the timer to the next time at which run has something to do.
 func (m *Monitor) schedule(now time.Time) {
 	switch {
 	case m.cfg.Interval <= 0 || len(m.pfs) == 0:
@@ -219,7 +218,7 @@ func (m *Monitor) schedule(now time.Time) {
 	}
 	at := earlier(m.next, m.check)
 	for _, fault := range m.faults {
-		at = earlier(at, fault.look)
+		at = earlier(at, fault.check)
 	}
 	switch {
 	case m.closed || at.Equal(m.armed):
@@ -240,7 +239,8 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// run does what is due. The timer calls it in a goroutine of its own.
+// run queues the jobs that are due and works on them unless another goroutine does. The timer calls
+// it in a goroutine of its own.
 func (m *Monitor) run() {
 	m.mu.Lock()
 	if m.closed {
@@ -258,7 +258,7 @@ func (m *Monitor) run() {
 	m.schedule(now)
 	m.mu.Unlock()
 	if exhausted {
-		klog.ErrorS(nil, "Heartbeats are not checked, because the kernel blocks too many reads", "reads", maxReaders)
+		klog.ErrorS(nil, "Not checking heartbeats, because the kernel blocks too many reads", "reads", maxReaders)
 	}
 	m.wake(unhealthy)
 	if start {
@@ -272,26 +272,26 @@ func (m *Monitor) wake(addresses []pci.Address) {
 	}
 }
 
-// enqueue adds what is due to the queue.
+// enqueue adds the jobs that are due to the queue.
 func (m *Monitor) enqueue(now time.Time) {
 	if !m.next.IsZero() && !now.Before(m.next) {
 		m.next = now.Add(m.cfg.Interval)
-		m.queue = m.queue[:0] // what is left of the last poll is due again
+		m.queue = m.queue[:0] // this poll includes the remaining jobs of the last one
 		for a, p := range m.pfs {
 			m.queue = append(m.queue, job{address: a, pf: p})
 		}
 	}
 	for a, fault := range m.faults {
-		if !now.Before(fault.look) {
-			fault.look = now.Add(faultTimeout)
+		if !now.Before(fault.check) {
+			fault.check = now.Add(faultTimeout)
 			m.faults[a] = fault
 			m.queue = append(m.queue, job{address: a})
 		}
 	}
 }
 
-// checkReads finds out which reads take too long, and returns the PFs that are unhealthy from now
-// on.
+// checkReads marks the reads that take too long, and returns the PFs that become unhealthy because
+// of that.
 func (m *Monitor) checkReads(now time.Time) (unhealthy []pci.Address) {
 	for a, r := range m.busy {
 		age := now.Sub(r.since)
@@ -304,8 +304,9 @@ func (m *Monitor) checkReads(now time.Time) (unhealthy []pci.Address) {
 	return unhealthy
 }
 
-// startReader reports whether the caller must read what is queued, because all goroutines that read
-// are blocked. exhausted reports that there are too many of them, if it was not known before.
+// startReader reports whether the caller must work on the queue, because all other readers are
+// blocked. exhausted reports that maxReaders are blocked, so that no reader can start. It is true
+// only once until a reader starts again.
 func (m *Monitor) startReader() (start, exhausted bool) {
 	working := m.readers
 	for _, r := range m.busy {
@@ -326,9 +327,9 @@ func (m *Monitor) startReader() (start, exhausted bool) {
 	return true, false
 }
 
-// nextCheck is when run must look after the reads in progress, at the latest. While no read is
-// blocked that is the next poll, usually: each time that is set earlier and then not needed wakes
-// idle threads of the process.
+// nextCheck returns the latest time at which run must check the reads in progress. While no read is
+// blocked, that is answerTimeout after the start of a read, which is usually later than the next
+// poll. A timer that is set earlier, and then not needed, would wake idle threads of the process.
 func (m *Monitor) nextCheck(now time.Time) (at time.Time) {
 	if len(m.queue) > 0 {
 		at = now.Add(answerTimeout)
@@ -346,7 +347,7 @@ func (m *Monitor) nextCheck(now time.Time) (at time.Time) {
 	return at
 }
 
-// work reads what is queued.
+// work takes and runs jobs until the queue is empty.
 func (m *Monitor) work() {
 	for {
 		j, ok := m.take()
@@ -354,15 +355,15 @@ func (m *Monitor) work() {
 			return
 		}
 		if j.pf == nil {
-			m.wake(m.finishLook(j.address, m.responds(j.address)))
+			m.wake(m.finishCheck(j.address, m.responds(j.address)))
 			continue
 		}
 		m.wake(m.finishPoll(j, m.poll(&j.pf.files, j.dirs)))
 	}
 }
 
-// take takes a job from the queue, except for functions that are being read already. Without a job
-// the reader ends.
+// take removes the next job from the queue. It drops the jobs of functions that are already being
+// read. ok is false if no job is left; the reader must then end.
 func (m *Monitor) take() (j job, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -412,8 +413,9 @@ func (m *Monitor) finishPoll(j job, s sample) (changed []pci.Address) {
 	return changed
 }
 
-// finishLook applies the result of a look at a function with a PCI error, as finishPoll.
-func (m *Monitor) finishLook(a pci.Address, responds bool) (changed []pci.Address) {
+// finishCheck applies the result of checking a function with a PCI error. It returns the functions
+// that changed.
+func (m *Monitor) finishCheck(a pci.Address, responds bool) (changed []pci.Address) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.busy[a]

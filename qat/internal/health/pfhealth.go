@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// doubtfulHeartbeats is the number of doubtful heartbeats in a row that make a PF unhealthy. Of
-	// those that failed for certain, one is enough.
+	// doubtfulHeartbeats is the number of doubtful heartbeats in a row that make a PF unhealthy.
+	// One heartbeat that certainly failed is enough.
 	doubtfulHeartbeats = 2
 
 	// A PF that fails within flapWindow of its last recovery needs twice as many good
@@ -18,13 +18,13 @@ const (
 	maxGoodHeartbeats = 64
 )
 
-// pfHealth is what is known of the health of one PF.
+// pfHealth is the health of one PF.
 type pfHealth struct {
 	pf    PF
-	files files // used by the reader while there is one
+	files files // belongs to the reader while one polls the PF
 
-	services       services // as the function or the poll showed them last
-	heartbeatInode uint64   // of heartbeat/, which the driver makes when the PF goes up; 0: unknown
+	services       services // from the last Track or poll
+	heartbeatInode uint64   // of heartbeat/, which the driver creates when the PF goes up; 0: unknown
 
 	bad, good   int       // doubtful or failed, and good heartbeats in a row
 	required    int       // good heartbeats in a row that end the failure
@@ -60,7 +60,7 @@ func (p *pfHealth) update(s sample, now time.Time) (changed bool) {
 		changed = p.services != s.services
 		p.services = s.services
 	}
-	if s.heartbeatInode != 0 { // the old one is kept while the PF is down
+	if s.heartbeatInode != 0 { // 0 while the PF is down: keep the old inode
 		if p.heartbeatInode != 0 && p.heartbeatInode != s.heartbeatInode {
 			p.restart()
 			changed = true

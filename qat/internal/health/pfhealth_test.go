@@ -266,8 +266,9 @@ func TestFirstPollIsComparedWithWhatWasTracked(t *testing.T) {
 	})
 }
 
-// A check that failed counts in queries_failed, a read that came too soon does not.
-func TestQueriesFailedTellsFailuresFromReadsThatCameTooSoon(t *testing.T) {
+// The driver increments queries_failed after a failed check, and not after a read that came too
+// soon.
+func TestQueriesFailedDistinguishesFailuresFromEarlyReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pf := newTestPF(t, pfAddress)
 		pf.queriesFailed(7)
@@ -296,8 +297,8 @@ func TestQueriesFailedTellsFailuresFromReadsThatCameTooSoon(t *testing.T) {
 	})
 }
 
-// A check that succeeds is not repeated in the same poll, and neither is one that fails: the driver
-// would answer -1 because it is asked too soon.
+// No check is repeated in the same poll: the driver would return -1 because the second read comes
+// too soon.
 func TestEachPollReadsTheHeartbeatOnce(t *testing.T) {
 	pf := newTestPF(t, pfAddress)
 	pf.queriesFailed(0)
