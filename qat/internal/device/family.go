@@ -15,11 +15,11 @@ type Family struct {
 	pfDriver string
 	VFDriver string // the VFs' kernel driver, whether or not the mainline kernel has it
 
-	// Denylisted reports that vfio-pci refuses the VFs unless it is loaded with disable_denylist=1
-	// (drivers/vfio/pci/vfio_pci.c, vfio_pci_dev_in_denylist).
+	// Denylisted reports whether vfio-pci refuses the VFs unless it is loaded with
+	// disable_denylist=1 (drivers/vfio/pci/vfio_pci.c, vfio_pci_dev_in_denylist).
 	Denylisted bool
 
-	// Services reports that the PF has qat/state and qat/cfg_services
+	// Services reports whether the PF has qat/state and qat/cfg_services
 	// (Documentation/ABI/testing/sysfs-driver-qat).
 	Services bool
 }

@@ -17,10 +17,10 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// identifyPF determines what to watch of a PF besides its directory: qat/ shows what users write
-// to state and cfg_services; the directory in debugfs
-// (drivers/crypto/intel/qat/qat_common/adf_dbgfs.c, adf_dbgfs_init) shows heartbeat/ come and go
-// as the device goes up and down.
+// identifyPF determines which directories of a PF to watch besides its own. In qat/, inotify
+// reports writes of users to state and cfg_services. In the directory in debugfs, it reports that
+// heartbeat/ appears and disappears as the device goes up and down
+// (drivers/crypto/intel/qat/qat_common/adf_dbgfs.c, adf_dbgfs_init).
 func (h *Handle) identifyPF() {
 	f := &h.identity
 	name := "qat_" + f.Family.pfDriver + "_" + f.Address.String()
@@ -33,7 +33,7 @@ func (h *Handle) identifyPF() {
 	switch {
 	case err == nil:
 		h.watches = append(h.watches, Watch{Dir: filepath.Join(f.Dir, "qat"), Incarnation: inode})
-	case !sysfs.IsAbsent(err): // absent: no driver is bound, or it has no such group
+	case !sysfs.IsAbsent(err): // absent: no driver is bound, or the driver does not have qat/
 		h.watchErr = err
 	}
 }
@@ -65,7 +65,7 @@ func (h *Handle) readPF(f *Function) error {
 	return h.readServices(f)
 }
 
-// readServices reads the state of the PF and the resource that its services make.
+// readServices reads the state and the services of the PF, and derives the resource from them.
 func (h *Handle) readServices(f *Function) (err error) {
 	if h.watchErr != nil {
 		return h.watchErr
@@ -91,8 +91,8 @@ func (h *Handle) readServices(f *Function) (err error) {
 
 const devCfg = "dev_cfg"
 
-// devCfgServices reads ServicesEnabled in dev_cfg, the configuration that the driver shows in
-// debugfs. It returns "" when there is none, or when debugfs is not mounted or not accessible.
+// devCfgServices reads ServicesEnabled in dev_cfg, the driver's configuration in debugfs. It
+// returns "" if the file does not exist, or if debugfs is not mounted or not accessible.
 func devCfgServices(debugfs string) (string, error) {
 	file := filepath.Join(debugfs, devCfg)
 	text, err := sysfs.ReadFile(file)
@@ -110,8 +110,8 @@ func devCfgServices(debugfs string) (string, error) {
 	return cfg.Section("GENERAL").Key("ServicesEnabled").String(), nil
 }
 
-// Generic is the resource of VFs whose services are unknown: those of devices without configurable
-// services, those in a guest, and those of a PF that shows no valid services.
+// Generic is the resource of VFs whose services are unknown: VFs of devices without configurable
+// services, VFs in a guest, and VFs whose PF has no valid services.
 const Generic = "generic"
 
 // services lists the words of qat/cfg_services in the order in which a resource's name has them
@@ -122,8 +122,8 @@ var services = [...]string{"asym", "sym", "dc", "decomp", "dcc"}
 // ServicesEnabled in dev_cfg, such as "sym;asym". The value is a set: order and repetition have no
 // meaning. sym with asym is called "cy".
 //
-// resourceOf returns "" if the value has no word, or a word that is not a service. Such a value may
-// be half written and must not become the name of a resource.
+// resourceOf returns "" if the value has no word, or a word that is not a service. A value that is
+// only partly written must not become the name of a resource.
 func resourceOf(value string) string {
 	words := strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(";, \t\n", r) })
 	var names []string

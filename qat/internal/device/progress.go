@@ -9,21 +9,21 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// A Progress shows which file a [Reader] is at, because the kernel can block a read for as long as
-// it likes. The zero Progress is ready for use, by any goroutine. A nil Progress shows nothing.
+// A Progress records which file a [Reader] accesses, so that a read that the kernel blocks can be
+// reported. The zero Progress is ready for use, by any goroutine. A nil Progress records nothing.
 type Progress struct {
 	mu        sync.Mutex // guards the following fields
 	dir, name string
 }
 
-// File returns the path of the file or directory that was accessed last.
+// File returns the path of the file or directory that the Reader accessed last.
 func (p *Progress) File() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return filepath.Join(p.dir, p.name)
 }
 
-// set notes that name in dir is accessed next.
+// set records that the Reader accesses name in dir next.
 func (p *Progress) set(dir, name string) {
 	if p == nil {
 		return
@@ -33,7 +33,7 @@ func (p *Progress) set(dir, name string) {
 	p.mu.Unlock()
 }
 
-// trackedDir is the directory of a function that shows in a Progress what is accessed in it.
+// trackedDir is the directory of a function. Each access through it is recorded in a Progress.
 type trackedDir struct {
 	sysfs.Dir
 	path     string

@@ -2,8 +2,9 @@
 
 // Package device reads facts about QAT devices from sysfs, debugfs and /dev.
 //
-// A [Reader] turns a PCI address into a [Function] and the directories that show changes of it.
-// Reading has no side effect: it installs no watch, binds no driver and remembers nothing.
+// A [Reader] reads the [Function] at a PCI address, and determines the directories in which inotify
+// reports changes of it. Reading has no side effect: it installs no watch, binds no driver and
+// keeps no state.
 package device
 
 import (
@@ -53,13 +54,13 @@ type Config struct {
 // Reader reads the QAT functions of one host. Any number of goroutines may use it.
 type Reader struct {
 	cfg      Config
-	progress *Progress // nil: of no interest
+	progress *Progress // may be nil
 }
 
 // NewReader returns a Reader.
 func NewReader(cfg Config) *Reader { return &Reader{cfg: cfg} }
 
-// Tracked returns a Reader that shows in p which file it is at.
+// Tracked returns a Reader that records in p which file it accesses.
 func (r *Reader) Tracked(p *Progress) *Reader { return &Reader{cfg: r.cfg, progress: p} }
 
 // Addresses returns the addresses of all PCI functions of the host in ascending order.
@@ -78,8 +79,8 @@ func (r *Reader) Addresses() ([]pci.Address, error) {
 	return addresses, nil
 }
 
-// Exists reports whether the host has a PCI function with this address. It waits for no device: the
-// kernel looks up a path in sysfs without the lock of the device.
+// Exists reports whether the host has a PCI function with this address. It does not wait for a
+// device: the kernel looks up a path in sysfs without the device lock.
 func (r *Reader) Exists(a pci.Address) (bool, error) { return sysfs.Exists(r.entry(a)) }
 
 // entry returns the path of a function's entry in bus/pci/devices, a link to its directory.
@@ -87,22 +88,23 @@ func (r *Reader) entry(a pci.Address) string {
 	return filepath.Join(r.cfg.Sysfs, "bus/pci/devices", a.String())
 }
 
-// DriverState is what the host shows of the DPDK driver: whether it can bind to VFs, and to which.
+// DriverState describes whether the DPDK driver can bind to VFs, and to which.
 type DriverState struct {
 	Loaded bool
 
-	// Denylist reports that vfio-pci refuses denylisted families. The parameter disable_denylist
-	// can only be set when the module is loaded. Kernels without it have no denylist
+	// Denylist reports whether vfio-pci refuses denylisted families. The parameter disable_denylist
+	// can only be set when the module is loaded. Kernels without the parameter have no denylist
 	// (drivers/vfio/pci/vfio_pci.c, vfio_pci_probe).
 	Denylist bool
 
-	// NeedsGroup reports that the driver binds only to functions with an IOMMU group: VFIO does,
+	// NeedsGroup reports whether the driver binds only to functions with an IOMMU group. VFIO does,
 	// unless enable_unsafe_noiommu_mode is set (drivers/vfio/group.c, vfio_group_find_or_alloc).
 	NeedsGroup bool
 }
 
-// DriverState reads the state of the DPDK driver. Like [Reader.Exists] it waits for no device. What
-// cannot be read denies nothing: the binding then shows it.
+// DriverState reads the state of the DPDK driver. Like [Reader.Exists], it does not wait for a
+// device. Where the state cannot be read, DriverState assumes that the driver can bind: the attempt
+// to bind then shows the error.
 func (r *Reader) DriverState() DriverState {
 	loaded, err := sysfs.Exists(filepath.Join(r.cfg.Sysfs, "bus/pci/drivers", r.cfg.Driver))
 	s := DriverState{Loaded: loaded || err != nil}
@@ -118,14 +120,14 @@ const (
 	noIOMMUMode     = "module/vfio/parameters/enable_unsafe_noiommu_mode"
 )
 
-// parameter returns the value of a module's parameter; "" if there is none or it cannot be read.
+// parameter returns the value of a module parameter, or "" if it cannot be read.
 func (r *Reader) parameter(name string) string {
 	value, _ := sysfs.ReadFile(filepath.Join(r.cfg.Sysfs, name))
 	return value
 }
 
-// GroupMembers returns the PCI functions of an IOMMU group in ascending order. Like [Reader.Exists]
-// it waits for no device.
+// GroupMembers returns the PCI functions of an IOMMU group in ascending order. Like
+// [Reader.Exists], it does not wait for a device.
 func (r *Reader) GroupMembers(group int) ([]pci.Address, error) {
 	names, err := sysfs.Names(filepath.Join(r.cfg.Sysfs, "kernel/iommu_groups", strconv.Itoa(group), "devices"))
 	if err != nil && !sysfs.IsAbsent(err) {
@@ -141,7 +143,8 @@ func (r *Reader) GroupMembers(group int) ([]pci.Address, error) {
 	return members, nil
 }
 
-// Driver returns the driver of any PCI function; "" if it has none or does not exist.
+// Driver returns the driver of any PCI function, or "" if the function has no driver or does not
+// exist.
 func (r *Reader) Driver(a pci.Address) (string, error) {
 	dir, err := sysfs.OpenDir(r.entry(a))
 	if sysfs.IsAbsent(err) {
@@ -154,22 +157,22 @@ func (r *Reader) Driver(a pci.Address) (string, error) {
 	return dir.Link("driver")
 }
 
-// LeavesGroup reports whether a function with this driver, or with none (""), leaves its IOMMU
-// group to user space. The drivers of VFIO do, pci-stub does, and so does the driver of PCI Express
-// ports: they set driver_managed_dma (Documentation/driver-api/vfio.rst; drivers/pci/pci-driver.c,
-// pci_dma_configure). A group with another driver cannot be opened.
+// LeavesGroup reports whether user space can open an IOMMU group that contains a function with this
+// driver, or with no driver (""). It can with the VFIO drivers, pci-stub and the driver of PCI
+// Express ports, which set driver_managed_dma (Documentation/driver-api/vfio.rst;
+// drivers/pci/pci-driver.c, pci_dma_configure). It cannot with any other driver.
 func LeavesGroup(driver string) bool {
 	return driver == "" || driver == "pci-stub" || driver == "pcieport" || strings.Contains(driver, "vfio")
 }
 
-// IsBound reports whether a VF with this driver is bound as it should be: the driver is the
-// configured one, or qat_vfio_pci in place of vfio-pci.
+// IsBound reports whether a VF with this driver is bound to the DPDK driver. qat_vfio_pci counts as
+// vfio-pci.
 func (r *Reader) IsBound(driver string) bool {
 	return driver == r.cfg.Driver || r.cfg.Driver == DriverVFIO && driver == driverQATVFIO
 }
 
-// HostWatches returns the directories worth watching no matter what devices the host has. They may
-// differ after the DPDK driver or one of its modules was loaded.
+// HostWatches returns the directories to watch for any host, whatever devices it has. The result
+// may change when the DPDK driver or one of its modules is loaded.
 func (r *Reader) HostWatches() []Watch {
 	watches := []Watch{
 		{Dir: filepath.Join(r.cfg.Sysfs, "bus/pci/devices")},
@@ -190,8 +193,8 @@ func (r *Reader) HostWatches() []Watch {
 	return watches
 }
 
-// Function holds what the host showed of one QAT function, a PF or a VF, when it was read. The
-// comments name the sources, relative to bus/pci/devices/<address>.
+// Function holds the state of one QAT function, a PF or a VF, at the time of the read. The comments
+// name the source of each field, relative to bus/pci/devices/<address>.
 type Function struct {
 	Address     pci.Address
 	Dir         string  // the directory that bus/pci/devices/<address> points to
@@ -201,35 +204,35 @@ type Function struct {
 	Driver      string // driver; "" when unbound
 	NUMANode    int    // numa_node; -1 when unknown
 
-	// Of a VF.
+	// The following fields are set for a VF.
 	PF    *pci.Address // physfn; nil in a guest, and while the kernel adds or removes the VF
 	Group *int         // iommu_group; nil without an IOMMU
 	Node  Node
 
-	// Registration is the inode of vfio-dev, which exists while a VFIO driver holds the VF; 0 when
-	// it was not read. It changes when the VF is bound anew.
+	// Registration is the inode of vfio-dev, which exists while a VFIO driver is bound to the VF; 0
+	// if it was not read. It changes when the VF is bound again.
 	Registration uint64
 
-	// Of a PF.
+	// The following fields are set for a PF.
 	VFs      []pci.Address // virtfn*, in ascending order
 	State    string        // qat/state; "" when the driver has no such attribute
 	Services string        // qat/cfg_services; "" when the driver has no such attribute
-	Resource string        // the resource that its services make of its VFs; Generic when unknown
-	Debugfs  string        // its driver's directory in debugfs, whether or not it exists
+	Resource string        // the resource of its VFs, derived from its services; Generic when unknown
+	Debugfs  string        // its driver's directory in debugfs, which need not exist
 }
 
-// Equal reports whether two readings say the same. Either may be nil.
+// Equal reports whether f and other have the same content. Either may be nil.
 func (f *Function) Equal(other *Function) bool { return reflect.DeepEqual(f, other) }
 
-// IsDown reports whether the driver of a PF says that the PF is not up
+// IsDown reports whether qat/state of a PF exists and is not "up"
 // (Documentation/ABI/testing/sysfs-driver-qat).
 func (f *Function) IsDown() bool { return f.State != "" && f.State != "up" }
 
-// Watch is a directory in which inotify shows changes of a function.
+// Watch is a directory in which inotify reports changes of a function.
 type Watch struct {
 	Dir string
-	// Incarnation changes when another directory has taken the name. inotify then needs a new
-	// watch. It is 0 when the watch need not be renewed.
+	// Incarnation changes when another directory has this path. The directory then needs a new
+	// watch. 0 means that the watch need not be renewed.
 	Incarnation uint64
 }
 
@@ -241,9 +244,9 @@ type Handle struct {
 	reader   *Reader
 	entry    string // path of the function's entry in bus/pci/devices
 	dir      directory
-	identity Function // what Open has read
+	identity Function // the fields that Open has read
 	watches  []Watch
-	watchErr error // why qat/ may be missing in watches
+	watchErr error // why watches does not contain qat/; nil if it need not
 }
 
 // directory is implemented by [sysfs.Dir].
@@ -260,11 +263,11 @@ type directory interface {
 // it is not a QAT device. The caller closes the Handle.
 //
 // A caller that installs the watches of the Handle before it calls [Handle.Read] misses no change
-// that they show.
+// that inotify reports.
 //
 // The kernel removes the entry in bus/pci/devices before it sends the remove event
-// (drivers/base/core.c, device_del). Open after such an event finds nothing, although the
-// directory behind the entry may still exist.
+// (drivers/base/core.c, device_del). After that event, Open returns nil, although the directory
+// that the entry pointed to may still exist.
 func (r *Reader) Open(a pci.Address) (*Handle, error) {
 	entry := r.entry(a)
 	r.progress.set(entry, "")
@@ -275,7 +278,7 @@ func (r *Reader) Open(a pci.Address) (*Handle, error) {
 	return nil, r.unlessGone(a, err)
 }
 
-// unlessGone returns the error of a function, or nil if the function no longer exists.
+// unlessGone returns err, or nil if the function no longer exists.
 func (r *Reader) unlessGone(a pci.Address, err error) error {
 	if err != nil {
 		if exists, existsErr := r.Exists(a); existsErr == nil && !exists {
@@ -285,7 +288,8 @@ func (r *Reader) unlessGone(a pci.Address, err error) error {
 	return err
 }
 
-// open makes a Handle of the function's directory, or closes it.
+// open returns a Handle for the function's directory. If the function is not a QAT device, or on an
+// error, it closes the directory and returns no Handle.
 func (r *Reader) open(a pci.Address, entry string, dir directory) (*Handle, error) {
 	h := &Handle{reader: r, entry: entry, dir: dir, identity: Function{Address: a, NUMANode: -1}}
 	err := h.identify()
@@ -340,22 +344,22 @@ func (h *Handle) readID(name string) (uint16, error) {
 	return uint16(id), nil
 }
 
-// Watches returns the directories in which changes of the function show.
+// Watches returns the directories in which inotify reports changes of the function.
 func (h *Handle) Watches() []Watch { return h.watches }
 
 // Close closes the Handle. It must be called once.
 func (h *Handle) Close() { h.dir.Close() }
 
-// Read reads the function. It returns nil and no error if the function went away, even if another
-// one has its address now. If something cannot be read for another reason, Read returns the error
-// and a Function that holds what was read before it.
+// Read reads the function. It returns nil and no error if the function no longer exists, even if
+// another function now has its address. On another error, Read returns the error and a Function
+// with the fields that were read before the error.
 //
-// Read reads the driver before physfn. The kernel makes physfn before it lets a driver take a VF
-// (drivers/pci/iov.c, pci_iov_add_virtfn), so a VF that is read as bound is read with its PF.
+// Read reads the driver before physfn. The kernel creates physfn before a driver can bind to a VF
+// (drivers/pci/iov.c, pci_iov_add_virtfn), so a Function of a bound VF has its PF.
 func (h *Handle) Read() (*Function, error) {
 	f := h.identity
 	err := h.read(&f)
-	// In a removed directory no link can be read, so the function would look unbound.
+	// The links in a removed directory are absent, so a removed function reads as unbound.
 	h.reader.progress.set(h.entry, "")
 	inode, inodeErr := sysfs.Inode(h.entry)
 	if sysfs.IsAbsent(inodeErr) || inodeErr == nil && inode != f.Incarnation {

@@ -18,8 +18,8 @@ type Node struct {
 	Name    string // below /dev, such as "vfio/12", "vfio/noiommu-0", "vfio/devices/vfio3" or "uio3"
 	Missing string // why the node cannot be used; "" when it can
 
-	// Releasing reports that the node exists without a VFIO device behind it. The VF is being
-	// removed or unbound, or, for a moment, bound. It lasts while a workload holds the VF open.
+	// Releasing reports whether the node exists without a VFIO device. The VF is then being removed
+	// or unbound, which lasts while a workload holds it open, or it is just being bound.
 	Releasing bool
 }
 
@@ -48,12 +48,12 @@ func (h *Handle) readVF(f *Function) error {
 	return err
 }
 
-// NoIOMMUGroup is why VFIO cannot have a VF.
+// NoIOMMUGroup is the reason why VFIO cannot use a VF without an IOMMU group.
 const NoIOMMUGroup = "it has no IOMMU group: enable the IOMMU (boot with intel_iommu=on; in a guest, add a " +
 	"virtual IOMMU), or load vfio with enable_unsafe_noiommu_mode=1"
 
-// readNode finds the node of a VF. That a driver is bound does not mean that the node exists: the
-// driver link also exists while a probe runs that then fails.
+// readNode finds the node of a VF. The node of a bound VF need not exist: the driver link also
+// exists during a probe that then fails.
 func (h *Handle) readNode(f *Function) (Node, error) {
 	vfio, bound := h.reader.cfg.Driver == DriverVFIO, h.reader.IsBound(f.Driver)
 	switch {
@@ -74,8 +74,8 @@ func (h *Handle) nodeExists(name string) (bool, error) {
 	return sysfs.Exists(filepath.Join(h.reader.cfg.Dev, name))
 }
 
-// groupNode returns the name of the node that an IOMMU group has while a VFIO driver holds a device
-// of it (drivers/vfio/group.c, vfio_group_alloc).
+// groupNode returns the name of the node of an IOMMU group. The node exists while a VFIO driver is
+// bound to a device of the group (drivers/vfio/group.c, vfio_group_alloc).
 func (h *Handle) groupNode(group int) (string, error) {
 	name, err := h.dir.Read("iommu_group/name") // most groups have none
 	switch {
@@ -99,7 +99,7 @@ func (h *Handle) readReleasingNode(group int) (Node, error) {
 	if exists, err := h.nodeExists(node); err != nil || !exists {
 		return Node{}, err
 	}
-	// The node may be that of another function in the group, or of a driver that is bound by now.
+	// The node may exist for another function of the group, or a driver may have been bound since.
 	names, err := h.dir.Names("iommu_group/devices")
 	if sysfs.IsAbsent(err) {
 		return Node{}, nil
@@ -132,7 +132,7 @@ func (h *Handle) readVFIONode(f *Function) (Node, error) {
 	if !hasGroup {
 		return Node{Name: group, Missing: doesNotExist(group)}, nil
 	}
-	// Since Linux 6.1, each device that a VFIO driver holds has an entry in vfio-dev.
+	// Since Linux 6.1, each device that is bound to a VFIO driver has a directory vfio-dev.
 	f.Registration, err = h.dir.Inode("vfio-dev")
 	switch {
 	case err == nil:

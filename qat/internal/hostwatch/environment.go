@@ -12,7 +12,7 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// environment is what a process can find out about where it runs.
+// environment describes where a process runs.
 type environment interface {
 	isSysfs(dir string) bool         // a sysfs, or a part of one, is mounted at dir
 	isWhole(sysfs string) bool       // the PCI bus and the devices that it links to are of one mount

@@ -14,8 +14,8 @@ import (
 // ignoredInterval is the time between two log lines about ignored uevents of one kind.
 const ignoredInterval = time.Minute
 
-// ignoredLog logs the messages of a uevent socket that were ignored: the first at once, those that
-// follow as a count. note may be called from any goroutine.
+// ignoredLog logs ignored messages of a uevent socket: the first one at once, and then the number
+// of further ones once in ignoredInterval. Any goroutine may call note.
 type ignoredLog struct {
 	mu                  sync.Mutex // guards all following fields
 	rejected, malformed ignoredCount
@@ -28,7 +28,8 @@ type ignoredCount struct {
 	next          time.Time // no line is logged before this time
 }
 
-// note counts a message and reports whether it changes what next returns.
+// note counts a message. It reports whether the loop must wake up, because the result of next
+// changed.
 func (l *ignoredLog) note(m events.Ignored) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -41,7 +42,8 @@ func (l *ignoredLog) note(m events.Ignored) bool {
 	return c.total == c.logged+1
 }
 
-// next is when log has something to write; zero: never, or as soon as note has reported true.
+// next returns when log has something to write. The zero time means never, or as soon as note has
+// returned true.
 func (l *ignoredLog) next() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -55,16 +57,16 @@ func (c *ignoredCount) due() time.Time {
 	return c.next
 }
 
-// log writes what is due.
+// log writes the lines that are due.
 func (l *ignoredLog) log(now time.Time) {
 	l.mu.Lock()
 	rejected, malformed := l.rejected.take(now), l.malformed.take(now)
-	l.mu.Unlock() // a source must not wait for the log
+	l.mu.Unlock() // note must not wait for a write of the log
 	rejected.log("Ignored a uevent that the kernel did not send", "Ignored uevents that the kernel did not send")
 	malformed.log("Ignored a malformed uevent", "Ignored malformed uevents")
 }
 
-// take returns what to log: the zero value if nothing is due.
+// take returns the counts to log, or the zero value if nothing is due.
 func (c *ignoredCount) take(now time.Time) ignoredCount {
 	if c.total == c.logged || now.Before(c.next) {
 		return ignoredCount{}

@@ -86,8 +86,8 @@ func (l *Loop) CheckKernelHeard(context.Context) error {
 	return l.probe.check()
 }
 
-// A mark is what the mailbox keeps: the key of a mode, that the probe was answered, or that a
-// message was ignored.
+// A mark is an element of the mailbox: the key of a mode, the answer to the probe, or an ignored
+// message.
 type mark[K comparable] struct {
 	key             K
 	answer, ignored bool
@@ -112,9 +112,9 @@ type session[K comparable] struct {
 }
 
 // Run makes a mode, listens to the sources, and calls the mode's Reconcile when there is
-// something to do, until ctx ends. publish is called from this goroutine, with the first Tree
-// and each time that it changed. Run is called once. When it returns all goroutines have ended,
-// apart from those that Mode.Close left behind.
+// something to do, until ctx ends. It calls publish from its own goroutine, with the first Tree and
+// with each changed one. Run may be called once. When it returns, all goroutines have ended, except
+// for those that Mode.Close left behind.
 func Run[K comparable](
 	ctx context.Context, l *Loop, newMode func(context.Context, Host[K]) Mode[K], publish func(*devtree.Tree),
 ) {
@@ -175,8 +175,8 @@ func (s *session[K]) Event(e *events.Event) {
 // Resync asks for a full read, because events were lost.
 func (s *session[K]) Resync(reason string) { s.mailbox.Resync(reason, time.Now()) }
 
-// Ignored takes note of a message that is no event of the kernel. It is called from the goroutines
-// of the sources and does not block.
+// Ignored records a message that is not an event of the kernel. The goroutines of the sources call
+// it. It does not block.
 func (s *session[K]) Ignored(m events.Ignored) {
 	if s.ignored.note(m) {
 		s.mailbox.Mark(mark[K]{ignored: true}, time.Now())
@@ -205,7 +205,7 @@ func (s *session[K]) run(ctx context.Context) {
 	}
 }
 
-// next is when the loop must turn even if nothing is marked; zero: never.
+// next returns when the loop must turn even if nothing is marked. The zero time means never.
 func (s *session[K]) next() time.Time {
 	s.audits.schedule(time.Now(), s.mayMissEvents())
 	next := Earlier(Earlier(s.audits.next, s.state.Next), s.ignored.next())
@@ -218,7 +218,7 @@ func (s *session[K]) mayMissEvents() bool {
 		s.loop.probe.mayMissEvents() || s.watches.mayMissEvents()
 }
 
-// turn handles what is marked and due. all asks for a full read.
+// turn handles the marks and everything that is due. With all, it reads the whole host.
 func (s *session[K]) turn(now time.Time, all bool) {
 	s.take(now, all)
 	if s.batch.All {

@@ -25,16 +25,17 @@ type Mode[K comparable] interface {
 	Outcome(key K) string
 
 	// Close waits for the goroutines of the mode, after the context that it was made with ended.
-	// It may give up on a goroutine that the kernel blocks; see AwaitClosed.
+	// It may leave behind a goroutine that the kernel blocks; see AwaitClosed.
 	Close()
 }
 
-// CloseTimeout is how long [AwaitClosed] waits. It is longer than a child of a killed program may
-// keep the program's output open.
+// CloseTimeout is how long [AwaitClosed] waits. It is longer than the time for which mode kernel
+// lets a child of a killed program keep the program's output open.
 const CloseTimeout = 2 * time.Second
 
-// AwaitClosed calls the functions, which wait for goroutines of a mode, and reports whether all of
-// them have returned within CloseTimeout. Nothing can end a goroutine that the kernel blocks.
+// AwaitClosed calls functions that wait for goroutines of a mode. It reports whether all of them
+// returned within CloseTimeout. It needs the timeout because nothing can end a goroutine that the
+// kernel blocks.
 func AwaitClosed(waits ...func()) bool {
 	var waiting sync.WaitGroup
 	for _, wait := range waits {

@@ -27,7 +27,7 @@ type Watcher interface {
 // uevents. On an ordinary directory tree (a look-alike host) it reports everything.
 //
 // All methods may be called from any goroutine. They do not wait for a device: the kernel looks up
-// a path in sysfs or debugfs without the lock of a device.
+// a path in sysfs or debugfs without the device lock.
 type Watches struct {
 	opened atomic.Pointer[Watcher] // opened by the source's goroutine, not adopted yet
 
@@ -90,7 +90,8 @@ func (w *Watches) want(dir string, incarnation uint64) {
 		watch = w.watcher.Rewatch
 	}
 	if err := watch(dir); err != nil {
-		// Whoever runs a Watcher reports its end, which comes with each stop of the plugin.
+		// A Watcher that is closed is not logged here: it is closed at each stop of the plugin, and
+		// sources.deliver logs a failure.
 		if len(w.failed) == 0 && !errors.Is(err, os.ErrClosed) {
 			klog.ErrorS(err, "Cannot watch a directory, auditing the host more often instead", "directory", dir)
 		}

@@ -23,14 +23,15 @@ const (
 )
 
 // Dir is a handle to a directory. Everything read through one Dir belongs to the same incarnation
-// of a device, even if another device has the same name by now. Once the device is gone, Read
-// fails, but links and entries look absent: to tell the two apart, compare the inode afterwards.
+// of a device, even if another device now has the same name. After the device is gone, Read returns
+// an error, but links and entries only appear to be absent. To detect that, compare the inode of
+// the path after the reads.
 type Dir struct {
 	fd   int
 	path string // as it was opened, for errors
 }
 
-// cwd makes the methods of Dir take paths.
+// cwd is the current directory. Its methods accept paths.
 var cwd = Dir{fd: unix.AT_FDCWD}
 
 // OpenDir opens a directory, following symbolic links.
@@ -53,7 +54,7 @@ func (d Dir) Inode(name string) (uint64, error) {
 	return st.Ino, nil
 }
 
-// Inode returns the inode number of what a path leads to. See [Dir.Inode].
+// Inode returns the inode number of the file at a path, following symbolic links. See [Dir.Inode].
 func Inode(name string) (uint64, error) { return cwd.Inode(name) }
 
 // Read returns the text of an attribute without surrounding white space. An attribute of more than
@@ -63,8 +64,8 @@ func (d Dir) Read(name string) (string, error) {
 	return strings.TrimSpace(text), err
 }
 
-// ReadStart reads the start of a file into buf, as much as one read returns, and returns the part
-// of buf that it filled. It does not allocate memory for the content.
+// ReadStart reads the start of a file into buf with one read, and returns the part of buf that it
+// filled. It does not allocate memory for the content.
 func (d Dir) ReadStart(name string, buf []byte) ([]byte, error) {
 	fd, err := d.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
@@ -78,14 +79,14 @@ func (d Dir) ReadStart(name string, buf []byte) ([]byte, error) {
 	return buf[:n], nil
 }
 
-// ReadFile is Read for a path that need not be in sysfs. It does not wait for the writer of a FIFO.
-// A file of more than 1 MiB is an error.
+// ReadFile returns the text of a file without surrounding white space. The file need not be in
+// sysfs. ReadFile does not wait for the writer of a FIFO. A file of more than 1 MiB is an error.
 func ReadFile(name string) (string, error) {
 	text, err := ReadText(name)
 	return strings.TrimSpace(text), err
 }
 
-// ReadText is ReadFile with the white space around the text, for a file whose lines are counted.
+// ReadText is like ReadFile, but keeps surrounding white space, so that line numbers are correct.
 func ReadText(name string) (string, error) { return cwd.read(name, maxFile) }
 
 func (d Dir) read(name string, limit int) (string, error) {
@@ -125,7 +126,7 @@ func (d Dir) Link(name string) (string, error) {
 	return path.Base(string(buf[:n])), nil
 }
 
-// Link is Link for a path.
+// Link is like [Dir.Link], but takes a path.
 func Link(name string) (string, error) { return cwd.Link(name) }
 
 // Exists reports whether an entry exists.
@@ -178,14 +179,14 @@ func ignoringEINTR(call func() (int, error)) (n int, err error) {
 	}
 }
 
-// IsAbsent reports whether an error only says that a file, or the device that it belongs to, does
-// not exist: it may have gone between two steps.
+// IsAbsent reports whether an error means that a file, or the device that it belongs to, does not
+// exist. The device may have gone between two steps.
 func IsAbsent(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
 }
 
-// IsTransient reports whether an error says nothing about the file or its device: the process or
-// the host is short of something, or the file cannot be read at the moment. The same read may
+// IsTransient reports whether an error does not concern the state of the file or its device: the
+// process or the host lacks a resource, or the file cannot be read at the moment. The same read may
 // succeed later.
 func IsTransient(err error) bool {
 	var errno unix.Errno
