@@ -17,12 +17,13 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// An Allocator completes what containers get. Any goroutine may use it.
+// An Allocator checks the VFs that a container is about to get, and adds the container's
+// environment variables. Any goroutine may use it.
 type Allocator struct {
 	reader *device.Reader
 	driver string // the DPDK driver
 	read   func(pci.Address, *device.Progress) (*device.Function, error)
-	known  sync.Map // VF → its Registration when the controller read it last
+	known  sync.Map // VF → its Registration, as the controller last read it
 
 	mu      sync.Mutex                       // guards reading
 	reading map[pci.Address]*device.Progress // VFs that are being read
@@ -41,14 +42,16 @@ func newAllocator(
 	return &Allocator{reader: reader, driver: driver, read: read, reading: map[pci.Address]*device.Progress{}}
 }
 
-// remember tells the Allocator what was read of a VF, and forget that there is no such VF.
+// remember records a VF as the controller read it.
 func (c *Allocator) remember(vf *device.Function) { c.known.Store(vf.Address, vf.Registration) }
-func (c *Allocator) forget(vf pci.Address)        { c.known.Delete(vf) }
 
-// PostAllocate completes what a container gets: the variables QAT0, QAT1 and so
-// on hold the addresses of its VFs, in the order in which the kubelet named
-// them. It looks at each VF once more and returns an error that names a VF that
-// is gone, no longer usable as listed, or cannot be read within a second.
+// forget removes a VF that no longer exists.
+func (c *Allocator) forget(vf pci.Address) { c.known.Delete(vf) }
+
+// PostAllocate sets the environment variables QAT0, QAT1 and so on to the addresses of the
+// container's VFs, in the order in which the kubelet named them. It checks each VF once more. It
+// returns an error that names the VF if a VF is gone, is no longer usable as listed, or cannot be
+// read within a second.
 func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.ContainerEdits) error {
 	if edits.Env == nil {
 		edits.Env = make(map[string]string, len(devices))
@@ -80,8 +83,8 @@ func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.Conta
 	return nil
 }
 
-// readSoon reads a VF, and returns an error if that takes longer than lookTimeout, because the
-// kubelet admits no other pod meanwhile. There is one read of a VF at a time.
+// readSoon reads a VF. It returns an error if the read takes longer than lookTimeout, because the
+// kubelet admits no other pod in the meantime, or if an earlier read of the VF has not returned.
 func (c *Allocator) readSoon(a pci.Address) (*device.Function, error) {
 	c.mu.Lock()
 	p, reading := c.reading[a]
@@ -110,8 +113,7 @@ func (c *Allocator) readSoon(a pci.Address) (*device.Function, error) {
 	}
 }
 
-// nodeOf returns the name below /dev of the node through which a listed VF is used, or "" if it has
-// none.
+// nodeOf returns the name below /dev of a listed VF's device node, or "" if it has none.
 func nodeOf(d *devtree.Device) string {
 	if len(d.DeviceNodes) == 0 {
 		return ""

@@ -17,72 +17,93 @@ import (
 	"qatplugin/qat/internal/policy"
 )
 
-// placeTime is how long an unhealthy VF keeps its place under the limit although a healthy VF could
-// have it. It is longer than a reset of a PF takes, which makes its VFs unhealthy for a moment.
+// This file decides which VFs are listed when not all of them can be. Each listed VF has a place.
+// The device limit (-max-num-devices) is the number of places. Without a limit there is a place for
+// every VF, but VFs that share an IOMMU group have only one place between them. The rules are:
+//
+//  1. A listed VF keeps its place while it can be listed. If two listed VFs turn out to share an
+//     IOMMU group, the one with the lower address keeps the place of the group.
+//  2. A VF that is being bound has a reserved place. Without the reservation, the VFs of the PF
+//     that is bound first would take all places.
+//  3. The other places go to the waiting VFs in the order of their ranks, see [rank]. Within a rank
+//     [policy.Order] decides. A waiting VF that is not bound gets a reserved place and is bound.
+//  4. If no place is free, a healthy VF replaces a listed VF that has been unhealthy for placeTime.
+//     The unhealthy VF stays listed until the healthy one can be listed.
+//  5. The first VF of an IOMMU group that gets a place holds the place of the group. The other VFs
+//     of the group are not listed, because the kernel gives a group to one process at a time. They
+//     are bound nevertheless, because VFIO cannot use a group in which a function has a driver for
+//     the host (Documentation/driver-api/vfio.rst).
+
+// placeTime is how long a listed VF can be unhealthy before a healthy VF may replace it. It is
+// longer than the reset of a PF, which makes the VFs of the PF unhealthy for a moment.
 const placeTime = time.Minute
 
-// An assignment is which VFs are listed, which are to be bound, and why the others are not listed.
+// An assignment is the state of the lists: which VFs are listed, which wait for a place, and why
+// the others are not listed.
 type assignment struct {
-	limit  int // of listed VFs; 0: no limit
+	limit  int // maximum number of listed VFs; 0: no limit
 	policy policy.Policy
 
-	listed  map[pci.Address]place    // VFs that are listed
-	waiting map[pci.Address]decision // VFs that could be listed, now or once bound, but have no place
+	listed  map[pci.Address]place    // listed VFs
+	waiting map[pci.Address]decision // VFs that need a place and are not listed; some are being bound
 	skipped map[string]string        // VF → why it is not listed
 	tree    *devtree.Tree
-	next    time.Time // when the next unhealthy VF loses its place; zero: none does
+	next    time.Time // when a waiting VF can next replace an unhealthy one; zero: never
 }
 
-// A place is what a VF that is listed takes.
+// A place is the entry of a listed VF.
 type place struct {
 	decision       decision
-	unhealthySince time.Time // zero: it is healthy
+	unhealthySince time.Time // zero: the VF is healthy
 }
 
-// hasExpired reports whether the VF has been unhealthy for so long that a healthy one may have its
-// place.
+// hasExpired reports whether the VF has been unhealthy for so long that a healthy VF may replace
+// it.
 func (p *place) hasExpired(now time.Time) bool {
 	return !p.unhealthySince.IsZero() && now.Sub(p.unhealthySince) >= placeTime
 }
 
-// bindings is what an assignment needs to know about VFs that are not bound. [bind.Binder] is one.
+// bindings reports which VFs are being bound and which could not be bound. [bind.Binder]
+// implements it.
 type bindings interface {
 	// Pending returns the VFs that are being bound.
 	Pending() []pci.Address
-	// HasFailed reports whether the last try to bind a VF failed.
+	// HasFailed reports whether the last attempt to bind a VF failed.
 	HasFailed(vf pci.Address, incarnation uint64) bool
 }
 
-// apply brings the lists in line with new decisions. It returns the VFs that are to be bound:
-// without a limit all that the decisions name, else those that will have a place. pfOf finds the PF
-// of a VF.
+// apply updates the lists according to new decisions. It returns the VFs that must be bound. With
+// a limit these are only VFs that have a place or share an IOMMU group with a VF that has one. pfOf
+// returns the PF of a VF.
 func (s *assignment) apply(decisions []decision, b bindings, pfOf policy.PFOf, now time.Time) (bind []decision) {
 	tree := s.tree.Edit()
 	shared := false
 	for _, d := range decisions {
 		s.applyOne(tree, d, now)
 		shared = shared || d.group != nil
-		if d.action == actionBind && !s.mustWait(d) {
+		if d.action == actionBind && !s.needsPlace(d) {
 			bind = append(bind, d)
 		}
 	}
 	s.next = time.Time{}
 	if len(s.waiting) > 0 || shared {
-		f := filling{
-			assignment: s,
-			tree:       tree,
-			bindings:   b,
-			pfOf:       pfOf,
-			now:        now,
-			holders:    map[int]pci.Address{},
-			pending:    map[pci.Address]bool{},
+		r := assigner{
+			assignment:   s,
+			tree:         tree,
+			bindings:     b,
+			pfOf:         pfOf,
+			now:          now,
+			groupHolders: map[int]pci.Address{},
+			pending:      map[pci.Address]bool{},
 		}
-		bind = append(bind, f.run()...)
+		bind = append(bind, r.run()...)
 	}
 	s.tree = tree.Build()
 	return bind
 }
 
+// applyOne applies one decision. It lists the VF if the VF is listed already or needs no place. A
+// VF that needs a place is added to the waiting VFs.
 func (s *assignment) applyOne(b *devtree.Builder, d decision, now time.Time) {
 	a, id := d.vf, d.vf.String()
 	delete(s.waiting, a)
@@ -95,19 +116,20 @@ func (s *assignment) applyOne(b *devtree.Builder, d decision, now time.Time) {
 		delete(s.listed, a)
 	}
 	switch {
-	case d.action == actionList && (listed || !s.mustWait(d)):
+	case d.action == actionList && (listed || !s.needsPlace(d)):
 		s.list(b, d, now)
-	case d.action == actionList, d.action == actionBind && s.mustWait(d):
+	case d.action == actionList, d.action == actionBind && s.needsPlace(d):
 		s.waiting[a] = d
 	case d.reason != "":
 		s.skipped[id] = d.reason
 	}
 }
 
-// mustWait reports whether a VF waits for a place: there is a limit, or only one VF of its IOMMU
-// group has a place.
-func (s *assignment) mustWait(d decision) bool { return s.limit > 0 || d.group != nil }
+// needsPlace reports whether a VF must get a place before it is listed or bound: there is a limit,
+// or the VF shares an IOMMU group with another VF.
+func (s *assignment) needsPlace(d decision) bool { return s.limit > 0 || d.group != nil }
 
+// list lists a VF, or replaces its entry. A VF that the Tree rejects is skipped.
 func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 	a, id := d.vf, d.vf.String()
 	delete(s.skipped, id)
@@ -128,222 +150,234 @@ func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 	s.listed[a] = p
 }
 
-// skip says why a VF is not listed.
+// skip records why a VF is not listed.
 func (s *assignment) skip(a pci.Address, reason string) { s.skipped[a.String()] = reason }
 
-// A rank orders the VFs that wait for a place.
+// A rank orders the waiting VFs. VFs of a lower rank get their places first.
 type rank uint8
 
 const (
-	rankBound     rank = iota // healthy and bound already, perhaps since before a restart
-	rankUnbound               // healthy, to be bound
-	rankUnhealthy             // bound and unhealthy
-	rankDoubtful              // unhealthy and not bound
-	rankFailed                // could not be bound the last time
+	rankBound            rank = iota // bound, healthy; may have been listed before a restart
+	rankUnbound                      // not bound, healthy
+	rankUnhealthy                    // bound, unhealthy
+	rankUnboundUnhealthy             // not bound, unhealthy
+	rankBindFailed                   // not bound, and the last attempt to bind it failed
 )
 
-// rank returns the rank of a VF that waits.
-func (f *filling) rank(d decision) rank {
+// rankOf returns the rank of a waiting VF.
+func rankOf(d decision, b bindings) rank {
+	isBound := d.action == actionList
 	switch {
-	case d.action == actionBind && f.bindings.HasFailed(d.vf, d.function.Incarnation):
-		return rankFailed
-	case d.action == actionBind && d.unhealthy:
-		return rankDoubtful
+	case !isBound && b.HasFailed(d.vf, d.function.Incarnation):
+		return rankBindFailed
+	case !isBound && d.unhealthy:
+		return rankUnboundUnhealthy
 	case d.unhealthy:
 		return rankUnhealthy
-	case d.action == actionBind:
+	case !isBound:
 		return rankUnbound
 	}
 	return rankBound
 }
 
-// A filling gives the places that the limit leaves to VFs that wait for one. A VF that is being
-// bound holds a place, too: otherwise the VFs of the PF that is bound first would take all of them.
-//
-// VFs that share an IOMMU group have one place: the kernel gives a group to one process at a time
-// (Documentation/driver-api/vfio.rst). The VF that is listed first stands for the group, and the
-// others follow it: they are bound with it, because a group with a driver for the host cannot be
-// used, and are not listed.
-type filling struct {
+// An assigner assigns places by the rules above. It is used for one call of apply.
+type assigner struct {
 	*assignment
 	tree     *devtree.Builder
 	bindings bindings
 	pfOf     policy.PFOf
 	now      time.Time
 
-	free    int                  // places that nobody has
-	expired []pci.Address        // VFs that lose their place to a healthy one, the first one first
-	counted []pci.Address        // VFs that have a place or get one
-	holders map[int]pci.Address  // IOMMU group → the VF that has the group's place
-	pending map[pci.Address]bool // VFs that are being bound
-	bind    []decision
+	free         int                  // number of free places
+	expired      []pci.Address        // listed VFs that a healthy VF may replace, unhealthy for longest first
+	placed       []pci.Address        // the other listed VFs, and VFs with a reserved place
+	groupHolders map[int]pci.Address  // IOMMU group → VF that holds the place of the group
+	pending      map[pci.Address]bool // VFs that are being bound
+	bind         []decision           // VFs that must be bound
 }
 
-// run returns the VFs that are to be bound.
-func (f *filling) run() []decision {
-	f.countListed()
-	f.countPending()
-	ranks := map[rank][]pci.Address{}
-	for a, d := range f.waiting {
-		if !f.pending[a] {
-			r := f.rank(d)
-			ranks[r] = append(ranks[r], a)
-		}
-	}
-	for r := rankBound; r <= rankFailed; r++ {
-		for _, a := range policy.Order(f.policy, ranks[r], f.pfOf, slices.Values(f.counted)) {
-			f.place(a, f.waiting[a], r)
-		}
-	}
-	return f.bind
+// run assigns all places and returns the VFs that must be bound.
+func (r *assigner) run() []decision {
+	r.unlistGroupDuplicates()
+	r.countListed()
+	r.reserveForPending()
+	r.assignWaiting()
+	return r.bind
 }
 
-// countListed counts the VFs that are listed.
-func (f *filling) countListed() {
+// unlistGroupDuplicates removes listed VFs from the lists until no two of them share an IOMMU
+// group. Such VFs were listed before the plugin knew that they share a group.
+func (r *assigner) unlistGroupDuplicates() {
 	var grouped []pci.Address
-	for a, p := range f.listed {
+	for a, p := range r.listed {
 		if p.decision.group != nil {
 			grouped = append(grouped, a)
 		}
 	}
 	slices.SortFunc(grouped, pci.Address.Compare)
 	for _, a := range grouped {
-		if f.hold(f.listed[a].decision) != a {
-			f.unlist(a) // both were listed before it was known that they share a group
+		if r.holdGroup(r.listed[a].decision) != a {
+			r.unlist(a)
 		}
 	}
-	for a, p := range f.listed {
-		if p.hasExpired(f.now) {
-			f.expired = append(f.expired, a)
-		} else {
-			f.counted = append(f.counted, a)
-		}
-	}
-	f.free = f.limit - len(f.listed)
-	if f.limit == 0 {
-		f.free = math.MaxInt32
-	}
-	slices.SortFunc(f.expired, func(a, b pci.Address) int {
-		return cmp.Or(f.listed[a].unhealthySince.Compare(f.listed[b].unhealthySince), b.Compare(a))
-	})
 }
 
-// countPending counts the VFs that are being bound, and has their binding continued. They may have
-// the place of a VF that has expired and is listed until they are bound.
-func (f *filling) countPending() {
-	for _, a := range slices.SortedFunc(slices.Values(f.bindings.Pending()), pci.Address.Compare) {
-		if _, listed := f.listed[a]; listed {
+// countListed counts the places that the listed VFs leave free.
+func (r *assigner) countListed() {
+	for a, p := range r.listed {
+		if p.hasExpired(r.now) {
+			r.expired = append(r.expired, a)
+		} else {
+			r.placed = append(r.placed, a)
+		}
+	}
+	slices.SortFunc(r.expired, func(a, b pci.Address) int {
+		return cmp.Or(r.listed[a].unhealthySince.Compare(r.listed[b].unhealthySince), b.Compare(a))
+	})
+	r.free = r.limit - len(r.listed)
+	if r.limit == 0 {
+		r.free = math.MaxInt32
+	}
+}
+
+// reserveForPending reserves places for the VFs that are being bound, and continues to bind them.
+func (r *assigner) reserveForPending() {
+	for _, a := range slices.SortedFunc(slices.Values(r.bindings.Pending()), pci.Address.Compare) {
+		if _, listed := r.listed[a]; listed {
 			continue
 		}
-		if d, ok := f.waiting[a]; ok && d.action == actionList {
-			continue // it is bound, and this is noticed first here
+		d, waits := r.waiting[a]
+		if waits && d.action == actionList {
+			continue // bound by now, although the binder still reports it as pending
 		}
-		f.pending[a] = true
-		d, ok := f.waiting[a]
-		if ok {
-			f.bind = append(f.bind, d)
+		r.pending[a] = true
+		r.placed = append(r.placed, a)
+		if waits {
+			r.bind = append(r.bind, d)
 		}
-		f.counted = append(f.counted, a)
-		if !ok || f.hold(d) == a {
-			f.reserve()
+		if !waits || r.holdGroup(d) == a {
+			r.reserve()
 		}
 	}
 }
 
-// hold gives a VF the place of its IOMMU group, and returns the VF that has the place then.
-func (f *filling) hold(d decision) pci.Address {
+// assignWaiting assigns places to the waiting VFs in the order of their ranks.
+func (r *assigner) assignWaiting() {
+	byRank := map[rank][]pci.Address{}
+	for a, d := range r.waiting {
+		if !r.pending[a] {
+			ofVF := rankOf(d, r.bindings)
+			byRank[ofVF] = append(byRank[ofVF], a)
+		}
+	}
+	for next := rankBound; next <= rankBindFailed; next++ {
+		for _, a := range policy.Order(r.policy, byRank[next], r.pfOf, slices.Values(r.placed)) {
+			r.assign(a, r.waiting[a])
+		}
+	}
+}
+
+// assign assigns a place to a waiting VF if there is one for it.
+func (r *assigner) assign(a pci.Address, d decision) {
+	if d.group != nil {
+		if holder, held := r.groupHolders[*d.group]; held {
+			r.assignToGroup(a, d, holder)
+			return
+		}
+	}
+	canReplace := !d.unhealthy && len(r.expired) > 0
+	if r.free <= 0 && !canReplace {
+		r.skip(a, fmt.Sprintf("hidden by -max-num-devices=%d", r.limit))
+		if !d.unhealthy {
+			r.next = r.nextExpiry()
+		}
+		return
+	}
+	r.placed = append(r.placed, a)
+	r.holdGroup(d)
+	if d.action == actionBind {
+		r.reserve()
+		r.bind = append(r.bind, d)
+		return
+	}
+	if r.free <= 0 {
+		r.unlistFirstExpired()
+	}
+	r.free--
+	delete(r.waiting, a)
+	r.list(r.tree, d, r.now)
+}
+
+// assignToGroup handles a waiting VF of an IOMMU group whose place another VF holds. The VF is
+// bound if necessary, but not listed.
+func (r *assigner) assignToGroup(a pci.Address, d decision, holder pci.Address) {
+	if d.action == actionBind {
+		r.bind = append(r.bind, d)
+		return
+	}
+	r.skip(a, fmt.Sprintf("it shares IOMMU group %d with %s, which is listed", *d.group, holder))
+}
+
+// reserve reserves a free place, or else the place of an expired VF. The expired VF stays listed
+// until the VF with the reservation is bound and can be listed.
+func (r *assigner) reserve() {
+	switch {
+	case r.free > 0:
+		r.free--
+	case len(r.expired) > 0:
+		r.expired = r.expired[1:]
+	}
+}
+
+// holdGroup makes a VF the holder of its IOMMU group, unless the group has a holder. It returns the
+// holder, which is the VF itself if it shares no group.
+func (r *assigner) holdGroup(d decision) pci.Address {
 	if d.group == nil {
 		return d.vf
 	}
-	if _, held := f.holders[*d.group]; !held {
-		f.holders[*d.group] = d.vf
+	if _, held := r.groupHolders[*d.group]; !held {
+		r.groupHolders[*d.group] = d.vf
 	}
-	return f.holders[*d.group]
+	return r.groupHolders[*d.group]
 }
 
-// reserve takes a free place if there is one, or else that of a VF that has expired. Such a VF
-// stays listed until the place is needed.
-func (f *filling) reserve() {
-	switch {
-	case f.free > 0:
-		f.free--
-	case len(f.expired) > 0:
-		f.expired = f.expired[1:]
-	}
+// unlistFirstExpired frees the place of the VF that has been unhealthy for longest.
+func (r *assigner) unlistFirstExpired() {
+	first := r.expired[0]
+	r.expired = r.expired[1:]
+	r.unlist(first)
+	r.free++
 }
 
-// place gives a VF a place, if there is one for its rank.
-func (f *filling) place(a pci.Address, d decision, r rank) {
-	if d.group != nil {
-		if holder, held := f.holders[*d.group]; held {
-			f.follow(a, d, holder)
-			return
-		}
+// unlist removes a VF from the lists. The VF waits for a place again.
+func (r *assigner) unlist(a pci.Address) {
+	d := r.listed[a].decision
+	r.tree.Remove(d.resource, a.String())
+	delete(r.listed, a)
+	if d.group != nil && r.groupHolders[*d.group] == a {
+		r.releaseGroup(*d.group)
 	}
-	displaces := !d.unhealthy && len(f.expired) > 0
-	if f.free <= 0 && !displaces {
-		f.skip(a, fmt.Sprintf("hidden by -max-num-devices=%d", f.limit))
-		if !d.unhealthy {
-			f.next = f.firstExpiry()
-		}
-		return
-	}
-	f.counted = append(f.counted, a)
-	f.hold(d)
-	if d.action == actionBind {
-		f.reserve()
-		f.bind = append(f.bind, d)
-		return
-	}
-	if f.free <= 0 {
-		loser := f.expired[0]
-		f.expired = f.expired[1:]
-		f.unlist(loser)
-		f.free++
-	}
-	f.free--
-	delete(f.waiting, a)
-	f.list(f.tree, d, f.now)
+	r.waiting[a] = d
+	r.skip(a, fmt.Sprintf("hidden by -max-num-devices=%d, unhealthy: %s", r.limit, d.device.Reason))
 }
 
-// follow handles a VF of an IOMMU group whose place another VF has.
-func (f *filling) follow(a pci.Address, d decision, holder pci.Address) {
-	if d.action == actionBind {
-		f.bind = append(f.bind, d)
-		return
-	}
-	f.skip(a, fmt.Sprintf("it shares IOMMU group %d with %s, which is listed", *d.group, holder))
-}
-
-// unlist takes a VF's place away.
-func (f *filling) unlist(a pci.Address) {
-	d := f.listed[a].decision
-	f.tree.Remove(d.resource, a.String())
-	delete(f.listed, a)
-	if d.group != nil && f.holders[*d.group] == a {
-		f.passOn(*d.group)
-	}
-	f.waiting[a] = d
-	f.skip(a, fmt.Sprintf("hidden by -max-num-devices=%d, unhealthy: %s", f.limit, d.device.Reason))
-}
-
-// passOn frees the place of an IOMMU group, unless another VF of the group is being bound: then
-// that VF has a place, even if there is none left.
-func (f *filling) passOn(group int) {
-	delete(f.holders, group)
-	for a := range f.pending {
-		if d := f.waiting[a]; d.group != nil && *d.group == group {
-			f.holders[group] = a
-			f.reserve()
+// releaseGroup ends the hold of a VF on its IOMMU group. If another VF of the group is being bound,
+// that VF becomes the holder. It reserves a place even if none is left.
+func (r *assigner) releaseGroup(group int) {
+	delete(r.groupHolders, group)
+	for a := range r.pending {
+		if d := r.waiting[a]; d.group != nil && *d.group == group {
+			r.groupHolders[group] = a
+			r.reserve()
 			return
 		}
 	}
 }
 
-// firstExpiry returns when the next unhealthy VF loses its place.
-func (f *filling) firstExpiry() (next time.Time) {
-	for _, p := range f.listed {
-		if !p.unhealthySince.IsZero() && !p.hasExpired(f.now) {
+// nextExpiry returns when the next listed VF expires, or zero if none is unhealthy.
+func (r *assigner) nextExpiry() (next time.Time) {
+	for _, p := range r.listed {
+		if !p.unhealthySince.IsZero() && !p.hasExpired(r.now) {
 			next = hostwatch.Earlier(next, p.unhealthySince.Add(placeTime))
 		}
 	}

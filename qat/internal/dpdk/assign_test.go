@@ -15,7 +15,7 @@ import (
 	"qatplugin/qat/internal/policy"
 )
 
-// fakeBindings are the VFs that are being bound, and those that could not be.
+// fakeBindings implements bindings with the VFs that are being bound and those that failed to bind.
 type fakeBindings struct {
 	pending []pci.Address
 	failed  map[pci.Address]bool
@@ -25,8 +25,8 @@ func (b *fakeBindings) Pending() []pci.Address { return b.pending }
 
 func (b *fakeBindings) HasFailed(vf pci.Address, _ uint64) bool { return b.failed[vf] }
 
-// assignmentVF is VF n of 12: four of each of three PFs. VFs 0 and 1, 2 and 5, and 8, 9 and 10
-// share an IOMMU group.
+// assignmentVF returns the address and the IOMMU group of VF n of 12. Each of three PFs has four
+// VFs. VFs 0 and 1 share a group, as do VFs 2 and 5, and VFs 8, 9 and 10. The other VFs share none.
 func assignmentVF(n int) (a pci.Address, group *int) {
 	groups := map[int]int{0: 0, 1: 0, 2: 1, 5: 1, 8: 2, 9: 2, 10: 2}
 	if g, ok := groups[n]; ok {
@@ -35,7 +35,7 @@ func assignmentVF(n int) (a pci.Address, group *int) {
 	return pci.Address{Bus: uint8(n / 4), Function: uint8(n % 4)}, group
 }
 
-// drawDecision draws what is decided about VF n.
+// drawDecision draws a decision about VF n.
 func drawDecision(t *rapid.T, n int) decision {
 	a, group := assignmentVF(n)
 	d := decision{vf: a, group: group, function: &function{Function: &device.Function{Address: a}}}
@@ -57,9 +57,9 @@ func drawDecision(t *rapid.T, n int) decision {
 	return d
 }
 
-// Whatever is decided about VFs: the limit and the IOMMU groups are kept, VFs that can be listed
-// keep their place but for those that have been unhealthy for long, and no more VFs are bound than
-// there are places.
+// For any decisions, the list has at most as many VFs as the limit allows and at most one VF of
+// each IOMMU group. A listed VF that can still be listed keeps its place, unless it has been
+// unhealthy for placeTime. No more VFs are bound than there are places.
 func TestAssignmentKeepsTheLimitAndTheGroups(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(0, 6).Draw(t, "limit")
@@ -145,7 +145,8 @@ func checkAssignment(
 	}
 }
 
-// checkBinds fails if a VF is bound that has no place. VFs of a group that has one need none.
+// checkBinds fails the test if more VFs are bound than there are places. All VFs of an IOMMU group
+// count as one.
 func checkBinds(
 	t *rapid.T, s *assignment, latest map[pci.Address]decision, bind []decision, pending []pci.Address, now time.Time,
 ) {

@@ -12,8 +12,9 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// runAudit compares the suspects whose time has come again, and everything if an audit is due. A
-// suspect that still differs is drift. PFs mostly come first, and count for their VFs.
+// runAudit compares the suspects that are due with the host again, and reports those that still
+// differ as drift. If the batch asks for an audit, it then looks for new suspects. A PF usually has
+// a lower address than its VFs. Its update then also corrects its VFs, and the drift counts once.
 func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 	var due []pci.Address
 	for address, at := range c.suspects {
@@ -40,9 +41,10 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 	}
 }
 
-// findSuspects compares the host with what is known. They are the same unless an event is still
-// under way or was lost without notice, or the host changed something that no event reports. A
-// function that cannot be read now is left to the next audit.
+// findSuspects compares all functions with the host. Those that differ become suspects, because an
+// event may still be under way. If no event comes, either an event was lost without notice, or the
+// host changed something that no event reports. A function that cannot be read now is left to the
+// next audit.
 func (c *controller) findSuspects(now time.Time) {
 	addresses, err := c.functions.all()
 	if err != nil {

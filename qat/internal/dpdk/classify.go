@@ -25,10 +25,10 @@ type keyKind uint8
 const (
 	keyFunction keyKind = iota // one PCI function
 	keyGroup                   // the VFs of an IOMMU group: events of a VFIO group name no function
-	keyNodes                   // unusable VFs: a device node came or went that names no function
+	keyNodes                   // unusable VFs: a device node that names no function appeared or disappeared
 	keyOverride                // one PCI function, whose driver_override was written
-	keyDriver                  // unusable VFs, which may be bound now: the DPDK driver or a module changed
-	keyLook                    // nothing: a look that took long has returned
+	keyDriver                  // unusable VFs: the DPDK driver or a module changed, so a bind may succeed now
+	keyLook                    // no function: a slow look has returned
 )
 
 // String describes the key in the log.
@@ -75,10 +75,12 @@ func (c *classifier) classify(e *events.Event) (Key, hostwatch.Verdict) {
 	return key, hostwatch.Relevant
 }
 
-// ueventKey knows the events with which a QAT function appears, changes or vanishes: those of the
-// function itself and of its vfio-dev or uio child, which have its address in their DEVPATH; those
-// of VFIO groups (DEVPATH /devices/virtual/vfio/<group>); that of /dev/iommu, without which no
-// VFIO character device can be used; and those of the DPDK driver and its modules.
+// ueventKey returns the key of a uevent. These uevents can concern QAT functions:
+//
+//   - those of a function and of its vfio-dev or uio child, whose DEVPATH has its address
+//   - those of VFIO groups (DEVPATH /devices/virtual/vfio/<group>)
+//   - that of /dev/iommu, which VFIO character devices need
+//   - those of the DPDK driver and its modules
 func (c *classifier) ueventKey(e *events.Event) (Key, bool) {
 	switch string(e.Get("SUBSYSTEM")) {
 	case "pci":
@@ -101,8 +103,7 @@ func (c *classifier) ueventKey(e *events.Event) (Key, bool) {
 	return Key{}, false
 }
 
-// isModule reports whether a module can decide about what the DPDK driver binds to: it is the
-// driver's own, or one that it uses.
+// isModule reports whether a module is the DPDK driver's own or one that it uses.
 func (c *classifier) isModule(name []byte) bool {
 	switch string(name) {
 	case "vfio", "vfio_pci", "vfio_pci_core":
@@ -113,7 +114,7 @@ func (c *classifier) isModule(name []byte) bool {
 	return false
 }
 
-// sysfsKey knows the watched directories below the root of sysfs.
+// sysfsKey returns the key of an inotify event for a path below the root of sysfs.
 func (c *classifier) sysfsKey(path []byte) (Key, bool) {
 	if driver, ok := bytes.CutPrefix(path, []byte("bus/pci/drivers")); ok {
 		return Key{kind: keyDriver}, len(driver) == 0 || string(driver[1:]) == c.driver
@@ -131,7 +132,7 @@ func (c *classifier) sysfsKey(path []byte) (Key, bool) {
 	return key, ok
 }
 
-// devKey knows the nodes below the root of /dev.
+// devKey returns the key of an inotify event for a path below the root of /dev.
 func devKey(path []byte) (Key, bool) {
 	if name, ok := bytes.CutPrefix(path, []byte("vfio/")); ok {
 		if key, ok := groupKey(name); ok {
@@ -142,13 +143,13 @@ func devKey(path []byte) (Key, bool) {
 		bytes.HasPrefix(path, []byte("vfio/devices")) || bytes.HasPrefix(path, []byte("uio"))
 }
 
-// functionKey finds the function that a path belongs to.
+// functionKey returns the key of the function that a path belongs to.
 func functionKey(path []byte) (Key, bool) {
 	a, ok := pci.LastInPath(path)
 	return Key{address: a}, ok
 }
 
-// debugfsKey finds the PF in kernel/debug/qat_<driver>_<address>/….
+// debugfsKey returns the key of the PF in kernel/debug/qat_<driver>_<address>/….
 func debugfsKey(path []byte) (Key, bool) {
 	_, name, _ := bytes.Cut(path, []byte("/qat_"))
 	name, _, _ = bytes.Cut(name, []byte("/"))
@@ -156,10 +157,10 @@ func debugfsKey(path []byte) (Key, bool) {
 	return Key{address: a}, ok
 }
 
-// groupKey reads the name of a VFIO group: "12" or "noiommu-12" (drivers/vfio/group.c,
+// groupKey parses the name of a VFIO group: "12" or "noiommu-12" (drivers/vfio/group.c,
 // vfio_group_alloc).
 func groupKey(name []byte) (Key, bool) {
-	const maxGroup = 1 << 24 // far more than there can be
+	const maxGroup = 1 << 24 // far more groups than a host can have
 	digits := bytes.TrimPrefix(name, []byte("noiommu-"))
 	n := 0
 	for _, c := range digits {

@@ -11,95 +11,98 @@ import (
 	"qatplugin/qat/internal/pci"
 )
 
-// facts are all that decide goes by for one VF.
+// facts is the input of decide for one VF.
 type facts struct {
 	address    pci.Address
 	vf         *function    // nil: there is no VF, or not even its kind could be read
-	unreadable string       // why it could not be read
-	pf         *function    // nil: it has none, or none that is known
-	pfAddress  *pci.Address // nil: it has none
-	pfReadErr  string       // what could not be read of the PF
+	unreadable string       // why vf is nil although the function exists; else ""
+	pf         *function    // nil: the VF has no PF, or its PF is unknown
+	pfAddress  *pci.Address // nil: the VF has no PF
+	pfReadErr  string       // why the PF could not be read in full; "" if it could
 	pfExists   bool         // pf is nil, and there is a PCI function at pfAddress
 	listed     bool         // the VF is listed now
 
-	held bool // the VF has been on its way out for so long that a workload must hold it
+	held bool // Node.Releasing for holdTime: a workload still has the VF open
 
-	driverBound bool               // the VF is bound to the DPDK driver, or to one that does its work
+	driverBound bool               // the VF is bound to the DPDK driver or an equivalent driver
 	driver      device.DriverState // of the DPDK driver; not read if all VFs of the batch are bound to it
 
-	members  []member // the other functions of the VF's IOMMU group
-	shared   bool     // there are VFs among them that could be listed, too
-	groupErr string   // why members are not known; "" when they are
+	members  []member // the other functions in the VF's IOMMU group
+	shared   bool     // a member is a VF of a served family
+	groupErr string   // why members could not be read; "" if they could
 }
 
 // A member is another function in the IOMMU group of a VF.
 type member struct {
 	address pci.Address
-	driver  string // "" if it has none, or is gone
-	taken   bool   // it is a VF, too, and the plugin takes it from its driver
+	driver  string // "" if the function has none or is gone
+
+	// bindable reports whether the function is a VF of a served family that the plugin may bind to
+	// the DPDK driver.
+	bindable bool
 }
 
-// blocker returns the first member whose driver keeps the IOMMU group from user space, or nil. It
-// ignores those that the plugin takes from their drivers, if that is asked for.
-func (f *facts) blocker(ignoreTaken bool) *member {
+// blocker returns the first member whose driver keeps user space from using the IOMMU group, or
+// nil. If ignoreBindable is set, it ignores the members that the plugin may bind.
+func (f *facts) blocker(ignoreBindable bool) *member {
 	for i := range f.members {
-		if m := &f.members[i]; !device.LeavesGroup(m.driver) && !(ignoreTaken && m.taken) {
+		if m := &f.members[i]; !device.LeavesGroup(m.driver) && !(ignoreBindable && m.bindable) {
 			return m
 		}
 	}
 	return nil
 }
 
-// taken lists the members that the plugin takes from their drivers.
+// taken returns the members that the plugin must take from their drivers when it binds the VF.
 func (f *facts) taken() (list []pci.Address) {
 	for _, m := range f.members {
-		if m.taken && !device.LeavesGroup(m.driver) {
+		if m.bindable && !device.LeavesGroup(m.driver) {
 			list = append(list, m.address)
 		}
 	}
 	return list
 }
 
-// skipGroup skips a VF whose IOMMU group cannot be used.
+// skipGroup returns the decision to skip a VF because m makes its IOMMU group unusable.
 func (f *facts) skipGroup(m *member) decision {
 	return skip(fmt.Sprintf("its IOMMU group %d cannot be used: %s in it is bound to %s",
 		*f.vf.Group, m.address, m.driver))
 }
 
-// rules are the part of the configuration that decide goes by.
+// rules is the part of the configuration that decide uses.
 type rules struct {
 	driver string   // the DPDK driver
 	served []string // kernel VF drivers whose families are served
 	bind   bool     // VFs are bound
-	steal  bool     // also bind VFs that another driver holds, or that driver_override reserves
+	steal  bool     // also bind VFs that are bound to another driver, or reserved by driver_override
 }
 
-// An action is what to do about a VF.
+// An action is what to do with a VF.
 type action uint8
 
 const (
-	actionSkip      action = iota // do not list it, for the reason; without a reason there is no such VF
+	actionSkip      action = iota // do not list it, for the reason; without a reason the VF does not exist
 	actionList                    // list it in the resource, as the device
 	actionBind                    // bind it to the DPDK driver
 	actionAwaitNode               // it is bound; wait for its device node
 )
 
-// A decision is what follows from the facts about one VF.
+// A decision is the result of decide for one VF.
 type decision struct {
 	vf        pci.Address
-	function  *function // what is known of the VF; nil: nothing
+	function  *function // the VF as last read; nil: unknown
 	action    action
-	reason    string          // why the VF is not listed; "" when it is, or does not exist
+	reason    string          // why the VF is not listed; "" if it is listed or to be bound, or does not exist
 	resource  string          // of actionList
 	device    *devtree.Device // of actionList
-	taken     []pci.Address   // VFs of the same IOMMU group that are taken from their drivers, too
-	group     *int            // the IOMMU group that the VF shares with other VFs; nil: with none
-	unhealthy bool            // of actionList and actionBind: the VF cannot be used now, or could not if it were bound
+	taken     []pci.Address   // VFs of the same IOMMU group that must be taken from their drivers as well
+	group     *int            // the IOMMU group that the VF shares with other VFs; nil: it shares none
+	unhealthy bool            // of actionList and actionBind: the VF is, or would be, listed as unhealthy
 }
 
 func skip(reason string) decision { return decision{action: actionSkip, reason: reason} }
 
-// decide says what to do about a VF. It has no side effects.
+// decide decides what to do with a VF. It has no side effects.
 func decide(f *facts, r *rules) decision {
 	vf := f.vf
 	switch {
@@ -112,10 +115,10 @@ func decide(f *facts, r *rules) decision {
 	case vf.Node.Releasing && f.listed:
 		return decideResource(f, r) // listed, but unhealthy, until it is gone or back
 	case vf.Node.Releasing && vf.Driver == "":
-		return skip(f.releasingReason()) // binding it would wait for the workload that holds it
+		return skip(f.releasingReason()) // the bind would wait for the workload that holds the VF
 	case vf.removing && !f.driverBound:
-		return skip("it is being removed") // binding it would only delay that
-	case f.groupErr != "" && !f.listed: // another VF of its group may be listed
+		return skip("it is being removed") // binding it would only delay the removal
+	case f.groupErr != "" && !f.listed: // another VF of the group may be listed
 		return skip(fmt.Sprintf("its IOMMU group %d cannot be read: %s", *vf.Group, f.groupErr))
 	case !f.driverBound:
 		return decideBind(f, r)
@@ -128,7 +131,7 @@ func decide(f *facts, r *rules) decision {
 	return decideResource(f, r)
 }
 
-// releasingReason says why a VF whose node outlives its VFIO device cannot be used.
+// releasingReason returns why a VF whose node outlives its VFIO device cannot be used.
 func (f *facts) releasingReason() string {
 	if f.held {
 		return f.vf.Node.Missing + " while a workload holds it"
@@ -147,8 +150,8 @@ func decideBind(f *facts, r *rules) decision {
 	return decision{action: actionBind, unhealthy: unhealthyReason(f) != ""}
 }
 
-// notBindable says why a VF must not or cannot be bound to the DPDK driver; "" when nothing that is
-// known forbids it.
+// notBindable returns why a VF must not or cannot be bound to the DPDK driver, or "" if no known
+// fact prevents it.
 func notBindable(vf *function, driver *device.DriverState, r *rules) string {
 	switch {
 	case !r.bind:
@@ -185,7 +188,7 @@ func decideResource(f *facts, r *rules) decision {
 	return decision{action: actionList, resource: resource, device: d, unhealthy: d.Health == devtree.Unhealthy}
 }
 
-// newDevice is the VF as the kubelet sees it.
+// newDevice returns the device under which a VF is listed.
 func newDevice(f *facts, r *rules) *devtree.Device {
 	vf := f.vf
 	d := &devtree.Device{
@@ -202,7 +205,7 @@ func newDevice(f *facts, r *rules) *devtree.Device {
 	return d
 }
 
-// unhealthyReason says why a listed VF must not be handed out; "" when it may.
+// unhealthyReason returns why a listed VF must not be allocated, or "" if it may be.
 func unhealthyReason(f *facts) string {
 	switch vf, pf := f.vf, f.pf; {
 	case vf.Node.Releasing:
@@ -217,17 +220,17 @@ func unhealthyReason(f *facts) string {
 	return ""
 }
 
-// containerEdits is what a container needs to drive a VF through its node. The paths are those of
-// the host, wherever its /dev is mounted here.
+// containerEdits returns what a container needs to use a VF through its node. All paths are paths
+// on the host.
 func containerEdits(node device.Node, driver string) devtree.ContainerEdits {
 	edits := devtree.ContainerEdits{DeviceNodes: []devtree.DeviceNode{deviceNode(node.Name)}}
 	switch {
 	case driver == device.DriverIGBUIO:
 		attributes := "/sys/class/uio/" + node.Name + "/device"
 		edits.Mounts = []devtree.Mount{{HostPath: attributes, ContainerPath: attributes}}
-	case node.IsCdev(): // and iommufd (Documentation/userspace-api/iommufd.rst)
+	case node.IsCdev(): // a container also needs iommufd (Documentation/userspace-api/iommufd.rst)
 		edits.DeviceNodes = append(edits.DeviceNodes, deviceNode("iommu"))
-	default: // and the VFIO container, one for all groups (Documentation/driver-api/vfio.rst)
+	default: // a container also needs /dev/vfio/vfio, which all groups share (Documentation/driver-api/vfio.rst)
 		edits.DeviceNodes = append(edits.DeviceNodes, deviceNode("vfio/vfio"))
 	}
 	return edits

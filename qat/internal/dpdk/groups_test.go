@@ -21,7 +21,7 @@ import (
 
 const nic = "0000:6b:1e.0" // a network card in the IOMMU group of a VF
 
-// newHostWithGroups returns a host on which two VFs of a PF at a time share an IOMMU group.
+// newHostWithGroups returns a host with a PF whose VFs share an IOMMU group in pairs.
 func newHostWithGroups(t *testing.T, vfs int, opts ...lookalike.Option) (*lookalike.Host, []string) {
 	t.Helper()
 	h := newHost4xxx(t, opts...)
@@ -223,7 +223,7 @@ func TestIOMMUGroupWithHarmlessFunctionsIsUsable(t *testing.T) {
 	}
 }
 
-// A card that is added later, and makes the group unusable, is noticed.
+// A network card that is added later makes the IOMMU group unusable while it has a driver.
 func TestFunctionThatJoinsAnIOMMUGroupIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)
@@ -245,8 +245,8 @@ func TestFunctionThatJoinsAnIOMMUGroupIsNoticed(t *testing.T) {
 	})
 }
 
-// An error does not say that the driver is gone.
-func TestDriverOfTheHostCountsWhileItCannotBeRead(t *testing.T) {
+// A failed read does not mean that the driver is gone.
+func TestUnreadableDriverStillBlocksTheIOMMUGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)
 		must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))

@@ -16,7 +16,7 @@ import (
 	"qatplugin/qat/internal/policy"
 )
 
-// A kernel binds the VFs of a rig's host that the plugin asks for.
+// A kernel binds the VFs of a rig's host that the plugin asks it to bind.
 type kernel struct {
 	rig    *rig
 	probes map[string]int
@@ -27,7 +27,7 @@ func newKernel(r *rig) *kernel {
 	return &kernel{rig: r, probes: map[string]int{}, refuse: map[string]bool{}}
 }
 
-// run does what the plugin has asked for, until the plugin asks for nothing more.
+// run binds the VFs that the plugin has asked for, until it asks for no more.
 func (k *kernel) run() {
 	r := k.rig
 	r.t.Helper()
@@ -49,7 +49,7 @@ func (k *kernel) run() {
 	}
 }
 
-// pass lets time pass in which the kernel does what the plugin asks for.
+// pass advances the clock by d. Meanwhile the kernel binds the VFs that the plugin asks for.
 func (k *kernel) pass(d time.Duration) {
 	r := k.rig
 	r.t.Helper()
@@ -65,7 +65,7 @@ func (k *kernel) pass(d time.Duration) {
 	}
 }
 
-// touched returns the VFs that anything was written to, in order.
+// touched returns the VFs of a PF for which the plugin wrote to sysfs, in ascending order.
 func (r *rig) touched(pf string) []string {
 	var list []string
 	vfs := r.host.VFs(pf)
@@ -171,10 +171,10 @@ func TestUnhealthyVFsGiveTheirPlacesToHealthyOnes(t *testing.T) {
 		}
 		setState(pfA, "down")
 		k.pass(placeTime - 1)
-		r.wantList(map[string][]string{"cy": unhealthy(a)}) // it may be short
+		r.wantList(map[string][]string{"cy": unhealthy(a)}) // the PF may recover soon
 		setState(pfA, "up")
 		k.pass(placeTime)
-		r.wantList(map[string][]string{"cy": a}) // it was
+		r.wantList(map[string][]string{"cy": a}) // it did
 		if touched := r.touched(pfB); len(touched) > 0 {
 			t.Errorf("written to %q of the other PF", touched)
 		}
@@ -185,7 +185,7 @@ func TestUnhealthyVFsGiveTheirPlacesToHealthyOnes(t *testing.T) {
 		r.wantSkipped(a...)
 		setState(pfA, "up")
 		k.pass(time.Hour)
-		r.wantList(map[string][]string{"cy": b}) // those that have a place keep it
+		r.wantList(map[string][]string{"cy": b}) // listed VFs keep their places
 		setState(pfB, "down")
 		k.pass(placeTime)
 		r.wantList(map[string][]string{"cy": a})

@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	// After a transient error a function is read again after minRetry, which doubles with each
-	// further error up to maxRetry. So a change that could not be read is read at most maxRetry
-	// after reads work again.
+	// After a transient error, a function is read again after minRetry. The time doubles with each
+	// further error up to maxRetry. So a change is read at most maxRetry after reads succeed again.
 	minRetry = 10 * time.Millisecond
 	maxRetry = time.Second
 
-	// slowRetry follows any other error, which mostly lasts until somebody does something about it.
+	// slowRetry follows any other error. Such an error usually persists until someone fixes its
+	// cause.
 	slowRetry = 30 * time.Second
 )
 
-// A retry is when to read again what could not be read. The zero retry is due never.
+// A retry is the time of the next read after a failed one. The zero retry is never due.
 type retry struct {
 	at   time.Time
 	wait time.Duration // time from the error to at
@@ -36,10 +36,10 @@ func (r retry) after(err error, now time.Time) retry {
 	return retry{at: now.Add(wait), wait: wait}
 }
 
-// isDue reports whether the time has come.
+// isDue reports whether it is time to read again.
 func (r retry) isDue(now time.Time) bool { return !r.at.IsZero() && !now.Before(r.at) }
 
-// hasTransientRetry reports whether a function is read again because of a transient error.
+// hasTransientRetry reports whether any function awaits a retry after a transient error.
 func (fs *functions) hasTransientRetry() bool {
 	for _, r := range fs.retries {
 		if r.wait <= maxRetry {
@@ -49,7 +49,7 @@ func (fs *functions) hasTransientRetry() bool {
 	return false
 }
 
-// dueRetries returns the functions that must be read again by now.
+// dueRetries returns the functions whose retry is due.
 func (fs *functions) dueRetries(now time.Time) (list []pci.Address) {
 	for a, r := range fs.retries {
 		if r.isDue(now) {
@@ -59,7 +59,7 @@ func (fs *functions) dueRetries(now time.Time) (list []pci.Address) {
 	return list
 }
 
-// nextRetry is when dueRetries returns something; zero: never.
+// nextRetry returns when the next retry is due, or zero if there is none.
 func (fs *functions) nextRetry() (next time.Time) {
 	for _, r := range fs.retries {
 		next = hostwatch.Earlier(next, r.at)
