@@ -20,21 +20,22 @@ const (
 	// DefaultADFCtl is the name of the program of the out-of-tree stack.
 	DefaultADFCtl = "adf_ctl"
 
-	// DefaultADFCtlTimeout is a hundred times what the program takes, so that
+	// DefaultADFCtlTimeout is a hundred times as long as the program usually runs, so that
 	// only a program that hangs is killed.
 	DefaultADFCtlTimeout = 10 * time.Second
 
-	// pipeTimeout is how long a child that outlived the program may keep its output open.
+	// pipeTimeout is how long a child process may keep the output open after the program ended.
 	pipeTimeout = time.Second
 
-	// maxOutput is in bytes. The line of a device is about 100 bytes long.
+	// maxOutput limits the output of the program, in bytes. A device has a line of about 100 bytes.
 	maxOutput = 1 << 20
 
-	// maxErrorLine is how much of a line of the program's becomes part of an error, in bytes.
+	// maxErrorLine limits how much of the program's error output becomes part of an error, in
+	// bytes.
 	maxErrorLine = 200
 )
 
-// adfctl is the program of the out-of-tree stack that knows which devices are up.
+// adfctl runs adf_ctl, the program of the out-of-tree stack that reports which devices are up.
 type adfctl struct {
 	program string // a path, or a name in $PATH
 	timeout time.Duration
@@ -58,7 +59,7 @@ func (a adfctl) status(ctx context.Context) ([]byte, error) {
 	cmd.WaitDelay = pipeTimeout
 	cmd.Cancel = func() error {
 		if err := cmd.Process.Signal(syscall.Signal(0)); errors.Is(err, os.ErrProcessDone) {
-			return err // its number may belong to another process by now
+			return err // another process may have the number now
 		}
 		return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
@@ -79,14 +80,14 @@ func (a adfctl) status(ctx context.Context) ([]byte, error) {
 	return nil, fmt.Errorf("run %q: %w", a.program+" status", err)
 }
 
-// errOutput is the cause of the end of a program that does not stop writing.
+// errOutput is the error for a program that is killed because it writes too much.
 var errOutput = fmt.Errorf("more than %d bytes of output, killed", maxOutput)
 
-// A limitedBuffer keeps up to maxOutput bytes of what is written to it. It must not have a method
-// ReadFrom, as bytes.Buffer has: io.Copy, which package exec uses, would call it instead of Write.
+// A limitedBuffer stores up to maxOutput bytes. It must not have a method ReadFrom, as bytes.Buffer
+// has: io.Copy, which package exec uses, would call ReadFrom instead of Write.
 type limitedBuffer struct {
 	text []byte
-	full func(error) // called with errOutput when more is written
+	full func(error) // called with errOutput when the limit is exceeded
 }
 
 func (b *limitedBuffer) Write(text []byte) (int, error) {
@@ -102,9 +103,9 @@ func (b *limitedBuffer) Write(text []byte) (int, error) {
 type cause uint8
 
 const (
-	causeEvent   cause = iota // an event, or a failed or contradictory answer before
-	causeAudit                // an audit: a change that it finds is not accepted yet
-	causeRecheck              // an audit found a change and no event reported it since: now it is accepted
+	causeEvent   cause = iota // an event, or a retry after a failed or contradictory answer
+	causeAudit                // an audit; a change that it finds is not accepted yet
+	causeRecheck              // AuditGrace after an audit that found a change; the change is accepted now
 )
 
 // An answer is the result of one run of adf_ctl.
@@ -112,7 +113,7 @@ type answer struct {
 	cause    cause
 	entries  []entry
 	badLines skips
-	err      error // why there is no result; the other fields are empty then
+	err      error // if not nil, entries and badLines are empty
 }
 
 // A runner runs adf_ctl in a goroutine, one run at a time. Its methods belong
@@ -120,16 +121,16 @@ type answer struct {
 type runner struct {
 	ctx    context.Context
 	status statusFunc
-	done   func(since time.Time) // called from the run's goroutine, after its answer was stored
+	done   func(since time.Time) // called from the run's goroutine after the answer was stored
 
-	answers chan answer // holds one
+	answers chan answer // capacity 1
 	running bool
-	again   time.Time // when the first event arrived that needs one more run; zero: none did
+	again   time.Time // when the first event arrived that needs one more run; zero: none needed
 	ended   sync.WaitGroup
 }
 
-// request starts a run because of an event that arrived at since. If one is
-// under way, that asks for one more run.
+// request starts a run because of an event that arrived at since. During a run,
+// it requests one more run after that.
 func (r *runner) request(since time.Time) {
 	if r.running {
 		r.again = hostwatch.Earlier(r.again, since)
@@ -138,7 +139,8 @@ func (r *runner) request(since time.Time) {
 	r.start(causeEvent, since)
 }
 
-// start starts a run. None may be under way. since is when the first cause of it was noticed.
+// start starts a run. No other run may be in progress. since is when the first cause of the run was
+// noticed.
 func (r *runner) start(c cause, since time.Time) {
 	since = hostwatch.Earlier(r.again, since)
 	r.running, r.again = true, time.Time{}

@@ -170,9 +170,9 @@ func TestOrphanOfADFCtlDelaysNothing(t *testing.T) {
 	must(t, err)
 }
 
-// A program that does not stop writing is killed, and little of its output is kept. What a run
-// allocates bounds what it keeps: without a limit it grows with the 256 MiB that the fake writes.
-func TestADFCtlThatWritesWithoutAnEndIsKilled(t *testing.T) {
+// A program that writes endlessly is killed, and its output is not kept. Without a limit, the run
+// would allocate memory for the 256 MiB that the fake writes.
+func TestADFCtlThatWritesEndlesslyIsKilled(t *testing.T) {
 	for _, stream := range []string{"stdout", "stderr"} {
 		t.Run(stream, func(t *testing.T) {
 			h, _ := newHostWithDevice(t)

@@ -12,7 +12,7 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// A Key says what an event concerns.
+// A Key identifies what an event concerns.
 type Key struct {
 	kind    keyKind
 	address pci.Address // of keyFunction
@@ -28,7 +28,7 @@ const (
 	keyAnswer                  // adf_ctl answered
 )
 
-// String returns what the key stands for.
+// String returns the name of what the key identifies, for the log.
 func (k Key) String() string {
 	switch k.kind {
 	case keyStack:
@@ -49,8 +49,8 @@ func (m *mode) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 	return m.reader.classifyPath(e.Path)
 }
 
-// classifyUevent knows the events of PCI functions and of their UIO devices, both of which have
-// the function's address in their DEVPATH, and of the control nodes.
+// classifyUevent classifies the uevents of PCI functions, of their UIO devices and of the control
+// nodes. The DEVPATH of the first two contains the address of the function.
 func classifyUevent(e *events.Event) (Key, hostwatch.Verdict) {
 	switch string(e.Get("SUBSYSTEM")) {
 	case "pci", "uio":
@@ -66,7 +66,7 @@ func classifyUevent(e *events.Event) (Key, hostwatch.Verdict) {
 	return stackKey(isControlNode(e.Get("DEVNAME")))
 }
 
-// classifyPath knows the directories that watchDirs returns.
+// classifyPath classifies the inotify events of the directories that watchDirs returns.
 func (r *reader) classifyPath(path []byte) (Key, hostwatch.Verdict) {
 	if name, ok := sysfs.Below(path, r.etc); ok {
 		// ..data is the link by which a mounted ConfigMap replaces all its files at once.
@@ -89,7 +89,7 @@ func (r *reader) classifyPath(path []byte) (Key, hostwatch.Verdict) {
 	if bytes.HasPrefix(rest, []byte("bus/pci/drivers")) || bytes.HasPrefix(rest, []byte("class/iommu")) {
 		return Key{kind: keyFiles}, hostwatch.Relevant
 	}
-	_, isFunction := pci.LastInPath(rest) // a QAT driver is bound to it: no other function is watched
+	_, isFunction := pci.LastInPath(rest) // only functions with a QAT driver are watched
 	return stackKey(isFunction)
 }
 
@@ -106,13 +106,15 @@ func stackKey(relevant bool) (Key, hostwatch.Verdict) {
 	return Key{kind: keyStack}, hostwatch.Relevant
 }
 
-// isCoprocessorClass parses a value such as B4000 (drivers/pci/pci-driver.c,
-// pci_uevent: hexadecimal without leading zeros).
+// isCoprocessorClass reports whether PCI_CLASS of a uevent, such as B4000, is that of a
+// co-processor. The value is hexadecimal without leading zeros (drivers/pci/pci-driver.c,
+// pci_uevent).
 func isCoprocessorClass(class []byte) bool {
 	return len(class) == len("B4000") && (string(class[:3]) == "B40" || string(class[:3]) == "b40")
 }
 
-// isControlNode does not copy the name: each write to /dev/null passes here.
+// isControlNode reports whether a name below /dev is that of a control node. It does not copy the
+// name, because each write to /dev/null leads to a call.
 func isControlNode(name []byte) bool {
 	return slices.ContainsFunc(controlNodes, func(node string) bool { return node == string(name) })
 }

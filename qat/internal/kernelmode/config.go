@@ -15,12 +15,12 @@ import (
 	"gopkg.in/ini.v1"
 )
 
-// maxCount is more processes or instances than any device has rings for. A typing error must not
-// become a million units.
+// maxCount limits the number of processes and instances, so that a typing error does not make a
+// million units. No device has rings for as many.
 const maxCount = 4096
 
-// A section is one section of a device's configuration file. It says what each
-// of a group of processes gets.
+// A section is one section of a device's configuration file. It describes a group of processes
+// and the instances that each of them gets.
 type section struct {
 	Name      string
 	Processes int    // NumProcesses
@@ -30,9 +30,8 @@ type section struct {
 }
 
 // parseConfig returns the sections for processes in the order of the file,
-// invalid ones included. It returns an error if the file is not INI, because
-// the INI library gives up at the first line that it does not understand. The
-// error has the number of that line.
+// including invalid ones. If the file is not a valid INI file, parseConfig returns no
+// sections and an error with the number of the first invalid line.
 func parseConfig(text string) ([]section, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, errors.New("the file is empty")
@@ -68,8 +67,9 @@ func loadINI(text string) (*ini.File, error) {
 	}, []byte(text))
 }
 
-// errorLine returns the number of the line at which the INI library, whose errors do not have it,
-// gives up: the last line of the shortest beginning of the text that is not INI.
+// errorLine returns the number of the line at which the INI library fails. The errors of the
+// library do not have it. errorLine finds the shortest beginning of the text that fails, and
+// returns the number of its last line.
 func errorLine(text string) int {
 	lines := slices.Collect(strings.Lines(text))
 	return 1 + sort.Search(len(lines)-1, func(n int) bool {
@@ -81,7 +81,7 @@ func errorLine(text string) int {
 func parseSection(s *ini.Section) section {
 	name := s.Name()
 	if !utf8.ValidString(name) || name != strings.TrimSpace(name) || strings.ContainsFunc(name, unicode.IsControl) {
-		// It cannot be part of a unit's ID, or the value of an environment variable.
+		// The name cannot be part of a unit's ID or the value of an environment variable.
 		reason := fmt.Sprintf("the section name %q has a character that is not allowed", name)
 		return section{Name: name, Invalid: reason}
 	}
@@ -107,8 +107,8 @@ func parseSection(s *ini.Section) section {
 	return parsed
 }
 
-// rawValue returns the value of a key as written. The library's String would
-// replace %(name)s by the value of another key.
+// rawValue returns the value of a key as written. The String method of the library replaces
+// %(name)s by the value of another key.
 func rawValue(s *ini.Section, key string) (string, error) {
 	if !s.HasKey(key) {
 		return "", fmt.Errorf("%s is missing", key)

@@ -13,88 +13,88 @@ import (
 	"qatplugin/qat/internal/sysfs"
 )
 
-// configQuiet is how long a configuration file must stay the same before a change of it counts. A
+// configQuiet is how long a configuration file must stay the same before a change takes effect. A
 // program that writes a file in place truncates it first and writes the rest milliseconds later.
 const configQuiet = 100 * time.Millisecond
 
 // configRetry is how long after a transient error a file is read again.
 const configRetry = time.Second
 
-// configs follows the devices' configuration files. A changed file counts when it has stayed the
-// same for configQuiet and can be parsed. Until then it counts as before. The first look takes all
-// files as they are, because there is nothing before it.
+// configs tracks the devices' configuration files. A changed file takes effect when it has stayed
+// the same for configQuiet and can be parsed. Until then, the previous content stays in effect. The
+// first update accepts all files as they are, because no previous content exists.
 type configs struct {
-	dir    string
-	files  map[string]*configFile // by name, such as "c6xx_dev0.conf"
-	looked bool                   // there was a look
+	dir     string
+	files   map[string]*configFile // by name, such as "c6xx_dev0.conf"
+	updated bool                   // update was called
 }
 
-// A configFile is one file, and what counts of it.
+// A configFile is the state of one file.
 type configFile struct {
-	settled content   // what the file held when it last had been quiet
-	known   bool      // the file could be parsed at some time
-	last    []section // when it could be parsed last
+	settled content   // the content that last stayed the same for configQuiet
+	known   bool      // last is set
+	last    []section // sections of the last settled content that could be parsed
 	err     error     // why settled cannot be parsed; nil if it can
 
-	// A content other than settled waits until it has been quiet. Since is zero if there is none.
-	waiting content
-	since   time.Time
-	silent  bool // only an audit has seen it: no event reported the change
+	waiting content   // a content that differs from settled, until it settles
+	since   time.Time // when waiting was first read; zero: nothing waits
+	silent  bool      // only audits have read waiting, so no event reported the change
 
 	retry time.Time // when to read the file again after a transient error; zero: never
 }
 
-// A content is what reading a file gives.
+// A content is the result of reading a file.
 type content struct {
 	text      string
-	err       string // why it cannot be read; "" if it can
-	transient bool   // err says nothing about the file
-	gone      bool   // it does not exist; err is "" then
+	err       string // why the file cannot be read; "" if it can
+	transient bool   // err does not concern the file itself
+	gone      bool   // the file does not exist; err is ""
 }
 
-// A config is what counts of one file.
+// A config is the content of one file that is in effect.
 type config struct {
 	sections []section
-	err      error // why there are no sections; nil if there are
-	newErr   error // why the sections are those that the file had before; nil if they are not
+	err      error // why sections is empty; nil if it is valid
+	newErr   error // why sections are those of an earlier content; nil if they are of the current one
 }
 
-// look reads the files again and returns what counts of each from now on.
-func (c *configs) look(now time.Time) map[string]config {
-	counts := map[string]config{}
+// update reads the files again, and returns the configurations that are in effect from now on.
+func (c *configs) update(now time.Time) map[string]config {
+	effective := map[string]config{}
 	for name, got := range c.read() {
 		f := c.note(name, got, now, false)
-		if f.isDue(now) || !c.looked {
+		if f.isDue(now) || !c.updated {
 			f.settle(c.path(name))
 		}
 		if f.settled.gone && f.since.IsZero() {
 			delete(c.files, name)
 			continue
 		}
-		counts[name] = f.config(c.path(name))
+		effective[name] = f.config(c.path(name))
 	}
-	c.looked = true
-	return counts
+	c.updated = true
+	return effective
 }
 
-// audit reads the files again and returns what would count of each if it stays as it is. Nothing
-// counts because of an audit. A later look knows since when the file was quiet.
+// audit reads the files again, and returns the configurations that will be in effect if the files
+// stay as they are. It makes no change take effect. It records since when a file has its content,
+// for a later update.
 func (c *configs) audit(now time.Time) map[string]config {
-	counts := map[string]config{}
+	expected := map[string]config{}
 	for name, got := range c.read() {
 		f := *c.note(name, got, now, true)
 		if !f.since.IsZero() {
 			f.settle(c.path(name))
 		}
 		if !f.settled.gone {
-			counts[name] = f.config(c.path(name))
+			expected[name] = f.config(c.path(name))
 		}
 	}
-	return counts
+	return expected
 }
 
-// next is when to look again although no event asks for it: a file may have been quiet for long
-// enough by then, or be readable again. Zero: never.
+// next returns when to call update without an event: when a file may have stayed the same for long
+// enough, or may be readable again. The zero time means never.
 func (c *configs) next() (next time.Time) {
 	for _, f := range c.files {
 		next = hostwatch.Earlier(next, f.retry)
@@ -105,13 +105,13 @@ func (c *configs) next() (next time.Time) {
 	return next
 }
 
-// due reports whether next has come.
+// due reports whether the time that next returns has come.
 func (c *configs) due(now time.Time) bool {
 	next := c.next()
 	return !next.IsZero() && !now.Before(next)
 }
 
-// read reads the files of the directory, and those that were there before.
+// read reads all files of the directory, and the known files that are no longer in it.
 func (c *configs) read() map[string]content {
 	contents := map[string]content{}
 	names, _ := sysfs.Names(c.dir) // if that fails, the known files are read nevertheless
@@ -130,7 +130,7 @@ func (c *configs) read() map[string]content {
 
 func (c *configs) path(name string) string { return filepath.Join(c.dir, name) }
 
-// note takes note of what a file holds.
+// note records the content of a file. silent reports that an audit read it.
 func (c *configs) note(name string, got content, now time.Time, silent bool) *configFile {
 	f := c.files[name]
 	if f == nil {
@@ -151,19 +151,20 @@ func (c *configs) note(name string, got content, now time.Time, silent bool) *co
 	return f
 }
 
-// isDue reports whether the file has another content and was quiet for long enough.
+// isDue reports whether a content waits and has stayed the same for configQuiet.
 func (f *configFile) isDue(now time.Time) bool {
 	return !f.since.IsZero() && now.Sub(f.since) >= configQuiet
 }
 
-// settle makes the content that waits the one that counts, if it can be parsed.
+// settle makes the waiting content, if any, the settled one. Its sections take effect if it can be
+// parsed.
 func (f *configFile) settle(path string) {
 	if f.since.IsZero() {
 		return
 	}
 	f.settled, f.waiting, f.since, f.silent = f.waiting, content{}, time.Time{}, false
 	if f.settled.gone {
-		return // it is forgotten
+		return // the caller drops the file
 	}
 	sections, err := f.settled.parse(path)
 	if f.err = err; err == nil {
@@ -171,7 +172,7 @@ func (f *configFile) settle(path string) {
 	}
 }
 
-// config returns what counts of the file.
+// config returns the configuration of the file that is in effect.
 func (f *configFile) config(path string) config {
 	switch {
 	case f.known:

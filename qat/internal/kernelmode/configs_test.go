@@ -53,7 +53,7 @@ func TestHalfWrittenConfigurationFileChangesNothing(t *testing.T) {
 	}
 }
 
-// A file that stays bad changes nothing but what the log says about it, until it is repaired.
+// A file that stays invalid has no effect but a log message, until it is repaired.
 func TestBadConfigurationFileKeepsTheUnits(t *testing.T) {
 	logged := captureLog(t)
 	inBubble(t, time.Minute, nil, func(t *testing.T, r *testRun, d *testDevice) {
@@ -61,7 +61,7 @@ func TestBadConfigurationFileKeepsTheUnits(t *testing.T) {
 		r.overwrite(file, "\n# SSL\n[SSL\nNumProcesses = 2\n")
 		pass(configQuiet)
 		r.expectUnits("SSL_dev0_0")
-		reason := `parse "` + file + `": line 3: unclosed section: [SSL; what it said before stays valid`
+		reason := `parse "` + file + `": line 3: unclosed section: [SSL; the last valid content stays in effect`
 		r.expectSkipped(map[string]string{"c6xx_dev0.conf": reason})
 		pass(time.Hour)
 		r.expectUnits("SSL_dev0_0")
@@ -81,8 +81,8 @@ func TestBadConfigurationFileKeepsTheUnits(t *testing.T) {
 	}
 }
 
-// Until a new file has been quiet, nothing of it counts.
-func TestNewConfigurationFileCountsWhenItIsQuiet(t *testing.T) {
+// A new file has no effect until it has stayed the same for configQuiet.
+func TestNewConfigurationFileTakesEffectAfterTheQuietTime(t *testing.T) {
 	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
 		file := r.confPath("c6xx_dev1")
 		r.up(t, r.addPF(t, 1, addressB))
@@ -97,7 +97,7 @@ func TestNewConfigurationFileCountsWhenItIsQuiet(t *testing.T) {
 	})
 }
 
-func TestRemovedConfigurationFileCounts(t *testing.T) {
+func TestRemovedConfigurationFileTakesEffect(t *testing.T) {
 	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
 		file := r.confPath("c6xx_dev0")
 		must(t, os.Rename(file, file+".old"))
@@ -116,7 +116,7 @@ func TestRemovedConfigurationFileCounts(t *testing.T) {
 	})
 }
 
-// A file that cannot be read is not a file that is gone.
+// A file that cannot be read is not treated like a removed file.
 func TestUnreadableConfigurationFileKeepsTheUnits(t *testing.T) {
 	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
 		file := r.confPath("c6xx_dev0")
@@ -125,12 +125,12 @@ func TestUnreadableConfigurationFileKeepsTheUnits(t *testing.T) {
 		r.wrote(file)
 		pass(time.Minute)
 		r.expectUnits("SSL_dev0_0")
-		reason := "read " + file + ": is a directory; what it said before stays valid"
+		reason := "read " + file + ": is a directory; the last valid content stays in effect"
 		r.expectSkipped(map[string]string{"c6xx_dev0.conf": reason})
 	})
 }
 
-// Reading /proc/self/mem at 0 gives EIO, which says nothing about the file.
+// Reading /proc/self/mem at 0 returns EIO, which is a transient error.
 func TestTransientErrorOfAConfigurationFileIsRetried(t *testing.T) {
 	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
 		file := r.confPath("c6xx_dev0")
@@ -139,7 +139,7 @@ func TestTransientErrorOfAConfigurationFileIsRetried(t *testing.T) {
 		r.wrote(file)
 		pass(time.Minute)
 		r.expectUnits("SSL_dev0_0")
-		reason := "read " + file + ": input/output error; what it said before stays valid"
+		reason := "read " + file + ": input/output error; the last valid content stays in effect"
 		r.expectSkipped(map[string]string{"c6xx_dev0.conf": reason})
 		must(t, os.Remove(file))
 		must(t, os.WriteFile(file, []byte(sec("SSL", 2, 1, 0)), 0o600))
@@ -152,8 +152,8 @@ func TestTransientErrorOfAConfigurationFileIsRetried(t *testing.T) {
 	})
 }
 
-// A file that never rests must not keep the plugin busy.
-func TestFileThatChangesAllTheTimeIsReadAtItsEvents(t *testing.T) {
+// A file that keeps changing must not keep the plugin busy.
+func TestFileThatKeepsChangingIsReadOnlyAtEvents(t *testing.T) {
 	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
 		for n := range 100 {
 			r.overwrite(r.confPath("c6xx_dev0"), sec("SSL", n+1, 1, 0))
@@ -170,8 +170,8 @@ func TestFileThatChangesAllTheTimeIsReadAtItsEvents(t *testing.T) {
 	})
 }
 
-// An audit sees a change that no event reported. The file need not wait again when the second look
-// accepts it.
+// An audit finds a change that no event reported. The file need not stay the same for another
+// configQuiet when the next update accepts it.
 func TestAuditOfAConfigurationFile(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "c6xx_dev0.conf")
@@ -180,7 +180,7 @@ func TestAuditOfAConfigurationFile(t *testing.T) {
 	c := configs{dir: dir, files: map[string]*configFile{}}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	processes := func(counts map[string]config) int { return counts["c6xx_dev0.conf"].sections[0].Processes }
-	c.look(now)
+	c.update(now)
 	write(sec("SSL", 2, 1, 0))
 	if n := processes(c.audit(now)); n != 2 {
 		t.Errorf("the audit finds %d processes, want 2", n)
@@ -188,10 +188,10 @@ func TestAuditOfAConfigurationFile(t *testing.T) {
 	if next := c.next(); !next.IsZero() {
 		t.Errorf("after an audit the file is due at %v", next)
 	}
-	if n := processes(c.look(now.Add(configQuiet - 1))); n != 1 {
+	if n := processes(c.update(now.Add(configQuiet - 1))); n != 1 {
 		t.Errorf("before the file was quiet there are %d processes, want 1", n)
 	}
-	if n := processes(c.look(now.Add(configQuiet))); n != 2 {
+	if n := processes(c.update(now.Add(configQuiet))); n != 2 {
 		t.Errorf("after the file was quiet there are %d processes, want 2", n)
 	}
 }

@@ -225,7 +225,7 @@ func (h *history) actions() map[string]func(*rapid.T) {
 }
 
 // finish lets everything happen that is under way: events, starts, runs of adf_ctl and retries.
-// It repairs the files that cannot be parsed, because they count as they were before.
+// It repairs the files that cannot be parsed, because their earlier content is still in effect.
 func (h *history) finish() {
 	for k := range h.present {
 		name := fmt.Sprintf("c6xx_dev%d", k)

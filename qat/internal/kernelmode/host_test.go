@@ -116,7 +116,7 @@ func (h *testHost) fresh(t failer) (*devtree.Tree, skips) {
 	entries, skipped, err := parseStatus([]byte(h.statusText()))
 	must(t, err)
 	files := configs{dir: h.etc, files: map[string]*configFile{}}
-	s, err := h.reader().snapshot(entries, files.look(time.Now()))
+	s, err := h.reader().snapshot(entries, files.update(time.Now()))
 	must(t, err)
 	tree, more := buildTree(&devtree.Tree{}, s)
 	for name, reason := range more {

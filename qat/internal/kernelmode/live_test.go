@@ -164,7 +164,7 @@ func TestTreesShareWhatDidNotChange(t *testing.T) {
 }
 
 // Its sections would have to agree with those of the devices that this mode serves.
-func TestDeviceOfGen4IsLeftOut(t *testing.T) {
+func TestDeviceOfGen4IsSkipped(t *testing.T) {
 	h, _ := newHostWithDevice(t)
 	h.up(t, h.list(t, gen4(t, h)))
 	h.conf(t, "4xxx_dev0", sec("SSL", 2, 1, 1))

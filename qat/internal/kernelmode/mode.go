@@ -20,16 +20,16 @@ const (
 	retryFirst = 100 * time.Millisecond
 	retryMax   = 10 * time.Minute
 
-	// maxInconsistent is the number of repetitions because of a contradiction,
-	// which may be a lasting one. A failed run is repeated for ever.
+	// maxInconsistent limits the repetitions because of a contradiction, which may be permanent.
+	// A failed run is repeated without limit.
 	maxInconsistent = 3
 
-	// failureLogInterval is the least time between two failures of adf_ctl in the log, for a
-	// program that fails now and then, or for another reason each time.
+	// failureLogInterval is the minimum time between two logged failures of adf_ctl. It matters for
+	// a program that fails repeatedly, or for a different reason each time.
 	failureLogInterval = time.Minute
 
-	// maxWatchRounds bounds how often the watched directories are computed in
-	// a row, in case they never come out the same.
+	// maxWatchRounds limits how often the watched directories are computed in a row, in case the
+	// result changes each time.
 	maxWatchRounds = 4
 )
 
@@ -43,8 +43,8 @@ type Config struct {
 	ADFCtlTimeout time.Duration // after which the program is killed
 }
 
-// mode is what mode kernel knows. It belongs to the goroutine of the loop, except for reader, which
-// does not change.
+// mode is the state of mode kernel. It belongs to the goroutine of the loop, except for reader,
+// which does not change.
 type mode struct {
 	reader  reader
 	configs configs
@@ -53,18 +53,18 @@ type mode struct {
 
 	adfctl  runner
 	retry   retry
-	recheck time.Time // when to look again at a change that an audit found; zero: never
-	removed bool      // a device is being removed: run adf_ctl twice, whatever it answers
+	recheck time.Time // when to check again a change that an audit found; zero: never
+	removed bool      // a device is being removed: run adf_ctl twice, whatever the answer is
 
 	// The last answer of adf_ctl.
-	answered  bool // there was one, if only an error
-	succeeded bool // there was one that was no error
+	answered  bool // adf_ctl has answered, perhaps with an error
+	succeeded bool // adf_ctl has answered without an error
 	failure   string
 	entries   []entry
 	badLines  skips
 
 	failureLogged time.Time // when a failure was logged last
-	failureOpen   bool      // it was logged, and adf_ctl has not worked since
+	failureOpen   bool      // a failure was logged, and adf_ctl has not succeeded since
 
 	// The last read of the host.
 	readErr      error
@@ -73,7 +73,7 @@ type mode struct {
 	inconsistent string // where sysfs contradicts adf_ctl; "" if it does not
 
 	drift     hostwatch.Drift
-	unrelated []Key // those of the last batch that are not of a QAT device
+	unrelated []Key // keys of the last batch that do not concern a QAT device
 }
 
 // New returns the mode for one call of [hostwatch.Run]. When ctx ends, a
@@ -82,7 +82,7 @@ func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mo
 	return newMode(ctx, cfg, host, adfctl{program: cfg.ADFCtl, timeout: cfg.ADFCtlTimeout}.status)
 }
 
-// newMode takes the function that runs adf_ctl.
+// newMode is New with the function that runs adf_ctl.
 func newMode(ctx context.Context, cfg Config, host hostwatch.Host[Key], status statusFunc) *mode {
 	return &mode{
 		reader:  reader{sysfs: cfg.Sysfs, dev: cfg.Dev, etc: cfg.Etc},
@@ -98,29 +98,30 @@ func newMode(ctx context.Context, cfg Config, host hostwatch.Host[Key], status s
 	}
 }
 
-// Close waits for adf_ctl, which is killed when the context ends, but not for one that the kernel
-// blocks and nothing can kill.
+// Close waits for adf_ctl, which is killed when the context ends. It does not wait longer than
+// hostwatch.CloseTimeout, because adf_ctl cannot be killed while the kernel blocks it.
 func (m *mode) Close() {
 	if !hostwatch.AwaitClosed(m.adfctl.ended.Wait) {
-		klog.InfoS("Ending while the kernel blocks adf_ctl")
+		klog.InfoS("Ending although the kernel blocks adf_ctl")
 	}
 }
 
-// Reconcile implements [hostwatch.Mode]. It reads the host for what the batch names, and starts
-// adf_ctl if that may have other devices to report. The answer is the reason for a later call.
+// Reconcile implements [hostwatch.Mode]. It reads the host if the batch requires it, and starts
+// adf_ctl if the devices may have changed. The answer of adf_ctl leads to a later call.
 func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
 	if b.All {
 		m.watched = nil // the loop may use another Watcher
 	}
 	read, run := m.plan(now, b)
 	if run {
-		m.adfctl.request(b.Since) // before the read: both take their time at once
+		m.adfctl.request(b.Since) // before the read, so that both run at the same time
 	}
 	if read {
 		m.readAfterEvent(now, b.Since, run)
 	}
 	m.runDue(now, b.Audit)
-	// The answer waits for its key, which brings the time of the event that adf_ctl ran for.
+	// An answer is taken only with its key, so that b.Since is the time of the event that caused
+	// the run.
 	if b.All || slices.Contains(b.Keys, Key{kind: keyAnswer}) {
 		if a, ok := m.adfctl.take(); ok {
 			m.handle(a, now, b.MayMissEvents)
@@ -132,7 +133,7 @@ func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State
 // plan decides whether to read the host and whether to run adf_ctl.
 func (m *mode) plan(now time.Time, b *hostwatch.Batch[Key]) (read, run bool) {
 	m.unrelated = m.unrelated[:0]
-	cancel := b.All && !b.Audit // the back-off goes on when an audit reads everything
+	cancel := b.All && !b.Audit // a full read by an audit does not end the back-off
 	read, run = b.All || m.configs.due(now), b.All
 	for _, k := range b.Keys {
 		switch {
@@ -153,18 +154,18 @@ func (m *mode) plan(now time.Time, b *hostwatch.Batch[Key]) (read, run bool) {
 	return read, run
 }
 
-// mayBeQAT reports whether a function is or could be a QAT device. A QAT driver may be bound to
-// one that adf_ctl has not listed yet, and while adf_ctl runs it is unknown what it will list.
+// mayBeQAT reports whether a function is or could be a QAT device. The function may be one that
+// adf_ctl has not listed yet. While adf_ctl runs, any function may be one that it will list.
 func (m *mode) mayBeQAT(k Key) bool {
 	listed := func(e entry) bool { return e.Address == k.address }
 	return m.adfctl.running || slices.ContainsFunc(m.entries, listed) || m.reader.isCoprocessor(k.address)
 }
 
-// cancelPlannedRuns drops the runs that are due later, because adf_ctl runs now for an event.
+// cancelPlannedRuns cancels planned runs, because adf_ctl runs now for an event.
 func (m *mode) cancelPlannedRuns() { m.retry, m.recheck = retry{}, time.Time{} }
 
-// readAfterEvent reads the host, and starts adf_ctl if a contradiction with its
-// last answer is new. Nothing is read before the first answer.
+// readAfterEvent reads the host. It starts adf_ctl if the host contradicts the last answer in a
+// new way. It reads nothing before the first answer.
 func (m *mode) readAfterEvent(now, since time.Time, requested bool) {
 	m.watch()
 	if !m.answered {
@@ -179,7 +180,7 @@ func (m *mode) readAfterEvent(now, since time.Time, requested bool) {
 	}
 }
 
-// runDue starts adf_ctl if it is time to, and it does not run anyway.
+// runDue starts adf_ctl if a planned run or an audit is due and no run is in progress.
 func (m *mode) runDue(now time.Time, audit bool) {
 	due := func(t *time.Time) bool {
 		if t.IsZero() || now.Before(*t) {
@@ -188,7 +189,7 @@ func (m *mode) runDue(now time.Time, audit bool) {
 		*t = time.Time{}
 		return true
 	}
-	rechecking := !m.recheck.IsZero() // an audit would only find the same change
+	rechecking := !m.recheck.IsZero() // an audit would find the same change
 	retry, recheck := due(&m.retry.next), due(&m.recheck)
 	switch {
 	case m.adfctl.running:
@@ -235,13 +236,14 @@ func changedResources(old, tree *devtree.Tree) []string {
 	return slices.Compact(names)
 }
 
-// accept replaces what is known by an answer. One that is an error replaces nothing.
+// accept makes an answer the last one. An answer with an error does not replace the devices.
 func (m *mode) accept(a answer, now time.Time) {
 	m.answered = true
 	if a.err != nil {
-		// What is skipped is logged, too, with this reason, once it has lasted for a while.
+		// hostwatch also logs the failure as the reason for a skip, after it has lasted for a
+		// while.
 		if m.failure != a.err.Error() && now.Sub(m.failureLogged) >= failureLogInterval {
-			klog.ErrorS(a.err, "Cannot get the state of the devices, keeping the last known state and retrying",
+			klog.ErrorS(a.err, "Cannot get the state of the devices, keeping the last state and retrying",
 				"devices", len(m.entries))
 			m.failureLogged, m.failureOpen = now, true
 		}
@@ -266,9 +268,9 @@ func (m *mode) wouldChangeTree(a answer, now time.Time) bool {
 	return tree != m.tree
 }
 
-// watch watches the directories that matter. Which ones do is read from some of
-// them, so it repeats that until they were all watched before they were read:
-// a change from then on is reported.
+// watch watches the directories that watchDirs returns. watchDirs reads some of these directories
+// itself, so watch calls it again until the result does not change. All of them were then watched
+// before they were read, and a later change is reported.
 func (m *mode) watch() {
 	for range maxWatchRounds {
 		dirs := m.reader.watchDirs(m.entries)
@@ -280,9 +282,9 @@ func (m *mode) watch() {
 	}
 }
 
-// read reads the host and builds the Tree that follows. If that fails, it keeps what is known.
+// read reads the host and builds the Tree. If the read fails, the last Tree stays in effect.
 func (m *mode) read(now time.Time) {
-	s, err := m.reader.snapshot(m.entries, m.configs.look(now))
+	s, err := m.reader.snapshot(m.entries, m.configs.update(now))
 	if m.readErr = err; err != nil {
 		return
 	}
@@ -321,13 +323,13 @@ func (m *mode) Outcome(key Key) string {
 	return "read the host and ran adf_ctl"
 }
 
-// retry says when to run adf_ctl once more without an event.
+// retry plans repeated runs of adf_ctl without an event.
 type retry struct {
 	next  time.Time // zero: never
-	count int       // since the last event, or since all was well
+	count int       // repetitions since the last event, or since the last run without a problem
 }
 
-// schedule plans the next run after one that has ended.
+// schedule plans the next run after a run has ended.
 func (r *retry) schedule(now time.Time, failed, inconsistent bool) {
 	switch {
 	case failed, inconsistent && r.count < maxInconsistent:

@@ -186,9 +186,9 @@ func TestFailureIsRetriedWithBackOff(t *testing.T) {
 	}
 }
 
-// An answer that makes no sense says nothing about the devices: the last one stays valid. A program
-// that fails in turn does not fill the log.
-func TestOutputThatMakesNoSenseKeepsTheLastAnswer(t *testing.T) {
+// After output that cannot be parsed, the last answer stays in effect. A program that alternates
+// between failure and success does not fill the log.
+func TestInvalidOutputKeepsTheLastAnswer(t *testing.T) {
 	logged := captureLog(t)
 	inBubble(t, 0, func(run int, text string) (string, error) {
 		if run%2 == 0 {
@@ -196,7 +196,7 @@ func TestOutputThatMakesNoSenseKeepsTheLastAnswer(t *testing.T) {
 		}
 		return text, nil
 	}, func(t *testing.T, r *testRun, _ *testDevice) {
-		const reason = "parse adf_ctl status: the output describes no device and does not say that there is none"
+		const reason = "parse adf_ctl status: the output has neither a line of a device nor the line for 0 devices"
 		for range 100 {
 			r.wrote(r.confPath("c6xx_dev0"))
 			synctest.Wait()

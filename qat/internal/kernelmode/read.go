@@ -23,24 +23,25 @@ type reader struct {
 	sysfs, dev, etc string // roots
 }
 
-// A snapshot is what the host and adf_ctl say at one moment. A Tree follows from it alone.
+// A snapshot is the state of the host and the answer of adf_ctl at one moment. The Tree is a
+// function of the snapshot.
 type snapshot struct {
 	iommu    bool       // the kernel uses an IOMMU: only VFs can be used; otherwise only PFs can
 	devices  []*device  // in the order of adf_ctl status
 	unlisted []unlisted // in the order of their drivers
-	missing  []string   // those of controlNodes that do not exist
+	missing  []string   // the controlNodes that do not exist
 }
 
-// A device is one device of adf_ctl's with the files that belong to it.
+// A device is one device that adf_ctl lists, with the files that belong to it.
 type device struct {
 	entry
 	UIO         []string // names of its UIO devices; each is a node in /dev
 	UIOErr      error    // why UIO is empty
 	MissingNode string   // the first of UIO without a node; "" if all have one
-	Config      config   // what counts of its configuration file
+	Config      config   // its configuration that is in effect
 }
 
-// An unlisted function is one that a QAT driver is bound to and adf_ctl does not list.
+// An unlisted function is bound to a QAT driver, but adf_ctl does not list it.
 type unlisted struct {
 	Driver  string
 	Address pci.Address
@@ -55,9 +56,9 @@ var (
 	configName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_-]*)_dev[0-9]+\.conf$`)
 )
 
-// snapshot reads everything but the configuration files, which are given by their names. It
-// returns an error if it cannot find out whether there is an IOMMU, on which everything else
-// depends.
+// snapshot reads everything except for the configuration files, which files maps by name. It
+// returns an error if it cannot determine whether the host has an IOMMU, because everything else
+// depends on that.
 func (r *reader) snapshot(entries []entry, files map[string]config) (*snapshot, error) {
 	iommu, err := sysfs.Names(r.iommus())
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IOMMU support has no such class
@@ -69,7 +70,7 @@ func (r *reader) snapshot(entries []entry, files map[string]config) (*snapshot, 
 		listed[e.Address] = true
 	}
 	for _, driver := range r.types(entries) {
-		names, _ := sysfs.Names(filepath.Join(r.drivers(), driver)) // none if it is not loaded
+		names, _ := sysfs.Names(filepath.Join(r.drivers(), driver)) // empty if it is not loaded
 		for _, name := range names {
 			if a, ok := pci.Parse(name); ok && !listed[a] {
 				s.unlisted = append(s.unlisted, unlisted{Driver: driver, Address: a})
@@ -102,7 +103,7 @@ func (r *reader) device(e entry, files map[string]config) *device {
 }
 
 // uio returns the UIO devices through which user space reaches the rings of a
-// device. There is at least one, or an error.
+// device. It returns an error if the device has none.
 func (r *reader) uio(e entry) ([]string, error) {
 	dir, err := r.uioDir(e)
 	if err != nil {
@@ -149,13 +150,13 @@ func (r *reader) uioDir(e entry) (string, error) {
 }
 
 // types returns the names of the QAT drivers: those that adf_ctl lists, and
-// those that have a configuration file, because they may be loaded any time.
+// those that have a configuration file, because they may be loaded at any time.
 func (r *reader) types(entries []entry) []string {
 	var types []string
 	for _, e := range entries {
 		types = append(types, e.Type)
 	}
-	names, _ := sysfs.Names(r.etc) // if that fails, reading a device's file fails, too
+	names, _ := sysfs.Names(r.etc) // if this fails, reading a device's file fails, too
 	for _, name := range names {
 		if driver, ok := configType(name); ok {
 			types = append(types, driver)
@@ -165,7 +166,7 @@ func (r *reader) types(entries []entry) []string {
 	return slices.Compact(types)
 }
 
-// nodeExists reports whether a node exists, or that cannot be found out.
+// nodeExists reports whether a node exists. If it cannot find out, it returns true.
 func (r *reader) nodeExists(name string) bool {
 	exists, err := sysfs.Exists(filepath.Join(r.dev, name))
 	return exists || err != nil
@@ -181,8 +182,8 @@ func configType(name string) (driver string, ok bool) {
 }
 
 // isCoprocessor reports whether a function could be a QAT device: its vendor
-// is Intel, and its PCI class co-processor (include/linux/pci_ids.h,
-// PCI_CLASS_PROCESSOR_CO). It is for functions that adf_ctl has not listed.
+// is Intel, and its PCI class is co-processor (include/linux/pci_ids.h,
+// PCI_CLASS_PROCESSOR_CO). It is used for functions that adf_ctl has not listed.
 func (r *reader) isCoprocessor(a pci.Address) bool {
 	dir, err := sysfs.OpenDir(filepath.Join(r.sysfs, "bus/pci/devices", a.String()))
 	if err != nil {

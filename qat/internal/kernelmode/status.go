@@ -18,23 +18,24 @@ import (
 type entry struct {
 	Type     string      // type: the name of its driver, which ends in "vf" for a VF
 	Number   int         // inst_id: counts the devices of one type from 0
-	NUMANode int         // node_id; -1 if adf_ctl does not know it
+	NUMANode int         // node_id; -1 if unknown
 	Address  pci.Address // bsf; older programs omit the PCI domain, which is 0 then
-	State    string      // state: "up", "down" or another word of the program's
+	State    string      // state: "up", "down" or another word
 }
 
-// name is the name of the device's configuration file without ".conf".
+// name returns the name of the device's configuration file without ".conf".
 func (e entry) name() string { return e.Type + "_dev" + strconv.Itoa(e.Number) }
 
-// isVF goes by the type because sysfs may not tell: in a guest a VF has no PF.
+// isVF reports whether the device is a VF. It uses the type because sysfs does not always show it:
+// in a guest, a VF has no PF.
 func (e entry) isVF() bool { return isVFType(e.Type) }
 
-// isUp reports whether the device is in use by its driver.
+// isUp reports whether adf_ctl reports that the device is up.
 func (e entry) isUp() bool { return e.State == "up" }
 
-// forQATlib matches the types of the devices of Gen4 and later, which this mode leaves out.
-// Containers use their VFs through qatlib, in mode dpdk: then each has VFs of its own. Intel's
-// plugin left 4xxx devices out as well. It does not match c4xxx, which is Gen3.
+// forQATlib matches the types of the devices of Gen4 and later, which this mode skips. Containers
+// use their VFs through qatlib, in mode dpdk, where each container has VFs of its own. The
+// expression does not match c4xxx, which is Gen3.
 var forQATlib = regexp.MustCompile(`^(4xxx|401xx|402xx|420xx|6xxx)(vf)?$`)
 
 const reasonForQATlib = "mode kernel does not serve devices of Gen4 and later; use mode dpdk and qatlib"
@@ -47,15 +48,15 @@ var (
 	// #accel: 5 #engines: 10 state: up", which is one line.
 	deviceLine = regexp.MustCompile(`^\s*(qat_dev[0-9]+)\b`)
 
-	// noDeviceLine matches the first line of a list without devices.
+	// noDeviceLine matches the first line of the output without devices.
 	noDeviceLine = regexp.MustCompile(`^There is 0 QAT acceleration device`)
 
 	// statusField matches the fields of such a line. They may be in any order,
 	// with other fields between them.
 	statusField = regexp.MustCompile(`[\s,](type|inst_id|node_id|bsf|state):\s*([^\s,]+)`)
 
-	// typeName matches what may be a directory of sysfs and part of a file
-	// name, including "vqat-adi".
+	// typeName matches the types that can be a directory of sysfs and part of a file
+	// name, such as "vqat-adi".
 	typeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
 )
 
@@ -64,16 +65,16 @@ const (
 	maxNUMANode = 1 << 10 // CONFIG_NODES_SHIFT is at most 10
 )
 
-// errNoStatus says that an output is not that of `adf_ctl status`, although the program succeeded.
+// errNoStatus reports that the program succeeded, but its output is not that of `adf_ctl status`.
 var errNoStatus = errors.New(
-	"parse adf_ctl status: the output describes no device and does not say that there is none")
+	"parse adf_ctl status: the output has neither a line of a device nor the line for 0 devices")
 
-// parseStatus parses the output of `adf_ctl status`. It ignores lines that are not about a
-// device. A line about a device that it cannot parse is skipped, with the reason.
+// parseStatus parses the output of `adf_ctl status`. It ignores lines that do not describe a
+// device. If it cannot parse the line of a device, it skips the device with the reason.
 //
-// It returns an error if there is no line that it can parse, because such an output says nothing
-// about the devices. The output of a host without devices says that there are 0 of them
-// (adf_ctl.cpp of the out-of-tree stack, perform_query_dev).
+// It returns an error if it can parse no line, because the state of the devices is then unknown. On
+// a host without devices, the output has a line for 0 devices (adf_ctl.cpp of the out-of-tree
+// stack, perform_query_dev).
 func parseStatus(text []byte) ([]entry, skips, error) {
 	var entries []entry
 	var firstErr error
@@ -97,7 +98,7 @@ func parseStatus(text []byte) ([]entry, skips, error) {
 		}
 		seen[e.name()] = true
 		if forQATlib.MatchString(e.Type) {
-			none = true // none, so far, that this mode could serve
+			none = true // the output is valid even if it has no other device
 			skipped.add(e.name(), reasonForQATlib)
 			continue
 		}
@@ -147,8 +148,8 @@ func parseLine(line []byte) (e entry, err error) {
 	return e, nil
 }
 
-// skips maps what exists but is not listed to the reason: a device
-// ("c6xx_dev0"), a section ("[SSL]"), a line of adf_ctl's ("qat_dev0"), a node.
+// skips maps what exists but is not listed to the reason. A key is a device ("c6xx_dev0"), a
+// section ("[SSL]"), a line of the output of adf_ctl ("qat_dev0") or a node.
 type skips map[string]string
 
 // add adds a reason. Several reasons for one name are joined.

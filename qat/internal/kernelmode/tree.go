@@ -15,8 +15,8 @@ import (
 // container finds its section.
 const sectionVariable = "QAT_SECTION_NAME"
 
-// buildTree returns the Tree that follows from a snapshot, sharing with old what did not change,
-// and what it skipped.
+// buildTree returns the Tree for a snapshot, and what it skipped. The Tree shares what did not
+// change with old.
 func buildTree(old *devtree.Tree, s *snapshot) (*devtree.Tree, skips) {
 	skipped := skips{}
 	for _, node := range s.missing {
@@ -29,12 +29,12 @@ func buildTree(old *devtree.Tree, s *snapshot) (*devtree.Tree, skips) {
 			continue
 		}
 		if d.Config.newErr != nil {
-			skipped.add(d.name()+".conf", d.Config.newErr.Error()+"; what it said before stays valid")
+			skipped.add(d.name()+".conf", d.Config.newErr.Error()+"; the last valid content stays in effect")
 		}
 		usable = append(usable, d)
 	}
 	b := (&devtree.Tree{}).Edit()
-	taken := map[string]bool{} // the units of the sections so far, as resource/ID
+	taken := map[string]bool{} // the units of the previous sections, as resource/ID
 	for _, g := range groupSections(usable) {
 		units, reason := s.units(g, usable, taken)
 		if reason != "" {
@@ -69,13 +69,13 @@ func (s *snapshot) unusable(d *device) string {
 	return ""
 }
 
-// inconsistency returns where sysfs contradicts adf_ctl, or "" if it does
-// not. Either something changed since adf_ctl ran, or a device is starting or
-// stopping: in the middle of that the driver creates and removes UIO devices.
+// inconsistency returns how sysfs contradicts adf_ctl, or "" if it does not. Either something
+// changed since adf_ctl ran, or a device is starting or stopping, during which the driver creates
+// and removes UIO devices.
 func (s *snapshot) inconsistency() string {
 	for _, u := range s.unlisted {
 		if isVFType(u.Driver) == s.iommu {
-			return fmt.Sprintf("adf_ctl does not list %s, which driver %s is bound to", u.Address, u.Driver)
+			return fmt.Sprintf("adf_ctl does not list %s, which is bound to driver %s", u.Address, u.Driver)
 		}
 	}
 	for _, d := range s.devices {
@@ -90,8 +90,8 @@ func (s *snapshot) inconsistency() string {
 	return ""
 }
 
-// A group is what the devices' files together say about one section: at least one member, in the
-// order of the devices.
+// A group holds one section of the files of all devices that have it. It has at least one member,
+// in the order of the devices.
 type group []member
 
 // A member is a device with one section of its configuration file.
@@ -118,11 +118,11 @@ func groupSections(devices []*device) []group {
 	return groups
 }
 
-// resource is the name of the resource of the section's units.
+// resource returns the name of the resource of the section's units.
 func (g group) resource() string { return fmt.Sprintf("cy%d_dc%d", g[0].Cy, g[0].Dc) }
 
 // conflict returns why the section cannot be used, or "" if it can. A process finds its instances
-// by the section's name on every device, so the files must promise it the same everywhere.
+// on every device by the name of the section, so the section must be the same in all files.
 func (g group) conflict(devices []*device) string {
 	for _, m := range g {
 		if m.Invalid != "" {
@@ -155,8 +155,8 @@ func (g group) conflict(devices []*device) string {
 	return ""
 }
 
-// units returns a unit for each process of the section, or why there are none. No unit may be among
-// the taken ones.
+// units returns a unit for each process of the section, or the reason why there are none. The name
+// of a unit must not be taken.
 func (s *snapshot) units(g group, usable []*device, taken map[string]bool) (units []*devtree.Device, reason string) {
 	if reason = g.conflict(usable); reason != "" {
 		return nil, reason
@@ -164,7 +164,7 @@ func (s *snapshot) units(g group, usable []*device, taken map[string]bool) (unit
 	template := s.unit(g, usable)
 	members := g
 	if !g[0].Pinned {
-		members = g[:1] // its processes span the devices, and every file describes the same ones
+		members = g[:1] // a process uses all devices, and every file describes the same processes
 	}
 	for _, m := range members {
 		prefix := m.Name + "_" + s.shortName(m.device) + "_"
@@ -180,8 +180,8 @@ func (s *snapshot) units(g group, usable []*device, taken map[string]bool) (unit
 	return units, ""
 }
 
-// shortName is the device's part of a unit's ID: its number, with its type if
-// the number is not unique.
+// shortName returns the part of a unit's ID that names the device: its number, with its type if the
+// number is not unique.
 func (s *snapshot) shortName(d *device) string {
 	for _, other := range s.devices {
 		if other.Number == d.Number && other.Type != d.Type && other.isVF() == d.isVF() {
@@ -191,8 +191,8 @@ func (s *snapshot) shortName(d *device) string {
 	return "dev" + strconv.Itoa(d.Number)
 }
 
-// unit returns what all units of a section have in common. Each gets the nodes of all devices:
-// the QAT library decides by the section's name which of them a process uses.
+// unit returns what all units of a section have in common. Each unit has the nodes of all devices,
+// because the QAT library decides by the name of the section which of them a process uses.
 func (s *snapshot) unit(g group, usable []*device) *devtree.Device {
 	d := &devtree.Device{Health: devtree.Healthy}
 	if len(s.missing) > 0 {

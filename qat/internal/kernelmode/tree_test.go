@@ -295,7 +295,7 @@ func TestInconsistency(t *testing.T) {
 		},
 		"a driver is bound to an unlisted PF": {
 			func(s *snapshot) { s.unlisted = []unlisted{{Driver: "c6xx"}} },
-			"adf_ctl does not list 0000:00:00.0, which driver c6xx is bound to",
+			"adf_ctl does not list 0000:00:00.0, which is bound to driver c6xx",
 		},
 		"a driver is bound to an unlisted VF, which could not be used": {
 			func(s *snapshot) { s.unlisted = []unlisted{{Driver: "c6xxvf"}} },
