@@ -9,6 +9,7 @@
 //   - the tables of flags, whose first heading is "flag", name each flag of qat_plugin once, with
 //     its default; flags of klog may be left out
 //   - the functions in architecture.md and the names in the guide for plugin authors exist
+//   - the messages in the tables whose first heading is "message" are those of the product
 //   - the Go code in the guide for plugin authors is code of the examples, its commands run, and
 //     its manifest is that of an example
 package docs

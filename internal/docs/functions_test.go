@@ -18,7 +18,19 @@ import (
 func declarations(t *testing.T) map[string]bool {
 	t.Helper()
 	declared := map[string]bool{}
-	for _, pattern := range []string{"*/*.go", "qat/internal/*/*.go", "kubeletapi/*/*.go", "internal/logpipe/*.go"} {
+	for path, file := range productFiles(t) {
+		declare(declared, file, filepath.Base(filepath.Dir(path)))
+	}
+	return declared
+}
+
+// productFiles returns the files of the product's packages, parsed, by path.
+func productFiles(t *testing.T) map[string]*ast.File {
+	t.Helper()
+	parsed := map[string]*ast.File{}
+	for _, pattern := range []string{
+		"*/*.go", "cmd/qat_plugin/*.go", "qat/internal/*/*.go", "kubeletapi/*/*.go", "internal/logpipe/*.go",
+	} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)
@@ -31,10 +43,10 @@ func declarations(t *testing.T) map[string]bool {
 			if err != nil {
 				t.Fatal(err)
 			}
-			declare(declared, file, filepath.Base(filepath.Dir(path)))
+			parsed[path] = file
 		}
 	}
-	return declared
+	return parsed
 }
 
 // declare adds what file, of package name, declares.
