@@ -96,13 +96,17 @@ type Binder struct {
 
 	mu       sync.Mutex // guards the following fields, and each attempt except what its worker uses
 	attempts map[pci.Address]*attempt
-	waiting  []job               // steps without a worker, in the order in which they were started
-	active   map[pci.Address]int // PF → number of its workers
-	workers  int                 // number of all workers
+	waiting  []job                 // steps without a worker, in the order in which they were started
+	busy     map[*attempt]struct{} // attempts that a worker has, also those of VFs that were forgotten
+	stuck    int                   // number of workers whose step is stuck
+	pfs      map[pci.Address]usage // PF → its workers
 }
 
+// usage is the number of workers of a PF, and how many of them are stuck.
+type usage struct{ workers, stuck int }
+
 // attempt is the state of binding one VF. The Binder keeps it until the VF is forgotten or
-// recreated. In phaseWriting, vf and the fields from taken on belong to the worker.
+// recreated. In phaseWriting, vf and the fields from givenBack on belong to the worker.
 type attempt struct {
 	vf       VF // as it was when the last step started
 	phase    phase
@@ -111,7 +115,7 @@ type attempt struct {
 	probedAt time.Time // last of these requests, in any try
 	err      error     // phaseFailed: the cause
 	failures int       // failed tries since the VF last stayed bound for lossTime
-	stopped  bool      // phaseFailed: the VF must not be bound now
+	stopped  bool      // phaseWriting, phaseFailed: the VF must not be bound now
 	returned bool      // phaseFailed: the VF was given back to a driver, and RetryFailed not called since
 	driven   bool      // phaseFailed: the VF is bound to another driver
 	lost     bool      // phaseFailed: the VF was bound, and lost soon after that
@@ -120,8 +124,7 @@ type attempt struct {
 	startedAt time.Time // phaseWriting: when a worker started the step; zero: not yet
 	stuck     bool      // phaseWriting: the step has taken stuckTime
 
-	taken          bool   // this try has taken the VF from formerDriver
-	givenBack      bool   // and has given it back
+	givenBack      bool   // this try has given the VF back to formerDriver
 	formerDriver   string // the driver that had the VF, "" if none
 	formerOverride string // driver_override before the Binder changed it
 	overridden     bool   // driver_override was changed, and not restored
@@ -148,7 +151,13 @@ type job struct {
 // New returns a Binder. When ctx ends, the Binder drops the VFs that wait for a worker, and does
 // not interrupt writes in progress.
 func New(ctx context.Context, cfg Config) *Binder {
-	return &Binder{cfg: cfg, ctx: ctx, attempts: map[pci.Address]*attempt{}, active: map[pci.Address]int{}}
+	return &Binder{
+		cfg:      cfg,
+		ctx:      ctx,
+		attempts: map[pci.Address]*attempt{},
+		busy:     map[*attempt]struct{}{},
+		pfs:      map[pci.Address]usage{},
+	}
 }
 
 // Bind starts the next step for a VF that is not bound, if a step is due. It returns the reason why
@@ -245,18 +254,21 @@ func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 	}
 }
 
-// Stop ends the attempt to bind a VF that exists but must not be bound now. A step that is
-// running continues, and its result is ignored. The driver and driver_override stay as they are.
-// The Binder remembers the failures of the VF.
+// Stop ends the try to bind a VF that exists but must not be bound now. A step that is running
+// continues, and is undone if it fails. Otherwise the driver and driver_override stay as they are.
+// The Binder remembers the failures of the VF, and what to restore if a later try fails.
 func (b *Binder) Stop(a pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch t := b.attempts[a]; {
-	case t == nil, t.phase == phaseBound, t.phase == phaseWriting && t.stuck:
-	case t.phase == phaseFailed:
+	case t == nil, t.phase == phaseBound:
+	case t.phase == phaseDryRun:
+		delete(b.attempts, a)
+	case t.phase == phaseFailed, t.phase == phaseWriting && !t.startedAt.IsZero():
 		t.stopped = true
 	default:
-		delete(b.attempts, a)
+		t.phase = phaseNew
+		b.waiting = slices.DeleteFunc(b.waiting, func(j job) bool { return j.attempt == t })
 	}
 }
 
@@ -272,15 +284,18 @@ func (b *Binder) Due(now time.Time) (list []pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for a, t := range b.attempts {
-		at := t.due()
-		if at.IsZero() || now.Before(at) {
+		if at := t.due(); !at.IsZero() && !now.Before(at) {
+			list = append(list, a)
+		}
+	}
+	for t := range b.busy {
+		if t.stuck || now.Before(t.startedAt.Add(stuckTime)) {
 			continue
 		}
-		list = append(list, a)
-		if t.phase == phaseWriting {
-			t.stuck = true
-			klog.InfoS("A write to the device has not returned yet", "device", a, "after", stuckTime)
-		}
+		t.stuck = true
+		b.count(t.vf.PF, 0, 1)
+		list = append(list, t.vf.Address)
+		klog.InfoS("A write to the device has not returned yet", "device", t.vf.Address, "after", stuckTime)
 	}
 	return list
 }
@@ -308,14 +323,17 @@ func (b *Binder) Next() (next time.Time) {
 			next = at
 		}
 	}
+	for t := range b.busy {
+		if at := t.startedAt.Add(stuckTime); !t.stuck && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
 	return next
 }
 
-// due returns when the VF must be read again. The zero time means never.
+// due returns when the VF must be read again for its next step. The zero time means never.
 func (t *attempt) due() time.Time {
 	switch {
-	case t.phase == phaseWriting && !t.stuck && !t.startedAt.IsZero():
-		return t.startedAt.Add(stuckTime)
 	case t.phase == phaseProbing, t.phase == phaseFailed && !t.stopped && !(t.returned && t.driven):
 		return t.next
 	}
@@ -345,16 +363,45 @@ func (b *Binder) RetryFailed(now time.Time) {
 	}
 }
 
-// Pending returns the VFs that are being bound, except for those with a step that is stuck.
+// Pending returns the VFs that are being bound, except for those with a step that is stuck or waits
+// for stuck steps.
 func (b *Binder) Pending() (list []pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for a, t := range b.attempts {
-		if t.phase == phaseWriting && !t.stuck && t.boundAt.IsZero() || t.phase == phaseProbing {
-			list = append(list, a)
+		switch {
+		case t.phase == phaseProbing:
+		case t.phase != phaseWriting, t.stopped, t.stuck, !t.boundAt.IsZero():
+			continue
+		case t.startedAt.IsZero() && b.isBlocked(t.vf.PF):
+			continue
 		}
+		list = append(list, a)
 	}
 	return list
+}
+
+// IsBlocked reports whether no step can start for the VFs of a PF, because all workers that the PF
+// may have are stuck.
+func (b *Binder) IsBlocked(pf pci.Address) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.isBlocked(pf)
+}
+
+func (b *Binder) isBlocked(pf pci.Address) bool {
+	return b.pfs[pf].stuck == workersPerPF || b.stuck == workers
+}
+
+// count adds to the number of workers of a PF, and to the number of stuck ones. The caller holds b.mu.
+func (b *Binder) count(pf pci.Address, workers, stuck int) {
+	u := b.pfs[pf]
+	u.workers, u.stuck = u.workers+workers, u.stuck+stuck
+	b.stuck += stuck
+	b.pfs[pf] = u
+	if u.workers == 0 {
+		delete(b.pfs, pf)
+	}
 }
 
 // HasFailed reports whether the last try to bind a VF failed, or is stuck.
@@ -389,11 +436,11 @@ func (b *Binder) dispatch() {
 		switch {
 		case b.attempts[j.vf.Address] != j.attempt:
 			return true // it was stopped or forgotten
-		case b.workers == workers, b.active[j.vf.PF] == workersPerPF:
+		case len(b.busy) == workers, b.pfs[j.vf.PF].workers == workersPerPF:
 			return false
 		}
-		b.workers++
-		b.active[j.vf.PF]++
+		b.busy[j.attempt] = struct{}{}
+		b.count(j.vf.PF, 1, 0)
 		j.attempt.startedAt = time.Now()
 		b.running.Go(func() { b.run(j) })
 		return true
@@ -412,12 +459,13 @@ func (b *Binder) run(j job) {
 func (b *Binder) finish(j job, err error, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.workers--
-	if b.active[j.vf.PF]--; b.active[j.vf.PF] == 0 {
-		delete(b.active, j.vf.PF)
-	}
-	b.dispatch()
 	t := j.attempt
+	delete(b.busy, t)
+	if t.stuck {
+		b.count(t.vf.PF, 0, -1)
+	}
+	b.count(t.vf.PF, -1, 0)
+	b.dispatch()
 	if b.attempts[t.vf.Address] != t {
 		return false
 	}
@@ -426,6 +474,8 @@ func (b *Binder) finish(j job, err error, now time.Time) bool {
 		t.phase = phaseDryRun
 	case !t.boundAt.IsZero(): // the driver appeared meanwhile
 		t.phase = phaseBound
+	case err == nil && t.stopped:
+		t.phase, t.stopped = phaseNew, false
 	case err == nil: // the kernel accepted the request
 		t.phase, t.probedAt = phaseProbing, now
 		t.next = now.Add(probeDelays[t.probes])
@@ -441,7 +491,7 @@ func (b *Binder) fail(t *attempt, err error, now time.Time) {
 	t.fail(err, now)
 	args := []any{"device", t.vf.Address, "driver", b.cfg.Driver, "failures", t.failures}
 	message := "Cannot bind a VF, retrying"
-	if t.taken && t.givenBack {
+	if t.givenBack {
 		t.err = fmt.Errorf("%w; given back to %s until %s, its module or a parameter changes",
 			err, t.formerDriver, b.cfg.Driver)
 		t.returned, t.driven = true, true

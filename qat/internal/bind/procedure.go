@@ -3,10 +3,12 @@
 package bind
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
 	"path/filepath"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -18,7 +20,7 @@ import (
 // kernel. Once driver_override is written, no other driver can bind to the VF, and the DPDK driver
 // binds to no other device (Documentation/ABI/testing/sysfs-bus-pci).
 func (b *Binder) configure(t *attempt) error {
-	t.taken, t.givenBack = false, false
+	t.givenBack = false
 	if err := b.override(t); err != nil {
 		return err
 	}
@@ -26,7 +28,6 @@ func (b *Binder) configure(t *attempt) error {
 		err := b.cfg.Writer.Write(path.Join("bus/pci/drivers", t.vf.Driver, "unbind"), t.vf.Address.String())
 		switch {
 		case err == nil && !b.cfg.Writer.DryRun():
-			t.taken = true
 			klog.InfoS("Took a VF from its driver", "device", t.vf.Address, "from", t.vf.Driver, "to", b.cfg.Driver)
 		case err != nil && !sysfs.IsAbsent(err): // absent: the VF is already unbound
 			b.undo(t, "") // the VF is still bound to its driver
@@ -96,23 +97,42 @@ func (b *Binder) giveUp(t *attempt) error {
 		b.cfg.Driver)
 }
 
-// undo restores driver_override and binds the VF to a driver, unless driver is "". It does nothing
-// if the VF was forgotten or recreated in the meantime, or if driver_override now names another
-// driver: another program then manages the VF.
+// undo restores driver_override and binds the VF to a driver, unless driver is "". After a transient
+// error it tries again for a while, because no later try restores a VF that must not be bound.
 func (b *Binder) undo(t *attempt, driver string) {
-	b.mu.Lock()
-	current := b.attempts[t.vf.Address] == t
-	b.mu.Unlock()
-	if !current {
-		return
-	}
-	override, err := b.driverOverride(t.vf)
-	if err == nil && (override == "" || override == b.cfg.Driver) {
-		err = b.giveBack(t, override, driver)
+	err := b.tryUndo(t, driver)
+	for wait := minUndoWait; sysfs.IsTransient(err) && wait <= maxUndoWait; wait *= 2 {
+		select {
+		case <-b.ctx.Done():
+		case <-time.After(wait):
+		}
+		err = b.tryUndo(t, driver)
 	}
 	if err != nil && !sysfs.IsAbsent(err) {
 		klog.ErrorS(err, "Cannot give a VF back after it failed to bind", "device", t.vf.Address, "driver", driver)
 	}
+}
+
+// The wait between two tries of undo, which doubles.
+const (
+	minUndoWait = 10 * time.Millisecond
+	maxUndoWait = time.Second
+)
+
+// tryUndo is one try of undo. It does nothing if the VF was forgotten or recreated in the meantime,
+// or if driver_override now names another driver: another program then manages the VF.
+func (b *Binder) tryUndo(t *attempt, driver string) error {
+	b.mu.Lock()
+	current := b.attempts[t.vf.Address] == t
+	b.mu.Unlock()
+	if !current {
+		return nil
+	}
+	override, err := b.driverOverride(t.vf)
+	if err != nil || override != "" && override != b.cfg.Driver {
+		return err
+	}
+	return b.giveBack(t, override, driver)
 }
 
 // giveBack restores driver_override, whose value is now override, and binds the VF to a driver
@@ -121,29 +141,28 @@ func (b *Binder) undo(t *attempt, driver string) {
 func (b *Binder) giveBack(t *attempt, override, driver string) error {
 	restored := override
 	if t.overridden {
-		restored, t.overridden = t.formerOverride, false
+		restored = t.formerOverride
 	}
 	matching := restored
 	if driver != "" && restored != driver {
 		matching = ""
 	}
+	var bindErr error
 	for _, value := range []string{matching, restored} {
 		if value != override {
 			if err := b.setDriverOverride(t.vf.Address, value); err != nil {
-				return err
+				return errors.Join(bindErr, err)
 			}
 			override = value
 		}
 		if driver != "" {
-			err := b.cfg.Writer.Write(path.Join("bus/pci/drivers", driver, "bind"), t.vf.Address.String())
-			if err != nil {
-				return err
-			}
-			t.givenBack = true
+			bindErr = b.cfg.Writer.Write(path.Join("bus/pci/drivers", driver, "bind"), t.vf.Address.String())
+			t.givenBack = bindErr == nil
 			driver = ""
 		}
 	}
-	return nil
+	t.overridden = false
+	return bindErr
 }
 
 func (b *Binder) setDriverOverride(a pci.Address, driver string) error {

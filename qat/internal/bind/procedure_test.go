@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -185,7 +186,7 @@ func TestVFIsNotGivenBackWithoutItsOverride(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
 		b.bind()
 		b.sysfs.take()
-		b.sysfs.setFailure(override, unix.EIO)
+		b.sysfs.setFailure(override, unix.EACCES)
 		b.bindUntilGivenUp()
 		writes := b.sysfs.take()
 		if last := writes[len(writes)-1]; last != " > "+override {
@@ -288,6 +289,83 @@ func TestOnlyTheWriterChangesSysfs(t *testing.T) {
 		}
 		if diff := cmp.Diff(before, files()); diff != "" {
 			t.Errorf("files (-before +after):\n%s", diff)
+		}
+	})
+}
+
+// The VF is tried again later, and must then be given back as it was at first.
+func TestStoppedTryRemembersWhatToGiveBack(t *testing.T) {
+	for _, when := range []string{"between steps", "during a step"} {
+		t.Run(when, func(t *testing.T) {
+			inBubble(t, func(b *testBinder) {
+				finish := make(chan struct{})
+				if when == "during a step" {
+					b.sysfs.delay = func(name string) {
+						if name == probe {
+							<-finish
+						}
+					}
+				}
+				b.bind()
+				b.vf.Driver = ""
+				b.Stop(b.vf.Address)
+				if list := b.Pending(); len(list) > 0 {
+					t.Errorf("pending %v, want nothing", list)
+				}
+				close(finish)
+				synctest.Wait()
+				b.bind()
+				b.bindUntilGivenUp()
+				if w := b.sysfs.take(); !slices.Contains(w, testAddress+" > "+giveBack) {
+					t.Errorf("written: %q, want the VF given back", w)
+				}
+				if o := b.sysfs.override(); o != "" {
+					t.Errorf("driver_override is %q, want none", o)
+				}
+			})
+		})
+	}
+}
+
+// The Binder has changed driver_override, although a later try finds it as it should be.
+func TestOverrideThatCouldNotBeRestoredIsRestoredLater(t *testing.T) {
+	inBubble(t, func(b *testBinder) {
+		b.bind()
+		b.vf.Driver = ""
+		b.sysfs.setFailure(override, unix.EACCES)
+		b.bindUntilGivenUp()
+		b.sysfs.setFailure(override, nil)
+		b.bindWhenDue()
+		b.bindUntilGivenUp()
+		if o := b.sysfs.override(); o != "" {
+			t.Errorf("driver_override is %q, want none", o)
+		}
+	})
+}
+
+// Nothing binds a VF that is stopped, so that it would have no driver.
+func TestUndoIsRepeatedAfterATransientError(t *testing.T) {
+	inBubble(t, func(b *testBinder) {
+		b.bind()
+		b.vf.Driver = ""
+		for range maxProbes - 1 {
+			b.bindWhenDue()
+		}
+		file := filepath.Join(b.sysfs.root, override)
+		must(t, os.Rename(file, file+".0"))
+		must(t, unix.Mkfifo(file, 0o600))
+		f, err := os.OpenFile(file, os.O_RDWR, 0) // reads fail with EAGAIN
+		must(t, err)
+		defer f.Close()
+		b.bindWhenDue() // gives up
+		b.Stop(b.vf.Address)
+		must(t, os.Rename(file+".0", file))
+		time.Sleep(time.Hour)
+		if w := b.sysfs.take(); !slices.Contains(w, testAddress+" > "+giveBack) {
+			t.Errorf("written: %q, want the VF given back", w)
+		}
+		if o := b.sysfs.override(); o != "" {
+			t.Errorf("driver_override is %q, want none", o)
 		}
 	})
 }

@@ -70,6 +70,9 @@ type bindings interface {
 	Pending() []pci.Address
 	// HasFailed reports whether the last attempt to bind a VF failed.
 	HasFailed(vf pci.Address, incarnation uint64) bool
+	// IsBlocked reports whether no VF of a PF can be bound now, because the kernel blocks the
+	// writes to several of them.
+	IsBlocked(pf pci.Address) bool
 }
 
 // apply updates the lists according to new decisions. It returns the VFs that must be bound. With
@@ -161,14 +164,14 @@ const (
 	rankUnbound                      // not bound, healthy
 	rankUnhealthy                    // bound, unhealthy
 	rankUnboundUnhealthy             // not bound, unhealthy
-	rankBindFailed                   // not bound, and the last attempt to bind it failed
+	rankBindFailed                   // not bound, and the last attempt to bind it failed, or its PF is blocked
 )
 
 // rankOf returns the rank of a waiting VF.
-func rankOf(d decision, b bindings) rank {
+func rankOf(d decision, b bindings, pfOf policy.PFOf) rank {
 	isBound := d.action == actionList
 	switch {
-	case !isBound && b.HasFailed(d.vf, d.function.Incarnation):
+	case !isBound && (b.HasFailed(d.vf, d.function.Incarnation) || b.IsBlocked(policy.PFOrBus(d.vf, pfOf))):
 		return rankBindFailed
 	case !isBound && d.unhealthy:
 		return rankUnboundUnhealthy
@@ -266,7 +269,7 @@ func (r *assigner) assignWaiting() {
 	byRank := map[rank][]pci.Address{}
 	for a, d := range r.waiting {
 		if !r.pending[a] {
-			ofVF := rankOf(d, r.bindings)
+			ofVF := rankOf(d, r.bindings, r.pfOf)
 			byRank[ofVF] = append(byRank[ofVF], a)
 		}
 	}

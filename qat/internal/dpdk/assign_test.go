@@ -24,6 +24,7 @@ type fakeBindings struct {
 func (b *fakeBindings) Pending() []pci.Address { return b.pending }
 
 func (b *fakeBindings) HasFailed(vf pci.Address, _ uint64) bool { return b.failed[vf] }
+func (b *fakeBindings) IsBlocked(pci.Address) bool              { return false }
 
 // assignmentVF returns the address and the IOMMU group of VF n of 12. Each of three PFs has four
 // VFs. VFs 0 and 1 share a group, as do VFs 2 and 5, and VFs 8, 9 and 10. The other VFs share none.

@@ -303,3 +303,29 @@ func TestUnreadableIOMMUGroupIsReadAgain(t *testing.T) {
 		}
 	})
 }
+
+// A VF that is not bound for a moment, because its group cannot be read, is given back as it was
+// if it cannot be bound later.
+func TestUnreadableIOMMUGroupDoesNotLeaveAVFWithoutItsDriver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		must(t, h.LoadDriver("4xxxvf"))
+		must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+		devices := filepath.Join(h.Sysfs(), "kernel/iommu_groups", filepath.Base(vfioNode(t, h, vfA1)), "devices")
+		r := newRig(t, h, Config{})
+		r.rescan()
+		must(t, h.Unbind(vfA1)) // vfio-pci does not bind to it
+		must(t, os.Rename(devices, devices+".old"))
+		must(t, os.Symlink(filepath.Base(devices), devices)) // ELOOP
+		r.rescan()
+		must(t, os.Remove(devices))
+		must(t, os.Rename(devices+".old", devices))
+		r.pass(10 * time.Second)
+		writes := r.writes()
+		for _, want := range []string{vfA1 + " > bus/pci/drivers/4xxxvf/bind", " > " + overrideFile(vfA1)} {
+			if !slices.Contains(writes, want) {
+				t.Errorf("written: %q, want %q among it", writes, want)
+			}
+		}
+	})
+}

@@ -265,3 +265,21 @@ func TestDryRunKeepsToTheLimit(t *testing.T) {
 		}
 	})
 }
+
+// VFs that wait for a worker of a stuck PF do not keep the places of others.
+func TestStuckPFDoesNotKeepPlacesUnderALimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostOfTwoPFs(t, 16)
+		a, b := h.VFs(pfA), h.VFs(pfB)
+		r := newRig(t, h, Config{Limit: 8})
+		k := newKernel(r)
+		never := make(chan struct{})
+		defer func() { close(never); r.settle() }()
+		for _, vf := range a {
+			r.holdUntil(overrideFile(vf), never)
+		}
+		r.rescan()
+		k.pass(time.Hour)
+		r.wantList(map[string][]string{"cy": b[:8]})
+	})
+}
