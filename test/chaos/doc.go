@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package chaos breaks the surroundings of a running qat_plugin, and checks that it recovers.
+// Package chaos injects faults into the environment of a running qat_plugin, and checks that the
+// plugin recovers.
 //
 // The plugin is the program that is built from cmd/qat_plugin. It runs on a look-alike host and
 // with a kubelet's end of the connection, in a user, mount and network namespace of its own. The

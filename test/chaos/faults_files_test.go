@@ -96,7 +96,7 @@ func unlistedDevices(t *testing.T, r *rig) {
 	unmount()
 }
 
-// stuckBind lets the first write of a binding never return.
+// stuckBind makes the first write of a binding block.
 func stuckBind(t *testing.T, r *rig) {
 	file, target := r.odd.newStuckFile(t, "(null)\n", true)
 	// none keeps the plugin away until the file is there.

@@ -97,7 +97,8 @@ func kubeletDirExchanged(t *testing.T, r *rig) {
 	must(t, r.kubelet.Restart())
 }
 
-// chmodKubeletSock changes the mode of the kubelet's socket, which is no restart of the kubelet.
+// chmodKubeletSock changes the mode of the kubelet's socket. The plugin must not take that for a
+// restart of the kubelet.
 func chmodKubeletSock(t *testing.T, r *rig) {
 	before := len(r.kubelet.Registrations())
 	for _, mode := range []os.FileMode{0o600, 0o666, 0o755} {
@@ -225,8 +226,8 @@ func specsDeleted(t *testing.T, r *rig) {
 	})
 }
 
-// reservedVF is bound to another driver through driver_override by an administrator, who gives it
-// back later.
+// reservedVF reserves a VF through driver_override, as an administrator does, and later ends the
+// reservation.
 func reservedVF(t *testing.T, r *rig) {
 	must(t, r.host.Unbind(victim))
 	must(t, r.host.SetAttr(victim, "driver_override", "none"))
@@ -259,7 +260,7 @@ func rivalAgent(t *testing.T, r *rig) {
 	r.renewVictim(t)
 }
 
-// failingBind lets the kernel refuse to bind a VF for a moment.
+// failingBind makes the kernel refuse to bind a VF for a moment.
 func failingBind(t *testing.T, r *rig) {
 	r.host.FailBind(victim, unix.EIO)
 	must(t, r.host.RemoveVF(victim))

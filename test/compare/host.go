@@ -114,10 +114,10 @@ func (h *host) awaitList(p *process, devices int) (kubelettest.List, error) {
 	return l, err
 }
 
-// awaitBound waits until so many VFs are bound, but not long: a plugin that scans from time to time
-// does not bind at once.
-func (h *host) awaitBound(n int, patience time.Duration) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+// awaitBound waits until n VFs are bound, or until timeout: a plugin that scans periodically does
+// not bind at once.
+func (h *host) awaitBound(n int, timeout time.Duration) {
+	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if len(h.Bound("vfio-pci")) == n {
 			return
 		}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command compare runs this plugin and the one that Intel publishes as processes on the same
-// look-alike host, in turns, and measures both. The kubelet's end is kubelettest. It prints a
-// table, and writes it and a plot into the documentation.
+// look-alike host, alternately, and measures both. Package kubelettest takes the place of the
+// kubelet. It prints a table, and writes the table and a plot into the documentation.
 //
 //	compare -ours FILE -published FILE [-doc FILE] [-plot FILE]
 //

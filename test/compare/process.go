@@ -165,7 +165,7 @@ func (p *process) lastLines(n int) string {
 // usage is what a process has used so far.
 type usage struct {
 	cpu     time.Duration
-	wakeups int // how often a thread stopped to run of its own accord, which it did to wait
+	wakeups int // voluntary context switches of all threads: how often a thread began to wait
 }
 
 // usage adds up the threads. The kernel counts CPU time in nanoseconds only for each of them

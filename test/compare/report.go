@@ -83,7 +83,7 @@ func number(x float64) string {
 	return fmt.Sprintf("%.2f", x)
 }
 
-// conditions says how the results came about.
+// conditions returns a description of the machine and of how the results were measured.
 func conditions(s *settings) string {
 	var u unix.Utsname
 	_ = unix.Uname(&u)

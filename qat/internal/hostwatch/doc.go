@@ -3,8 +3,8 @@
 // Package hostwatch is the event loop that both modes of the plugin share.
 //
 // [Run] opens the event sources, reads the host once, and from then on calls the [Mode] only for
-// what an event names. Events say where to look and never what is true there: a lost, repeated
-// or reordered event can cost a read, but never a wrong result.
+// what an event names. The loop takes no state from an event. A lost, repeated or reordered event
+// can cost a read, but never leads to a wrong result.
 //
 //	sources ─► Event ─► Mode.Classify ─► mailbox ─► Mode.Reconcile ─► publish
 //
