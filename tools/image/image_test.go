@@ -229,8 +229,8 @@ func TestSBOMDescribesProgramAndNotTheBuild(t *testing.T) {
 	}
 }
 
-// TestProgramHasNoTemplates checks that the program contains no package of templates, neither in the
-// image nor after make build. A template calls methods by name, so the linker must keep every
+// TestProgramHasNoTemplates checks that the program contains no package of templates, neither in
+// the image nor after make build. A template calls methods by name, so the linker must keep every
 // exported method of every linked type.
 func TestProgramHasNoTemplates(t *testing.T) {
 	program := sharedProduct(t).program(t)

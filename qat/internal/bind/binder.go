@@ -393,7 +393,8 @@ func (b *Binder) isBlocked(pf pci.Address) bool {
 	return b.pfs[pf].stuck == workersPerPF || b.stuck == workers
 }
 
-// count adds to the number of workers of a PF, and to the number of stuck ones. The caller holds b.mu.
+// count adds to the number of workers of a PF, and to the number of stuck ones. The caller holds
+// b.mu.
 func (b *Binder) count(pf pci.Address, workers, stuck int) {
 	u := b.pfs[pf]
 	u.workers, u.stuck = u.workers+workers, u.stuck+stuck

@@ -97,8 +97,9 @@ func (b *Binder) giveUp(t *attempt) error {
 		b.cfg.Driver)
 }
 
-// undo restores driver_override and binds the VF to a driver, unless driver is "". After a transient
-// error it tries again for a while, because no later try restores a VF that must not be bound.
+// undo restores driver_override and binds the VF to a driver, unless driver is "". After a
+// transient error it tries again for a while, because no later try restores a VF that must not be
+// bound.
 func (b *Binder) undo(t *attempt, driver string) {
 	err := b.tryUndo(t, driver)
 	for wait := minUndoWait; sysfs.IsTransient(err) && wait <= maxUndoWait; wait *= 2 {
