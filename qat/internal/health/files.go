@@ -52,7 +52,7 @@ type files struct {
 	pf             *sysfs.Dir
 	heartbeat      *sysfs.Dir // nil: does not exist
 	heartbeatInode uint64
-	queriesFailed  int64 // last value of heartbeat/queries_failed; -1: cannot be read
+	queriesFailed  int64 // last value of heartbeat/queries_failed; -1: it could not be read yet
 
 	services services // of the last poll
 }
@@ -148,12 +148,14 @@ func (f *files) check() (h heartbeat, done bool) {
 	case "0":
 		return heartbeatGood, true
 	case "-1":
-		before := f.queriesFailed
-		f.queriesFailed = f.number(f.heartbeat, "queries_failed")
+		before, now := f.queriesFailed, f.number(f.heartbeat, "queries_failed")
+		if now >= 0 {
+			f.queriesFailed = now
+		}
 		switch {
-		case before < 0 || f.queriesFailed < 0:
+		case before < 0 || now < 0:
 			return heartbeatDoubtful, true
-		case f.queriesFailed > before:
+		case now > before:
 			return heartbeatFailed, true
 		}
 	}

@@ -124,10 +124,10 @@ func (m *Monitor) Close() {
 	m.running.Wait()
 }
 
-// closeFiles closes the files of a PF that is no longer polled. If a reader uses them, the reader
-// closes them instead.
+// closeFiles closes the files of a PF that is no longer polled. If a poll uses them, its reader
+// closes them instead. A look at a function with a PCI error does not use them.
 func (m *Monitor) closeFiles(a pci.Address, p *pfHealth) {
-	if m.busy[a] == nil {
+	if r := m.busy[a]; r == nil || !r.isPoll {
 		p.files.close()
 	}
 }

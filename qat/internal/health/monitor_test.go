@@ -261,6 +261,34 @@ func TestTrackWhileAReaderRuns(t *testing.T) {
 	m.Close()
 }
 
+// A look at a PF with a PCI error does not use the directories that a poll has opened.
+func TestDirectoriesAreClosedDuringALook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		answer := make(chan bool)
+		m := &testMonitor{t: t}
+		m.Monitor = newMonitor(Config{Interval: interval, Wake: m.wake}, (*files).poll,
+			func(pci.Address) bool { return <-answer })
+		t.Cleanup(m.Close)
+		t.Cleanup(func() { close(answer) })
+		m.Track(pf.PF)
+		m.poll()
+		m.Observe(uevent(t, "change@/devices/pci0000:6b/"+pfAddress.String(), "ERROR_EVENT=BEGIN_RECOVERY"))
+		pf.heartbeat("-1") // no good one ends the error
+		m.pass(faultTimeout)
+		m.Monitor.mu.Lock()
+		files, looks := &m.pfs[pfAddress].files, m.busy[pfAddress] != nil
+		m.Monitor.mu.Unlock()
+		if !looks || files.pf == nil {
+			t.Fatalf("in a look: %v, directory open: %v; want both", looks, files.pf != nil)
+		}
+		m.Forget(pfAddress)
+		if files.pf != nil || files.heartbeat != nil {
+			t.Errorf("the directories are still open")
+		}
+	})
+}
+
 // The directories of a PF stay open between polls, but not longer than it is tracked.
 func TestDirectoriesAreClosed(t *testing.T) {
 	open := func() int {

@@ -297,6 +297,28 @@ func TestQueriesFailedDistinguishesFailuresFromEarlyReads(t *testing.T) {
 	})
 }
 
+// A counter that cannot be read once is compared with its last value when it can be read again.
+func TestQueriesFailedThatCannotBeReadOnceIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		pf.queriesFailed(7)
+		m := newTestMonitor(t, pf)
+		m.poll()
+		file := filepath.Join(pf.Debugfs, "heartbeat/queries_failed")
+		must(t, os.Remove(file))
+		must(t, os.Symlink(file, file)) // ELOOP
+		pf.heartbeat("-1")
+		m.poll()
+		must(t, os.Remove(file))
+		pf.queriesFailed(7)
+		m.poll()
+		m.wantReason(pf.Address, "")
+		pf.queriesFailed(8)
+		m.poll()
+		m.wantReason(pf.Address, noHeartbeat)
+	})
+}
+
 // No check is repeated in the same poll: the driver would return -1 because the second read comes
 // too soon.
 func TestEachPollReadsTheHeartbeatOnce(t *testing.T) {
