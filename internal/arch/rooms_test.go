@@ -101,10 +101,14 @@ var rooms = map[string]room{
 		never: []string{"google.golang.org/grpc", "k8s.io"},
 		why:   "qat/internal/policy chooses among VFs and reads nothing of the host",
 	},
+	"qat/internal/readpool": {
+		why: "qat/internal/readpool reads in goroutines of its own, whatever is read, and knows nothing of PCI or QAT",
+	},
 	"qat/internal/dpdk": {
 		ours: []string{
 			"devtree", "events", "qat/internal/bind", "qat/internal/device", "qat/internal/health",
-			"qat/internal/hostwatch", "qat/internal/pci", "qat/internal/policy", "qat/internal/sysfs",
+			"qat/internal/hostwatch", "qat/internal/pci", "qat/internal/policy", "qat/internal/readpool",
+			"qat/internal/sysfs",
 		},
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},

@@ -81,12 +81,14 @@ func declare(declared map[string]bool, file *ast.File, name string) {
 	}
 }
 
-// typeName returns the name of a receiver's type: T for T, *T and T[K].
+// typeName returns the name of a receiver's type: T for T, *T, T[K] and T[K, V].
 func typeName(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.StarExpr:
 		return typeName(e.X)
 	case *ast.IndexExpr:
+		return typeName(e.X)
+	case *ast.IndexListExpr:
 		return typeName(e.X)
 	case *ast.Ident:
 		return e.Name

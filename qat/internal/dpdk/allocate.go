@@ -3,7 +3,6 @@
 package dpdk
 
 import (
-	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/readpool"
 )
 
 // An Allocator checks the VFs that a container is about to get, and adds the container's
@@ -83,8 +83,9 @@ func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.Conta
 	return nil
 }
 
-// readSoon reads a VF. It returns an error if the read takes longer than lookTimeout, because the
-// kubelet admits no other pod in the meantime, or if an earlier read of the VF has not returned.
+// readSoon reads a VF. It returns an error if the read takes longer than [readpool.Timeout],
+// because the kubelet admits no other pod in the meantime, or if an earlier read of the VF has not
+// returned.
 func (c *Allocator) readSoon(a pci.Address) (*device.Function, error) {
 	c.mu.Lock()
 	p, reading := c.reading[a]
@@ -93,23 +94,22 @@ func (c *Allocator) readSoon(a pci.Address) (*device.Function, error) {
 		c.reading[a] = p
 	}
 	c.mu.Unlock()
-	blocked := func() error { return fmt.Errorf("read %s: it has not returned yet", cmp.Or(p.File(), a.String())) }
 	if reading {
-		return nil, blocked()
+		return nil, errNotReturned(a, p)
 	}
-	done := make(chan look, 1)
+	done := make(chan readResult, 1)
 	go func() {
 		vf, err := c.read(a, p)
 		c.mu.Lock()
 		delete(c.reading, a)
 		c.mu.Unlock()
-		done <- look{facts: vf, err: err}
+		done <- readResult{facts: vf, err: err}
 	}()
 	select {
-	case l := <-done:
-		return l.facts, l.err
-	case <-time.After(lookTimeout):
-		return nil, blocked()
+	case result := <-done:
+		return result.facts, result.err
+	case <-time.After(readpool.Timeout):
+		return nil, errNotReturned(a, p)
 	}
 }
 

@@ -25,8 +25,8 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 	slices.SortFunc(due, pci.Address.Compare)
 	for _, address := range due {
 		delete(c.suspects, address)
-		differing, unclear := c.functions.compare([]pci.Address{address}, now)
-		if len(unclear) > 0 {
+		differing, unread := c.functions.compare([]pci.Address{address})
+		if len(unread) > 0 {
 			c.suspects[address] = now.Add(hostwatch.AuditGrace)
 		}
 		if len(differing) > 0 {
@@ -55,7 +55,7 @@ func (c *controller) findSuspects(now time.Time) {
 		_, suspect := c.suspects[a]
 		return suspect
 	})
-	differing, _ := c.functions.compare(addresses, now)
+	differing, _ := c.functions.compare(addresses)
 	for _, a := range differing {
 		c.suspects[a] = now.Add(hostwatch.AuditGrace)
 	}

@@ -28,7 +28,7 @@ const (
 	keyNodes                   // unusable VFs: a device node that names no function appeared or disappeared
 	keyOverride                // one PCI function, whose driver_override was written
 	keyDriver                  // unusable VFs: the DPDK driver or a module changed, so a bind may succeed now
-	keyLook                    // no function: a slow look has returned
+	keyLateRead                // no function: an outstanding read has returned
 )
 
 // String describes the key in the log.
@@ -40,8 +40,8 @@ func (k Key) String() string {
 		return "unusable VFs, after the DPDK driver changed"
 	case keyNodes:
 		return "unusable VFs, after a device node changed"
-	case keyLook:
-		return "what took long"
+	case keyLateRead:
+		return "the result of a late read"
 	}
 	return k.address.String()
 }

@@ -19,6 +19,7 @@ import (
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/policy"
+	"qatplugin/qat/internal/readpool"
 )
 
 // Config configures the mode.
@@ -62,13 +63,13 @@ type controller struct {
 // New returns the mode for one call of [hostwatch.Run]. It starts no more reads
 // and writes in the background once ctx ends.
 func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mode[Key] {
-	return newController(ctx, cfg, host, func(a pci.Address, p *device.Progress) look {
+	return newController(ctx, cfg, host, func(a pci.Address, p *device.Progress) readResult {
 		return readWatched(cfg.Reader.Tracked(p), host.Watches, a)
 	})
 }
 
 func newController(
-	ctx context.Context, cfg Config, host hostwatch.Host[Key], read func(pci.Address, *device.Progress) look,
+	ctx context.Context, cfg Config, host hostwatch.Host[Key], read func(pci.Address, *device.Progress) readResult,
 ) *controller {
 	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
 	monitor := health.NewMonitor(health.Config{Sysfs: cfg.Sysfs, Interval: cfg.HealthInterval, Wake: wake})
@@ -93,7 +94,7 @@ func newController(
 			allocator:  cfg.Allocator,
 			health:     monitor,
 			watches:    host.Watches,
-			looks:      newLooks(read, func() { host.Mark(Key{kind: keyLook}, time.Now()) }),
+			pool:       readpool.New(read, func() { host.Mark(Key{kind: keyLateRead}, time.Now()) }),
 			known:      map[pci.Address]*function{},
 			unreadable: map[pci.Address]string{},
 			owner:      map[pci.Address]pci.Address{},
@@ -137,7 +138,7 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 	addresses = append(addresses, c.released(now)...)
 	c.lastRun = now
 	next := hostwatch.Earlier(c.assignment.next, c.groups.retry)
-	if len(addresses) > 0 || len(c.functions.looks.slow) > 0 || !next.IsZero() && !now.Before(next) {
+	if len(addresses) > 0 || len(c.functions.pool.Outstanding()) > 0 || !next.IsZero() && !now.Before(next) {
 		c.update(addresses, now)
 	}
 	c.runAudit(b, now)
@@ -223,7 +224,7 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 	for a, retry := range c.functions.retries {
 		c.binder.Postpone(a, retry.at)
 	}
-	for a := range c.functions.looks.slow {
+	for _, a := range c.functions.pool.Outstanding() {
 		c.binder.Postpone(a, now.Add(maxRetry))
 	}
 	decisions := make([]decision, len(vfs))
@@ -358,7 +359,7 @@ func (c *controller) bind(vfs []decision, now time.Time) {
 func (c *controller) next() time.Time {
 	next := hostwatch.Earlier(c.binder.Next(), hostwatch.Earlier(c.assignment.next, c.groups.retry))
 	next = hostwatch.Earlier(next, hostwatch.Earlier(c.listRetry.at, c.functions.nextRetry()))
-	next = hostwatch.Earlier(next, c.functions.looks.next())
+	next = hostwatch.Earlier(next, c.functions.pool.NextOverdue())
 	for _, since := range c.releasing {
 		if at := since.Add(holdTime); at.After(c.lastRun) {
 			next = hostwatch.Earlier(next, at)
@@ -399,8 +400,7 @@ func (c *controller) Outcome(key Key) string {
 // Close waits for reads and writes in progress, but not for long: what the kernel blocks ends with
 // the process. The kernel can block a reader or writer for as long as a workload holds a device.
 func (c *controller) Close() {
-	c.functions.looks.close()
-	if !hostwatch.AwaitClosed(c.binder.Wait, c.health.Close, c.functions.looks.wait) {
+	if !hostwatch.AwaitClosed(c.binder.Wait, c.health.Close, c.functions.pool.Close) {
 		klog.InfoS("Ending while the kernel blocks a read or write of sysfs")
 	}
 }

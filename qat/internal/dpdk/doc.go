@@ -8,7 +8,7 @@
 //
 //   - read (functions.go, groups.go): read the PCI functions that events name, cache the result,
 //     and update the watches and the health monitor. The reads run in goroutines of their own
-//     (looks.go), because the kernel can block them
+//     (package readpool), because the kernel can block them
 //   - decide (decide.go): decide for each affected VF, from these facts alone, whether to list it,
 //     bind it or skip it
 //   - act: assign the places in the lists and build the next Tree (assign.go), and start and stop

@@ -4,6 +4,7 @@ package dpdk
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -15,7 +16,22 @@ import (
 	"qatplugin/qat/internal/health"
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/readpool"
 	"qatplugin/qat/internal/sysfs"
+)
+
+// A readResult is what one read of a PCI function returned. It is zero if there is no QAT function.
+type readResult struct {
+	facts   *device.Function // as [device.Reader.Read] returns them
+	err     error
+	watches []device.Watch // directories of the function, watched since before they were read
+}
+
+func (r readResult) isPF() bool { return r.facts != nil && !r.facts.IsVF }
+
+type (
+	readPool   = readpool.Pool[pci.Address, readResult, device.Progress]
+	poolResult = readpool.Result[pci.Address, readResult]
 )
 
 // A function is one QAT function, PF or VF, as it was read last. It is not changed afterwards.
@@ -38,16 +54,16 @@ func (f *function) equal(other *function) bool { return reflect.DeepEqual(f, oth
 // functions are the QAT functions of the host as they were read last.
 type functions struct {
 	reader    *device.Reader // for what never blocks
+	pool      *readPool      // for what the kernel may block
 	allocator *Allocator
 	health    *health.Monitor
 	watches   *hostwatch.Watches
-	looks     *looks
 
 	known      map[pci.Address]*function
-	unreadable map[pci.Address]string      // functions of which nothing is known, though they exist → why
+	unreadable map[pci.Address]string      // functions that exist but were never read → why not
 	owner      map[pci.Address]pci.Address // VF → PF, by the PFs' virtfn links
 	watched    map[pci.Address][]string    // function → directories that are watched for it
-	retries    map[pci.Address]retry       // functions that could not be read
+	retries    map[pci.Address]retry       // functions whose last read failed
 }
 
 // all lists every PCI function of the host and every function that is known,
@@ -63,30 +79,27 @@ func (fs *functions) all() ([]pci.Address, error) {
 	return slices.Compact(addresses), nil
 }
 
-// refresh reads these functions again. It returns the addresses that must be decided on again:
-// those of VFs, and those at which there is no QAT function or none could be read before. They are
-// sorted.
+// refresh reads these functions again and updates what is known. It returns, sorted, the addresses
+// that must be decided on again: those of VFs, and those at which there is no QAT function, or at
+// which none could be read before.
 //
-// A transient error leaves what is known of a function as it is. Each function that could not be
-// read is read again later; see [retry]. A look that does not return is a transient error, too. Its
-// result counts when it is there.
+// A read that fails for a transient reason changes nothing that is known, and is retried later; see
+// [retry]. The same holds for a read that does not return. Its result is used when it does.
 //
-// The VFs of a PF that changed are read after the PF, and only once, but a VF that is heard of
-// before its PF is read twice. After a full read every PCI function of the host passes decide.
-// Cached VF state must never be combined with fresh PF state: the kernel may have removed the VFs
-// before it changed the PF, and the events of that may still be under way.
+// When a PF changes, its VFs are read after it, each once. The kernel may have removed the VFs
+// before it changed the PF, and the events of that may still be queued, so refresh never combines
+// cached VF state with fresh PF state. A VF that was read before its PF is read a second time.
 func (fs *functions) refresh(addresses []pci.Address, now time.Time) []pci.Address {
 	r := refreshing{functions: fs, now: now}
-	addresses = append(addresses, r.takeReturned()...)
-	for _, a := range fs.looks.blocked(now) {
-		r.keep(a, fs.looks.err(a))
-	}
-	for len(addresses) > 0 || len(r.pending) > 0 || r.apart && fs.looks.await() {
-		if r.apart {
-			addresses = append(addresses, r.takeReturned()...)
+	r.updateConcurrent(fs.pool.Take())
+	r.reportOverdue()
+	for {
+		addresses = slices.AppendSeq(addresses, maps.Keys(r.pending))
+		if len(addresses) == 0 {
+			break
 		}
-		r.read(addresses)
-		addresses = slices.AppendSeq([]pci.Address(nil), maps.Keys(r.pending))
+		r.readAndUpdate(addresses)
+		addresses = nil
 	}
 	slices.SortFunc(r.affected, pci.Address.Compare)
 	return slices.Compact(r.affected)
@@ -100,89 +113,94 @@ func (fs *functions) isKnownVF(a pci.Address) int {
 	return 0
 }
 
-// refreshing is one call of refresh.
+// refreshing is the state of one call of refresh.
 type refreshing struct {
 	*functions
 	now      time.Time
-	affected []pci.Address
-	pending  map[pci.Address]bool // what to read next: VFs whose PF changed, PFs of which nothing is known
-	absent   map[pci.Address]bool // addresses at which there is no QAT function
-	apart    bool                 // a look did not return soon, so others were started at the same time
+	affected []pci.Address        // what refresh returns
+	pending  map[pci.Address]bool // what refresh must still read because of what it has read
+	absent   map[pci.Address]bool // addresses at which refresh found no QAT function
 }
 
-// read reads functions and updates what is known: first PFs, then known VFs.
-func (r *refreshing) read(addresses []pci.Address) {
+// readAndUpdate reads functions, first PFs and then known VFs, and updates what is known.
+func (r *refreshing) readAndUpdate(addresses []pci.Address) {
 	slices.SortFunc(addresses, func(a, b pci.Address) int {
 		return cmp.Or(r.isKnownVF(a)-r.isKnownVF(b), a.Compare(b))
 	})
-	addresses = slices.DeleteFunc(slices.Compact(addresses), r.postpone)
-	if len(addresses) == 0 {
-		return
+	addresses = slices.Compact(addresses)
+	inOrder, concurrent := r.pool.Read(addresses)
+	for _, result := range inOrder {
+		r.updateRead(result.Key, result.Value)
 	}
-	found := r.looks.inOrder(addresses, r.now)
-	for _, l := range found {
-		r.take(l)
+	for _, a := range addresses {
+		if r.pool.IsOutstanding(a) {
+			r.updateOutstanding(a)
+		}
 	}
-	if len(found) == len(addresses) {
-		return
-	}
-	r.keepSlow(addresses[len(found)])
-	for _, a := range addresses[len(found)+1:] { // which may be slow, too
-		r.looks.apart(a, r.now)
-		r.keepSlow(a)
-	}
-	r.apart = true
+	r.updateConcurrent(concurrent)
 }
 
-// postpone has a function read later if there is a slow look at it, and reports whether it did.
-func (r *refreshing) postpone(a pci.Address) bool {
-	if !r.looks.isSlow(a) {
-		return false
+// updateConcurrent updates what is known after reads that ran at the same time have returned. PFs
+// come last: a VF may have been read before its PF, so if the PF has changed, the VF is read again.
+func (r *refreshing) updateConcurrent(results []poolResult) {
+	for _, pfs := range []bool{false, true} {
+		for _, result := range results {
+			if result.Value.isPF() != pfs {
+				continue
+			}
+			r.updateRead(result.Key, result.Value)
+			if result.Stale {
+				r.markPending(result.Key)
+			}
+			if result.Overdue > 0 {
+				klog.InfoS("A read has returned at last", "device", result.Key, "after", result.Overdue)
+			}
+		}
 	}
-	delete(r.pending, a)
-	r.looks.repeat(a)
-	if old := r.known[a]; old != nil {
-		r.updateHealth(old)
-	}
-	if exists, err := r.reader.Exists(a); err == nil && !exists {
-		r.update(look{address: a})
-	}
-	return true
 }
 
-// keepSlow keeps what is known of a function with a slow look.
-func (r *refreshing) keepSlow(a pci.Address) {
+// updateOutstanding updates what can be known of a function while a read of it does not return.
+func (r *refreshing) updateOutstanding(a pci.Address) {
 	delete(r.pending, a)
 	delete(r.retries, a)
-	r.keep(a, r.looks.err(a))
-}
-
-// takeReturned takes the looks that took long and have returned. It returns the functions that must
-// be read again, because an event named them meanwhile.
-func (r *refreshing) takeReturned() []pci.Address {
-	found, again := r.looks.returned()
-	for _, l := range found {
-		r.take(l)
+	r.keep(a, errNotReturned(a, r.pool.Progress(a)))
+	if exists, err := r.reader.Exists(a); err == nil && !exists {
+		r.update(a, readResult{})
 	}
-	return again
 }
 
-// take takes the result of a look.
-func (r *refreshing) take(l look) {
-	delete(r.pending, l.address)
-	r.noteWatches(l)
-	r.scheduleRetry(l.address, l.err)
-	if sysfs.IsTransient(l.err) {
-		r.keep(l.address, l.err)
+// reportOverdue logs the reads that have not returned for a second, each once.
+func (r *refreshing) reportOverdue() {
+	for _, a := range r.pool.Overdue(r.now) {
+		progress := r.pool.Progress(a)
+		klog.ErrorS(nil, "A read does not return, keeping what is known of the device until it does",
+			"device", a, "file", progress.File(), "after", readpool.Timeout)
+		r.keep(a, errNotReturned(a, progress))
+	}
+}
+
+// errNotReturned describes a read of a function that the kernel blocks.
+func errNotReturned(a pci.Address, progress *device.Progress) error {
+	return fmt.Errorf("read %s: it has not returned yet", cmp.Or(progress.File(), a.String()))
+}
+
+// updateRead updates what is known of a function after a read of it has returned.
+func (r *refreshing) updateRead(a pci.Address, result readResult) {
+	delete(r.pending, a)
+	r.recordWatches(a, result.watches)
+	r.scheduleRetry(a, result.err)
+	if sysfs.IsTransient(result.err) {
+		r.keep(a, result.err)
 		return
 	}
-	if l.facts != nil && !l.facts.IsVF {
-		r.track(l.facts)
+	if result.isPF() {
+		r.monitorHealth(result.facts)
 	}
-	r.update(l)
+	r.update(a, result)
 }
 
-// keep keeps what is known of a function that cannot be read now.
+// keep keeps what is known of a function that cannot be read now, and updates only its health. If
+// nothing is known, err says why.
 func (r *refreshing) keep(a pci.Address, err error) {
 	if old := r.known[a]; old != nil {
 		r.updateHealth(old)
@@ -192,23 +210,23 @@ func (r *refreshing) keep(a pci.Address, err error) {
 	r.affected = append(r.affected, a)
 }
 
-// update updates what is known of a function.
-func (r *refreshing) update(l look) {
-	a := l.address
-	old, before := r.known[a], r.unreadable[a]
-	f := r.complete(l)
+// update replaces what is known of a function. It marks as pending what must be read again because
+// of that: the VFs of a PF that changed, and the PF of a VF if it is unread.
+func (r *refreshing) update(a pci.Address, result readResult) {
+	old, reason := r.known[a], r.unreadable[a]
+	f := r.complete(a, result)
 	delete(r.unreadable, a)
 	switch {
 	case f != nil:
-	case l.err != nil:
-		r.unreadable[a] = l.err.Error()
+	case result.err != nil:
+		r.unreadable[a] = result.err.Error()
 	default:
 		if r.absent == nil {
 			r.absent = map[pci.Address]bool{}
 		}
 		r.absent[a] = true
 	}
-	if f == nil || f.IsVF || before != "" {
+	if f == nil || f.IsVF || reason != "" {
 		r.affected = append(r.affected, a)
 	}
 	if old != nil && (f == nil || f.IsVF != old.IsVF) {
@@ -226,7 +244,7 @@ func (r *refreshing) update(l look) {
 		if old == nil || old.Registration != f.Registration {
 			r.allocator.remember(f.Function)
 		}
-		if f.pf != nil && r.knowsNothing(*f.pf) {
+		if f.pf != nil && r.isUnread(*f.pf) {
 			r.markPending(*f.pf)
 		}
 	case !f.equal(old):
@@ -235,7 +253,7 @@ func (r *refreshing) update(l look) {
 	}
 }
 
-// updateHealth keeps what was read of a function, and replaces what sysfs does not show.
+// updateHealth updates only the health of a function, which sysfs does not show.
 func (r *refreshing) updateHealth(old *function) {
 	f := *old
 	if f.unhealthy = r.health.Reason(f.Address); f.unhealthy == old.unhealthy {
@@ -249,7 +267,7 @@ func (r *refreshing) updateHealth(old *function) {
 	}
 }
 
-// scheduleRetry has a function read again if it could not be read.
+// scheduleRetry sets the time of the next read of a function if the last one failed.
 func (r *refreshing) scheduleRetry(a pci.Address, err error) {
 	if err == nil {
 		delete(r.retries, a)
@@ -264,8 +282,8 @@ func (r *refreshing) scheduleRetry(a pci.Address, err error) {
 	r.retries[a] = r.retries[a].after(err, r.now)
 }
 
-// track has the health of a PF monitored.
-func (r *refreshing) track(pf *device.Function) {
+// monitorHealth passes what was read of a PF to the health monitor.
+func (r *refreshing) monitorHealth(pf *device.Function) {
 	r.health.Track(health.PF{
 		Address:     pf.Address,
 		Dir:         pf.Dir,
@@ -278,7 +296,7 @@ func (r *refreshing) track(pf *device.Function) {
 	})
 }
 
-// remove forgets a function that no longer exists.
+// remove removes a function that no longer exists.
 func (r *refreshing) remove(f *function) {
 	delete(r.known, f.Address)
 	if f.IsVF {
@@ -290,8 +308,8 @@ func (r *refreshing) remove(f *function) {
 	r.setVFs(f.Address, nil)
 }
 
-// setVFs replaces the virtfn links of a PF that changed, and has all VFs read that belonged to it
-// before or belong to it now, by either link.
+// setVFs replaces the virtfn links of a PF that changed. It marks as pending all VFs that belonged
+// to the PF before or belong to it now, by either link.
 func (r *refreshing) setVFs(pf pci.Address, vfs []pci.Address) {
 	r.markVFs(pf)
 	maps.DeleteFunc(r.owner, func(_, owner pci.Address) bool { return owner == pf })
@@ -301,9 +319,10 @@ func (r *refreshing) setVFs(pf pci.Address, vfs []pci.Address) {
 	r.markVFs(pf)
 }
 
-// knowsNothing reports whether a function has not been read, or not found.
-func (r *refreshing) knowsNothing(a pci.Address) bool {
-	return r.known[a] == nil && r.unreadable[a] == "" && !r.looks.isSlow(a) && !r.absent[a]
+// isUnread reports whether nothing is known of a function, not even that it cannot be read now or
+// is no QAT function.
+func (r *refreshing) isUnread(a pci.Address) bool {
+	return r.known[a] == nil && r.unreadable[a] == "" && !r.absent[a] && !r.pool.IsOutstanding(a)
 }
 
 func (r *refreshing) markPending(a pci.Address) {
@@ -313,6 +332,7 @@ func (r *refreshing) markPending(a pci.Address) {
 	r.pending[a] = true
 }
 
+// markVFs marks the VFs of a PF as pending.
 func (r *refreshing) markVFs(pf pci.Address) {
 	for a, f := range r.known {
 		if owner, ok := r.pfOf(a); ok && owner == pf && f.IsVF {
@@ -326,84 +346,78 @@ func (r *refreshing) markVFs(pf pci.Address) {
 	}
 }
 
-// readWatched reads a function and has its directories watched. The watches are installed before
-// the directories are read, so that no change is missed. Any goroutine may call it, and it may
-// block.
-func readWatched(reader *device.Reader, watches *hostwatch.Watches, a pci.Address) look {
+// readWatched watches the directories of a function and then reads it, so that no change is missed.
+// Any goroutine may call it, and the kernel may block it.
+func readWatched(reader *device.Reader, watches *hostwatch.Watches, a pci.Address) readResult {
 	h, err := reader.Open(a)
 	if h == nil {
-		return look{address: a, err: err}
+		return readResult{err: err}
 	}
 	defer h.Close()
 	for _, w := range h.Watches() {
 		watches.Want(w.Dir, w.Incarnation)
 	}
 	facts, err := h.Read()
-	return look{address: a, facts: facts, err: err, watches: h.Watches()}
+	return readResult{facts: facts, err: err, watches: h.Watches()}
 }
 
-// noteWatches takes note of the directories that a look had watched.
-func (fs *functions) noteWatches(l look) {
-	for _, w := range l.watches {
-		if !slices.Contains(fs.watched[l.address], w.Dir) {
-			fs.watched[l.address] = append(fs.watched[l.address], w.Dir)
+// recordWatches records the directories that are watched for a function. The watches are dropped
+// when the function is gone.
+func (fs *functions) recordWatches(a pci.Address, watches []device.Watch) {
+	for _, w := range watches {
+		if !slices.Contains(fs.watched[a], w.Dir) {
+			fs.watched[a] = append(fs.watched[a], w.Dir)
 		}
 	}
 }
 
-// complete adds what sysfs does not show to the facts about a function. The result is nil if there
-// are no facts.
-func (fs *functions) complete(l look) *function {
-	facts := l.facts
+// complete returns the function that was read, with what sysfs does not show: its health, and the
+// PF of a VF that is being removed. It returns nil if there is none or it could not be read.
+func (fs *functions) complete(a pci.Address, result readResult) *function {
+	facts := result.facts
 	if facts == nil {
 		return nil
 	}
-	f := &function{Function: facts, unhealthy: fs.health.Reason(l.address), pf: facts.PF}
-	if l.err != nil {
-		f.readErr = l.err.Error()
+	f := &function{Function: facts, unhealthy: fs.health.Reason(a), pf: facts.PF}
+	if result.err != nil {
+		f.readErr = result.err.Error()
 	}
-	if old := fs.known[l.address]; f.IsVF && f.pf == nil && old != nil && old.Incarnation == f.Incarnation {
+	if old := fs.known[a]; f.IsVF && f.pf == nil && old != nil && old.Incarnation == f.Incarnation {
 		f.pf, f.removing = old.pf, old.pf != nil
 	}
 	return f
 }
 
-// compare returns the functions that the host shows differently from what is known, of which it
-// changes nothing. unclear are those that cannot be read now. They are read again soon enough, as
-// are those that could not be read the last time. After a few slow looks compare leaves the rest
-// out, as an event may wait.
-func (fs *functions) compare(addresses []pci.Address, now time.Time) (differing, unclear []pci.Address) {
+// compare reads functions and returns those that differ from what is known. It does not change what
+// is known. unread are the functions that could not be read now or the last time. They are read
+// again in any case.
+func (fs *functions) compare(addresses []pci.Address) (differing, unread []pci.Address) {
 	addresses = slices.DeleteFunc(addresses, func(a pci.Address) bool {
-		_, skip := fs.retries[a]
-		if skip = skip || fs.looks.isSlow(a); skip {
-			unclear = append(unclear, a)
+		_, failed := fs.retries[a]
+		skip := failed || fs.pool.IsOutstanding(a)
+		if skip {
+			unread = append(unread, a)
 		}
 		return skip
 	})
-	for slow := 0; len(addresses) > 0; {
-		found := fs.looks.inOrder(addresses, now)
-		for _, l := range found {
-			fs.noteWatches(l)
-			switch {
-			case sysfs.IsTransient(l.err):
-				unclear = append(unclear, l.address)
-			case l.facts == nil && l.err != nil || !fs.complete(l).equal(fs.known[l.address]):
-				differing = append(differing, l.address)
-			}
+	inOrder, concurrent := fs.pool.Read(addresses)
+	for _, r := range slices.Concat(inOrder, concurrent) {
+		fs.recordWatches(r.Key, r.Value.watches)
+		facts, err := r.Value.facts, r.Value.err
+		switch {
+		case sysfs.IsTransient(err):
+			unread = append(unread, r.Key)
+		case facts == nil && err != nil || !fs.complete(r.Key, r.Value).equal(fs.known[r.Key]):
+			differing = append(differing, r.Key)
 		}
-		if addresses = addresses[len(found):]; len(addresses) == 0 {
-			break
-		}
-		if slow++; slow == maxSlowCompared {
-			return differing, append(unclear, addresses...)
-		}
-		unclear, addresses = append(unclear, addresses[0]), addresses[1:]
 	}
-	return differing, unclear
+	for _, a := range addresses {
+		if fs.pool.IsOutstanding(a) {
+			unread = append(unread, a)
+		}
+	}
+	return differing, unread
 }
-
-// maxSlowCompared is the number of slow looks after which compare ends.
-const maxSlowCompared = 4
 
 // pfOf returns the PF of a VF by either link. A VF in a guest has none.
 func (fs *functions) pfOf(vf pci.Address) (pci.Address, bool) {

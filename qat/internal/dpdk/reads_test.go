@@ -209,15 +209,15 @@ func TestPFOfManyVFsIsReadOnce(t *testing.T) {
 			must(t, h.SetAttr(pfA, "vendor", vendor))
 			r := newRig(t, h, Config{NoBind: true})
 			r.rescan()
-			if n := r.looks(pfA); n != 1 {
+			if n := r.readsOf(pfA); n != 1 {
 				t.Errorf("a full read read the PF %d times, want once", n)
 			}
 			r.read(h.VFs(pfA)...)
-			if n := r.looks(pfA); n > 2 {
+			if n := r.readsOf(pfA); n > 2 {
 				t.Errorf("events of all VFs read the PF %d times, want once", n-1)
 			}
 			for _, vf := range h.VFs(pfA) {
-				if n := r.looks(vf); n != 2 {
+				if n := r.readsOf(vf); n != 2 {
 					t.Errorf("%s was read %d times, want twice", vf, n)
 				}
 			}

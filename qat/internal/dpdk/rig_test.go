@@ -59,14 +59,14 @@ type rig struct {
 	reads holds
 }
 
-// holds are the functions whose looks do not return.
+// holds are the functions whose reads do not return.
 type holds struct {
 	mu    sync.Mutex
-	held  map[string]chan struct{} // address → closed when the looks may go on
-	begun map[string]int           // address → looks that have begun
+	held  map[string]chan struct{} // address → closed when the reads may go on
+	begun map[string]int           // address → reads that have begun
 }
 
-// begin begins a look, which waits until the returned channel is closed; nil: it need not wait.
+// begin begins a read, which waits until the returned channel is closed; nil: it need not wait.
 func (h *holds) begin(address string) chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -74,7 +74,7 @@ func (h *holds) begin(address string) chan struct{} {
 	return h.held[address]
 }
 
-// holdReads makes looks at functions wait until release is called, which may be called again.
+// holdReads makes reads of functions wait until release is called, which may be called again.
 func (r *rig) holdReads(addresses ...string) (release func()) {
 	h := &r.reads
 	h.mu.Lock()
@@ -95,8 +95,8 @@ func (r *rig) holdReads(addresses ...string) (release func()) {
 	return release
 }
 
-// looks counts the looks at a function that have begun.
-func (r *rig) looks(address string) int {
+// readsOf counts the reads of a function that have begun.
+func (r *rig) readsOf(address string) int {
 	r.reads.mu.Lock()
 	defer r.reads.mu.Unlock()
 	return r.reads.begun[address]
@@ -119,7 +119,7 @@ func newRig(t *testing.T, h *lookalike.Host, cfg Config) *rig {
 		Mark:    func(key Key, _ time.Time) { r.mark(key) },
 		Watches: hostwatch.NewWatches(r.watches),
 	}
-	r.controller = newController(t.Context(), r.config, host, func(a pci.Address, p *device.Progress) look {
+	r.controller = newController(t.Context(), r.config, host, func(a pci.Address, p *device.Progress) readResult {
 		reader := r.config.Reader.Tracked(p)
 		if held := r.reads.begin(a.String()); held != nil {
 			_, _ = reader.Read(a) // so that p shows a file

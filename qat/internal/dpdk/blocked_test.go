@@ -13,7 +13,9 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/internal/lookalike"
 	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/readpool"
 )
 
 // newHost2PFs returns a host with two PFs for cy and dc, and two VFs of each that are bound.
@@ -51,8 +53,8 @@ func TestFirstListDoesNotWaitForABlockedRead(t *testing.T) {
 			release := r.holdReads(tt.blocked...)
 			start := time.Now()
 			r.rescan()
-			if took := time.Since(start); took > 3*lookWait {
-				t.Errorf("the first list took %v, want %v at most", took, 3*lookWait)
+			if took := time.Since(start); took > 3*readpool.Wait {
+				t.Errorf("the first list took %v, want %v at most", took, 3*readpool.Wait)
 			}
 			r.wantList(tt.want)
 			r.wantSkipped(tt.skipped...)
@@ -86,8 +88,8 @@ func TestManyBlockedReadsDelayOthersLikeOne(t *testing.T) {
 		release := r.holdReads(blocked...)
 		start := time.Now()
 		r.rescan()
-		if took := time.Since(start); took > 3*lookWait {
-			t.Errorf("the first list took %v, want %v at most", took, 3*lookWait)
+		if took := time.Since(start); took > 3*readpool.Wait {
+			t.Errorf("the first list took %v, want %v at most", took, 3*readpool.Wait)
 		}
 		r.wantList(map[string][]string{"dc": want})
 		start = time.Now()
@@ -124,7 +126,7 @@ func TestBlockedReadKeepsWhatIsKnownAndCountsWhenItReturns(t *testing.T) {
 			r := newRig(t, h, Config{NoBind: true})
 			r.rescan()
 			before := r.list()
-			looks := r.looks(tt.blocked)
+			reads := r.readsOf(tt.blocked)
 			release := r.holdReads(tt.blocked)
 			must(t, tt.change(h))
 			for range 5 {
@@ -134,8 +136,8 @@ func TestBlockedReadKeepsWhatIsKnownAndCountsWhenItReturns(t *testing.T) {
 			}
 			r.wantList(before)
 			r.wantSkipped()
-			if n := r.looks(tt.blocked) - looks; n != 1 {
-				t.Errorf("%d looks at %s, want one that is blocked", n, tt.blocked)
+			if n := r.readsOf(tt.blocked) - reads; n != 1 {
+				t.Errorf("%d reads of %s, want one that is blocked", n, tt.blocked)
 			}
 			if next := r.nextWake(); !next.IsZero() {
 				t.Errorf("the plugin would wake at %v though only the kernel can go on", next)
@@ -146,11 +148,31 @@ func TestBlockedReadKeepsWhatIsKnownAndCountsWhenItReturns(t *testing.T) {
 			release()
 			r.settle()
 			r.wantList(tt.want)
-			if n := r.looks(tt.blocked) - looks; n != 2 {
-				t.Errorf("%d looks at %s, want another one for the events meanwhile", n, tt.blocked)
+			if n := r.readsOf(tt.blocked) - reads; n != 2 {
+				t.Errorf("%d reads of %s, want another one for the events meanwhile", n, tt.blocked)
 			}
 		})
 	}
+}
+
+func TestBlockedReadsDoNotKeepAnAuditFromTheOtherFunctions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost2PFs(t)
+		r := newRig(t, h, Config{NoBind: true})
+		r.rescan()
+		r.holdReads(pfA, pfB, vfA1, vfA2, vfB1)
+		must(t, h.Unbind(vfB2)) // which no event reports
+		start := time.Now()
+		r.audit()
+		if took := time.Since(start); took > 3*readpool.Wait {
+			t.Errorf("the audit took %v, want %v at most", took, 3*readpool.Wait)
+		}
+		r.pass(hostwatch.AuditGrace)
+		r.wantList(map[string][]string{"cy": {vfA1, vfA2}, "dc": {vfB1}})
+		if n := r.controller.drift.Total(); n != 1 {
+			t.Errorf("drift %d, want 1", n)
+		}
+	})
 }
 
 // A device whose reads always take long must be listed all the same.
@@ -163,8 +185,8 @@ func TestSlowReadCountsWithoutAnother(t *testing.T) {
 		release()
 		r.settle()
 		r.wantSkipped()
-		if n := r.looks(vfA1); n != 1 {
-			t.Errorf("%d looks, want 1", n)
+		if n := r.readsOf(vfA1); n != 1 {
+			t.Errorf("%d reads, want 1", n)
 		}
 	})
 }
@@ -184,8 +206,8 @@ func TestBlockedReadIsLoggedOnceWithItsFile(t *testing.T) {
 			}
 			return lines
 		}
-		if r.pass(lookTimeout - 5*lookWait); len(blocked()) != 0 {
-			t.Errorf("logged before %v: %q", lookTimeout, log())
+		if r.pass(readpool.Timeout - 5*readpool.Wait); len(blocked()) != 0 {
+			t.Errorf("logged before %v: %q", readpool.Timeout, log())
 		}
 		r.pass(time.Hour)
 		file := ` file="` + h.Path(vfA1) + `"`
@@ -276,7 +298,7 @@ func TestAllocateDoesNotWaitLongForABlockedRead(t *testing.T) {
 		}
 		c := newAllocator(reader, r.config.Driver, read)
 		devices := []*devtree.Device{r.device(vfA1)}
-		for _, want := range []time.Duration{lookTimeout, 0} {
+		for _, want := range []time.Duration{readpool.Timeout, 0} {
 			start := time.Now()
 			err := c.PostAllocate(devices, &devtree.ContainerEdits{})
 			text := "allocate " + vfA1 + ": read " + h.Path(vfA1) + ": it has not returned"
