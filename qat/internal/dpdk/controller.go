@@ -27,7 +27,7 @@ type Config struct {
 	Sysfs, Dev     string // roots, without symbolic links
 	Driver         string // the DPDK driver: one of [device.Drivers]
 	Reader         *device.Reader
-	Allocator      *Allocator    // told which VFs there are
+	Allocator      *Allocator    // kept up to date with the VFs
 	Writer         bind.Writer   // does all writes to sysfs
 	ServedDrivers  []string      // kernel VF drivers whose families are served
 	Limit          int           // number of VFs listed at most; 0: no limit
@@ -53,10 +53,10 @@ type controller struct {
 	groups     *groups
 	assignment *assignment
 	suspects   map[pci.Address]time.Time // functions that differed in an audit → when to compare again
-	releasing  map[pci.Address]time.Time // VFs on their way out → since when
-	lastRun    time.Time                 // of Reconcile
+	releasing  map[pci.Address]time.Time // VFs that have no driver but a node → when that was first read
+	lastRun    time.Time                 // when Reconcile was called last
 	drift      hostwatch.Drift
-	listErr    error // why the host's functions could not be listed the last time
+	listErr    error // of the last attempt to list the host's functions
 	listRetry  retry // when to list and read all of them again
 }
 
@@ -124,18 +124,19 @@ func (c *controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 	return key, verdict
 }
 
-// Reconcile reads what the batch names and what is due, and returns the Tree that follows.
+// Reconcile reads the functions that the batch names, or that are due to be read again, and returns
+// the Tree that follows.
 func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
 	addresses := c.addresses(b.Keys, now)
 	for _, a := range addresses {
-		delete(c.suspects, a) // an event reported it: no drift
+		delete(c.suspects, a) // an event has reported the difference, so it is not drift
 	}
 	if b.All || c.listRetry.isDue(now) {
 		addresses = append(addresses, c.all(now)...)
 	}
 	addresses = append(addresses, c.functions.dueRetries(now)...)
 	addresses = append(addresses, c.binder.Due(now)...)
-	addresses = append(addresses, c.released(now)...)
+	addresses = append(addresses, c.newlyHeld(now)...)
 	c.lastRun = now
 	next := hostwatch.Earlier(c.assignment.next, c.groups.retry)
 	if len(addresses) > 0 || len(c.functions.pool.Outstanding()) > 0 || !next.IsZero() && !now.Before(next) {
@@ -153,7 +154,7 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 	}
 }
 
-// addresses lists the functions that the keys stand for.
+// addresses lists the functions to read because of these keys.
 func (c *controller) addresses(keys []Key, now time.Time) []pci.Address {
 	var list []pci.Address
 	for _, key := range keys {
@@ -186,8 +187,9 @@ func (c *controller) unusable() []pci.Address {
 	})
 }
 
-// all lists every function that exists or is known, after the directories that show new ones are
-// watched. If that fails, the full read that it is for is repeated later.
+// all lists every function that exists or is known. It first watches the directories in which new
+// functions appear. If the functions cannot be listed, it schedules another full read and returns
+// none.
 func (c *controller) all(now time.Time) []pci.Address {
 	c.watchHost()
 	addresses, err := c.functions.all()
@@ -211,12 +213,12 @@ func (c *controller) watchHost() {
 	}
 }
 
-// update reads these functions again, decides about the VFs that this affects,
-// and acts on the decisions. It also gives VFs that wait the places that are free by now.
+// update reads these functions again, decides about the VFs that this affects, and acts on the
+// decisions. It also gives places that have become free to VFs that wait for one.
 func (c *controller) update(addresses []pci.Address, now time.Time) {
 	var named []pci.Address
 	if c.groups.shared.Load() != nil {
-		named = slices.Clone(addresses) // refresh uses the array
+		named = slices.Clone(addresses) // refresh changes the array
 	}
 	affected := c.functions.refresh(addresses, now)
 	affected = c.withSiblings(named, affected, now)
@@ -235,7 +237,7 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 			decisions[i].group, decisions[i].taken = vfs[i].vf.Group, vfs[i].taken()
 		}
 	}
-	c.settle(vfs, decisions, now)
+	c.updateBinder(vfs, decisions, now)
 	before := c.assignment.tree
 	c.bind(c.assignment.apply(decisions, c.binder, c.functions.pfOf, now), now)
 	if c.assignment.tree != before {
@@ -243,8 +245,8 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 	}
 }
 
-// collect collects what decide goes by for these VFs. It asks for the DPDK driver only if a VF is
-// not bound to it.
+// collect returns the facts from which decide decides about these VFs. It reads the state of the
+// DPDK driver only if a VF is not bound to it.
 func (c *controller) collect(addresses []pci.Address, now time.Time) []facts {
 	vfs := make([]facts, len(addresses))
 	unbound := false
@@ -263,13 +265,14 @@ func (c *controller) collect(addresses []pci.Address, now time.Time) []facts {
 	return vfs
 }
 
-// holdTime is how long the node of a VF outlives its VFIO device at most if nobody holds the VF
-// open. The kernel then takes microseconds (drivers/vfio/vfio_main.c, vfio_unregister_group_dev).
+// holdTime is how long the node of a VF must remain without its VFIO device until the VF counts as
+// held open by a workload. If no process holds it open, the kernel removes the node within
+// microseconds (drivers/vfio/vfio_main.c, vfio_unregister_group_dev).
 const holdTime = time.Second
 
-// isHeld reports whether a workload holds a VF that is on its way out, and sets the time to look
-// again if that does not show yet. Nothing on the host names the holder, but the kernel waits for
-// it.
+// isHeld reports whether a workload delays the removal or unbinding of a VF. The host does not show
+// which process has the VF open, only that the kernel waits for it. Until holdTime is over, isHeld
+// reports false, and newlyHeld returns the VF afterwards.
 func (c *controller) isHeld(a pci.Address, vf *function, now time.Time) bool {
 	if vf == nil || !vf.Node.Releasing || vf.Driver != "" {
 		delete(c.releasing, a)
@@ -283,8 +286,8 @@ func (c *controller) isHeld(a pci.Address, vf *function, now time.Time) bool {
 	return now.Sub(since) >= holdTime
 }
 
-// released lists the VFs that have been on their way out for holdTime now.
-func (c *controller) released(now time.Time) (list []pci.Address) {
+// newlyHeld lists the VFs whose holdTime has ended since Reconcile was called last.
+func (c *controller) newlyHeld(now time.Time) (list []pci.Address) {
 	for a, since := range c.releasing {
 		if at := since.Add(holdTime); at.After(c.lastRun) && !now.Before(at) {
 			list = append(list, a)
@@ -293,7 +296,7 @@ func (c *controller) released(now time.Time) (list []pci.Address) {
 	return list
 }
 
-// facts collects the facts about one VF, but for those that collect adds.
+// facts returns what is known of one VF and its PF. collect adds the remaining facts.
 func (c *controller) facts(a pci.Address) facts {
 	vf := c.functions.known[a]
 	if vf == nil || !vf.IsVF {
@@ -317,8 +320,8 @@ func (c *controller) facts(a pci.Address) facts {
 	return f
 }
 
-// settle tells the binder what became of the VFs that need not be bound.
-func (c *controller) settle(vfs []facts, decisions []decision, now time.Time) {
+// updateBinder tells the binder which VFs are bound, are gone, or must not be bound.
+func (c *controller) updateBinder(vfs []facts, decisions []decision, now time.Time) {
 	for i := range decisions {
 		switch d, f := &decisions[i], &vfs[i]; {
 		case d.action == actionBind:
@@ -334,8 +337,8 @@ func (c *controller) settle(vfs []facts, decisions []decision, now time.Time) {
 	}
 }
 
-// bind takes the next step of binding each of these VFs, and says why they are not bound yet. Other
-// VFs that wait for a place are left alone.
+// bind starts the next step of binding for each of these VFs, and records why they are not bound
+// yet. It stops binding VFs for which the limit leaves no place.
 func (c *controller) bind(vfs []decision, now time.Time) {
 	chosen := map[pci.Address]bool{}
 	for _, d := range vfs {
@@ -355,7 +358,7 @@ func (c *controller) bind(vfs []decision, now time.Time) {
 	}
 }
 
-// next is when Reconcile has something to do though nothing is marked.
+// next is when Reconcile must be called even if no event arrives; zero: never.
 func (c *controller) next() time.Time {
 	next := hostwatch.Earlier(c.binder.Next(), hostwatch.Earlier(c.assignment.next, c.groups.retry))
 	next = hostwatch.Earlier(next, hostwatch.Earlier(c.listRetry.at, c.functions.nextRetry()))
@@ -371,7 +374,7 @@ func (c *controller) next() time.Time {
 	return next
 }
 
-// Outcome says what became of the functions that a key stands for.
+// Outcome describes what was read for a key: where the function is listed, or why it is not.
 func (c *controller) Outcome(key Key) string {
 	f, id := c.functions.known[key.address], key.address.String()
 	switch reason := c.assignment.skipped[id]; {
@@ -397,8 +400,8 @@ func (c *controller) Outcome(key Key) string {
 	return "in " + resource
 }
 
-// Close waits for reads and writes in progress, but not for long: what the kernel blocks ends with
-// the process. The kernel can block a reader or writer for as long as a workload holds a device.
+// Close waits for reads and writes in progress, for a limited time. The kernel can block them for
+// as long as a workload holds a device open. Such a read or write ends with the process.
 func (c *controller) Close() {
 	if !hostwatch.AwaitClosed(c.binder.Wait, c.health.Close, c.functions.pool.Close) {
 		klog.InfoS("Ending while the kernel blocks a read or write of sysfs")
