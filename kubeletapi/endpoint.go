@@ -59,6 +59,10 @@ type endpoint struct {
 // the least that gRPC allows.
 const windowSize = 64 << 10
 
+// streamWorkers is how many goroutines a server keeps for calls and streams: the kubelet's stream,
+// and a call. Further ones get goroutines of their own.
+const streamWorkers = 2
+
 func newEndpoint(s *service, path string, c config, stopStreams context.CancelFunc) *endpoint {
 	calls := &inflight{}
 	e := &endpoint{
@@ -71,6 +75,8 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 			grpc.StatsHandler(calls),
 			grpc.MaxRecvMsgSize(maxRequest),
 			grpc.WaitForHandlers(true),
+			// A goroutine that has handled a call has the stack that the next one needs.
+			grpc.NumStreamWorkers(streamWorkers),
 			grpc.ForceServerCodecV2(newCodec()),
 			// No estimates of the bandwidth, which cost a ping for each call: requests are small.
 			grpc.StaticStreamWindowSize(windowSize),

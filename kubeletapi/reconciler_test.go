@@ -139,6 +139,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			tt.state.reason = errors.New("the kubelet ended the stream")
 			s := &service{registration: &registration{state: tt.state}, log: klog.Logger{}}
 			e := newEndpoint(s, "", tt.config, func() {})
+			t.Cleanup(e.stop)
 			e.phase, e.startedAt, e.listenedAt = registering, now.Add(-time.Hour), now.Add(-2*time.Hour)
 			e.retryAt, e.registerBackOff.last = now.Add(time.Hour), tt.lastPause
 			if tt.socketReplaced {

@@ -24,7 +24,10 @@ func TestIsUsable(t *testing.T) {
 			must(t, os.Remove(filepath.Join(h.Dev(), "vfio/1")))
 		}, false},
 		"on its way out, and held": { // as kernels before 6.6 show it
-			func(t *testing.T, h *host) { must(t, h.RemoveAttr(vfA1, "driver")) }, false,
+			func(t *testing.T, h *host) {
+				must(t, os.Remove(filepath.Join(h.Sysfs(), "bus/pci/drivers", DriverVFIO, vfA1)))
+				must(t, h.RemoveAttr(vfA1, "driver"))
+			}, false,
 		},
 		"bound anew": {func(t *testing.T, h *host) {
 			must(t, h.Unbind(vfA1))
@@ -44,7 +47,7 @@ func TestIsUsable(t *testing.T) {
 				t.Errorf("Registration %d, want the inode %d", before.Registration, want)
 			}
 			test.change(t, h)
-			got := r.IsUsable(address(t, vfA1), before.Registration, before.Node.Name)
+			got := r.IsUsable(before)
 			if got != test.want {
 				t.Errorf("IsUsable = %t, want %t", got, test.want)
 			}
@@ -59,7 +62,7 @@ func TestIsUsable(t *testing.T) {
 func TestIsUsableCannotTellWithoutRegistration(t *testing.T) {
 	h := newHostWithVF(t, "")
 	r := vfioReader(h)
-	if f := read(t, r, vfA1); f.Registration != 0 || r.IsUsable(address(t, vfA1), f.Registration, "") {
+	if f := read(t, r, vfA1); f.Registration != 0 || r.IsUsable(f) {
 		t.Errorf("a VF without a driver has the registration %d or is usable", f.Registration)
 	}
 }

@@ -23,7 +23,7 @@ type Allocator struct {
 	reader *device.Reader
 	driver string // the DPDK driver
 	read   func(pci.Address, *device.Progress) (*device.Function, error)
-	known  sync.Map // VF → its Registration, as the controller last read it
+	known  sync.Map // VF → its *device.Function, as the controller last read it
 
 	mu      sync.Mutex                       // guards reading
 	reading map[pci.Address]*device.Progress // VFs that are being read
@@ -43,7 +43,7 @@ func newAllocator(
 }
 
 // remember records a VF as the controller read it.
-func (c *Allocator) remember(vf *device.Function) { c.known.Store(vf.Address, vf.Registration) }
+func (c *Allocator) remember(vf *device.Function) { c.known.Store(vf.Address, vf) }
 
 // forget removes a VF that no longer exists.
 func (c *Allocator) forget(vf pci.Address) { c.known.Delete(vf) }
@@ -62,8 +62,10 @@ func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.Conta
 			return fmt.Errorf("allocate %q: not a PCI address", d.ID)
 		}
 		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
-		if known, ok := c.known.Load(a); ok && c.reader.IsUsable(a, known.(uint64), nodeOf(d)) {
-			continue
+		if known, ok := c.known.Load(a); ok {
+			if vf := known.(*device.Function); vf.Node.Name == nodeOf(d) && c.reader.IsUsable(vf) {
+				continue
+			}
 		}
 		vf, err := c.readSoon(a)
 		switch {

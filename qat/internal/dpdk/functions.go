@@ -241,9 +241,7 @@ func (r *refreshing) update(a pci.Address, result readResult) {
 		delete(r.watched, a)
 	case f.IsVF:
 		r.known[a] = f
-		if old == nil || old.Registration != f.Registration {
-			r.allocator.remember(f.Function)
-		}
+		r.allocator.remember(f.Function)
 		if f.pf != nil && r.isUnread(*f.pf) {
 			r.markPending(*f.pf)
 		}

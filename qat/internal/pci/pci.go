@@ -5,7 +5,7 @@ package pci
 
 import (
 	"cmp"
-	"fmt"
+	"strconv"
 )
 
 // Address is the address of a PCI function (domain, bus, device, function). It is comparable,
@@ -73,7 +73,19 @@ func LastInPath[T string | []byte](path T) (Address, bool) {
 
 // String returns the address as the kernel prints it.
 func (a Address) String() string {
-	return fmt.Sprintf("%04x:%02x:%02x.%d", a.Domain, a.Bus, a.Device, a.Function)
+	text := make([]byte, 0, len("0000:00:00.0"))
+	text = append(appendHex(text, a.Domain, 4), ':')
+	text = append(appendHex(text, uint32(a.Bus), 2), ':')
+	text = append(appendHex(text, uint32(a.Device), 2), '.')
+	return string(append(text, '0'+a.Function))
+}
+
+// appendHex appends a number as hexadecimal digits, and zeros before it up to width.
+func appendHex(text []byte, value uint32, width int) []byte {
+	for limit := uint32(1) << (4 * (width - 1)); limit > 1 && value < limit; limit >>= 4 {
+		text = append(text, '0')
+	}
+	return strconv.AppendUint(text, uint64(value), 16)
 }
 
 // Compare orders addresses by domain, bus, device and function. It returns -1, 0 or +1.

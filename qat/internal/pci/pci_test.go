@@ -4,6 +4,7 @@ package pci
 
 import (
 	"cmp"
+	"fmt"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -63,6 +64,16 @@ func TestParseInvertsString(t *testing.T) {
 		a := genAddress(t)
 		if got, ok := Parse(a.String()); !ok || got != a {
 			t.Fatalf("Parse(%q) = %v, %v; want the same address", a.String(), got, ok)
+		}
+	})
+}
+
+func TestStringIsAsTheKernelPrints(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := genAddress(t)
+		want := fmt.Sprintf("%04x:%02x:%02x.%d", a.Domain, a.Bus, a.Device, a.Function) // drivers/pci/probe.c
+		if got := a.String(); got != want {
+			t.Fatalf("String() = %q, want %q", got, want)
 		}
 	})
 }
