@@ -151,9 +151,19 @@ func (d Dir) Names(sub string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), path.Join(d.path, sub))
-	defer f.Close()
-	return f.Readdirnames(-1)
+	defer unix.Close(fd)
+	var buf [4 << 10]byte
+	var names []string
+	for {
+		n, err := ignoringEINTR(func() (int, error) { return unix.ReadDirent(fd, buf[:]) })
+		if err != nil {
+			return nil, d.pathError("read", sub, err)
+		}
+		if n <= 0 {
+			return names, nil
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
 }
 
 // Names returns the names in a directory, in no particular order.
