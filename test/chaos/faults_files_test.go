@@ -20,11 +20,10 @@ func fileFaults() []fault {
 		{name: "bind that never ends", run: stuckBind, fuse: true},
 	}
 	for _, f := range []struct{ name, address, file, text string }{
-		{"vendor", victimPF, "vendor", "0x8086\n"},
 		{"numa_node", victimPF, "numa_node", "0\n"},
 		{"qat/state", victimPF, "qat/state", "up\n"},
 		{"qat/cfg_services", victimPF, "qat/cfg_services", "sym;asym\n"},
-		{"a VF's device", victim, "device", "0x4941\n"},
+		{"a VF's numa_node", victim, "numa_node", "0\n"},
 	} {
 		list = append(list, fault{name: f.name + " never answers", fuse: true, run: func(t *testing.T, r *rig) {
 			r.stuck(t, r.file(f.address, f.file), f.text)

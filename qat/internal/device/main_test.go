@@ -132,7 +132,7 @@ func openHooked(t testing.TB, h *lookalike.Host, a string, hook func(), entries 
 		hooked.entries[name] = true
 	}
 	r := vfioReader(h)
-	return r.open(address(t, a), r.entry(address(t, a)), hooked)
+	return r.open(address(t, a), r.entry(address(t, a)), hooked, nil)
 }
 
 func (d *hookedDir) done(name string) {

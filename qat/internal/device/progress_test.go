@@ -21,7 +21,7 @@ func TestProgressNamesTheFileThatIsRead(t *testing.T) {
 				directory: trackedDir{openDir(t, h, a), path, p},
 				entries:   map[string]bool{entry: true},
 				hook:      func() { got = p.File() },
-			})
+			}, nil)
 			must(t, err)
 			defer handle.Close()
 			_, err = handle.Read()

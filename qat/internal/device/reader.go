@@ -244,7 +244,8 @@ type Handle struct {
 	reader   *Reader
 	entry    string // path of the function's entry in bus/pci/devices
 	dir      directory
-	identity Function // the fields that Open has read
+	known    *Function // what was read of this incarnation before; nil: nothing
+	identity Function  // the fields that Open has read
 	watches  []Watch
 	watchErr error // why watches does not contain qat/; nil if it need not
 }
@@ -262,18 +263,21 @@ type directory interface {
 // Open opens the function at an address. It returns nil and no error if there is no function or if
 // it is not a QAT device. The caller closes the Handle.
 //
+// known is what was read at this address before, or nil. If it has the same incarnation, Open takes
+// from it what the kernel never changes of a function, and does not read that again.
+//
 // A caller that installs the watches of the Handle before it calls [Handle.Read] misses no change
 // that inotify reports.
 //
 // The kernel removes the entry in bus/pci/devices before it sends the remove event
 // (drivers/base/core.c, device_del). After that event, Open returns nil, although the directory
 // that the entry pointed to may still exist.
-func (r *Reader) Open(a pci.Address) (*Handle, error) {
+func (r *Reader) Open(a pci.Address, known *Function) (*Handle, error) {
 	entry := r.entry(a)
 	r.progress.set(entry, "")
 	dir, err := sysfs.OpenDir(entry)
 	if err == nil {
-		return r.open(a, entry, trackedDir{dir, entry, r.progress})
+		return r.open(a, entry, trackedDir{dir, entry, r.progress}, known)
 	}
 	return nil, r.unlessGone(a, err)
 }
@@ -290,9 +294,9 @@ func (r *Reader) unlessGone(a pci.Address, err error) error {
 
 // open returns a Handle for the function's directory. If the function is not a QAT device, or on an
 // error, it closes the directory and returns no Handle.
-func (r *Reader) open(a pci.Address, entry string, dir directory) (*Handle, error) {
+func (r *Reader) open(a pci.Address, entry string, dir directory, known *Function) (*Handle, error) {
 	h := &Handle{reader: r, entry: entry, dir: dir, identity: Function{Address: a, NUMANode: -1}}
-	err := h.identify()
+	err := h.identify(known)
 	if err == nil && h.identity.Family != nil {
 		return h, nil
 	}
@@ -300,9 +304,35 @@ func (r *Reader) open(a pci.Address, entry string, dir directory) (*Handle, erro
 	return nil, r.unlessGone(a, err)
 }
 
-// identify reads what the function is and determines what to watch. It leaves Family nil when the
-// function is not a QAT device.
-func (h *Handle) identify() (err error) {
+// identify finds out what the function is and determines what to watch. It leaves Family nil when
+// the function is not a QAT device.
+//
+// The kernel reads the IDs of a function once, before the function gets a directory
+// (drivers/pci/probe.c, pci_setup_device). The files vendor and device show these
+// (drivers/pci/pci-sysfs.c), so they are read once for each incarnation.
+func (h *Handle) identify(known *Function) (err error) {
+	f := &h.identity
+	if known != nil {
+		if f.Incarnation, err = h.dir.Inode("."); err != nil {
+			return err
+		}
+	}
+	if known != nil && known.Incarnation == f.Incarnation {
+		h.known = known
+		f.Family, f.IsVF, f.Dir = known.Family, known.IsVF, known.Dir
+	} else if err = h.readIdentity(); err != nil || f.Family == nil {
+		return err
+	}
+	h.watches = []Watch{{Dir: f.Dir, Incarnation: f.Incarnation}}
+	if !f.IsVF {
+		h.identifyPF()
+	}
+	return nil
+}
+
+// readIdentity reads what is the same for as long as the function exists. It leaves Family nil when
+// the function is not a QAT device.
+func (h *Handle) readIdentity() error {
 	f := &h.identity
 	vendor, err := h.readID("vendor")
 	if err != nil || vendor != vendorIntel {
@@ -324,10 +354,6 @@ func (h *Handle) identify() (err error) {
 		return err
 	}
 	f.Family, f.IsVF = family, isVF
-	h.watches = []Watch{{Dir: f.Dir, Incarnation: f.Incarnation}}
-	if !isVF {
-		h.identifyPF()
-	}
 	return nil
 }
 
@@ -388,7 +414,7 @@ func (h *Handle) read(f *Function) (err error) {
 // Read opens, reads and closes the function at an address. Its results are those of [Handle.Read];
 // the Function is also nil when there is no QAT device, or an error hides whether there is one.
 func (r *Reader) Read(a pci.Address) (*Function, error) {
-	h, err := r.Open(a)
+	h, err := r.Open(a, nil)
 	if h == nil {
 		return nil, err
 	}

@@ -194,7 +194,7 @@ func TestOpenFindsQATFunctionsOnly(t *testing.T) {
 	r := vfioReader(h)
 	check := func(a, what string) {
 		t.Helper()
-		if handle, err := r.Open(address(t, a)); handle != nil || err != nil {
+		if handle, err := r.Open(address(t, a), nil); handle != nil || err != nil {
 			t.Errorf("Open of %s = %v, %v; want nil, nil", what, handle, err)
 		}
 		if f, err := r.Read(address(t, a)); f != nil || err != nil {
@@ -239,7 +239,7 @@ func TestOpenReportsWhatItCannotRead(t *testing.T) {
 			h := newHost(t)
 			test.do(t, h)
 			r := vfioReader(h)
-			handle, err := r.Open(address(t, pfA))
+			handle, err := r.Open(address(t, pfA), nil)
 			if handle != nil || err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("Open = %v, %v; want nil, and an error with %q", handle, err, test.want)
 			}
@@ -333,7 +333,7 @@ func TestEachTransientErrorIsReported(t *testing.T) {
 			a := address(t, test.function)
 			for n := 1; ; n++ {
 				dir := &failingDir{directory: openDir(t, h, test.function), countdown: n, err: unix.ENOMEM}
-				handle, err := r.open(a, r.entry(a), dir)
+				handle, err := r.open(a, r.entry(a), dir, nil)
 				if handle != nil {
 					_, err = handle.Read()
 					handle.Close()
@@ -354,7 +354,7 @@ func TestEachTransientErrorIsReported(t *testing.T) {
 func TestFunctionWithoutEntryIsGone(t *testing.T) {
 	h := newHostWithVF(t, DriverVFIO)
 	r := vfioReader(h)
-	handle, err := r.Open(address(t, vfA1))
+	handle, err := r.Open(address(t, vfA1), nil)
 	must(t, err)
 	defer handle.Close()
 	must(t, os.Remove(h.Path(vfA1)))
@@ -400,7 +400,7 @@ func TestFunctionCanGoWhileItIsRead(t *testing.T) {
 
 func TestFunctionReplacedWhileItIsReadIsGone(t *testing.T) {
 	h := newHostWithVF(t, DriverVFIO)
-	handle, err := vfioReader(h).Open(address(t, vfA1))
+	handle, err := vfioReader(h).Open(address(t, vfA1), nil)
 	must(t, err)
 	defer handle.Close()
 	real, err := filepath.EvalSymlinks(h.Path(vfA1))
@@ -419,10 +419,10 @@ func TestFunctionReplacedWhileItIsReadIsGone(t *testing.T) {
 func TestReadSeesChangesAfterOpen(t *testing.T) {
 	h := newHostWithVF(t, "")
 	r := vfioReader(h)
-	pf, err := r.Open(address(t, pfA))
+	pf, err := r.Open(address(t, pfA), nil)
 	must(t, err)
 	defer pf.Close()
-	vf, err := r.Open(address(t, vfA1))
+	vf, err := r.Open(address(t, vfA1), nil)
 	must(t, err)
 	defer vf.Close()
 	must(t, h.SetAttr(pfA, "qat/cfg_services", "dc"))
@@ -459,7 +459,7 @@ func TestWatches(t *testing.T) {
 			if test.do != nil {
 				must(t, test.do(h))
 			}
-			handle, err := vfioReader(h).Open(address(t, test.function))
+			handle, err := vfioReader(h).Open(address(t, test.function), nil)
 			must(t, err)
 			defer handle.Close()
 			real, err := filepath.EvalSymlinks(h.Path(test.function))
@@ -495,7 +495,7 @@ func (d noInodes) Inode(name string) (uint64, error) {
 func TestReadFailsIfAWatchIsMissing(t *testing.T) {
 	h := newHost(t)
 	r := vfioReader(h)
-	handle, err := r.open(address(t, pfA), r.entry(address(t, pfA)), noInodes{openDir(t, h, pfA)})
+	handle, err := r.open(address(t, pfA), r.entry(address(t, pfA)), noInodes{openDir(t, h, pfA)}, nil)
 	must(t, err)
 	defer handle.Close()
 	if f, err := handle.Read(); f == nil || !errors.Is(err, unix.EIO) || len(handle.Watches()) != 2 {
@@ -539,5 +539,74 @@ func TestReadClosesWhatItOpens(t *testing.T) {
 	before := readAll()
 	if after := readAll(); before != after {
 		t.Errorf("%d open files, then %d; want the same", before, after)
+	}
+}
+
+// readFiles is a directory that records which attributes are read.
+type readFiles struct {
+	directory
+	names []string
+}
+
+func (d *readFiles) Read(name string) (string, error) {
+	d.names = append(d.names, name)
+	return d.directory.Read(name)
+}
+
+// What the kernel never changes of a function is read once for each incarnation of it.
+func TestIdentityOfAKnownFunctionIsNotReadAgain(t *testing.T) {
+	h := newHostWithVF(t, DriverVFIO)
+	r := vfioReader(h)
+	for a, constant := range map[string][]string{
+		pfA:  {"vendor", "device"},
+		vfA1: {"vendor", "device", "iommu_group/name"},
+	} {
+		whole := read(t, r, a)
+		other := *whole
+		other.Incarnation--
+		for name, test := range map[string]struct {
+			known *Function
+			want  []string
+		}{
+			"nothing is known":      {nil, constant},
+			"another had its place": {&other, constant},
+			"known":                 {whole, nil},
+		} {
+			dir := &readFiles{directory: openDir(t, h, a)}
+			handle, err := r.open(address(t, a), r.entry(address(t, a)), dir, test.known)
+			must(t, err)
+			f, err := handle.Read()
+			must(t, err)
+			handle.Close()
+			var got []string
+			for _, file := range dir.names {
+				if slices.Contains(constant, file) {
+					got = append(got, file)
+				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("%s, %s: constant files that are read (-want +got):\n%s", a, name, diff)
+			}
+			if diff := cmp.Diff(whole, f); diff != "" {
+				t.Errorf("%s, %s: Function (-want +got):\n%s", a, name, diff)
+			}
+		}
+	}
+}
+
+// A VF that is bound again may be in another IOMMU group, or in none.
+func TestNodeOfAnotherGroupIsReadAgain(t *testing.T) {
+	h := newHostWithVF(t, DriverVFIO)
+	r := vfioReader(h)
+	known := *read(t, r, vfA1)
+	group := *known.Group + 1
+	known.Group, known.Node.Name = &group, "vfio/noiommu-"+strconv.Itoa(group)
+	handle, err := r.Open(address(t, vfA1), &known)
+	must(t, err)
+	defer handle.Close()
+	f, err := handle.Read()
+	must(t, err)
+	if want := read(t, r, vfA1); !f.Equal(want) {
+		t.Errorf("Read = %+v, want %+v", f, want)
 	}
 }

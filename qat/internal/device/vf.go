@@ -26,6 +26,9 @@ type Node struct {
 // IsCdev reports whether the node is a VFIO character device, which is used with /dev/iommu.
 func (n Node) IsCdev() bool { return strings.HasPrefix(n.Name, cdevPrefix) }
 
+// isGroup reports whether the node is that of an IOMMU group.
+func (n Node) isGroup() bool { return strings.HasPrefix(n.Name, "vfio/") && !n.IsCdev() }
+
 const cdevPrefix = "vfio/devices/"
 
 // readVF reads what is specific to a VF.
@@ -77,6 +80,10 @@ func (h *Handle) nodeExists(name string) (bool, error) {
 // groupNode returns the name of the node of an IOMMU group. The node exists while a VFIO driver is
 // bound to a device of the group (drivers/vfio/group.c, vfio_group_alloc).
 func (h *Handle) groupNode(group int) (string, error) {
+	if k := h.known; k != nil && k.Group != nil && *k.Group == group && k.Node.isGroup() {
+		// A group has its name before a function joins it (vfio_noiommu_group_alloc).
+		return k.Node.Name, nil
+	}
 	name, err := h.dir.Read("iommu_group/name") // most groups have none
 	switch {
 	case sysfs.IsTransient(err):

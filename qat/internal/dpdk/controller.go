@@ -63,8 +63,9 @@ type controller struct {
 // New returns the mode for one call of [hostwatch.Run]. It starts no more reads
 // and writes in the background once ctx ends.
 func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mode[Key] {
+	w := &watchedReader{watches: host.Watches}
 	return newController(ctx, cfg, host, func(a pci.Address, p *device.Progress) readResult {
-		return readWatched(cfg.Reader.Tracked(p), host.Watches, a)
+		return w.read(cfg.Reader.Tracked(p), a)
 	})
 }
 
@@ -246,14 +247,14 @@ func (c *controller) update(addresses []pci.Address, now time.Time) {
 }
 
 // collect returns the facts from which decide decides about these VFs. It reads the state of the
-// DPDK driver only if a VF is not bound to it.
+// DPDK driver only if one of them may be bound to it.
 func (c *controller) collect(addresses []pci.Address, now time.Time) []facts {
 	vfs := make([]facts, len(addresses))
 	unbound := false
 	for i, a := range addresses {
 		vfs[i] = c.facts(a)
 		vfs[i].held = c.isHeld(a, vfs[i].vf, now)
-		unbound = unbound || vfs[i].vf != nil && !vfs[i].driverBound
+		unbound = unbound || vfs[i].vf != nil && !vfs[i].driverBound && !vfs[i].vf.Node.Releasing
 	}
 	if unbound {
 		driver := c.reader.DriverState()

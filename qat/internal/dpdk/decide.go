@@ -25,7 +25,7 @@ type facts struct {
 	held bool // Node.Releasing for holdTime: a workload still has the VF open
 
 	driverBound bool               // the VF is bound to the DPDK driver or an equivalent driver
-	driver      device.DriverState // of the DPDK driver; not read if all VFs of the batch are bound to it
+	driver      device.DriverState // of the DPDK driver; not read if no VF of the batch may be bound to it
 
 	members  []member // the other functions in the VF's IOMMU group
 	shared   bool     // a member is a VF of a served family

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -344,18 +345,32 @@ func (r *refreshing) markVFs(pf pci.Address) {
 	}
 }
 
-// readWatched watches the directories of a function and then reads it, so that no change is missed.
-// Any goroutine may call it, and the kernel may block it.
-func readWatched(reader *device.Reader, watches *hostwatch.Watches, a pci.Address) readResult {
-	h, err := reader.Open(a)
+// A watchedReader reads functions and watches their directories. Any goroutine may use it.
+type watchedReader struct {
+	watches *hostwatch.Watches
+	last    sync.Map // address → *device.Function, as read last
+}
+
+// read watches the directories of a function and then reads it, so that no change is missed. The
+// kernel may block it.
+func (w *watchedReader) read(reader *device.Reader, a pci.Address) readResult {
+	last, _ := w.last.Load(a)
+	known, _ := last.(*device.Function)
+	h, err := reader.Open(a, known)
 	if h == nil {
+		w.last.Delete(a)
 		return readResult{err: err}
 	}
 	defer h.Close()
-	for _, w := range h.Watches() {
-		watches.Want(w.Dir, w.Incarnation)
+	for _, dir := range h.Watches() {
+		w.watches.Want(dir.Dir, dir.Incarnation)
 	}
 	facts, err := h.Read()
+	if facts == nil {
+		w.last.Delete(a)
+	} else {
+		w.last.Store(a, facts)
+	}
 	return readResult{facts: facts, err: err, watches: h.Watches()}
 }
 

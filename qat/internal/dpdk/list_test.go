@@ -147,6 +147,20 @@ func TestNodeEventBringsVFBack(t *testing.T) {
 	}
 }
 
+// renewDir gives the directory of a function another inode, as if another device had its address.
+func renewDir(t *testing.T, h *lookalike.Host, address string) {
+	t.Helper()
+	dir := realPath(t, h.Path(address))
+	must(t, os.Mkdir(dir+".new", 0o755))
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range entries {
+		must(t, os.Rename(filepath.Join(dir, e.Name()), filepath.Join(dir+".new", e.Name())))
+	}
+	must(t, os.Remove(dir))
+	must(t, os.Rename(dir+".new", dir))
+}
+
 func TestUnreadableFunctionThatWentIsNotSkipped(t *testing.T) {
 	for name, known := range map[string]bool{"known before": true, "never known": false} {
 		inBubble(t, name, func(t *testing.T) {
@@ -156,8 +170,10 @@ func TestUnreadableFunctionThatWentIsNotSkipped(t *testing.T) {
 			if known {
 				r.rescan()
 			}
-			must(t, h.SetAttr(vfA1, "vendor", "garbage"))
-			must(t, h.SetAttr(vfA2, "vendor", "garbage"))
+			for _, vf := range []string{vfA1, vfA2} {
+				renewDir(t, h, vf)
+				must(t, h.SetAttr(vf, "vendor", "garbage"))
+			}
 			r.rescan()
 			r.wantSkipped(vfA1, vfA2)
 			must(t, h.RemoveVF(vfA1))
@@ -226,21 +242,22 @@ func TestVFWithoutPhysfnBelongsToThePFWithItsVirtfn(t *testing.T) {
 // A PCI function can be QAT or not, PF or VF; its address says nothing about that.
 func TestAddressThatChangesItsKind(t *testing.T) {
 	for name, tt := range map[string]struct {
-		change   func(h *lookalike.Host) error
+		change   func(t *testing.T, h *lookalike.Host)
 		read     string
 		resource string
 	}{
 		"VF becomes a PF": {
-			func(h *lookalike.Host) error {
-				if err := h.RemoveVF(vfA1); err != nil {
-					return err
-				}
-				return h.AddPF(lookalike.PF{Address: vfA1, Services: "dc"})
+			func(t *testing.T, h *lookalike.Host) {
+				must(t, h.RemoveVF(vfA1))
+				must(t, h.AddPF(lookalike.PF{Address: vfA1, Services: "dc"}))
 			},
 			vfA1, "",
 		},
 		"PF becomes another device": {
-			func(h *lookalike.Host) error { return h.SetAttr(pfA, "device", "0x1572") },
+			func(t *testing.T, h *lookalike.Host) {
+				renewDir(t, h, pfA)
+				must(t, h.SetAttr(pfA, "device", "0x1572"))
+			},
 			pfA, "generic",
 		},
 	} {
@@ -249,7 +266,7 @@ func TestAddressThatChangesItsKind(t *testing.T) {
 			addVFs(t, h, pfA, vfA1)
 			r := newRig(t, h, Config{Steal: true})
 			r.rescan()
-			must(t, tt.change(h))
+			tt.change(t, h)
 			r.read(tt.read)
 			if in := r.resource(vfA1); in != tt.resource {
 				t.Errorf("listed in %q, want %q", in, tt.resource)

@@ -101,7 +101,7 @@ func TestServiceChangeReadsThePFAndItsVFsOnce(t *testing.T) {
 		reads := map[string]int{}
 		for _, file := range o.take() {
 			dir, name := filepath.Split(file)
-			if name == "vendor" {
+			if name == "numa_node" {
 				reads[strings.TrimSuffix(dir, "/")]++
 			}
 		}
@@ -170,7 +170,7 @@ func TestEachFunctionIsReadOnceForABatch(t *testing.T) {
 			tt.do(t, h, r)
 			reads := map[string]int{}
 			for _, file := range o.take() {
-				if dir, name := filepath.Split(file); name == "vendor" {
+				if dir, name := filepath.Split(file); name == "numa_node" {
 					reads[all[strings.TrimSuffix(dir, "/")]]++
 				}
 			}
@@ -191,7 +191,7 @@ func TestFirstReadReadsEachFunctionOnce(t *testing.T) {
 		r.rescan()
 		n := 0
 		for _, file := range o.take() {
-			if filepath.Base(file) == "vendor" {
+			if filepath.Base(file) == "numa_node" {
 				n++
 			}
 		}
@@ -261,11 +261,57 @@ func TestReadingAVFDoesNotWaitForItsDeviceLock(t *testing.T) {
 		r.read(vfA1)
 		r.audit()
 		opened := o.take()
-		if !slices.Contains(opened, filepath.Join(dir, "vendor")) {
+		if !slices.Contains(opened, filepath.Join(dir, "numa_node")) {
 			t.Fatalf("opened: %q: the test has no effect", opened)
 		}
 		if slices.Contains(opened, filepath.Join(dir, "driver_override")) {
 			t.Errorf("opened: %q, want that driver_override is not read", opened)
 		}
+	})
+}
+
+// An event of a VF costs no read of what the kernel never changes of it.
+func TestIdentityIsReadOnceForEachIncarnation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostWithVF(t)
+		r := newRig(t, h, Config{NoBind: true})
+		r.rescan()
+		dir := realPath(t, h.Path(vfA1))
+		o := watchOpens(t, dir)
+		r.read(vfA1)
+		r.audit()
+		if opened := o.take(); slices.Contains(opened, filepath.Join(dir, "vendor")) || len(opened) == 0 {
+			t.Errorf("opened: %q, want files, but not vendor", opened)
+		}
+		renewDir(t, h, vfA1)
+		o = watchOpens(t, dir)
+		r.read(vfA1)
+		if opened := o.take(); !slices.Contains(opened, filepath.Join(dir, "vendor")) {
+			t.Errorf("opened: %q of a new incarnation, want vendor among them", opened)
+		}
+	})
+}
+
+// The parameters of the driver's modules do not matter for a VF that a workload still holds.
+func TestUnbindingReadsNoParameters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		addVFs(t, h, pfA, vfA1)
+		r := newRig(t, h, Config{})
+		r.rescan()
+		o := watchOpens(t, filepath.Join(h.Sysfs(), "module/vfio/parameters"))
+		release := h.Hold(vfA1)
+		unbound := make(chan error, 1)
+		go func() { unbound <- h.Unbind(vfA1) }()
+		synctest.Wait()
+		r.read(vfA1)
+		if r.reason(vfA1) == "" {
+			t.Fatal("the VF is not unhealthy: the test has no effect")
+		}
+		if opened := o.take(); len(opened) > 0 {
+			t.Errorf("opened: %q, want none", opened)
+		}
+		release()
+		must(t, <-unbound)
 	})
 }

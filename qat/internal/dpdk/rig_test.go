@@ -119,13 +119,14 @@ func newRig(t *testing.T, h *lookalike.Host, cfg Config) *rig {
 		Mark:    func(key Key, _ time.Time) { r.mark(key) },
 		Watches: hostwatch.NewWatches(r.watches),
 	}
+	watched := &watchedReader{watches: host.Watches}
 	r.controller = newController(t.Context(), r.config, host, func(a pci.Address, p *device.Progress) readResult {
 		reader := r.config.Reader.Tracked(p)
 		if held := r.reads.begin(a.String()); held != nil {
 			_, _ = reader.Read(a) // so that p shows a file
 			<-held
 		}
-		return readWatched(reader, host.Watches, a)
+		return watched.read(reader, a)
 	})
 	t.Cleanup(r.controller.Close)
 	return r

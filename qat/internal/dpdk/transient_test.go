@@ -126,7 +126,7 @@ func TestRetriesBackOff(t *testing.T) {
 		addVFs(t, h, pfA, vfA1)
 		r := newRig(t, h, Config{NoBind: true})
 		r.rescan()
-		restore := failReads(t, h, vfA1, "vendor")
+		restore := failReads(t, h, vfA1, "numa_node")
 		r.read(vfA1)
 		for _, want := range []time.Duration{10, 20, 40, 80, 160, 320, 640, 1000, 1000} {
 			if wait := r.wake(); wait != want*time.Millisecond {
@@ -218,7 +218,7 @@ func TestTransientErrorDoesNotEndABinding(t *testing.T) {
 		r := newRig(t, h, Config{})
 		r.rescan()
 		must(t, h.Unbind(vf)) // as the plugin asked
-		restore := failReads(t, h, vf, "vendor")
+		restore := failReads(t, h, vf, "numa_node")
 		r.read(vf)
 		r.pass(time.Minute)
 		if n := r.probes(vf); n != 1 {
@@ -238,7 +238,7 @@ func TestAuditLeavesTransientErrorsAlone(t *testing.T) {
 		addVFs(t, h, pfA, vfA1)
 		r := newRig(t, h, Config{NoBind: true})
 		r.rescan()
-		restore := failReads(t, h, vfA1, "vendor")
+		restore := failReads(t, h, vfA1, "numa_node")
 		r.audit()
 		if n := len(r.controller.suspects); n != 0 {
 			t.Errorf("%d suspects, want none", n)
@@ -247,7 +247,7 @@ func TestAuditLeavesTransientErrorsAlone(t *testing.T) {
 
 		must(t, h.SetAttr(pfA, "qat/cfg_services", "dc")) // no event reports it
 		r.audit()
-		restore = failReads(t, h, pfA, "vendor")
+		restore = failReads(t, h, pfA, "numa_node")
 		r.pass(time.Minute)
 		if n := r.controller.drift.Total(); n != 0 {
 			t.Errorf("drift %d while the suspect cannot be read, want 0", n)
