@@ -34,7 +34,7 @@ func (s *service) Allocate(ctx context.Context, req *pluginapi.AllocateRequest) 
 		containers = append(containers, devices)
 		requested += len(devices)
 	}
-	if requested > resource.Len() { // the kubelet requests each device once
+	if requested > resource.Len() { // the kubelet requests each device at most once
 		return nil, status.Errorf(codes.InvalidArgument, "%d devices of %s requested, there are %d",
 			requested, s.name, resource.Len())
 	}

@@ -263,9 +263,9 @@ func TestAllocatorAndPostAllocator(t *testing.T) {
 	}
 }
 
-// The codec of gRPC refuses invalid UTF-8 with an error that names neither the device nor the
-// string, and a runtime refuses the rest of what devtree does not allow.
-func TestInvalidEditsOfThePluginRefuseTheRequest(t *testing.T) {
+// Without validation, the codec of gRPC rejects invalid UTF-8 with an error that names neither the
+// device nor the string. A runtime rejects the other edits that devtree does not allow.
+func TestInvalidEditsOfThePluginFailTheRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		edits   devtree.ContainerEdits

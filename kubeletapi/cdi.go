@@ -14,12 +14,13 @@ import (
 // WithCDI makes the Manager keep specs of the Container Device Interface in dir,
 // usually /var/run/cdi; see package cdi. A device is then also the CDI device
 // "<namespace>/<class>=<ID>". If class is empty, each resource is a class of its own.
-// Several plugins may have the same directory, namespace and class.
+// Several plugins may share a directory, a namespace and a class.
 //
 // Allocate returns the CDI name in addition to the device's nodes, mounts and
-// environment, so that a runtime without CDI support lacks nothing. It writes nothing. If an
-// [Allocator] or a [PostAllocator] removes or changes some of the edits of a device, Allocate does
-// not return its CDI name, so that the spec does not undo that.
+// environment, so that a runtime without CDI support lacks nothing. It does not write files. If an
+// [Allocator] or a [PostAllocator] removes or changes edits of a device, Allocate does not return
+// the CDI name of the device, because the spec would undo the change.
+//
 // The spec is on disk before the kubelet learns of the device. It is removed, without
 // waiting for the kubelet, once Allocate no longer returns its name.
 //
@@ -52,15 +53,15 @@ func (m *Manager) cdiConfig() *cdi.Config {
 	return &cdi.Config{Dir: m.config.cdiDir, Vendor: m.namespace, Class: m.config.cdiClass}
 }
 
-// dropOverriddenNames removes the CDI names of the devices whose specs hold something that edits
-// do not hold. A runtime may apply the specs after the edits, and so undo them. Without the name,
-// the container gets the edits alone.
+// dropOverriddenNames removes from edits the CDI name of each device whose spec contains something
+// that edits does not. A runtime may apply specs after the edits, and so undo changes of the
+// plugin. Without the name, the container gets only the edits.
 func (s *service) dropOverriddenNames(edits *devtree.ContainerEdits, devices []*devtree.Device) {
 	if s.cdi == nil {
 		return
 	}
 	for _, d := range devices {
-		if !holds(edits, &d.ContainerEdits) {
+		if !contains(edits, &d.ContainerEdits) {
 			name := s.cdi.QualifiedName(s.resource, d.ID)
 			isName := func(n string) bool { return n == name }
 			edits.CDINames = slices.DeleteFunc(edits.CDINames, isName)
@@ -68,8 +69,8 @@ func (s *service) dropOverriddenNames(edits *devtree.ContainerEdits, devices []*
 	}
 }
 
-// holds reports whether edits hold all that the spec of a device with the edits of part holds.
-func holds(edits, part *devtree.ContainerEdits) bool {
+// contains reports whether edits contains all device nodes, mounts and variables of part.
+func contains(edits, part *devtree.ContainerEdits) bool {
 	for _, n := range part.DeviceNodes {
 		if !slices.Contains(edits.DeviceNodes, n) {
 			return false

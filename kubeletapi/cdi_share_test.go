@@ -19,8 +19,8 @@ func onDisk(t *testing.T, dir string) []string {
 	return openRuntime(t, dir).ListDevices()
 }
 
-// Two plugins of a vendor, and even of a class, share a directory. Each one's containers can be
-// created at any time.
+// Two plugins of one vendor share a directory, also with the same class. The containers of both can
+// be created at any time.
 func TestPluginsOfANamespaceKeepEachOthersSpecs(t *testing.T) {
 	for _, tt := range []struct {
 		name          string
@@ -94,8 +94,8 @@ func TestDeletedOrForeignSpecIsRepairedAtOnce(t *testing.T) {
 	}
 }
 
-// A rolling update may start the new instance before the old one ends. At any time a runtime
-// resolves the device that both have, and in the end it finds what the new instance has.
+// A rolling update may start the new instance before the old one ends. A runtime can resolve the
+// device of both instances at any time. In the end it finds the devices of the new instance.
 func TestOverlappingHandOverOfSpecs(t *testing.T) {
 	dir, specs := kubeletDir(t), t.TempDir()
 	k := startKubelet(t, dir)

@@ -88,14 +88,14 @@ func TestCDIInjectsWhatAllocateReturns(t *testing.T) {
 	}
 }
 
-// A runtime may apply the specs of CDI devices after what the kubelet says. Then a name whose
-// spec holds something else undoes what the plugin decided.
-func TestPluginHasTheLastWordWithCDI(t *testing.T) {
+// A runtime may apply CDI specs after the kubelet's answer. A spec that differs from the edits of
+// the plugin would undo them.
+func TestPluginEditsOverrideCDISpecs(t *testing.T) {
 	setBlue := func(edits *devtree.ContainerEdits) { edits.Env["PAINT"] = "blue" }
 	for _, tt := range []struct {
 		name      string
 		change    func(edits *devtree.ContainerEdits)
-		wantNames []string // the ID in the CDI names that are left
+		wantNames []string // IDs in the remaining CDI names
 	}{
 		{"nothing", func(*devtree.ContainerEdits) {}, []string{"1", "2"}},
 		{"adds", func(e *devtree.ContainerEdits) { e.Env["BRUSH"] = "thin" }, []string{"1", "2"}},
@@ -154,8 +154,8 @@ func TestPluginHasTheLastWordWithCDI(t *testing.T) {
 	}
 }
 
-// requireContainer checks that a container, as a runtime makes it of the kubelet's answer and
-// the specs, has the nodes, mounts and environment of want.
+// requireContainer checks that a container has the nodes, mounts and environment of want. The
+// container is created as a runtime does, from the kubelet's answer and the specs.
 func requireContainer(
 	t *testing.T, specs *cdilib.Cache, answer *pluginapi.ContainerAllocateResponse, want *devtree.ContainerEdits,
 ) {

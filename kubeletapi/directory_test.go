@@ -152,9 +152,9 @@ func TestPollEndsListenBackOff(t *testing.T) {
 	waitIDs(t, k, yellow, "1")
 }
 
-// TestExchangedDirectoryIsFound checks that the kubelet is found when the path of its directory
-// leads to another one, even if no inotify event tells.
-func TestExchangedDirectoryIsFound(t *testing.T) {
+// TestReplacedDirectoryIsFound checks that the kubelet is found when the path of its directory
+// leads to another directory, even without an inotify event.
+func TestReplacedDirectoryIsFound(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		dir      string // below base; link/ leads to one/

@@ -19,7 +19,7 @@ import (
 type dirWatch struct {
 	fs  *fsnotify.Watcher
 	dir string
-	id  dirID // of what is watched
+	id  dirID // of the watched directory
 }
 
 // dirID identifies a directory. The zero value means no directory.
@@ -40,7 +40,7 @@ func identifyDir(path string) dirID {
 // It needs the parent because IN_DELETE_SELF only comes with the last reference to the
 // directory (inotify(7)), and an open socket of ours in it holds one.
 func watchDir(dir string) (*dirWatch, error) {
-	id := identifyDir(dir) // if it is exchanged from here on, exchanged notices
+	id := identifyDir(dir) // before the watch, so that replaced detects a later replacement
 	w, err := fsnotify.NewWatcher()
 	if errors.Is(err, unix.EMFILE) {
 		err = fmt.Errorf("%w (see sysctl fs.inotify.max_user_instances and the limit of open files)", err)
@@ -75,10 +75,10 @@ func (d *dirWatch) moved(ev fsnotify.Event) bool {
 	return strings.HasPrefix(d.dir+separator, strings.TrimSuffix(ev.Name, separator)+separator)
 }
 
-// exchanged reports whether the path leads to another directory than the one that is watched.
-// That needs no event if a symbolic link above it changed, a directory further up was renamed, or
+// replaced reports whether the path leads to a directory other than the watched one. inotify does
+// not report that if a symbolic link in the path changed, a directory further up was renamed, or
 // something was mounted.
-func (d *dirWatch) exchanged() bool { return identifyDir(d.dir) != d.id }
+func (d *dirWatch) replaced() bool { return identifyDir(d.dir) != d.id }
 
 // close closes the watcher and waits for its goroutine. d may be nil.
 func (d *dirWatch) close() {

@@ -6,33 +6,34 @@
 // The author of a plugin implements [Plugin], whose one method publishes a new
 // [devtree.Tree] whenever the devices change. A [Manager] does the rest: a gRPC server
 // and a socket for each resource, registration, ListAndWatch and Allocate. [FromScanner]
-// turns a loop that polls its devices into a Plugin. [Main] is a Manager with flags, signals
-// and health checks: the whole program of a plugin. A plugin may also implement [Allocator],
-// [PostAllocator], [PreferredAllocator] or [ContainerPreStarter]; the Manager detects them. With
-// [WithCDI], the devices are also devices of the Container Device Interface. See
+// turns a loop that polls its devices into a Plugin. [Main] runs a Manager with flags, signal
+// handling and health checks, as the whole main function of a plugin. A plugin may also implement
+// [Allocator], [PostAllocator], [PreferredAllocator] or [ContainerPreStarter]; the Manager detects
+// them. With [WithCDI], the devices are also devices of the Container Device Interface. See
 // docs/writing-a-plugin.md for a guide.
 //
 // # Guarantees
 //
-// A connected kubelet is sent the newest list. A change is sent at once if the previous list
-// was sent at least 50 ms before. Otherwise it starts a storm, and the stream gathers changes:
-// first for 2 ms, then for twice as long each time, up to 50 ms, and only until nothing has
-// changed for a tenth of that time. So no change waits longer than 50 ms, and while one comes
-// every 5 ms or faster, a list stands for ten changes or more. While a stream is sending a
-// list, further changes become one list. A stream never skips the newest list, and never sends
-// a list that equals its previous one. A slow reader delays only its own stream, and publish
-// never waits for the kubelet, a stream or the CDI directory.
+// A connected kubelet receives the newest list. A change is sent at once if the previous list was
+// sent at least 50 ms before. Otherwise the stream gathers changes for a while: 2 ms at first, then
+// twice as long for each further list, up to 50 ms. It stops earlier if nothing changes for a tenth
+// of that time. So no change is held back for longer than 50 ms. Once that time has grown to 50 ms
+// and while changes come every 5 ms or faster, a list covers at least ten changes. Changes that
+// occur while a stream sends a list go into the next list together. A stream never skips the newest
+// list, and never sends a list that equals its previous one. A slow reader delays only its own
+// stream, and publish never waits for the kubelet, a stream or the CDI directory.
 //
-// A resource is registered from the first Tree that has it until Run ends, with an empty
-// list if it has no devices, or until the Trees have omitted it for five minutes, as after
-// [devtree.Builder.Drop]. The kubelet then removes it from the node after five more minutes.
-// Its socket is only created while kubelet.sock exists: only the kubelet connects to it, and
-// deletes all sockets when it starts. The socket's name is "<namespace>-<resource>.sock", or a
-// shorter one with a hash of both if the name is too long for a socket or the namespace
-// contains '-'; the log names it at V(1).
+// A resource is registered from the first Tree that has it, with an empty list if it has no
+// devices. It stays registered until Run ends, or until the Trees have omitted it for five minutes,
+// as after [devtree.Builder.Drop]. The kubelet removes it from the node five minutes later. Its
+// socket is only created while kubelet.sock exists, because only the kubelet connects to it, and
+// the kubelet deletes all sockets when it starts. The socket's name is
+// "<namespace>-<resource>.sock". If that is too long for a socket or the namespace contains '-',
+// the name ends in a hash of both, and is shortened if necessary. The log contains the name at
+// V(1).
 //
 // Allocate answers from the newest Tree, for all containers of a request or for none.
-// With [WithCDI], a Tree counts once the attempt to write its specs is over. The error
+// With [WithCDI], a Tree is used once the attempt to write its specs is over. The error
 // for an unknown device is NotFound and for an unhealthy one FailedPrecondition, with its
 // reason. If a method of the plugin fails, so does the request: [devtree.ErrGone] becomes
 // NotFound, [devtree.ErrUnfit] FailedPrecondition, and a context error its own code. A
@@ -51,13 +52,13 @@
 // # Goroutines, timers and logs
 //
 // Run owns all goroutines and returns when they have ended, unless a method of the plugin
-// does not return in time. At the latest 10 s after everything is registered, one timer is left:
-// inotify watches of the kubelet's directory wake the Manager, and every 10 s it compares the
-// directory that the path leads to with the one that it watches. So it also finds a directory
-// behind a symbolic link that changed, below a directory that was renamed, or that another was
-// mounted over. Without inotify watches, it logs an error and polls every two seconds. The CDI
-// directory is watched too. It is polled, every two seconds, without inotify watches or while
-// another process has one of the devices.
+// does not return in time. The Manager watches the kubelet's directory with inotify. At the latest
+// 10 s after everything is registered, only one timer is left: every 10 s, the Manager checks that
+// the path still leads to the directory that it watches. So it notices a changed symbolic link, a
+// renamed parent directory and a mount, none of which need cause an inotify event. If inotify is
+// not available, the Manager logs an error and polls every two seconds. The CDI directory is
+// watched too. It is polled every two seconds if inotify is not available, or while another process
+// has one of the devices.
 //
 // The Manager logs to the klog logger of Run's context ([klog.FromContext]):
 // registrations and restarts of the kubelet at V(0), its own life cycle at V(1), changes
@@ -66,8 +67,8 @@
 //
 // # Limits
 //
-// The kubelet accepts lists of up to 4 MiB, which are about 100,000 devices. Of a longer list it is
-// sent the first devices, as many as fit, in the order of their IDs. The log and
-// [Manager.CheckRegistered] say so. A request of the kubelet may have 4 MiB and 1024
-// containers, and Allocate as many devices as the resource has.
+// The kubelet accepts lists of up to 4 MiB, which is about 100,000 devices. If a list is longer,
+// the kubelet receives as many devices as fit, in the order of their IDs, and the log and
+// [Manager.CheckRegistered] report it. A request may have up to 4 MiB and 1024 containers. An
+// Allocate request may name at most as many devices as the resource has.
 package kubeletapi

@@ -52,11 +52,11 @@ type endpoint struct {
 
 	listenBackOff, registerBackOff backOff
 	listenError, registerError     throttledError
-	streamError                    throttledError // of streams that end soon
+	streamError                    throttledError // of streams that end soon after they start
 }
 
-// windowSize is how many bytes of requests a server buffers for a stream or a connection. It is
-// the least that gRPC allows.
+// windowSize is the number of bytes of requests that a server buffers for a stream or a connection.
+// It is the minimum of gRPC.
 const windowSize = 64 << 10
 
 // streamWorkers is how many goroutines a server keeps for calls and streams: the kubelet's stream,
@@ -78,7 +78,7 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 			// A goroutine that has handled a call has the stack that the next one needs.
 			grpc.NumStreamWorkers(streamWorkers),
 			grpc.ForceServerCodecV2(newCodec()),
-			// No estimates of the bandwidth, which cost a ping for each call: requests are small.
+			// Static windows disable gRPC's bandwidth estimates, which cost a ping for each call.
 			grpc.StaticStreamWindowSize(windowSize),
 			grpc.StaticConnWindowSize(windowSize),
 			// No pings: a kubelet on the same host cannot vanish without closing.
@@ -214,7 +214,7 @@ func (e *endpoint) updatePhase(now time.Time) {
 			e.registerBackOff.reset() // the stream was not flapping
 			e.streamError.clear()
 		case !isFirst:
-			e.streamError.report(state.reason, "The stream to the kubelet ends again and again, registering again",
+			e.streamError.report(state.reason, "The stream to the kubelet keeps ending, registering again",
 				"resource", e.service.name)
 		}
 		if e.listenedAt.After(e.startedAt) {
@@ -252,15 +252,15 @@ func (e *endpoint) abandonAttempt() {
 	e.phase, e.retryAt = idle, time.Time{}
 }
 
-// disconnect removes the socket and rejects further calls. It gives the calls in progress some
-// time: [inflight] says why.
+// disconnect removes the socket, rejects further calls and waits a limited time for the calls in
+// progress; see [inflight].
 func (e *endpoint) disconnect() {
 	e.socket.remove() // first, so that the kubelet cannot connect again
 	e.calls.drain(e.config.stopTimeout/2, e.config.preStartTimeout)
 }
 
-// stop ends the streams, stops the server and waits for all goroutines. Answers are flushed; after
-// flushTimeout, what is still open is closed.
+// stop ends the streams, stops the server and waits for all goroutines. Answers have flushTimeout
+// to be written; then stop closes the open connections.
 func (e *endpoint) stop() {
 	e.stopStreams()
 	stopped := make(chan struct{})

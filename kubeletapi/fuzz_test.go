@@ -41,7 +41,8 @@ func send[M proto.Message](t *testing.T, message M) M {
 	return received
 }
 
-// FuzzSendDevice checks that gRPC sends what Put accepts: the list, and what Allocate answers.
+// FuzzSendDevice checks that gRPC can send the list and the Allocate response of any device that
+// Put accepts.
 func FuzzSendDevice(f *testing.F) {
 	f.Add("1", "", "dev/a", "dev/b", "NAME", "value", "key", "text", "vendor.com/class=device", 0)
 	f.Add("\u00e9", "is \x01", "\x7f", " ", "a b", "\n", "\u2028", "\U0001f600", "a/b=c", 7)
@@ -74,9 +75,9 @@ func FuzzSendDevice(f *testing.F) {
 	})
 }
 
-// FuzzAllocate sends requests of any form, each line a container and each word a device. An error
-// is NotFound or FailedPrecondition, and names one of the devices, or InvalidArgument if there are
-// more of them than the resource has.
+// FuzzAllocate sends requests of any form. Each line is a container and each word a device. An
+// error must be NotFound or FailedPrecondition and name one of the devices, or be InvalidArgument
+// if the request names more devices than the resource has.
 func FuzzAllocate(f *testing.F) {
 	f.Add([]byte{})
 	for _, words := range []string{"", "1", "1 2\n3", "1 1 1", "4", "9", "\n\n", "1\n4 9", "\xff"} {
@@ -92,7 +93,7 @@ func FuzzAllocate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		request := &pluginapi.AllocateRequest{}
 		if err := proto.Unmarshal(data, request); err != nil {
-			t.Skip(err) // gRPC refuses it
+			t.Skip(err) // gRPC rejects it
 		}
 		m, services := newTestServices(t.Context(), klog.Logger{}, "yellow")
 		b := tree(t, nil, "yellow", "1", "2", "3").Edit()

@@ -21,16 +21,17 @@ import (
 type inflight struct {
 	mu       sync.Mutex
 	draining bool
-	calls    group // all of them
-	starts   group // those of PreStartContainer
+	calls    group // all calls
+	starts   group // calls of PreStartContainer
 }
 
 // group counts calls in progress.
 type group struct {
 	calls int
-	idle  chan struct{} // once calls are drained: closed when none is in progress
+	idle  chan struct{} // nil until drain; closed when no call is in progress
 }
 
+// drain returns a channel that is closed when no call is in progress.
 func (g *group) drain() <-chan struct{} {
 	g.idle = make(chan struct{})
 	if g.calls == 0 {
@@ -39,6 +40,7 @@ func (g *group) drain() <-chan struct{} {
 	return g.idle
 }
 
+// release counts a call as finished.
 func (g *group) release() {
 	g.calls--
 	if g.calls == 0 && g.idle != nil {
@@ -52,7 +54,8 @@ var errStopping = status.Error(codes.Unavailable, "the device plugin is stopping
 // callKey is the context key of a *call.
 type callKey struct{}
 
-// call says how a call is counted.
+// call records in which groups a call is counted: in calls if counted, and also in starts if
+// starts.
 type call struct{ counted, starts bool }
 
 // acquire is a [grpc.UnaryServerInterceptor]. It counts a call or, after drain, rejects it.
@@ -105,8 +108,8 @@ func (f *inflight) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Co
 // HandleConn implements [stats.Handler].
 func (f *inflight) HandleConn(context.Context, stats.ConnStats) {}
 
-// reject rejects all further calls. The first returned channel is closed when no call is in
-// progress any more, and the second one when none of PreStartContainer is. It may be called once.
+// reject rejects all further calls. It returns a channel that is closed when no call is in
+// progress, and another that is closed when no call of PreStartContainer is. It may be called once.
 func (f *inflight) reject() (idle, noStarts <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,8 +117,8 @@ func (f *inflight) reject() (idle, noStarts <-chan struct{}) {
 	return f.calls.drain(), f.starts.drain()
 }
 
-// drain rejects all further calls. It returns when no call is in progress any more, at the latest
-// after timeout, but after startTimeout if that call is one of PreStartContainer.
+// drain rejects all further calls, and waits for the calls in progress. It waits up to startTimeout
+// for calls of PreStartContainer, and up to timeout for other calls.
 func (f *inflight) drain(timeout, startTimeout time.Duration) {
 	idle, noStarts := f.reject()
 	select {

@@ -32,14 +32,15 @@ func longTree(t testing.TB, before *devtree.Tree, n int) *devtree.Tree {
 }
 
 // TestListThatIsTooLongForTheKubelet checks that the kubelet gets as many devices as it accepts,
-// that the log and CheckRegistered say so, and that other resources are not affected.
+// that the log and CheckRegistered report it, and that other resources are not affected.
 func TestListThatIsTooLongForTheKubelet(t *testing.T) {
 	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
 	r := run(t, dir, p)
 	now := longTree(t, tree(t, nil, "blue", "1"), 1100)
 	p.publish(now)
-	// A device takes 4 bytes for tags and lengths, its ID, 3 for the ID's, and 9 for "Healthy".
+	// A device takes 4 bytes for its tag and length, 3 for those of the ID, 4000 for the ID, and 9
+	// for "Healthy".
 	const fit = 4 << 20 / (4000 + 3 + 3 + 9)
 	l := waitList(t, k, yellow, "the first devices", func(l kubelettest.List) bool { return l.Live })
 	if got := len(l.Devices); got != fit || !strings.HasPrefix(l.Devices[fit-1].ID, fmt.Sprintf("%04d", fit-1)) {
@@ -86,7 +87,7 @@ func TestFirstDevicesOfAList(t *testing.T) {
 	}
 }
 
-// rawCodec sends and receives messages that are encoded already.
+// rawCodec is a codec for messages that are already encoded.
 type rawCodec struct{}
 
 func (rawCodec) Name() string { return "proto" }
@@ -100,8 +101,8 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
-// TestLargeRequestsCostLittle checks that the memory that a request of 4 MB costs is in proportion
-// to its size.
+// TestLargeRequestsCostLittle checks that the server allocates memory in proportion to the size of
+// a request of 4 MB.
 func TestLargeRequestsCostLittle(t *testing.T) {
 	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
@@ -120,7 +121,7 @@ func TestLargeRequestsCostLittle(t *testing.T) {
 		}
 		return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), fields)
 	}
-	const size, limit = 4_000_000, 40 // bytes, and bytes that are allocated for each of them
+	const size, limit = 4_000_000, 40 // bytes of the request, and allocated bytes for each of them
 	for _, tt := range []struct {
 		name    string
 		request []byte
@@ -154,8 +155,8 @@ func TestLargeRequestsCostLittle(t *testing.T) {
 	}
 }
 
-// TestReasonOfEndedStreamIsLogged checks that the log tells why a stream ends, at first for those
-// who look closely, and as an error if it happens again and again.
+// TestReasonOfEndedStreamIsLogged checks that the log contains why a stream ends: at V(2) for each
+// stream, and as an error if streams keep ending.
 func TestReasonOfEndedStreamIsLogged(t *testing.T) {
 	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
@@ -169,14 +170,14 @@ func TestReasonOfEndedStreamIsLogged(t *testing.T) {
 	waitIDs(t, k, yellow, "1")
 	const reason = "the kubelet ended the stream: context canceled"
 	r.log.awaitCount(t, `"The kubelet no longer follows the list" "resource"="`+yellow+`" "reason"="`+reason, 4)
-	again := `"The stream to the kubelet ends again and again, registering again" "error"="` + reason
+	again := `"The stream to the kubelet keeps ending, registering again" "error"="` + reason
 	if n := r.log.count(again); n != 1 {
 		t.Errorf("%d errors about it, want 1:\n%s", n, r.log)
 	}
 }
 
-// TestCheckRegisteredSaysWhyResourceIsNotServed checks that it names a socket that cannot be
-// created.
+// TestCheckRegisteredSaysWhyResourceIsNotServed checks that the error of CheckRegistered names a
+// socket that cannot be created.
 func TestCheckRegisteredSaysWhyResourceIsNotServed(t *testing.T) {
 	dir, first, second := kubeletDir(t), newFakePlugin(), newFakePlugin()
 	k := startKubelet(t, dir)

@@ -158,7 +158,7 @@ const (
 	maxContainers = 1024
 )
 
-// codec is gRPC's codec for protocol buffers, which also takes a *list. It rejects requests of too
+// codec is gRPC's codec for protocol buffers. It also accepts a *list. It rejects requests with too
 // many containers before it decodes them.
 type codec struct{ encoding.CodecV2 }
 

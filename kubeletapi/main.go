@@ -19,28 +19,28 @@ import (
 	"qatplugin/kubeletapi/probe"
 )
 
-// Main runs the plugin as the whole program. It does not return: it exits
+// Main is the whole main function of a plugin. It does not return, but exits
 //
 //   - with status 0 after SIGTERM or SIGINT (a second one kills the process), and after -h
-//   - with status 2 if a flag is wrong
-//   - with status 1 if [Manager.Run] fails, as after an error of Watch, which is logged
+//   - with status 2 if a flag is invalid
+//   - with status 1 if [Manager.Run] fails, for example after an error of Watch; the error is logged
 //
-// It registers these flags on [flag.CommandLine], beside those that the program has registered
-// before, and parses the command line:
+// Main registers these flags on [flag.CommandLine], in addition to those that the program has
+// registered, and parses the command line:
 //
 //   - those of klog, such as -v
 //   - -kubelet-dir; see [WithKubeletDir]
 //   - -use-cdi and -cdi-dir; see [WithCDI]
 //   - -health-address, at which it serves /livez and /readyz; see package probe
 //
-// The options set the defaults of these flags. A flag that the program has registered itself is
-// left to it. The plugin may read the program's flags in Watch, not before Main.
+// The options set the defaults of these flags. Main does not register a flag that the program has
+// registered itself. The plugin may read the program's flags in Watch, but not before Main.
 //
 // /livez answers as long as the process runs. /readyz has the check "registered", which is
 // [Manager.CheckRegistered], and "plugin" if the plugin is a [ReadyChecker].
 //
-// The plugin continues when standard error is full or closed: up to a megabyte of log lines wait,
-// and further ones are lost and counted.
+// The plugin continues to run when standard error is a full or closed pipe. Up to a megabyte of log
+// lines is buffered; further lines are dropped and counted.
 //
 // A program that needs more control calls [NewManager] and [Manager.Run] instead.
 func Main(namespace string, plugin Plugin, opts ...Option) {
@@ -56,7 +56,7 @@ func Main(namespace string, plugin Plugin, opts ...Option) {
 	exit(status)
 }
 
-// program is what Main runs.
+// program holds the arguments of Main and the parsed flags.
 type program struct {
 	namespace     string
 	plugin        Plugin

@@ -35,7 +35,7 @@ func newFlags(output io.Writer) *flag.FlagSet {
 	return flags
 }
 
-// runMain is Main without the process around it. It returns the exit status.
+// runMain runs Main in this process and returns the exit status.
 func runMain(
 	ctx context.Context, flags *flag.FlagSet, args []string, namespace string, plugin Plugin, opts []Option,
 ) int {
@@ -67,7 +67,7 @@ func (r *runningProgram) wantStatus(want int) {
 	}
 }
 
-// get requests a path of the health address.
+// get sends a request for a path to the health address.
 func (r *runningProgram) get(path string) (status int, body string) {
 	r.t.Helper()
 	r.log.await(r.t, "Serving /livez and /readyz")
@@ -100,7 +100,7 @@ func TestHelpOfMainShowsAllFlags(t *testing.T) {
 	}
 }
 
-func TestMainRejectsWrongFlags(t *testing.T) {
+func TestMainRejectsInvalidFlags(t *testing.T) {
 	for arg, want := range map[string]string{
 		"-nope":              "-nope",
 		"-v=x":               `invalid value "x" for flag -v`,
@@ -120,7 +120,7 @@ func TestMainRejectsWrongFlags(t *testing.T) {
 	}
 }
 
-// readyPlugin is a fakePlugin that may be not ready.
+// readyPlugin is a fakePlugin that is ready or not.
 type readyPlugin struct {
 	*fakePlugin
 	unready atomic.Bool

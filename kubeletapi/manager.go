@@ -19,20 +19,20 @@ import (
 type Manager struct {
 	namespace string
 	plugin    Plugin
-	config    config // constant once Run has resolved the directory
+	config    config // constant after Run has called resolve
 	started   atomic.Bool
 	publisher devtree.Publisher
 	wake      signal // of the reconciler
 
 	mu            sync.Mutex               // guards the fields below
-	kubeletFound  bool                     // there is a kubelet.sock, as of the reconciler's last look
-	omitted       map[string]time.Time     // since when the Trees omit a registered resource
+	kubeletFound  bool                     // there was a kubelet.sock when the reconciler last looked
+	omitted       map[string]time.Time     // registered resource → when the Trees began to omit it
 	registrations map[string]*registration // by resource
 }
 
 // NewManager returns a Manager for the resources "<namespace>/<resource>", where resource
-// is the name that the plugin's Trees use. The Manager does nothing until Run is called, which
-// also reports what is wrong with the arguments. An Option that is nil changes nothing.
+// is the name that the plugin's Trees use. The Manager does nothing until Run is called. Run also
+// returns an error if an argument is invalid. A nil Option is ignored.
 func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 	m := &Manager{
 		namespace:     namespace,
@@ -51,11 +51,11 @@ func NewManager(namespace string, plugin Plugin, opts ...Option) *Manager {
 }
 
 // Run serves the plugin's devices until ctx ends or Watch fails. Then Watch's context ends, the
-// sockets are removed, and new calls fail with codes.Unavailable. Calls in progress get up to
-// 2.5 s before the streams end, and PreStartContainer the 30 s that it has. Run waits for all
-// methods, 5 s in all, or 2.5 s after a longer PreStartContainer; one that has not returned by
-// then is left running. That is an error, as are a failure of Watch and an invalid namespace
-// or option. Otherwise Run returns nil. It may be called once.
+// sockets are removed, and new calls fail with codes.Unavailable. Calls in progress have up to 2.5
+// s to return before the streams end, and PreStartContainer has its usual 30 s. Run waits up to 5 s
+// for all methods, or up to 2.5 s after a longer PreStartContainer, and leaves a method that has
+// not returned by then running. Run returns an error in that case, after a failure of Watch, and
+// for an invalid namespace or option. Otherwise it returns nil. It may be called once.
 func (m *Manager) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
 		return errors.New("a Manager can only run once")
@@ -66,7 +66,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := checkNamespace(m.namespace); err != nil {
 		return err
 	}
-	m.mu.Lock() // of CheckRegistered
+	m.mu.Lock() // CheckRegistered may run concurrently
 	err := m.config.resolve()
 	m.mu.Unlock()
 	if err != nil {
@@ -90,7 +90,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil: // Watch returns because Run ends
 		case err != nil:
-			// Logged here as well, because Run may take a while to end.
+			// Run may take a while to return the error, so log it at once.
 			log.Error(err, "Watch failed, stopping the device plugin", "namespace", m.namespace)
 			failed <- fmt.Errorf("watch devices of %s: %w", m.namespace, err)
 			cancel()
@@ -116,7 +116,7 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // publish makes t the newest Tree. That wakes the ListAndWatch streams of the resources
-// that changed; the reconciler is only needed if there is a new resource or one is omitted.
+// that changed. The reconciler is woken only if a resource is new or was omitted.
 func (m *Manager) publish(t *devtree.Tree) {
 	m.publisher.Publish(t)
 	m.mu.Lock()
@@ -137,10 +137,10 @@ func (m *Manager) publish(t *devtree.Tree) {
 	}
 }
 
-// CheckRegistered returns nil if there is a kubelet.sock, and the kubelet follows the lists of all
-// resources that have devices in the newest Tree. Otherwise its error says that kubelet.sock is
-// missing, or names a resource and says how far the registration has come. Any goroutine may call
-// it; it ignores its context.
+// CheckRegistered returns nil if kubelet.sock exists, and if the kubelet receives the lists of all
+// resources that have devices in the newest Tree. Otherwise the error states that kubelet.sock is
+// missing, or names a resource and what is missing for its registration. Any goroutine may call
+// CheckRegistered. It ignores its context.
 func (m *Manager) CheckRegistered(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -149,7 +149,7 @@ func (m *Manager) CheckRegistered(context.Context) error {
 	}
 	for resource := range m.publisher.Tree().Resources() {
 		if resource.Len() == 0 {
-			continue // the kubelet has nothing to offer either way
+			continue // without devices, a registration makes no difference to pods
 		}
 		name := fullName(m.namespace, resource.Name())
 		r := m.registrations[resource.Name()]

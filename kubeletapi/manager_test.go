@@ -213,8 +213,8 @@ func TestAllocateIsAnsweredWhileRunStops(t *testing.T) {
 	}
 }
 
-// TestPreStartContainerGetsItsTimeWhileRunStops checks that a PreStartContainer is answered that
-// takes longer than all else may when Run ends.
+// TestPreStartContainerGetsItsTimeWhileRunStops checks that a PreStartContainer call is answered
+// even if it takes longer than the timeout of other calls when Run ends.
 func TestPreStartContainerGetsItsTimeWhileRunStops(t *testing.T) {
 	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
@@ -276,8 +276,8 @@ func TestPluginMethodThatDoesNotReturnIsAnError(t *testing.T) {
 	close(leave)
 }
 
-// TestWatchErrorIsLoggedAtOnce checks that the log says why Run ends, although a method of the
-// plugin keeps it from returning.
+// TestWatchErrorIsLoggedAtOnce checks that the log contains the error of Watch while a method of
+// the plugin still delays the end of Run.
 func TestWatchErrorIsLoggedAtOnce(t *testing.T) {
 	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)

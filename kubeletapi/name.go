@@ -19,8 +19,8 @@ const (
 	// final NUL (unix(7)). The kubelet dials the full path: a relative one does not help.
 	maxSocketPath = 107
 
-	// A socketName has at most the bytes that its directory leaves, and at least those of
-	// "~6098a1044e4f6b7c.sock".
+	// The shortest name that socketName returns is like "~6098a1044e4f6b7c.sock". maxDir leaves
+	// room for it.
 	socketSuffix = ".sock"
 	hashDigits   = 16
 	maxDir       = maxSocketPath - len("/~") - hashDigits - len(socketSuffix)
@@ -54,13 +54,14 @@ func checkNamespace(namespace string) error {
 // fullName returns the name by which pods request the resource: "qat.intel.com/cy".
 func fullName(namespace, resource string) string { return namespace + "/" + resource }
 
-// socketName returns the name of the resource's socket in dir. It differs for any two resources, is
-// the same in each process, and fits into a socket's path, in dir as well as in the kubelet's
+// socketName returns the name of the resource's socket in dir. The name is unique to the resource
+// and the same in each process. It fits into a socket's path both in dir and in the kubelet's
 // own directory. dir must have at most maxDir bytes.
 //
-// The name is "qat.intel.com-cy.sock" if it fits. A longer one, or one with a namespace that
-// contains '-', which would leave open where the namespace ends, is shortened and gets a hash
-// of both: "a.com-b-c~6098a1044e4f6b7c.sock". '~' is in no name of a resource.
+// The name is like "qat.intel.com-cy.sock" if that fits and the namespace contains no '-'.
+// Otherwise the namespace and the resource are shortened if necessary, and a hash of both follows:
+// "a.com-b-c~6098a1044e4f6b7c.sock". The hash is necessary with a '-' in the namespace, because the
+// name would not show where the namespace ends. No resource name contains '~'.
 func socketName(dir, namespace, resource string) string {
 	room := maxSocketPath - max(len(dir+"/"), len(pluginapi.DevicePluginPath)) - len(socketSuffix)
 	if plain := namespace + "-" + resource; len(plain) <= room && !strings.Contains(namespace, "-") {
@@ -72,6 +73,6 @@ func socketName(dir, namespace, resource string) string {
 	if room < len("x-y") {
 		return hash + socketSuffix
 	}
-	n := min(len(namespace), max(room/2, room-len(resource))) // if both are long, half for each
+	n := min(len(namespace), max(room/2, room-len(resource))) // if both are long, each gets half
 	return namespace[:n] + "-" + resource[:min(len(resource), room-n)] + hash + socketSuffix
 }

@@ -78,7 +78,7 @@ func TestSocketName(t *testing.T) {
 		{"/d", long, "x", strings.Repeat("n", 51) + "-x~154cbc2edf3c328a.sock"},
 		{"/d", "qat.intel.com", strings.Repeat("x", 63),
 			"qat.intel.com-" + strings.Repeat("x", 39) + "~a1e624b8b945d819.sock"},
-		// A directory whose path is longer than that of the kubelet leaves less.
+		// A directory with a longer path than the kubelet's leaves less room.
 		{"/" + strings.Repeat("d", 79), qat, "cy", "q-cy~9457e9e06de6e9ea.sock"},
 		{"/" + strings.Repeat("d", 83), qat, "cy", "~9457e9e06de6e9ea.sock"},
 	} {
@@ -94,7 +94,7 @@ func TestSocketName(t *testing.T) {
 	}
 }
 
-// TestSocketNamesAreDistinct checks that no two resources have one socket, whatever their names.
+// TestSocketNamesAreDistinct checks that no two resources have the same socket name.
 func TestSocketNamesAreDistinct(t *testing.T) {
 	word := rapid.StringMatching("[ab](-?[ab]){0,2}")
 	name := rapid.Custom(func(t *rapid.T) string {

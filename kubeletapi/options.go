@@ -30,7 +30,7 @@ type config struct {
 	streamTimeout          time.Duration // between Register and the kubelet's ListAndWatch
 	gracePeriod            time.Duration // before a registration that the kubelet may confuse with an ending one
 	pollInterval           time.Duration // without a watch of the directory
-	compareInterval        time.Duration // between two comparisons of the directory with the one that is watched
+	compareInterval        time.Duration // between two checks that the watched directory was not replaced
 	stopTimeout            time.Duration // for the plugin's methods to return when Run ends
 	preStartTimeout        time.Duration // for PreStartContainer to return then
 	flushTimeout           time.Duration // for the kubelet to read its last answers then
@@ -64,16 +64,16 @@ func defaultConfig() config {
 		omitTimeout:     5 * time.Minute,
 		flushTimeout:    200 * time.Millisecond,
 		repeatInterval:  10 * time.Minute,
-		// In a storm, such as 64 VFs that are bound one after the other, a change follows
-		// within less than a millisecond. 50 ms are at most 20 lists per second.
+		// In a storm, such as 64 VFs that are bound one after the other, changes are less than
+		// a millisecond apart. With 50 ms, a stream sends at most 20 lists per second.
 		gatherMin: 2 * time.Millisecond,
 		gatherMax: 50 * time.Millisecond,
 		watchDir:  watchDir,
 	}
 }
 
-// resolve checks the settings and makes the kubelet's directory absolute. Its path must leave room
-// for the names of sockets.
+// resolve checks the settings and makes the kubelet's directory absolute. It returns an error if
+// the path of the directory leaves no room for the names of sockets.
 func (c *config) resolve() error {
 	if c.cdiEnabled && c.cdiDir == "" {
 		return errors.New("invalid CDI directory \"\": must be a path, such as /var/run/cdi")

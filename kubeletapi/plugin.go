@@ -13,9 +13,10 @@ import (
 // interfaces run concurrently with Watch and with each other. They get the context of
 // the kubelet's call; the package comment says what becomes of their errors.
 //
-// A Plugin that wraps another, for example to count calls, has a method Unwrap() Plugin that
-// returns the other one. Each optional interface is that of the first in the chain that implements
-// it, as with [errors.As]. So the wrapper keeps those that it does not implement itself.
+// A Plugin that wraps another, for example to count calls, should have a method Unwrap() Plugin
+// that returns the wrapped Plugin. For each optional interface, the Manager uses the first Plugin
+// in the chain that implements it, as [errors.As] does. So a wrapper need not implement the
+// optional interfaces of the Plugin that it wraps.
 type Plugin interface {
 	// Watch is called once. It calls publish with a new Tree whenever the devices change,
 	// and returns when ctx ends, while the other methods may still run. An error ends the
@@ -24,9 +25,9 @@ type Plugin interface {
 	//
 	// Any goroutine may call publish, which never waits for the kubelet. The last call
 	// wins. A resource that a Tree omits becomes empty, and is withdrawn from the kubelet
-	// once all Trees have omitted it for five minutes. Use Edit or After of the Tree before,
-	// so that what did not change costs nothing. They keep resources that became empty; see
-	// [devtree.Builder.Drop].
+	// once all Trees have omitted it for five minutes. Use Edit or After of the previous Tree,
+	// so that unchanged devices cost nothing. Both keep a resource that has become empty; use
+	// [devtree.Builder.Drop] to omit it.
 	Watch(ctx context.Context, publish func(*devtree.Tree)) error
 }
 
@@ -48,8 +49,8 @@ type Allocator interface {
 // A PostAllocator is a Plugin that modifies what a container gets.
 type PostAllocator interface {
 	// PostAllocate is called once for each container before the answer is sent. It may
-	// modify edits, which belong to this container and whose maps are never nil. It has the
-	// last word: the spec of a device whose edits it changes is not used (see [WithCDI]).
+	// modify edits, which belong to this container and whose maps are never nil. Its changes
+	// are final: the CDI spec of a device whose edits it changes is not used (see [WithCDI]).
 	PostAllocate(ctx context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits) error
 }
 
@@ -72,14 +73,15 @@ type ContainerPreStarter interface {
 	PreStartContainer(ctx context.Context, resource string, devices []*devtree.Device) error
 }
 
-// A ReadyChecker is a Plugin with a condition of its own for /readyz; see [Main].
+// A ReadyChecker is a Plugin that adds a check to /readyz; see [Main].
 type ReadyChecker interface {
-	// CheckReady returns an error that says why the plugin cannot do its work, such as a
-	// directory that it cannot read. It must return when ctx ends.
+	// CheckReady returns an error if the plugin cannot do its work, for example because it
+	// cannot read a directory. It must return when ctx ends.
 	CheckReady(ctx context.Context) error
 }
 
-// methods are the optional interfaces of a Plugin; nil if it does not have them.
+// methods holds the optional interfaces of a Plugin. A field is nil if the Plugin does not
+// implement the interface.
 type methods struct {
 	allocator     Allocator
 	postAllocator PostAllocator
@@ -98,7 +100,7 @@ func methodsOf(p Plugin) methods {
 	}
 }
 
-// find returns the first of plugin and what it wraps that implements T, or nil.
+// find returns the first of plugin and the values that it wraps that implements T, or nil.
 func find[T any](plugin Plugin) (found T) {
 	for next := any(plugin); next != nil; {
 		if t, ok := next.(T); ok {

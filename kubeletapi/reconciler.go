@@ -24,14 +24,14 @@ type reconciler struct {
 	log     klog.Logger
 
 	endpoints   []*endpoint              // in the order in which their resources appeared
-	withdrawing map[string]chan struct{} // by resource; closed when it may be served again
+	withdrawing map[string]chan struct{} // by resource; closed when the resource may be served again
 	withdrawals sync.WaitGroup
 	stopping    chan struct{} // closed by stop
 
 	watch      *dirWatch // nil if the directory cannot be watched
 	watchError throttledError
 	rewatchAt  time.Time // when to try again to watch it
-	compareAt  time.Time // when to find out whether watch still watches it
+	compareAt  time.Time // when to check next that the watched directory was not replaced
 
 	kubeletSock fileID // kubelet.sock as of the last look, zero if it is missing
 	kubeletSeen bool   // there was a kubelet.sock before
@@ -98,8 +98,9 @@ func (r *reconciler) handleEvent(ev fsnotify.Event) bool {
 		slices.ContainsFunc(r.endpoints, func(e *endpoint) bool { return ev.Name == e.path })
 }
 
-// reconcile does what is missing. It returns the time by which it must be called again. dirChanged
-// ends the back-off after failures to listen.
+// reconcile does one pass: it renews the watch of the directory, looks for kubelet.sock, and adds,
+// reconciles and withdraws endpoints. It returns the time by which it must be called again.
+// dirChanged ends the back-off after failures to listen.
 func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.Time) {
 	now := time.Now()
 	switch {
@@ -108,8 +109,8 @@ func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.
 		dirChanged = true
 	case r.watch != nil && !now.Before(r.compareAt):
 		r.compareAt = now.Add(r.config.compareInterval)
-		if r.watch.exchanged() {
-			r.log.Info("The kubelet's directory is another one now", "directory", r.config.dir)
+		if r.watch.replaced() {
+			r.log.Info("The kubelet's directory was replaced, watching the new one", "directory", r.config.dir)
 			r.rewatch()
 			dirChanged = true
 		}
@@ -182,7 +183,7 @@ func (r *reconciler) addEndpoints() {
 		if r.withdrawing[resource.Name()] != nil {
 			continue // the end of the withdrawal wakes the reconciler
 		}
-		// The streams outlive the context of Run, see stop.
+		// The streams outlive the context of Run; see stop.
 		streamsCtx, stopStreams := context.WithCancel(context.Background())
 		s := &service{
 			resource:     resource.Name(),
@@ -203,8 +204,8 @@ func (r *reconciler) addEndpoints() {
 	}
 }
 
-// withdrawOmitted withdraws the resources that the Trees have omitted for long. It returns when
-// the next one is due, or the zero time.
+// withdrawOmitted withdraws the resources that the Trees have omitted for omitTimeout. It returns
+// when the next resource is due, or the zero time.
 func (r *reconciler) withdrawOmitted(now time.Time) (next time.Time) {
 	m := r.manager
 	m.mu.Lock()
@@ -225,9 +226,10 @@ func (r *reconciler) withdrawOmitted(now time.Time) (next time.Time) {
 	return next
 }
 
-// withdraw stops serving a resource, without waiting for it.
+// withdraw stops an endpoint in the background. Its resource can be served again gracePeriod after
+// the end of the streams.
 func (r *reconciler) withdraw(e *endpoint) {
-	r.log.Info("Withdrawing the resource, which the plugin omits", "resource", e.service.name)
+	r.log.Info("Withdrawing a resource that the plugin omits", "resource", e.service.name)
 	e.abandonAttempt()
 	done := make(chan struct{})
 	r.withdrawing[e.service.resource] = done
@@ -264,8 +266,8 @@ func (r *reconciler) dropWatch(err error) {
 		"directory", r.config.dir, "interval", r.config.pollInterval)
 }
 
-// stop stops everything that run started. It waits until that and the plugin's Watch,
-// which closes watched, have ended; the error names what does not end in time.
+// stop stops everything that run started, and waits until it and the plugin's Watch have ended.
+// watched is closed when Watch has returned. The error names what does not end in time.
 func (r *reconciler) stop(watched <-chan struct{}) error {
 	start := time.Now()
 	r.watch.close()
@@ -275,7 +277,7 @@ func (r *reconciler) stop(watched <-chan struct{}) error {
 		disconnecting.Go(e.disconnect)
 	}
 	disconnecting.Wait()
-	// What ends after the calls has the rest of the time, and at least half of it.
+	// Watch, the streams and the servers have the rest of stopTimeout, but at least half of it.
 	timeout := time.After(max(r.config.stopTimeout-time.Since(start), r.config.stopTimeout/2))
 	stopped := make(chan struct{})
 	go func() {

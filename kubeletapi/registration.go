@@ -46,7 +46,7 @@ type registration struct {
 	state   registrationState
 
 	shortened error // why the kubelet does not get all devices; nil if it does
-	unserved  error // why there is no socket; nil if there is, or none is needed
+	unserved  error // why the socket could not be created; nil if it could, or is not needed
 }
 
 type registrationState struct {
@@ -121,7 +121,7 @@ func (r *registration) complete(attempt int, err error) {
 	}
 }
 
-// openStream counts a stream until closeStream is called with the reason why it ends.
+// openStream counts a stream as open. The stream calls closeStream with the reason when it ends.
 func (r *registration) openStream() (closeStream func(reason error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -144,8 +144,8 @@ func (r *registration) openStream() (closeStream func(reason error)) {
 	}
 }
 
-// shorten records why the kubelet does not get all devices, or with nil that it does. It returns
-// what was recorded before.
+// shorten records why the kubelet does not get all devices; nil means that it gets all. It returns
+// the previous value.
 func (r *registration) shorten(err error) (before error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -153,15 +153,15 @@ func (r *registration) shorten(err error) (before error) {
 	return before
 }
 
-// setUnserved records why there is no socket, or with nil that there is one.
+// setUnserved records why the socket could not be created; nil means that it exists.
 func (r *registration) setUnserved(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unserved = err
 }
 
-// check returns nil if the kubelet follows the list of all devices, or else an error that tells
-// what is wrong.
+// check returns nil if the kubelet follows the list and the list contains all devices. Otherwise
+// the error states what is wrong.
 func (r *registration) check() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

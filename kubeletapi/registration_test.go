@@ -172,9 +172,9 @@ func TestFileInPlaceOfKubeletSocketIsNoKubelet(t *testing.T) {
 	waitIDs(t, startKubelet(t, dir), yellow, "1")
 }
 
-// TestChangedModeOfKubeletSocketIsNoRestart checks that a chmod of kubelet.sock, which also changes
-// its ctime, makes no resource register again.
-func TestChangedModeOfKubeletSocketIsNoRestart(t *testing.T) {
+// TestChmodOfKubeletSocketIsNotARestart checks that a chmod of kubelet.sock, which also changes
+// its ctime, does not cause resources to register again.
+func TestChmodOfKubeletSocketIsNotARestart(t *testing.T) {
 	dir, p := kubeletDir(t), newFakePlugin()
 	k := startKubelet(t, dir)
 	r := run(t, dir, p)

@@ -32,8 +32,9 @@ type Notifier interface {
 	Done() <-chan struct{}
 }
 
-// FromScanner returns a Plugin that runs the Scanner. It has the optional interfaces, such as
-// [Allocator], that the Scanner or a Scanner that it wraps implements; see [Plugin].
+// FromScanner returns a Plugin that runs the Scanner. The Manager also detects the optional
+// interfaces, such as [Allocator], that the Scanner or a Scanner that it wraps implements; see
+// [Plugin].
 //
 // When the Manager stops, Scan has one second to return. If it does not, it is left
 // running, which is logged, and its notifications are dropped.
@@ -43,7 +44,7 @@ const scanGracePeriod = time.Second
 
 type scannerPlugin struct{ scanner Scanner }
 
-// Unwrap returns the Scanner, so that its optional interfaces are found.
+// Unwrap returns the Scanner, so that the Manager detects its optional interfaces.
 func (p scannerPlugin) Unwrap() Scanner { return p.scanner }
 
 // Watch implements [Plugin].

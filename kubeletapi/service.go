@@ -21,15 +21,15 @@ import (
 type service struct {
 	pluginapi.UnimplementedDevicePluginServer
 
-	resource     string // the plugin's name for it
-	name         string // with the namespace, as pods and the kubelet name it
+	resource     string // name in the plugin's Trees
+	name         string // full name, with the namespace
 	plugin       methods
 	publisher    *devtree.Publisher
 	cdi          *cdi.Config // nil without CDI
 	registration *registration
 	streamsCtx   context.Context // ends all streams
 	log          klog.Logger
-	pace         pace // of each new stream
+	pace         pace // initial pace of each stream
 	lists        encoder
 }
 
@@ -60,7 +60,8 @@ func (s *service) logErrors(
 	return response, err
 }
 
-// brief returns the request for the log, or only its type and size if it is long.
+// brief returns what the log contains of a request: the request, or its type and size if it is
+// long.
 func brief(req any) any {
 	const long = 4 << 10 // bytes
 	if m, ok := req.(proto.Message); ok && proto.Size(m) > long {

@@ -24,8 +24,8 @@ type fileID struct {
 // identify returns the ID of the file at path, without following a symbolic link, and
 // reports whether it is a socket.
 //
-// A file system without creation times has the time of the last change of the inode in its place,
-// so that a chmod looks like a new file.
+// If the file system does not record creation times, identify uses the time of the last change of
+// the inode instead. A chmod then looks like a new file.
 func identify(path string) (id fileID, isSocket bool, err error) {
 	var st unix.Statx_t
 	const mask = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_CTIME | unix.STATX_BTIME
@@ -99,7 +99,7 @@ func (s *socket) exists() bool {
 		return false
 	}
 	id, _, err := identify(s.path)
-	// The number of an inode that is in use is not reused.
+	// Our socket keeps its inode in use, so the inode number is not reused.
 	return err == nil && id.dev == s.id.dev && id.ino == s.id.ino
 }
 

@@ -161,9 +161,9 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// TestFileIDTellsANewFileFromARemovedOne checks that a new file has another ID than a removed one,
-// although many file systems give it the same inode number.
-func TestFileIDTellsANewFileFromARemovedOne(t *testing.T) {
+// TestFileIDDistinguishesNewFileFromRemovedOne checks that a new file and a removed one have
+// different IDs, although many file systems give both the same inode number.
+func TestFileIDDistinguishesNewFileFromRemovedOne(t *testing.T) {
 	path := filepath.Join(kubeletDir(t), "file")
 	create := func() fileID {
 		if err := os.WriteFile(path, nil, 0o600); err != nil {

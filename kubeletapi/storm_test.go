@@ -38,9 +38,9 @@ func TestStormReachesKubeletAsFewLists(t *testing.T) {
 	}
 }
 
-// TestStormPace checks what a stream promises about its pace, in a storm with random gaps: few
-// lists, of which the first is sent with the first change, no change is later than gatherMax,
-// and the first change after a quiet time is sent at once.
+// TestStormPace checks the guarantees about the pace of a stream in a storm with random gaps. The
+// stream sends few lists. It sends the first change at once, and every change within gatherMax.
+// After a quiet time, it sends the first change at once again.
 func TestStormPace(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		rapid.SyncTest(rt, func(rt *rapid.T) {
@@ -86,8 +86,8 @@ func TestStormPace(t *testing.T) {
 	})
 }
 
-// sentBy returns when the first list was sent that holds the device with this number, or one
-// with a higher number.
+// sentBy returns when the first list was sent that contains the device with this number or a higher
+// one.
 func sentBy(lists []sentList, number int) (time.Time, bool) {
 	for _, l := range lists {
 		if n, _ := strconv.Atoi(l.ids[0]); n >= number {
@@ -97,8 +97,8 @@ func sentBy(lists []sentList, number int) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// TestSlowStormIsNotFasterThanBound checks that changes which come too slowly to be gathered by
-// the ten still make no more lists than one for each gatherMax, once the window has grown.
+// TestSlowStormIsNotFasterThanBound checks changes that come too slowly for ten of them to share a
+// list. Once the window has grown, the stream sends at most one list for each gatherMax.
 func TestSlowStormIsNotFasterThanBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -22,7 +22,7 @@ func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin
 	return err
 }
 
-// sendLists returns nil when the streams of the service end, or else why this one ends.
+// sendLists sends lists until the stream ends. It returns nil if the service ends its streams.
 func (s *service) sendLists(stream pluginapi.DevicePlugin_ListAndWatchServer) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
@@ -65,7 +65,7 @@ func (s *service) sendLists(stream pluginapi.DevicePlugin_ListAndWatchServer) er
 	}
 }
 
-// reportLength logs and records that the kubelet gets less than all devices, or that it gets all.
+// reportLength logs and records whether the list that was sent contains all devices.
 func (s *service) reportLength(all, sent *list) {
 	if len(sent.devices) == len(all.devices) {
 		if s.registration.shorten(nil) != nil {
@@ -103,11 +103,11 @@ func gather(
 	}
 }
 
-// gatherTicks is how often a stream looks for further changes while it gathers them. As long
+// gatherTicks is the number of times that a stream looks for further changes in a window. As long
 // as it finds one each time, a list stands for at least as many changes.
 const gatherTicks = 10
 
-// pace says how long a stream gathers changes before it sends the next list. The kubelet
+// pace decides how long a stream gathers changes before it sends the next list. The kubelet
 // writes a checkpoint file for each list, and waits until it is on the disk
 // (pkg/kubelet/cm/devicemanager/manager.go, writeCheckpoint; pkg/kubelet/util/store).
 //

@@ -197,7 +197,7 @@ func heapSize() int64 {
 	return int64(stats.HeapAlloc)
 }
 
-// decode returns what the kubelet sees of a list.
+// decode returns a list as the kubelet receives it.
 func decode(t testing.TB, l *list) *pluginapi.ListAndWatchResponse {
 	t.Helper()
 	response := &pluginapi.ListAndWatchResponse{}
@@ -207,9 +207,8 @@ func decode(t testing.TB, l *list) *pluginapi.ListAndWatchResponse {
 	return response
 }
 
-// TestEncodedListEqualsMarshaledResponse checks that an encoder that saw a history of Trees
-// returns the bytes that package proto makes of the last Tree, and that lists which were
-// returned before remain as they were.
+// TestEncodedListEqualsMarshaledResponse checks that an encoder returns the same bytes for the last
+// of several Trees as package proto, and that it does not modify lists that it returned before.
 func TestEncodedListEqualsMarshaledResponse(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		e, now := &encoder{}, &devtree.Tree{}
@@ -262,8 +261,8 @@ func TestEncodedListEqualsMarshaledResponse(t *testing.T) {
 	})
 }
 
-// TestUnchangedDevicesAreNotEncodedAgain checks that a change among many devices costs no
-// allocation for each of them.
+// TestUnchangedDevicesAreNotEncodedAgain checks that a change of one device causes no allocation
+// for each of the other devices.
 func TestUnchangedDevicesAreNotEncodedAgain(t *testing.T) {
 	trees, e, i := toggledTrees(t, 1024), &encoder{}, 0
 	allocations := testing.AllocsPerRun(10, func() {
@@ -277,7 +276,7 @@ func TestUnchangedDevicesAreNotEncodedAgain(t *testing.T) {
 	}
 }
 
-// TestDeviceThatCannotBeEncodedIsNamed checks the error for a device that Put would refuse.
+// TestDeviceThatCannotBeEncodedIsNamed checks the error for a device that Put would reject.
 func TestDeviceThatCannotBeEncodedIsNamed(t *testing.T) {
 	_, err := appendDevice(nil, &devtree.Device{ID: "\xff", Health: devtree.Healthy})
 	if err == nil || !strings.Contains(err.Error(), `encode device "\xff"`) {

@@ -19,8 +19,8 @@ func drop(before *devtree.Tree, resource string) *devtree.Tree {
 	return b.Build()
 }
 
-// TestDroppedResourceIsWithdrawn checks that a resource that the plugin drops has no socket and no
-// stream after a while, that others are not disturbed, and that it can return.
+// TestDroppedResourceIsWithdrawn checks that a resource that the plugin drops loses its socket and
+// its stream after omitTimeout, that other resources are not disturbed, and that it can return.
 func TestDroppedResourceIsWithdrawn(t *testing.T) {
 	for name, opts := range map[string][]Option{"plain": nil, "CDI": {WithCDI(t.TempDir(), "")}} {
 		t.Run(name, func(t *testing.T) {
@@ -74,7 +74,8 @@ func TestWithdrawnResourcesLeaveNothing(t *testing.T) {
 	}
 }
 
-// TestResourceThatReturnsInTimeIsNotWithdrawn checks that only an omission that lasts counts.
+// TestResourceThatReturnsInTimeIsNotWithdrawn checks that a resource that returns before
+// omitTimeout is not withdrawn, and that a later omission starts a new omitTimeout.
 func TestResourceThatReturnsInTimeIsNotWithdrawn(t *testing.T) {
 	r, m, log := newTestReconciler(t, kubeletDir(t), withOmitTimeout(time.Hour), noComparison)
 	with := tree(t, nil, "yellow", "1")
@@ -96,7 +97,7 @@ func TestResourceThatReturnsInTimeIsNotWithdrawn(t *testing.T) {
 	if next := r.withdrawOmitted(since.Add(time.Hour - 1)); !next.Equal(since.Add(time.Hour)) || len(r.endpoints) != 1 {
 		t.Errorf("before the time is over: %d endpoints, and the next look is due at %v", len(r.endpoints), next)
 	}
-	if r.withdrawOmitted(since.Add(time.Hour)); len(r.endpoints) != 0 || log.count("Withdrawing the resource") != 1 {
+	if r.withdrawOmitted(since.Add(time.Hour)); len(r.endpoints) != 0 || log.count("Withdrawing a resource") != 1 {
 		t.Errorf("after an hour: %d endpoints, want none:\n%s", len(r.endpoints), log)
 	}
 }

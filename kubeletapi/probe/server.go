@@ -2,8 +2,8 @@
 
 // Package probe serves the health checks of a program to the kubelet's probes.
 //
-// The server is for a port that anybody in the cluster may reach. Its connections are bounded in
-// number, time and size, and connections that send nothing do not keep the probes out.
+// The server is meant for a port that anybody in the cluster can reach. It limits the number,
+// duration and size of connections. Idle connections cannot block the kubelet's probes.
 package probe
 
 import (
@@ -22,29 +22,30 @@ import (
 )
 
 const (
-	// checkTimeout is for all checks of one request together. It is shorter
+	// checkTimeout limits all checks of one request together. It is shorter
 	// than the timeout of the probes in deployments/.
 	checkTimeout = 3 * time.Second
 
-	// If the address cannot be listened at, the server tries again after
-	// listenFirst, then after twice as long each time up to listenMax.
+	// If the server cannot listen on the address, it tries again after
+	// listenFirst. The time doubles with each further failure up to listenMax.
 	listenFirst = time.Second
 	listenMax   = time.Minute
 
-	// shutdownTimeout is for requests in progress when the program ends.
+	// shutdownTimeout limits the requests in progress when the program ends.
 	shutdownTimeout = time.Second
 
 	// Anybody who can reach the address can open connections, which cost memory and file
-	// descriptors. So a connection carries one request, as those of the kubelet's probes do,
-	// which must arrive within readTimeout and be answered within writeTimeout. Beyond
-	// maxConnections, the oldest one is closed: a probe is done long before it is that.
+	// descriptors. So a connection carries one request, as those of the kubelet's probes do.
+	// The request must arrive within readTimeout and be answered within writeTimeout. If there
+	// are more than maxConnections, the oldest one is closed. A probe ends long before it is
+	// the oldest connection.
 	readTimeout    = 5 * time.Second
 	writeTimeout   = checkTimeout + 5*time.Second
 	maxConnections = 64
 	maxHeader      = 16 << 10 // bytes
 )
 
-// An Address is a [flag.Value] with the address of a server, or none if it is empty.
+// An Address is a [flag.Value] for the address of a server. The empty Address means no server.
 type Address string
 
 // String implements [flag.Value].
@@ -68,16 +69,16 @@ func (a *Address) Set(text string) error {
 	return nil
 }
 
-// A Check is one condition.
+// A Check is one health check.
 type Check struct {
 	Name string                          // in lower case, like "registered"
-	Run  func(ctx context.Context) error // its error says what is wrong; it must return when ctx ends
+	Run  func(ctx context.Context) error // returns what is wrong; must return when ctx ends
 }
 
-// Handler returns the handler of /livez (should the process keep running?) and /readyz (does it do
-// its work?). Both answer with status 200 or 500 and with the text that Kubernetes' own components
-// give: "ok", or a line for each check with ?verbose and after a failure. All checks of a request
-// have three seconds.
+// Handler returns the handler of /livez and /readyz. /livez fails if the process should be
+// restarted, and /readyz if it cannot do its work. Both answer with status 200 or 500 and the same
+// text as Kubernetes components: "ok", or a line for each check with ?verbose and after a failure.
+// The checks of a request have three seconds together.
 func Handler(live, ready []Check) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /livez", checks{"livez", live})
@@ -85,7 +86,7 @@ func Handler(live, ready []Check) http.Handler {
 	return mux
 }
 
-// checks is an endpoint and its conditions.
+// checks is the handler of one path.
 type checks struct {
 	name string
 	list []Check
@@ -120,7 +121,7 @@ func (c checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// newServer returns the server. Its requests end with ctx.
+// newServer returns the server. The contexts of its requests end with ctx.
 func newServer(ctx context.Context, handler http.Handler) *http.Server {
 	var open connections
 	server := &http.Server{
@@ -143,7 +144,7 @@ func newServer(ctx context.Context, handler http.Handler) *http.Server {
 	return server
 }
 
-// connections are the open connections of a server.
+// connections holds the open connections of a server.
 type connections struct {
 	mu   sync.Mutex
 	list []net.Conn // in the order in which they were opened
@@ -167,13 +168,13 @@ func (s *connections) remove(c net.Conn) {
 }
 
 // Serve serves the handler at a TCP address, such as ":8081", until ctx ends, and then gives
-// requests in progress up to a second. An address that is not available is logged and tried again,
-// after a second at first and after a minute at last.
+// requests in progress up to a second. If it cannot listen on the address, it logs the error and
+// tries again, first after a second and later after up to a minute.
 func Serve(ctx context.Context, address string, handler http.Handler) {
 	serve(ctx, address, handler, func(net.Addr) {})
 }
 
-// serve is Serve. It calls opened with the address that is listened at.
+// serve implements Serve. It calls opened with the address on which it listens.
 func serve(ctx context.Context, address string, handler http.Handler, opened func(net.Addr)) {
 	log := klog.FromContext(ctx)
 	server := newServer(ctx, handler)

@@ -217,8 +217,8 @@ func TestCheckThatTimesOutIsAnswered(t *testing.T) {
 	})
 }
 
-// TestServerLogsThroughKlog checks that what package net/http reports, such as a failure to accept
-// connections, goes where all of the log goes.
+// TestServerLogsThroughKlog checks that messages of package net/http, such as a failure to accept
+// connections, go to klog.
 func TestServerLogsThroughKlog(t *testing.T) {
 	var direct, structured bytes.Buffer
 	log.SetOutput(&direct)
@@ -265,7 +265,7 @@ func TestShutdownWaitsForRequestsInProgress(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(started)
 		<-r.Context().Done()
-		time.Sleep(shutdownTimeout / 10) // the shutdown must wait for this
+		time.Sleep(shutdownTimeout / 10) // Shutdown must wait for the request
 		w.WriteHeader(http.StatusInternalServerError)
 		answered.Store(true)
 	})
