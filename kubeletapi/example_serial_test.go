@@ -20,7 +20,8 @@ import (
 // serial reports serial ports, each with the NUMA node of its card.
 type serial struct{ ports map[string]int }
 
-// port returns the device of a port that is in use if busy is not empty.
+// port returns the device of a serial port. If busy is not empty, the device is unhealthy, with
+// busy as the reason.
 func port(name string, numaNode int, busy string) *devtree.Device {
 	d := &devtree.Device{ID: name, Health: devtree.Healthy}
 	if busy != "" {
@@ -46,8 +47,8 @@ func (s serial) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	return nil
 }
 
-// PreferredAllocation chooses the ports of the NUMA node that has the fewest left, so that whole
-// nodes remain for containers that need many.
+// PreferredAllocation prefers ports of the NUMA node that has the fewest available ports. Other
+// nodes remain complete for containers that need many ports.
 func (s serial) PreferredAllocation(
 	_ context.Context, _ string, available, mustInclude []*devtree.Device, size int,
 ) ([]string, error) {
@@ -67,16 +68,16 @@ func (s serial) PreferredAllocation(
 	return ids, nil
 }
 
-// metered is a plugin that also counts the allocations.
+// metered is a plugin that wraps another one and counts the allocations.
 type metered struct {
 	kubeletapi.Plugin
 	allocations atomic.Int64
 }
 
-// Unwrap lets the Manager find the optional interfaces of the other plugin.
+// Unwrap returns the wrapped plugin, so that the Manager detects its optional interfaces.
 func (m *metered) Unwrap() kubeletapi.Plugin { return m.Plugin }
 
-// PostAllocate counts, and calls the method of the other plugin, which it hides.
+// PostAllocate counts the allocation, and calls PostAllocate of the wrapped plugin if there is one.
 func (m *metered) PostAllocate(
 	ctx context.Context, resource string, devices []*devtree.Device, edits *devtree.ContainerEdits,
 ) error {

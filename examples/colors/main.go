@@ -22,7 +22,7 @@ import (
 	"qatplugin/kubeletapi"
 )
 
-// colors watches a directory. Each directory in it is a resource, and each file in that is a
+// colors watches a directory. Each subdirectory is a resource, and each file in a subdirectory is a
 // device.
 type colors struct{ dir string }
 
@@ -45,12 +45,12 @@ func (c *colors) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 		case <-ctx.Done():
 			return nil
 		case <-watcher.Events: // only says that something has changed: scan
-		case <-watcher.Errors: // events may have been lost: scan, too
+		case <-watcher.Errors: // events may have been lost: scan as well
 		}
 	}
 }
 
-// scan returns a Tree of all files. A color that is removed meanwhile has no devices; any
+// scan returns a Tree of all files. A color that is removed during the scan has no devices. Any
 // other error ends the plugin, because a Tree without the color would be wrong.
 func (c *colors) scan(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
 	entries, err := list(watcher, c.dir)
@@ -82,8 +82,8 @@ func (c *colors) scan(watcher *fsnotify.Watcher) (*devtree.Tree, error) {
 	return found.Build(), nil
 }
 
-// list watches the directory before it reads it. A change in between is seen twice, and
-// never missed.
+// list watches the directory before it reads it, so that no change is missed. A change between the
+// two is seen twice.
 func list(watcher *fsnotify.Watcher, path string) ([]fs.DirEntry, error) {
 	if err := watcher.Add(path); err != nil {
 		return nil, fmt.Errorf("watch %s: %w", path, err)
@@ -91,7 +91,7 @@ func list(watcher *fsnotify.Watcher, path string) ([]fs.DirEntry, error) {
 	return os.ReadDir(path)
 }
 
-// CheckReady makes the program unready while the directory cannot be read.
+// CheckReady returns an error while the directory cannot be read.
 func (c *colors) CheckReady(context.Context) error {
 	_, err := os.ReadDir(c.dir)
 	return err
