@@ -61,8 +61,8 @@ func (b *Builder) Remove(resource, id string) {
 	}
 }
 
-// Drop removes the resource with all of its devices, if it is there. In contrast to a resource
-// without devices, the Tree then does not have it.
+// Drop removes the resource with all of its devices, if it exists. After that, the Tree does not
+// have the resource; after Remove of the last device, it has the resource without devices.
 func (b *Builder) Drop(resource string) {
 	if i, found := findResource(b.resources, resource); found {
 		b.resources = slices.Delete(b.resources, i, i+1)

@@ -14,8 +14,8 @@ import (
 	"tags.cncf.io/container-device-interface/pkg/parser"
 )
 
-// ContainerEdits lists what a container gets. Host paths are as the host sees them, not
-// as the plugin sees them in its own container.
+// ContainerEdits lists what a container gets. Host paths are paths on the host, not in the
+// plugin's own container.
 type ContainerEdits struct {
 	DeviceNodes []DeviceNode
 	Mounts      []Mount
@@ -67,10 +67,10 @@ func mergeMap(into, from map[string]string) map[string]string {
 	return into
 }
 
-// Validate returns an error that states the first rule that e breaks. Edits without an error can be
-// sent to the kubelet and written to a CDI spec: all strings are valid UTF-8 without NUL, paths are
-// absolute, permissions are known, and names are those that the kernel or CDI allows. [Builder.Put]
-// makes the same check, so edits that are merged from Devices of a Tree are valid.
+// Validate returns an error that states the first rule that e breaks. Valid edits can be sent to
+// the kubelet and written to a CDI spec: all strings are valid UTF-8 without NUL, paths are
+// absolute, permissions are known, and the kernel and CDI allow the names. [Builder.Put] makes the
+// same check, so edits that are merged from Devices of a Tree are valid.
 func (e *ContainerEdits) Validate() error {
 	for _, n := range e.DeviceNodes {
 		if rule := pathRule(n.HostPath, n.ContainerPath); rule != "" {
@@ -130,8 +130,8 @@ func pathRule(host, container string) string {
 	return ""
 }
 
-// textFlaw returns what is wrong with a string that must be sent, or "". Protocol buffers allow
-// only UTF-8, and NUL ends a string of the kernel early.
+// textFlaw returns what is wrong with a string, or "". Protocol buffers allow only UTF-8, and the
+// kernel ends strings at a NUL.
 func textFlaw(s string) string {
 	switch {
 	case !utf8.ValidString(s):

@@ -65,7 +65,7 @@ type Subscription struct {
 	resource  string
 	wake      chan struct{} // buffers one signal: the resource may have changed
 	first     bool          // neither Next nor Newest has returned a state yet
-	last      *Resource     // what they returned last; nil if the Tree did not have it
+	last      *Resource     // as Next or Newest last returned it; nil if the Tree did not have it
 }
 
 // Next returns the newest state of the resource. The first call returns at once; each

@@ -24,10 +24,10 @@ type function struct {
 	class   string    // six hexadecimal digits
 	numa    int       // -1 if the platform does not say
 	driver  string    // "" if none is bound
-	inGroup bool      // it is in an IOMMU group
-	group   int       // number of that group
-	groupOf *function // the function whose IOMMU group it joins when it is added; nil: none
-	noiommu bool      // VFIO created the group in noiommu mode, and removes it again
+	inGroup bool      // the function is in an IOMMU group
+	group   int       // number of the IOMMU group
+	groupOf *function // function whose IOMMU group this function joins when it is added; nil: none
+	noiommu bool      // VFIO created the group in noiommu mode, and removes it on unbind
 	vfio    int       // N of vfio-dev/vfioN, while bound to a VFIO driver
 	uio     int       // N of uio/uioN, while bound to a UIO driver
 
@@ -128,9 +128,9 @@ func (o *op) removeFunction(d *function) {
 	}
 }
 
-// ShareGroup moves a function into the IOMMU group of another one: on a host without ACS, the
-// functions below one port share a group. No uevent reports that. The function must not be bound to
-// a VFIO driver.
+// ShareGroup moves a function into the IOMMU group of another one, as on a host without ACS, where
+// the functions below one port share a group. No uevent reports the move. The function must not be
+// bound to a VFIO driver.
 func (h *Host) ShareGroup(address, with string) error {
 	return h.doFunction("share group of", with, func(o *op, other *function) {
 		d := h.devices[address]

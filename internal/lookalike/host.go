@@ -55,8 +55,9 @@ type Host struct {
 // Option changes what kind of host New makes.
 type Option func(*Host)
 
-// WithoutIOMMU makes a host whose functions have no IOMMU group, in noiommu mode: binding a
-// function to vfio-pci creates a noiommu group, until enable_unsafe_noiommu_mode of vfio is N.
+// WithoutIOMMU makes a host whose functions have no IOMMU group. Binding a function to vfio-pci
+// creates a noiommu group while the parameter enable_unsafe_noiommu_mode of vfio is Y, its default
+// on this host.
 func WithoutIOMMU() Option { return func(h *Host) { h.noIOMMU = true } }
 
 // WithIOMMUFD makes a host that also has a node /dev/vfio/devices/vfioN for each VFIO device.

@@ -73,8 +73,8 @@ func (o *op) removeClassDevice(c *classDevice) {
 	}
 }
 
-// startVFIO does what loading the module vfio does: it adds its classes, its parameter and the
-// container node.
+// startVFIO simulates loading the module vfio. It adds the classes and the parameter of the module,
+// and the container node.
 func (o *op) startVFIO() {
 	h := o.h
 	if read(h.sys("class/misc/vfio/dev")) != "" {

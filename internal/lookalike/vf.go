@@ -115,7 +115,7 @@ type VF struct {
 	PF       string // address of its PF; "" as in a guest
 	DeviceID string // without a PF: "" means 4941
 	NUMANode int    // without a PF
-	GroupOf  string // address of a function whose IOMMU group it shares; "": a group of its own
+	GroupOf  string // address of a function whose IOMMU group the VF shares; "": a group of its own
 }
 
 // AddVF adds one VF: in a guest, which sees no PF, or again after RemoveVF.

@@ -134,7 +134,7 @@ func percentile(took []time.Duration, p float64) float64 {
 	return float64(sorted[int(p*float64(len(sorted)-1))].Nanoseconds()) / 1e3
 }
 
-// changer changes a VF of a node and sends the uevents of that on a socket.
+// changer changes a VF of a node and sends the corresponding uevents on a socket.
 type changer struct {
 	node    *node
 	socket  int // the test's end of the socket pair
@@ -163,8 +163,8 @@ func startChanger(b *testing.B, node *node) *changer {
 	}
 }
 
-// change unbinds the VF or binds it again. It returns the datagram, the list that the kubelet has
-// received, and the time from the one to the other.
+// change unbinds the VF or binds it again. It returns the datagram that it sent, the list that the
+// kubelet received, and the time between the two.
 func (c *changer) change(b *testing.B) ([]byte, kubelettest.List, time.Duration) {
 	b.Helper()
 	action, from, to, health := "unbind", c.link, c.link+".away", "Unhealthy" // its node still exists
@@ -184,13 +184,13 @@ func (c *changer) change(b *testing.B) ([]byte, kubelettest.List, time.Duration)
 	return datagram, l, l.Time.Sub(start)
 }
 
-// quiet is the pause before a change that is measured. The plugin gathers changes that follow one
-// another faster (package kubeletapi).
+// quiet is the pause before each measured change. With shorter pauses, the plugin gathers changes
+// (package kubeletapi).
 const quiet = 60 * time.Millisecond
 
 // BenchmarkEventToKubelet measures the time from the uevent of a VF that was unbound or bound until
-// the kubelet receives the list of n VFs with its new health. In turns with it, it measures the
-// [floor] for a datagram and a list of the same size. An iteration measures 100 changes.
+// the kubelet receives the list of n VFs with its new health. It alternates with measurements of
+// the [floor] for a datagram and a list of the same size. An iteration measures 100 changes.
 func BenchmarkEventToKubelet(b *testing.B) {
 	for _, n := range []int{1, 64, 1024} {
 		b.Run(fmt.Sprintf("VFs=%d", n), func(b *testing.B) {

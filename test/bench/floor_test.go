@@ -22,9 +22,9 @@ import (
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-// floor is what no plugin can be faster than: for each datagram on a socket, a goroutine sends a
-// message that is already encoded on a gRPC stream over a Unix socket. The kubelet's end is the
-// same as that of the plugin. Nothing is parsed, read, decided or encoded.
+// floor measures a lower bound for the latency of any plugin. For each datagram on a socket, a
+// goroutine sends an encoded message on a gRPC stream over a Unix socket. The kubelet's end is the
+// same as in the measurement of the plugin. Nothing is parsed, read, decided or encoded.
 type floor struct {
 	pluginapi.UnimplementedDevicePluginServer
 	datagrams *os.File // the floor's end of a socket pair
@@ -36,7 +36,7 @@ type floor struct {
 // encodedList is a ListAndWatchResponse in the wire format.
 type encodedList []byte
 
-// rawCodec is gRPC's codec for protocol buffers, which also takes an encodedList.
+// rawCodec is gRPC's codec for protocol buffers. It also accepts an encodedList.
 type rawCodec struct{ encoding.CodecV2 }
 
 func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
@@ -46,7 +46,7 @@ func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	return c.CodecV2.Marshal(v)
 }
 
-// startFloor returns a floor that sends the two lists in turns.
+// startFloor returns a floor that sends the two lists alternately.
 func startFloor(b *testing.B, lists [2]kubelettest.List) *floor {
 	b.Helper()
 	f := &floor{lists: make(chan kubelettest.List, 1)}

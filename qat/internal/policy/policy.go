@@ -56,7 +56,8 @@ func (policy Policy) Check() error {
 // PFOf returns the PF of a VF. ok is false if the PF is unknown.
 type PFOf func(vf pci.Address) (pf pci.Address, ok bool)
 
-// PFOrBus returns the VF's PF, or the address that stands for its bus if the PF is unknown.
+// PFOrBus returns the VF's PF. If the PF is unknown, it returns the address of device 0 on the VF's
+// bus in place of the PF's.
 func PFOrBus(vf pci.Address, pfOf PFOf) pci.Address {
 	if pf, ok := pfOf(vf); ok {
 		return pf

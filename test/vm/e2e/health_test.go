@@ -13,7 +13,7 @@ import (
 )
 
 // startHealthNode returns a node with two PFs whose VFs are listed. The plugin polls the PFs each
-// second, unless the flags say something else.
+// second, unless the flags override that.
 func startHealthNode(t *testing.T, flags ...string) (n *node, a, b *pf) {
 	t.Helper()
 	n = startNode(t, "npf=2", append([]string{"-health-interval=1s"}, flags...)...)
@@ -64,7 +64,8 @@ func count(t *testing.T, path string) int {
 	return value
 }
 
-// waitForChecks waits until the plugin made the driver check the heartbeat of a PF n more times.
+// waitForChecks waits until the driver has checked the heartbeat of a PF n more times because the
+// plugin read it.
 func (p *pf) waitForChecks(t *testing.T, n int) {
 	t.Helper()
 	sent := p.heartbeat("queries_sent")
@@ -72,7 +73,7 @@ func (p *pf) waitForChecks(t *testing.T, n int) {
 	poll(t, pollInterval, "heartbeat checks", func() bool { return count(t, sent) >= want })
 }
 
-func TestHeartbeatThatIsReadTooSoonIsNoFailure(t *testing.T) {
+func TestHeartbeatReadTooSoonIsNotAFailure(t *testing.T) {
 	n, a, b := startHealthNode(t)
 	write(t, a.control("hb_timer"), "3500") // three of four reads are -1
 	a.waitForChecks(t, 3)

@@ -4,7 +4,7 @@
  *
  *   present      0 stops the PF from responding and removes it (surprise removal), 1 adds it again
  *   hb_fail      1 makes heartbeat checks fail, so that heartbeat/status reads -1
- *   hb_timer     time in ms that must pass between two heartbeat checks; sooner, heartbeat/status
+ *   hb_timer     minimum time in ms between two heartbeat checks; before that, heartbeat/status
  *                reads -1 without a check. On a real Gen2 device this is heartbeat/config
  *   in_use       1 simulates a user in the kernel's crypto API: writes to state and sriov_numvfs
  *                fail with EBUSY
