@@ -23,7 +23,7 @@ import (
 //
 //   - with status 0 after SIGTERM or SIGINT (a second one kills the process), and after -h
 //   - with status 2 if a flag is invalid
-//   - with status 1 if [Manager.Run] fails, for example after an error of Watch; the error is logged
+//   - with status 1 if [Manager.Run] fails, for example after an error of Watch; it logs the error
 //
 // Main registers these flags on [flag.CommandLine], in addition to those that the program has
 // registered, and parses the command line:

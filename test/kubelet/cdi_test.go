@@ -53,7 +53,7 @@ func TestUnwritableCDIDirectory(t *testing.T) {
 				t.Fatalf("the container gets the CDI devices %q, which have no spec", names)
 			}
 			left := slices.DeleteFunc(list(t, dir), func(name string) bool {
-				return name == "full" || strings.HasSuffix(name, ".lock") // the lock of the file that could not be written
+				return name == "full" || strings.HasSuffix(name, ".lock") // of the unwritten spec
 			})
 			if len(left) > 0 {
 				t.Errorf("files left behind: %q", left)
