@@ -45,6 +45,7 @@ type assignment struct {
 	policy policy.Policy
 
 	listed  map[pci.Address]place    // listed VFs
+	placed  []pci.Address            // VFs that apply has listed, until the tree is built
 	waiting map[pci.Address]decision // VFs that need a place and are not listed; some are being bound
 	skipped map[string]string        // VF → why it is not listed
 	tree    *devtree.Tree
@@ -102,7 +103,20 @@ func (s *assignment) apply(decisions []decision, b bindings, pfOf policy.PFOf, n
 		bind = append(bind, r.run()...)
 	}
 	s.tree = tree.Build()
+	s.shareDevices()
 	return bind
+}
+
+// shareDevices replaces the devices of the VFs that apply has listed by their copies in the tree, so
+// that only one of the two stays in memory.
+func (s *assignment) shareDevices() {
+	for _, a := range s.placed {
+		if p, listed := s.listed[a]; listed {
+			p.decision.device = s.tree.Resource(p.decision.resource).Device(a.String())
+			s.listed[a] = p
+		}
+	}
+	s.placed = nil
 }
 
 // applyOne applies one decision. It lists the VF if the VF is listed already or needs no place. A
@@ -151,6 +165,7 @@ func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 		}
 	}
 	s.listed[a] = p
+	s.placed = append(s.placed, a)
 }
 
 // skip records why a VF is not listed.
