@@ -209,9 +209,9 @@ type Function struct {
 	Group *int         // iommu_group; nil without an IOMMU
 	Node  Node
 
-	// Registration is the inode of vfio-dev, which exists while a VFIO driver is bound to the VF; 0
+	// registration is the inode of vfio-dev, which exists while a VFIO driver is bound to the VF; 0
 	// if it was not read. It changes when the VF is bound again.
-	Registration uint64
+	registration uint64
 
 	// The following fields are set for a PF.
 	VFs      []pci.Address // virtfn*, in ascending order

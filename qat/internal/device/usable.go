@@ -9,7 +9,7 @@ import "qatplugin/qat/internal/sysfs"
 // Read says why; the VF may be usable all the same. IsUsable opens nothing and takes no lock of a
 // device, so it does not block (fs/kernfs/inode.c, kernfs_iop_getattr).
 func (r *Reader) IsUsable(vf *Function) bool {
-	if vf.Registration == 0 {
+	if vf.registration == 0 {
 		return false
 	}
 	// An inode number that is gone does not come back. So the device is the same, it has had this
@@ -19,7 +19,7 @@ func (r *Reader) IsUsable(vf *Function) bool {
 	// kernels before 6.6 it keeps vfio-dev for as long as a workload holds it (drivers/base/dd.c,
 	// driver_sysfs_remove; drivers/vfio/vfio_main.c, vfio_unregister_group_dev).
 	path := r.cfg.Sysfs + "/bus/pci/drivers/" + vf.Driver + "/" + vf.Address.String() + "/vfio-dev"
-	if inode, err := sysfs.Inode(path); err != nil || inode != vf.Registration {
+	if inode, err := sysfs.Inode(path); err != nil || inode != vf.registration {
 		return false
 	}
 	exists, err := sysfs.Exists(r.cfg.Dev + "/" + vf.Node.Name)

@@ -43,8 +43,8 @@ func TestIsUsable(t *testing.T) {
 			h := newHostWithVF(t, DriverVFIO)
 			r := vfioReader(h)
 			before := read(t, r, vfA1)
-			if want := inode(t, h, vfA1, "vfio-dev"); before.Registration != want {
-				t.Errorf("Registration %d, want the inode %d", before.Registration, want)
+			if want := inode(t, h, vfA1, "vfio-dev"); before.registration != want {
+				t.Errorf("registration %d, want the inode %d", before.registration, want)
 			}
 			test.change(t, h)
 			got := r.IsUsable(before)
@@ -62,7 +62,7 @@ func TestIsUsable(t *testing.T) {
 func TestIsUsableCannotTellWithoutRegistration(t *testing.T) {
 	h := newHostWithVF(t, "")
 	r := vfioReader(h)
-	if f := read(t, r, vfA1); f.Registration != 0 || r.IsUsable(f) {
-		t.Errorf("a VF without a driver has the registration %d or is usable", f.Registration)
+	if f := read(t, r, vfA1); f.registration != 0 || r.IsUsable(f) {
+		t.Errorf("a VF without a driver has the registration %d or is usable", f.registration)
 	}
 }

@@ -120,7 +120,7 @@ func (h *Handle) readReleasingNode(group int) (Node, error) {
 	return Node{Name: node, Missing: "it is being removed or unbound", Releasing: true}, nil
 }
 
-// readVFIONode finds the node of a VF that is bound to a VFIO driver, and its Registration.
+// readVFIONode finds the node of a VF that is bound to a VFIO driver, and its registration.
 func (h *Handle) readVFIONode(f *Function) (Node, error) {
 	group, err := h.groupNode(*f.Group)
 	if err != nil {
@@ -140,7 +140,7 @@ func (h *Handle) readVFIONode(f *Function) (Node, error) {
 		return Node{Name: group, Missing: doesNotExist(group)}, nil
 	}
 	// Since Linux 6.1, each device that is bound to a VFIO driver has a directory vfio-dev.
-	f.Registration, err = h.dir.Inode("vfio-dev")
+	f.registration, err = h.dir.Inode("vfio-dev")
 	switch {
 	case err == nil:
 		return Node{Name: group}, nil

@@ -32,7 +32,7 @@ func TestReadVF(t *testing.T) {
 		Group:       &group,
 		Node:        Node{Name: "vfio/1"},
 
-		Registration: inode(t, h, vfA1, "vfio-dev"),
+		registration: inode(t, h, vfA1, "vfio-dev"),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Function (-want +got):\n%s", diff)

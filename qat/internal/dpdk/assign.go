@@ -107,8 +107,8 @@ func (s *assignment) apply(decisions []decision, b bindings, pfOf policy.PFOf, n
 	return bind
 }
 
-// shareDevices replaces the devices of the VFs that apply has listed by their copies in the tree, so
-// that only one of the two stays in memory.
+// shareDevices replaces the devices of the VFs that apply has listed by their copies in the tree,
+// so that only one of the two stays in memory.
 func (s *assignment) shareDevices() {
 	for _, a := range s.placed {
 		if p, listed := s.listed[a]; listed {

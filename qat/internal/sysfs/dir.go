@@ -126,9 +126,6 @@ func (d Dir) Link(name string) (string, error) {
 	return path.Base(string(buf[:n])), nil
 }
 
-// Link is like [Dir.Link], but takes a path.
-func Link(name string) (string, error) { return cwd.Link(name) }
-
 // Exists reports whether an entry exists.
 func (d Dir) Exists(name string) (bool, error) {
 	switch err := unix.Faccessat(d.fd, name, unix.F_OK, 0); err {
