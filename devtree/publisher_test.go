@@ -276,15 +276,19 @@ func publishConcurrently(t *rapid.T, series [][]*devtree.Tree, age map[*devtree.
 		if newest == nil && last.Len() != 0 || newest != nil && last != newest {
 			t.Errorf("reader %d of %s ended at %v, want %v", i, names[i], last, newest)
 		}
-		for k := 1; k < len(r.got); k++ {
-			before, after := r.got[k-1], r.got[k]
-			if before == after {
+		newestAge := -1
+		for k, state := range r.got {
+			if k > 0 && state == r.got[k-1] {
 				t.Errorf("reader %d of %s got the same state twice", i, names[i])
 			}
-			// Next creates the state of a missing resource itself: it has no age.
-			if from, ok := age[before]; len(series) == 1 && ok && age[after] < from {
+			stateAge, known := age[state]
+			if !known {
+				continue // Next created it, because the Tree did not have the resource
+			}
+			if len(series) == 1 && stateAge < newestAge {
 				t.Errorf("reader %d of %s went back to an older state", i, names[i])
 			}
+			newestAge = stateAge
 		}
 	}
 	cancel()
