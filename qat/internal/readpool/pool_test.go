@@ -178,6 +178,7 @@ func TestBlockedReadsDelayReadOnce(t *testing.T) {
 				if late := s.pool.Take(); len(late) > 0 {
 					t.Errorf("Take returned %v, want nothing while the reads block", late)
 				}
+				synctest.Wait() // wake is called after a result can be taken
 				s.wakes.Store(0)
 				release()
 				if n := int(s.wakes.Load()); n != len(tt.blocked) {
