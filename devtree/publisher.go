@@ -64,21 +64,26 @@ type Subscription struct {
 	publisher *Publisher
 	resource  string
 	wake      chan struct{} // buffers one signal: the resource may have changed
-	first     bool          // neither Next nor Newest has returned a state yet
-	last      *Resource     // as Next or Newest last returned it; nil if the Tree did not have it
+	first     bool          // Next has not returned a state yet
+	last      *Resource     // what Next returned last; nil if the Tree did not have it
 }
 
 // Next returns the newest state of the resource. The first call returns at once; each
-// further call waits until the resource differs, by pointer, from what the previous call of
-// Next or Newest returned. Intermediate states may be skipped, the newest never is. If the
-// Tree does not have the resource, Next returns an empty one, not nil. When ctx ends, Next
+// further call waits until the resource differs, by pointer, from what the previous call
+// returned. Intermediate states may be skipped, the newest never is. If the Tree does not
+// have the resource, Next returns an empty one, not nil. When ctx ends, Next
 // returns ctx.Err(). Close does not end a waiting Next.
 func (s *Subscription) Next(ctx context.Context) (*Resource, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if r, isNew := s.Newest(); isNew {
+		r := s.publisher.Tree().Resource(s.resource)
+		if s.first || r != s.last {
+			s.first, s.last = false, r
+			if r == nil {
+				r = &Resource{name: s.resource}
+			}
 			return r, nil
 		}
 		select {
@@ -86,18 +91,6 @@ func (s *Subscription) Next(ctx context.Context) (*Resource, error) {
 		case <-s.wake:
 		}
 	}
-}
-
-// Newest returns what Next returns, without waiting. It reports whether the resource differs
-// from what the previous call of Next or Newest returned.
-func (s *Subscription) Newest() (newest *Resource, isNew bool) {
-	r := s.publisher.Tree().Resource(s.resource)
-	isNew = s.first || r != s.last
-	s.first, s.last = false, r
-	if r == nil {
-		r = &Resource{name: s.resource}
-	}
-	return r, isNew
 }
 
 // Close ends the subscription. It may be called more than once.

@@ -106,33 +106,6 @@ func TestNextSkipsIntermediateStates(t *testing.T) {
 	})
 }
 
-func TestNewestReportsChangeWithoutWaiting(t *testing.T) {
-	p := &devtree.Publisher{}
-	sub := p.Subscribe("cy")
-	defer sub.Close()
-	expect := func(devices int, isNew bool) {
-		t.Helper()
-		r, got := sub.Newest()
-		if r.Name() != "cy" || r.Len() != devices || got != isNew {
-			t.Errorf("Newest = %v, %t; want %d devices of cy, %t", r, got, devices, isNew)
-		}
-	}
-	expect(0, true) // the first state is new, even if the Tree does not have the resource
-	expect(0, false)
-	b := new(devtree.Tree).Edit()
-	if err := b.Put("cy", &devtree.Device{ID: "1", Health: devtree.Healthy}); err != nil {
-		t.Fatal(err)
-	}
-	p.Publish(b.Build())
-	expect(1, true)
-	expect(1, false)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if r, err := sub.Next(ctx); err == nil {
-		t.Errorf("Next = %v although Newest has returned this state", r)
-	}
-}
-
 func TestNextReturnsContextError(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -65,9 +65,9 @@ func defaultConfig() config {
 		flushTimeout:    200 * time.Millisecond,
 		repeatInterval:  10 * time.Minute,
 		// In a storm, such as 64 VFs that are bound one after the other, changes are less than
-		// a millisecond apart. With 50 ms, a stream sends at most 20 lists per second.
+		// a millisecond apart. With 20 ms, a stream sends about 50 lists per second.
 		gatherMin: 2 * time.Millisecond,
-		gatherMax: 50 * time.Millisecond,
+		gatherMax: 20 * time.Millisecond,
 		watchDir:  watchDir,
 	}
 }

@@ -97,8 +97,8 @@ func sentBy(lists []sentList, number int) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// TestSlowStormIsNotFasterThanBound checks changes that come too slowly for ten of them to share a
-// list. Once the window has grown, the stream sends at most one list for each gatherMax.
+// TestSlowStormIsNotFasterThanBound checks changes that come almost too slowly to be gathered. Once
+// the window has grown, the stream sends at most one list for each gatherMax.
 func TestSlowStormIsNotFasterThanBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -107,13 +107,13 @@ func TestSlowStormIsNotFasterThanBound(t *testing.T) {
 		m.publish(now)
 		stream := openFakeStream(ctx, services["yellow"])
 		for i := range 1000 {
-			time.Sleep(4 * time.Millisecond)
+			time.Sleep(1500 * time.Microsecond)
 			m.publish(tree(t, now, "yellow", strconv.Itoa(i+1)))
 		}
 		cancel()
 		<-stream.done
-		if lists := len(stream.sent); lists > 90 { // 4 s, and the windows of 2 to 32 ms
-			t.Errorf("1000 changes in 4 s made %d lists, want about 80", lists)
+		if lists := len(stream.sent); lists > 90 { // 75 in 1.5 s, and the windows of 2 to 16 ms
+			t.Errorf("1000 changes in 1.5 s made %d lists, want about 80", lists)
 		}
 	})
 }

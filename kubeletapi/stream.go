@@ -90,22 +90,18 @@ func gather(
 		if left <= 0 {
 			return resource, nil
 		}
-		select {
-		case <-ctx.Done():
+		quiet, cancel := context.WithTimeout(ctx, min(window/10, left))
+		newest, err := subscription.Next(quiet)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case <-time.After(min(window/gatherTicks, left)):
-		}
-		newest, isNew := subscription.Newest()
-		if !isNew {
+		case err != nil: // nothing has changed
 			return resource, nil
 		}
 		resource = newest
 	}
 }
-
-// gatherTicks is the number of times that a stream looks for further changes in a window. As long
-// as it finds one each time, a list stands for at least as many changes.
-const gatherTicks = 10
 
 // pace decides how long a stream gathers changes before it sends the next list. The kubelet
 // writes a checkpoint file for each list, and waits until it is on the disk
