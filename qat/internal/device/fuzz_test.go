@@ -48,7 +48,7 @@ func FuzzRead(f *testing.F) {
 		} {
 			must(t, os.RemoveAll(link))
 			if target != "" && os.Symlink(target, link) != nil {
-				t.Skip("not the target of a link")
+				return // not the target of a link
 			}
 		}
 		must(t, os.RemoveAll(vf+"/vfio-dev"))
