@@ -6,18 +6,12 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
-
-	"qatplugin/internal/testenv"
 )
 
 // testTimeout limits each wait for something that must happen.
@@ -201,38 +195,4 @@ func wantNoDescriptorLeft(t testing.TB, f func()) {
 	if after := open(); after != before {
 		t.Errorf("%d descriptors are open, %d were before", after, before)
 	}
-}
-
-// inNamespace runs the calling test in its own user and network namespace, in another
-// process, and returns true there.
-func inNamespace(t *testing.T) bool {
-	t.Helper()
-	const mark = "EVENTS_TEST_IN_NAMESPACE"
-	if os.Getenv(mark) != "" {
-		return true
-	}
-	self, err := os.Executable()
-	must(t, err)
-	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=2m")
-	cmd.Env = append(os.Environ(), mark+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		t.Fatalf("in a namespace: %v\n%s", err, out)
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EACCES):
-		testenv.Skip(t, "this machine does not allow user namespaces: "+err.Error())
-	case err != nil:
-		t.Fatal(err)
-	}
-	if strings.Contains(string(out), "--- SKIP") {
-		testenv.Skip(t, strings.TrimSpace(string(out)))
-	}
-	t.Logf("in a namespace:\n%s", out)
-	return false
 }

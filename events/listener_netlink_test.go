@@ -108,7 +108,7 @@ func listenNetlink(t testing.TB, bufferSize int, trusted func(sender) bool) *Uev
 }
 
 func TestForgedMessagesAreRejected(t *testing.T) {
-	if !inNamespace(t) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET) {
 		return
 	}
 	l, err := ListenUevents()
@@ -133,7 +133,7 @@ func TestForgedMessagesAreRejected(t *testing.T) {
 // Without its credentials, a message that the kernel multicasts for a process would look
 // like the kernel's own.
 func TestForgedMessageThroughKernelHasPortZero(t *testing.T) {
-	if !inNamespace(t) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET) {
 		return
 	}
 	senders := make(chan sender, 1)
@@ -147,7 +147,7 @@ func TestForgedMessageThroughKernelHasPortZero(t *testing.T) {
 }
 
 func TestHundredThousandUeventsArriveInOrder(t *testing.T) {
-	if !inNamespace(t) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET) {
 		return
 	}
 	const total = 100_000
@@ -201,7 +201,7 @@ func (s *countingSink) Event(e *Event) {
 func (s *countingSink) Resync(string) { s.resyncs.Add(1) }
 
 func TestOverflowCausesOneResync(t *testing.T) {
-	if !inNamespace(t) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET) {
 		return
 	}
 	const flood = 1000
@@ -236,7 +236,7 @@ func TestOverflowCausesOneResync(t *testing.T) {
 }
 
 func TestKernelUeventsInNamespace(t *testing.T) {
-	if !inNamespace(t) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET) {
 		return
 	}
 	l, err := ListenUevents()

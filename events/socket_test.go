@@ -11,6 +11,7 @@ import (
 
 	"github.com/pilebones/go-udev/netlink"
 	"golang.org/x/sys/unix"
+	"qatplugin/internal/testenv"
 )
 
 // socketPair returns two connected sockets. Closing them is up to the caller.
@@ -141,7 +142,7 @@ func TestPrepareSocket(t *testing.T) {
 func TestReceiveBufferExceedsRmemMaxIfPermitted(t *testing.T) { wantLargestReceiveBuffer(t) }
 
 func TestReceiveBufferWithoutPermission(t *testing.T) {
-	if inNamespace(t) { // root here lacks CAP_NET_ADMIN in the first user namespace
+	if testenv.InNamespaces(t, unix.CLONE_NEWNET) { // root here lacks CAP_NET_ADMIN in the first user namespace
 		wantLargestReceiveBuffer(t)
 	}
 }
@@ -213,7 +214,7 @@ func TestUeventSocketIsThatOfGoUdev(t *testing.T) {
 
 // Without a free descriptor there is no socket, and none is left behind.
 func TestUeventSocketThatCannotBeOpened(t *testing.T) {
-	if !inNamespace(t) { // other tests of this process open files
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET) { // other tests of this process open files
 		return
 	}
 	var limit unix.Rlimit

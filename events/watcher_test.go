@@ -286,7 +286,7 @@ func TestRunFailsWhenInotifyReadsKeepFailing(t *testing.T) {
 }
 
 func TestInstanceLimit(t *testing.T) {
-	if !inNamespace(t) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET) {
 		return
 	}
 	if err := os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("2"), 0); err != nil {

@@ -286,7 +286,7 @@ func TestErrReportsFirstDirectory(t *testing.T) {
 }
 
 func TestWatchLimit(t *testing.T) {
-	if !inNamespace(t) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET) {
 		return
 	}
 	const limit = "/proc/sys/user/max_inotify_watches"

@@ -5,12 +5,10 @@ package kubeletapi
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -185,7 +183,7 @@ func TestReplacedDirectoryIsFound(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if strings.Contains(tt.name, "mount") && !inMountNamespace(t) {
+			if strings.Contains(tt.name, "mount") && !testenv.InNamespaces(t, unix.CLONE_NEWNS) {
 				return
 			}
 			base := filepath.Dir(kubeletDir(t))
@@ -216,40 +214,6 @@ func TestReplacedDirectoryIsFound(t *testing.T) {
 			waitIDs(t, k, yellow, "1")
 		})
 	}
-}
-
-// inMountNamespace runs the calling test again as another process, in new user and mount
-// namespaces, and returns true there.
-func inMountNamespace(t *testing.T) bool {
-	t.Helper()
-	const mark = "KUBELETAPI_TEST_IN_NAMESPACE"
-	if os.Getenv(mark) != "" {
-		return true
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The race detector would delay the child's exit by a second.
-	pattern := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
-	cmd := exec.Command(self, "-test.run="+pattern, "-test.v", "-test.timeout=1m")
-	cmd.Env = append(os.Environ(), mark+"=1", "GORACE=atexit_sleep_ms=0")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		t.Fatalf("in new namespaces: %v\n%s", err, out)
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EACCES):
-		testenv.Skip(t, "this machine does not allow user namespaces: "+err.Error())
-	case err != nil:
-		t.Fatal(err)
-	}
-	return false
 }
 
 // TestRegisteredManagerOnlyComparesTheDirectory checks that the comparison of the directory is the

@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"qatplugin/internal/testenv"
 )
 
 var (
@@ -26,7 +29,7 @@ var program string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	code, again, err := runIsolated()
+	code, again, err := testenv.RunInNamespaces(unix.CLONE_NEWNS | unix.CLONE_NEWNET)
 	if again {
 		os.Exit(code)
 	}

@@ -3,12 +3,8 @@
 package hostwatch
 
 import (
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +36,7 @@ func TestNamespacesOfTheProcess(t *testing.T) {
 	if got := (process{}).inInitialNetworkNamespace(); got != want && (want || known) {
 		t.Errorf("inInitialNetworkNamespace() = %v, want %v", got, want)
 	}
-	if !inNamespaces(t) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET|unix.CLONE_NEWNS) {
 		return
 	}
 	if !(process{}).inUserNamespace() || (process{}).inInitialNetworkNamespace() {
@@ -50,7 +46,7 @@ func TestNamespacesOfTheProcess(t *testing.T) {
 
 // A sysfs can be mounted as a whole or in parts, over another one or over nothing.
 func TestWhatIsMountedAtTheSysfsRoot(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET|unix.CLONE_NEWNS) {
 		return
 	}
 	for _, dir := range []string{"/sys/bus/pci/devices", "/sys/devices"} {
@@ -136,41 +132,4 @@ func TestSyntheticEventsExistSinceLinux4Point13(t *testing.T) {
 	if !(process{}).hasSyntheticEvents() {
 		t.Error("the kernel of this machine is taken for an old one")
 	}
-}
-
-// inNamespaces runs the calling test again as another process, in new user, network and mount
-// namespaces, and returns true there.
-func inNamespaces(t *testing.T) bool {
-	t.Helper()
-	const mark = "HOSTWATCH_TEST_IN_NAMESPACES"
-	if os.Getenv(mark) != "" {
-		return true
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
-	// Without CI, the child may skip; this process decides about that. The race detector would
-	// delay the child's exit by a second.
-	cmd.Env = append(os.Environ(), mark+"=1", "CI=", "GORACE=atexit_sleep_ms=0")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		t.Fatalf("in new namespaces: %v\n%s", err, out)
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EACCES):
-		testenv.Skip(t, "this machine does not allow user namespaces: "+err.Error())
-	case err != nil:
-		t.Fatal(err)
-	case strings.Contains(string(out), "--- SKIP"):
-		testenv.Skip(t, strings.TrimSpace(string(out)))
-	}
-	t.Logf("in new namespaces:\n%s", out)
-	return false
 }
