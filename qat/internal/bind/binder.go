@@ -28,19 +28,9 @@ import (
 )
 
 const (
-	// workers limits how many VFs are written to at the same time, and workersPerPF how many of
-	// them belong to one PF. A write may take long, because it resets the function (100 ms, PCI
-	// Express Base Specification 6.6.2) or waits for the device lock. It may never return. That
-	// usually affects several VFs of one PF, and must not delay the VFs of other PFs.
-	workers      = 64
-	workersPerPF = 8
-
 	// driverTimeout is how long the driver may take to bind after the last request. On sysfs the
 	// driver is usually bound when the write returns; a deferred probe takes longer.
 	driverTimeout = time.Second
-
-	// stuckTime is how long a step may take. After that, Pending omits the VF.
-	stuckTime = 10 * time.Second
 
 	// A VF that failed to bind is tried again after minBackOff, which doubles with each further
 	// failure up to maxBackOff.
@@ -90,20 +80,13 @@ type VF struct {
 
 // Binder binds VFs in the background. All methods may be called from any goroutine.
 type Binder struct {
-	cfg     Config
-	ctx     context.Context // ends the workers
-	running sync.WaitGroup
+	cfg Config
+	ctx context.Context // ends undo
 
 	mu       sync.Mutex // guards the following fields, and each attempt except what its worker uses
 	attempts map[pci.Address]*attempt
-	waiting  []job                 // steps without a worker, in the order in which they were started
-	busy     map[*attempt]struct{} // attempts that a worker has, also those of VFs that were forgotten
-	stuck    int                   // number of workers whose step is stuck
-	pfs      map[pci.Address]usage // PF → its workers
+	queue    queue
 }
-
-// usage is the number of workers of a PF, and how many of them are stuck.
-type usage struct{ workers, stuck int }
 
 // attempt is the state of binding one VF. The Binder keeps it until the VF is forgotten or
 // recreated. In phaseWriting, vf and the fields from givenBack on belong to the worker.
@@ -120,9 +103,8 @@ type attempt struct {
 	driven   bool      // phaseFailed: the VF is bound to another driver
 	lost     bool      // phaseFailed: the VF was bound, and lost soon after that
 
-	boundAt   time.Time // when the VF was first found bound; zero: not since the last try started
-	startedAt time.Time // phaseWriting: when a worker started the step; zero: not yet
-	stuck     bool      // phaseWriting: the step has taken stuckTime
+	boundAt time.Time // when the VF was first found bound; zero: not since the last try started
+	job     *job      // phaseWriting: the step
 
 	givenBack      bool   // this try has given the VF back to formerDriver
 	formerDriver   string // the driver that had the VF, "" if none
@@ -141,23 +123,12 @@ const (
 	phaseDryRun        // the dry run has logged what it would write
 )
 
-// A job is a step of the procedure for one VF.
-type job struct {
-	attempt *attempt
-	vf      VF
-	step    func(*attempt) error
-}
-
 // New returns a Binder. When ctx ends, the Binder drops the VFs that wait for a worker, and does
 // not interrupt writes in progress.
 func New(ctx context.Context, cfg Config) *Binder {
-	return &Binder{
-		cfg:      cfg,
-		ctx:      ctx,
-		attempts: map[pci.Address]*attempt{},
-		busy:     map[*attempt]struct{}{},
-		pfs:      map[pci.Address]usage{},
-	}
+	b := &Binder{cfg: cfg, ctx: ctx, attempts: map[pci.Address]*attempt{}}
+	b.queue = newQueue(ctx, b.run)
+	return b
 }
 
 // Bind starts the next step for a VF that is not bound, if a step is due. It returns the reason why
@@ -167,6 +138,7 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 	defer b.mu.Unlock()
 	t := b.attempts[vf.Address]
 	if t == nil || t.vf.Incarnation != vf.Incarnation {
+		b.queue.remove(t)
 		t = &attempt{}
 		b.attempts[vf.Address] = t
 	}
@@ -264,11 +236,11 @@ func (b *Binder) Stop(a pci.Address) {
 	case t == nil, t.phase == phaseBound:
 	case t.phase == phaseDryRun:
 		delete(b.attempts, a)
-	case t.phase == phaseFailed, t.phase == phaseWriting && !t.startedAt.IsZero():
+	case t.phase == phaseFailed, t.phase == phaseWriting && t.job.isRunning():
 		t.stopped = true
 	default:
 		t.phase = phaseNew
-		b.waiting = slices.DeleteFunc(b.waiting, func(j job) bool { return j.attempt == t })
+		b.queue.remove(t)
 	}
 }
 
@@ -276,6 +248,7 @@ func (b *Binder) Stop(a pci.Address) {
 func (b *Binder) Forget(a pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.queue.remove(b.attempts[a])
 	delete(b.attempts, a)
 }
 
@@ -288,14 +261,9 @@ func (b *Binder) Due(now time.Time) (list []pci.Address) {
 			list = append(list, a)
 		}
 	}
-	for t := range b.busy {
-		if t.stuck || now.Before(t.startedAt.Add(stuckTime)) {
-			continue
-		}
-		t.stuck = true
-		b.count(t.vf.PF, 0, 1)
-		list = append(list, t.vf.Address)
-		klog.InfoS("A write to the device has not returned yet", "device", t.vf.Address, "after", stuckTime)
+	for _, a := range b.queue.newlyStuck(now) {
+		list = append(list, a)
+		klog.InfoS("A write to the device has not returned yet", "device", a, "after", stuckTime)
 	}
 	return list
 }
@@ -323,10 +291,8 @@ func (b *Binder) Next() (next time.Time) {
 			next = at
 		}
 	}
-	for t := range b.busy {
-		if at := t.startedAt.Add(stuckTime); !t.stuck && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
+	if at := b.queue.nextStuck(); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+		next = at
 	}
 	return next
 }
@@ -371,9 +337,9 @@ func (b *Binder) Pending() (list []pci.Address) {
 	for a, t := range b.attempts {
 		switch {
 		case t.phase == phaseProbing:
-		case t.phase != phaseWriting, t.stopped, t.stuck, !t.boundAt.IsZero():
+		case t.phase != phaseWriting, t.stopped, t.job.stuck, !t.boundAt.IsZero():
 			continue
-		case t.startedAt.IsZero() && b.isBlocked(t.vf.PF):
+		case !t.job.isRunning() && b.queue.isBlocked(t.vf.PF):
 			continue
 		}
 		list = append(list, a)
@@ -386,23 +352,7 @@ func (b *Binder) Pending() (list []pci.Address) {
 func (b *Binder) IsBlocked(pf pci.Address) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.isBlocked(pf)
-}
-
-func (b *Binder) isBlocked(pf pci.Address) bool {
-	return b.pfs[pf].stuck == workersPerPF || b.stuck == workers
-}
-
-// count adds to the number of workers of a PF, and to the number of stuck ones. The caller holds
-// b.mu.
-func (b *Binder) count(pf pci.Address, workers, stuck int) {
-	u := b.pfs[pf]
-	u.workers, u.stuck = u.workers+workers, u.stuck+stuck
-	b.stuck += stuck
-	b.pfs[pf] = u
-	if u.workers == 0 {
-		delete(b.pfs, pf)
-	}
+	return b.queue.isBlocked(pf)
 }
 
 // HasFailed reports whether the last try to bind a VF failed, or is stuck.
@@ -410,46 +360,24 @@ func (b *Binder) HasFailed(a pci.Address, incarnation uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := b.attempts[a]
-	return t != nil && t.vf.Incarnation == incarnation && (t.phase == phaseFailed || t.phase == phaseWriting && t.stuck)
+	return t != nil && t.vf.Incarnation == incarnation && (t.phase == phaseFailed || t.phase == phaseWriting && t.job.stuck)
 }
 
 // Wait waits for the writes in progress. A device that is held open can block it.
-func (b *Binder) Wait() { b.running.Wait() }
+func (b *Binder) Wait() { b.queue.running.Wait() }
 
 // start runs a step of the procedure in a worker, as soon as one is free. The caller holds b.mu.
 func (b *Binder) start(t *attempt, vf VF, step func(*attempt) error) {
 	t.phase, t.vf = phaseWriting, vf
-	t.startedAt, t.stuck = time.Time{}, false
 	if vf.Driver != "" {
 		t.formerDriver = vf.Driver
 	}
-	b.waiting = append(b.waiting, job{t, vf, step})
-	b.dispatch()
-}
-
-// dispatch starts workers for the waiting steps, as far as the limits allow. The caller holds b.mu.
-func (b *Binder) dispatch() {
-	if b.ctx.Err() != nil {
-		b.waiting = nil
-		return
-	}
-	b.waiting = slices.DeleteFunc(b.waiting, func(j job) bool {
-		switch {
-		case b.attempts[j.vf.Address] != j.attempt:
-			return true // it was stopped or forgotten
-		case len(b.busy) == workers, b.pfs[j.vf.PF].workers == workersPerPF:
-			return false
-		}
-		b.busy[j.attempt] = struct{}{}
-		b.count(j.vf.PF, 1, 0)
-		j.attempt.startedAt = time.Now()
-		b.running.Go(func() { b.run(j) })
-		return true
-	})
+	t.job = &job{attempt: t, vf: vf, step: step}
+	b.queue.add(t.job)
 }
 
 // run runs a step and records its result. It is the body of a worker.
-func (b *Binder) run(j job) {
+func (b *Binder) run(j *job) {
 	err := j.step(j.attempt)
 	if b.finish(j, err, time.Now()) {
 		b.cfg.Wake(j.vf.Address)
@@ -457,16 +385,11 @@ func (b *Binder) run(j job) {
 }
 
 // finish records the result of a step. It reports false if the VF was forgotten or recreated.
-func (b *Binder) finish(j job, err error, now time.Time) bool {
+func (b *Binder) finish(j *job, err error, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := j.attempt
-	delete(b.busy, t)
-	if t.stuck {
-		b.count(t.vf.PF, 0, -1)
-	}
-	b.count(t.vf.PF, -1, 0)
-	b.dispatch()
+	b.queue.finish(j)
 	if b.attempts[t.vf.Address] != t {
 		return false
 	}
