@@ -163,6 +163,9 @@ func TestKernelAndDriverRejectWrites(t *testing.T) {
 	}{
 		{"another number of VFs", gen4.path("sriov_numvfs"), "8", unix.EBUSY},
 		{"services while up", gen4.path("qat/cfg_services"), "dc", unix.EINVAL},
+		{"idle power management while up", gen4.path("qat/pm_idle_enabled"), "0", unix.EINVAL},
+		{"idle power management that is neither on nor off", gen6.path("qat/pm_idle_enabled"), "2", unix.EINVAL},
+		{"automatic reset that is neither on nor off", gen4.path("qat/auto_reset"), "maybe", unix.EINVAL},
 		{"unknown state", gen4.path("qat/state"), "sideways", unix.EINVAL},
 		{"unknown service", gen6.path("qat/cfg_services"), "sym;tea", unix.EINVAL},
 		{"duplicate service", gen6.path("qat/cfg_services"), "sym;sym", unix.EINVAL},
@@ -179,12 +182,73 @@ func TestKernelAndDriverRejectWrites(t *testing.T) {
 
 	for _, busy := range []string{"in_use", "in_reset"} {
 		write(t, gen4.control(busy), "1")
-		for file, value := range map[string]string{"qat/state": "down", "sriov_numvfs": "0"} {
-			if err := tryWrite(gen4.path(file), value); !errors.Is(err, unix.EBUSY) {
-				t.Errorf("write %q to %s with %s: %v, want %v", value, file, busy, err, unix.EBUSY)
+		for _, write := range [][2]string{{"qat/state", "down"}, {"qat/state", "up"}, {"sriov_numvfs", "0"}} {
+			if err := tryWrite(gen4.path(write[0]), write[1]); !errors.Is(err, unix.EBUSY) {
+				t.Errorf("write %q to %s with %s: %v, want %v", write[1], write[0], busy, err, unix.EBUSY)
 			}
 		}
 		write(t, gen4.control(busy), "0")
+	}
+}
+
+// The driver forgets what was written to qat/ with the PF, and so does the PCI core with
+// sriov_drivers_autoprobe (drivers/pci/iov.c, sriov_init).
+func TestDriverKeepsSettingsUntilPFIsRemoved(t *testing.T) {
+	p := loadPFs(t, "npf=1")[0]
+	type settings struct{ State, Services, AutoReset, PMIdle, Autoprobe string }
+	check := func(after string, want settings) {
+		t.Helper()
+		got := settings{
+			State:     read(t, p.path("qat/state")),
+			Services:  read(t, p.path("qat/cfg_services")),
+			AutoReset: read(t, p.path("qat/auto_reset")),
+			PMIdle:    read(t, p.path("qat/pm_idle_enabled")),
+			Autoprobe: read(t, p.path("sriov_drivers_autoprobe")),
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("after %s (-want +got):\n%s", after, diff)
+		}
+	}
+	defaults := settings{State: "up", Services: "asym;sym", AutoReset: "off", PMIdle: "1", Autoprobe: "1"}
+	check("loading the driver", defaults)
+
+	write(t, p.path("qat/auto_reset"), "on") // possible while the device is up
+	write(t, p.path("sriov_drivers_autoprobe"), "0")
+	write(t, p.path("qat/state"), "down")
+	write(t, p.path("qat/cfg_services"), "dc")
+	write(t, p.path("qat/pm_idle_enabled"), "0")
+	changed := settings{State: "down", Services: "dc", AutoReset: "on", PMIdle: "0", Autoprobe: "0"}
+	check("changing all settings", changed)
+
+	// Any write to sriov_numvfs that changes the number starts the device.
+	changed.State = "up"
+	p.enableVFs(t)
+	check("creating VFs", changed)
+	p.disableVFs(t)
+	check("removing VFs", changed)
+
+	write(t, p.control("present"), "0")
+	write(t, p.control("present"), "1")
+	check("a hot-plug of the PF", defaults)
+}
+
+// pci_device_can_probe (drivers/pci/pci-driver.c) makes an exception for driver_override.
+func TestKernelProbesNoNewVFWithoutAutoprobe(t *testing.T) {
+	p := loadPFs(t, "npf=1 family=c6xx")[0]
+	write(t, p.path("sriov_drivers_autoprobe"), "0")
+	p.enableVFs(t)
+	vfs := p.vfs(t)
+	for _, vf := range vfs {
+		if driver := driverOf(vf); driver != "" {
+			t.Errorf("%s is bound to %s", vf, driver)
+		}
+	}
+	for _, override := range []string{"", "c6xxvf"} {
+		write(t, filepath.Join(pciDevices, vfs[0], "driver_override"), override+"\n")
+		write(t, "/sys/bus/pci/drivers_probe", vfs[0])
+		if got := driverOf(vfs[0]); got != override {
+			t.Errorf("driver after a probe with driver_override %q: %q", override, got)
+		}
 	}
 }
 

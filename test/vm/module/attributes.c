@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The sysfs groups qat/ and qat_ras/ of a bound PF of Gen4 or later. */
 #include <linux/device.h>
+#include <linux/kstrtox.h>
 #include <linux/pci.h>
 #include <linux/sysfs.h>
 
@@ -16,6 +17,7 @@ static ssize_t state_show(struct device *d, struct device_attribute *a, char *pa
 	return sysfs_emit(page, "%s\n", of(d)->up ? "up" : "down");
 }
 
+/* Like state_store() of adf_sysfs.c: a busy device refuses any write, before the word is parsed. */
 static ssize_t state_store(struct device *d, struct device_attribute *a, const char *page, size_t n)
 {
 	struct sim_pf *s = of(d);
@@ -24,14 +26,14 @@ static ssize_t state_store(struct device *d, struct device_attribute *a, const c
 	mutex_lock(&s->lock);
 	if (!s->pdev)			/* the PF is being removed */
 		ret = -ENODEV;
-	else if (sysfs_streq(page, "up"))
-		ret = s->in_reset ? -EBUSY : sim_up(s);
-	else if (!sysfs_streq(page, "down"))
-		ret = -EINVAL;
 	else if (s->in_use || s->in_reset)
 		ret = -EBUSY;
-	else
+	else if (sysfs_streq(page, "up"))
+		ret = sim_up(s);
+	else if (sysfs_streq(page, "down"))
 		sim_down(s);
+	else
+		ret = -EINVAL;
 	mutex_unlock(&s->lock);
 	return ret ?: n;
 }
@@ -52,9 +54,49 @@ static ssize_t cfg_services_store(struct device *d, struct device_attribute *a, 
 	return ret ?: n;
 }
 
+static ssize_t pm_idle_enabled_show(struct device *d, struct device_attribute *a, char *page)
+{
+	return sysfs_emit(page, "%d\n", of(d)->pm_idle);
+}
+
+static ssize_t pm_idle_enabled_store(struct device *d, struct device_attribute *a, const char *page, size_t n)
+{
+	struct sim_pf *s = of(d);
+	bool value;
+	int ret = kstrtobool(page, &value);
+
+	if (ret)
+		return ret;
+	mutex_lock(&s->lock);
+	if (s->up)
+		ret = -EINVAL;
+	else
+		s->pm_idle = value;
+	mutex_unlock(&s->lock);
+	return ret ?: n;
+}
+
+static ssize_t auto_reset_show(struct device *d, struct device_attribute *a, char *page)
+{
+	return sysfs_emit(page, "%s\n", of(d)->auto_reset ? "on" : "off");
+}
+
+/* Like auto_reset_store() of adf_sysfs.c, which accepts a write in any state of the device. */
+static ssize_t auto_reset_store(struct device *d, struct device_attribute *a, const char *page, size_t n)
+{
+	int ret = kstrtobool(page, &of(d)->auto_reset);
+
+	return ret ?: n;
+}
+
 static DEVICE_ATTR_RW(state);
 static DEVICE_ATTR_RW(cfg_services);
-static struct attribute *qat_attrs[] = { &dev_attr_state.attr, &dev_attr_cfg_services.attr, NULL };
+static DEVICE_ATTR_RW(pm_idle_enabled);
+static DEVICE_ATTR_RW(auto_reset);
+static struct attribute *qat_attrs[] = {
+	&dev_attr_state.attr, &dev_attr_cfg_services.attr, &dev_attr_pm_idle_enabled.attr,
+	&dev_attr_auto_reset.attr, NULL,
+};
 static const struct attribute_group qat_group = { .name = "qat", .attrs = qat_attrs };
 
 static ssize_t errors_correctable_show(struct device *d, struct device_attribute *a, char *page)

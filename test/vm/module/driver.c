@@ -133,6 +133,8 @@ static int sim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	s->pdev = pdev;
 	s->up = false;
 	s->hb_fail = s->in_use = s->in_reset = false;
+	s->auto_reset = false;
+	s->pm_idle = true;
 	memset(s->ras, 0, sizeof(s->ras));
 	if (s->family->gen >= 4)
 		sim_services_default(s);

@@ -49,6 +49,7 @@ struct sim_pf {
 	bool up;
 	unsigned int services;	/* bit mask, see services.c */
 	char words[32];		/* the services as they were written */
+	bool auto_reset, pm_idle;
 	u32 ras[3];		/* correctable, nonfatal, fatal */
 
 	/*
