@@ -22,6 +22,9 @@ type Family struct {
 	// Services reports whether the PF has qat/state and qat/cfg_services
 	// (Documentation/ABI/testing/sysfs-driver-qat).
 	Services bool
+
+	// gen6 reports whether the services can be combined as on Gen6 (see CheckServices).
+	gen6 bool
 }
 
 const vendorIntel = 0x8086
@@ -40,7 +43,26 @@ var families = [...]Family{
 	{Name: "401xx", PF: 0x4942, VF: 0x4943, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
 	{Name: "402xx", PF: 0x4944, VF: 0x4945, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
 	{Name: "420xx", PF: 0x4946, VF: 0x4947, pfDriver: "420xx", VFDriver: "420xxvf", Services: true},
-	{Name: "6xxx", PF: 0x4948, VF: 0x4949, pfDriver: "6xxx", VFDriver: "6xxxvf", Services: true},
+	{Name: "6xxx", PF: 0x4948, VF: 0x4949, pfDriver: "6xxx", VFDriver: "6xxxvf", Services: true, gen6: true},
+}
+
+// Families returns all families. Two of them can have the same names.
+func Families() []*Family {
+	all := make([]*Family, len(families))
+	for i := range families {
+		all[i] = &families[i]
+	}
+	return all
+}
+
+// ConfigName returns the name of the family in configuration files, such as "c6xx" or "401xx". It
+// is the name of the PF's kernel driver, or the name of the family where families with different
+// services share a driver.
+func (f *Family) ConfigName() string {
+	if f.Services {
+		return f.Name
+	}
+	return f.pfDriver
 }
 
 // KernelVFDrivers returns the names of the VFs' kernel drivers, each once.

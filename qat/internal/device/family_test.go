@@ -41,7 +41,7 @@ func TestFamilyOf(t *testing.T) {
 			}
 			want := Family{
 				Name: f.Name, PF: test.pf, VF: test.vf, pfDriver: test.pfDriver, VFDriver: test.pfDriver + "vf",
-				Denylisted: test.denylisted, Services: test.services,
+				Denylisted: test.denylisted, Services: test.services, gen6: test.pf == 0x4948,
 			}
 			if *f != want || isVF != wantVF {
 				t.Errorf("FamilyOf(8086:%04x) = %+v, VF %v; want %+v, VF %v", id, *f, isVF, want, wantVF)
