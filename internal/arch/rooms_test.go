@@ -101,6 +101,12 @@ var rooms = map[string]room{
 		never: []string{"google.golang.org/grpc", "k8s.io"},
 		why:   "qat/internal/policy chooses among VFs and reads nothing of the host",
 	},
+	"qat/internal/provision/config": {
+		ours:   []string{"qat/internal/device", "qat/internal/pci"},
+		theirs: []string{"go.yaml.in/yaml/v3", "gopkg.in/ini.v1"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/provision/config reads configuration files and nothing else of the host",
+	},
 	"qat/internal/readpool": {
 		why: "qat/internal/readpool reads in goroutines of its own, whatever is read, and knows nothing of PCI or QAT",
 	},
