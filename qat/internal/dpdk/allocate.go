@@ -27,6 +27,8 @@ type Allocator struct {
 
 	mu      sync.Mutex                       // guards reading
 	reading map[pci.Address]*device.Progress // VFs that are being read
+
+	withdrawals
 }
 
 // NewAllocator returns an Allocator of VFs that are bound to this driver.
@@ -39,7 +41,13 @@ func NewAllocator(reader *device.Reader, driver string) *Allocator {
 func newAllocator(
 	reader *device.Reader, driver string, read func(pci.Address, *device.Progress) (*device.Function, error),
 ) *Allocator {
-	return &Allocator{reader: reader, driver: driver, read: read, reading: map[pci.Address]*device.Progress{}}
+	return &Allocator{
+		reader:      reader,
+		driver:      driver,
+		read:        read,
+		reading:     map[pci.Address]*device.Progress{},
+		withdrawals: newWithdrawals(),
+	}
 }
 
 // remember records a VF as the controller read it.
@@ -50,18 +58,21 @@ func (c *Allocator) forget(vf pci.Address) { c.known.Delete(vf) }
 
 // PostAllocate sets the environment variables QAT0, QAT1 and so on to the addresses of the
 // container's VFs, in the order in which the kubelet named them. It checks each VF once more. It
-// returns an error that names the VF if a VF is gone, is no longer usable as listed, or cannot be
-// read within a second.
+// returns an error that names the VF if a VF is gone, is no longer usable as listed, cannot be read
+// within a second, or belongs to a PF that is withdrawn.
 func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.ContainerEdits) error {
 	if edits.Env == nil {
 		edits.Env = make(map[string]string, len(devices))
 	}
+	var array [16]pci.Address // for most containers
+	vfs := array[:0]
 	for i, d := range devices {
 		a, ok := pci.Parse(d.ID)
 		if !ok {
 			return fmt.Errorf("allocate %q: not a PCI address", d.ID)
 		}
 		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
+		vfs = append(vfs, a)
 		if known, ok := c.known.Load(a); ok {
 			if vf := known.(*device.Function); vf.Node.Name == nodeOf(d) && c.reader.IsUsable(vf) {
 				continue
@@ -80,6 +91,9 @@ func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.Conta
 		case len(d.DeviceNodes) > 0 && nodeOf(d) != vf.Node.Name:
 			return fmt.Errorf("allocate %s: %w: its device node is now /dev/%s", d.ID, devtree.ErrUnfit, vf.Node.Name)
 		}
+	}
+	if err := c.allocate(vfs); err != nil {
+		return err
 	}
 	klog.V(3).InfoS("Allocated", "devices", len(devices))
 	return nil

@@ -28,7 +28,8 @@ import (
 //  3. The other places go to the waiting VFs in the order of their ranks, see [rank]. Within a rank
 //     [policy.Order] decides. A waiting VF that is not bound gets a reserved place and is bound.
 //  4. If no place is free, a healthy VF replaces a listed VF that has been unhealthy for placeTime.
-//     The unhealthy VF stays listed until the healthy one can be listed.
+//     The unhealthy VF stays listed until the healthy one can be listed. A VF that is unhealthy
+//     because its PF is withdrawn keeps its place, because the workload that has it may go on.
 //  5. The first VF of an IOMMU group that gets a place holds the place of the group. The other VFs
 //     of the group are not listed, because the kernel gives a group to one process at a time. They
 //     are bound nevertheless, because VFIO cannot use a group in which a function has a driver for

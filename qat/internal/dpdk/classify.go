@@ -16,19 +16,20 @@ import (
 // A Key names what to read again. Events with the same key lead to one read.
 type Key struct {
 	kind    keyKind
-	address pci.Address // of keyFunction and keyOverride
+	address pci.Address // of keyFunction, keyOverride and keyWithdrawal
 	group   int         // of keyGroup
 }
 
 type keyKind uint8
 
 const (
-	keyFunction keyKind = iota // one PCI function
-	keyGroup                   // the VFs of an IOMMU group: events of a VFIO group name no function
-	keyNodes                   // unusable VFs: a device node that names no function appeared or disappeared
-	keyOverride                // one PCI function, whose driver_override was written
-	keyDriver                  // unusable VFs: the DPDK driver or a module changed, so a bind may succeed now
-	keyLateRead                // no function: an outstanding read has returned
+	keyFunction   keyKind = iota // one PCI function
+	keyGroup                     // the VFs of an IOMMU group: events of a VFIO group name no function
+	keyNodes                     // unusable VFs: a device node that names no function appeared or disappeared
+	keyOverride                  // one PCI function, whose driver_override was written
+	keyDriver                    // unusable VFs: the DPDK driver or a module changed, so a bind may succeed now
+	keyLateRead                  // no function: an outstanding read has returned
+	keyWithdrawal                // no function: a PF was withdrawn, so its VFs are decided again
 )
 
 // String describes the key in the log.
@@ -42,6 +43,8 @@ func (k Key) String() string {
 		return "unusable VFs, after a device node changed"
 	case keyLateRead:
 		return "the result of a late read"
+	case keyWithdrawal:
+		return "the withdrawal of " + k.address.String()
 	}
 	return k.address.String()
 }

@@ -42,6 +42,7 @@ type Config struct {
 type controller struct {
 	classifier classifier
 	reader     *device.Reader
+	allocator  *Allocator
 	watches    *hostwatch.Watches
 	health     *health.Monitor
 	binder     *bind.Binder
@@ -75,10 +76,12 @@ func newController(
 	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
 	monitor := health.NewMonitor(health.Config{Sysfs: cfg.Sysfs, Interval: cfg.HealthInterval, Wake: wake})
 	groups := newGroups(cfg.Reader)
+	cfg.Allocator.follow(func(pf pci.Address) { host.Mark(Key{kind: keyWithdrawal, address: pf}, time.Now()) })
 	return &controller{
 		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver, isShared: groups.isShared},
 		groups:     groups,
 		reader:     cfg.Reader,
+		allocator:  cfg.Allocator,
 		watches:    host.Watches,
 		health:     monitor,
 		binder: bind.New(ctx, bind.Config{
@@ -138,10 +141,12 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 	addresses = append(addresses, c.functions.dueRetries(now)...)
 	addresses = append(addresses, c.binder.Due(now)...)
 	addresses = append(addresses, c.newlyHeld(now)...)
+	withdrawn := c.withdrawnVFs(b.Keys)
 	c.lastRun = now
 	next := hostwatch.Earlier(c.assignment.next, c.groups.retry)
-	if len(addresses) > 0 || len(c.functions.pool.Outstanding()) > 0 || !next.IsZero() && !now.Before(next) {
-		c.update(addresses, now)
+	if len(addresses) > 0 || len(withdrawn) > 0 || len(c.functions.pool.Outstanding()) > 0 ||
+		!next.IsZero() && !now.Before(next) {
+		c.update(addresses, withdrawn, now)
 	}
 	c.runAudit(b, now)
 	if b.Audit {
@@ -175,6 +180,20 @@ func (c *controller) addresses(keys []Key, now time.Time) []pci.Address {
 			list = append(list, c.unusable()...)
 		case keyNodes:
 			list = append(list, c.unusable()...)
+		}
+	}
+	return list
+}
+
+// withdrawnVFs lists the VFs of the PFs that were withdrawn or are offered again. The host has not
+// changed, so they need not be read again.
+func (c *controller) withdrawnVFs(keys []Key) (list []pci.Address) {
+	for _, key := range keys {
+		if key.kind == keyWithdrawal {
+			list = append(list, c.functions.vfs(func(vf *function) bool {
+				pf, ok := c.functions.pfOf(vf.Address)
+				return ok && pf == key.address
+			})...)
 		}
 	}
 	return list
@@ -214,14 +233,20 @@ func (c *controller) watchHost() {
 	}
 }
 
-// update reads these functions again, decides about the VFs that this affects, and acts on the
-// decisions. It also gives places that have become free to VFs that wait for one.
-func (c *controller) update(addresses []pci.Address, now time.Time) {
+// update reads these functions again, decides about the VFs that this affects and about the unread
+// VFs, and acts on the decisions. It also gives places that have become free to VFs that wait for
+// one.
+func (c *controller) update(addresses, unread []pci.Address, now time.Time) {
 	var named []pci.Address
 	if c.groups.shared.Load() != nil {
-		named = slices.Clone(addresses) // refresh changes the array
+		named = slices.Concat(addresses, unread) // refresh changes the array of addresses
 	}
 	affected := c.functions.refresh(addresses, now)
+	if len(unread) > 0 {
+		affected = append(affected, unread...)
+		slices.SortFunc(affected, pci.Address.Compare)
+		affected = slices.Compact(affected)
+	}
 	affected = c.withSiblings(named, affected, now)
 	vfs := c.collect(affected, now)
 	for a, retry := range c.functions.retries {
@@ -306,7 +331,7 @@ func (c *controller) facts(a pci.Address) facts {
 	f := facts{address: a, vf: vf, driverBound: c.reader.IsBound(vf.Driver)}
 	_, f.listed = c.assignment.listed[a]
 	if pf, ok := c.functions.pfOf(a); ok {
-		f.pfAddress = &pf
+		f.pfAddress, f.withdrawn = &pf, c.allocator.withdrawn(pf)
 		f.pf, f.pfReadErr = c.functions.known[pf], c.functions.unreadable[pf]
 		if f.pf != nil {
 			f.pfReadErr = f.pf.readErr
@@ -404,6 +429,7 @@ func (c *controller) Outcome(key Key) string {
 // Close waits for reads and writes in progress, for a limited time. The kernel can block them for
 // as long as a workload holds a device open. Such a read or write ends with the process.
 func (c *controller) Close() {
+	c.allocator.follow(nil)
 	if !hostwatch.AwaitClosed(c.binder.Wait, c.health.Close, c.functions.pool.Close) {
 		klog.InfoS("Ending while the kernel blocks a read or write of sysfs")
 	}

@@ -24,6 +24,8 @@ type facts struct {
 
 	held bool // Node.Releasing for holdTime: a workload still has the VF open
 
+	withdrawn string // why the VF's PF is withdrawn; "" if it is not
+
 	driverBound bool               // the VF is bound to the DPDK driver or an equivalent driver
 	driver      device.DriverState // of the DPDK driver; not read if no VF of the batch may be bound to it
 
@@ -97,7 +99,7 @@ type decision struct {
 	device    *devtree.Device // of actionList
 	taken     []pci.Address   // VFs of the same IOMMU group that must be taken from their drivers as well
 	group     *int            // the IOMMU group that the VF shares with other VFs; nil: it shares none
-	unhealthy bool            // of actionList and actionBind: the VF is, or would be, listed as unhealthy
+	unhealthy bool            // of actionList and actionBind: the VF is unhealthy, and may lose its place to another
 }
 
 func skip(reason string) decision { return decision{action: actionSkip, reason: reason} }
@@ -118,6 +120,8 @@ func decide(f *facts, r *rules) decision {
 		return skip(f.releasingReason()) // the bind would wait for the workload that holds the VF
 	case vf.removing && !f.driverBound:
 		return skip("it is being removed") // binding it would only delay the removal
+	case f.withdrawn != "" && !(f.listed && f.driverBound && vf.Node.Missing == ""):
+		return skip(f.withdrawn)
 	case f.groupErr != "" && !f.listed: // another VF of the group may be listed
 		return skip(fmt.Sprintf("its IOMMU group %d cannot be read: %s", *vf.Group, f.groupErr))
 	case !f.driverBound:
@@ -185,7 +189,12 @@ func decideResource(f *facts, r *rules) decision {
 		}
 	}
 	d := newDevice(f, r)
-	return decision{action: actionList, resource: resource, device: d, unhealthy: d.Health == devtree.Unhealthy}
+	return decision{
+		action:    actionList,
+		resource:  resource,
+		device:    d,
+		unhealthy: d.Health == devtree.Unhealthy && f.withdrawn == "",
+	}
 }
 
 // newDevice returns the device under which a VF is listed.
@@ -208,6 +217,8 @@ func newDevice(f *facts, r *rules) *devtree.Device {
 // unhealthyReason returns why a listed VF must not be allocated, or "" if it may be.
 func unhealthyReason(f *facts) string {
 	switch vf, pf := f.vf, f.pf; {
+	case f.withdrawn != "":
+		return f.withdrawn
 	case vf.Node.Releasing:
 		return f.releasingReason()
 	case pf != nil && pf.IsDown():

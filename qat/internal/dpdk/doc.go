@@ -19,4 +19,7 @@
 // place, unless a healthy VF replaces it under a device limit (assign.go). Second, a VF that is
 // being removed is recognized by its earlier state. Third, health depends on past heartbeats,
 // counters and PCI errors, which sysfs does not show (package health).
+//
+// [Allocator.Withdraw] takes the VFs of a PF out of use, for whoever is about to change the PF
+// (withdraw.go).
 package dpdk

@@ -243,6 +243,8 @@ func (r *refreshing) update(a pci.Address, result readResult) {
 	case f.IsVF:
 		r.known[a] = f
 		r.allocator.remember(f.Function)
+		pf, hasPF := r.pfOf(a)
+		r.allocator.setPF(a, pf, hasPF)
 		if f.pf != nil && r.isUnread(*f.pf) {
 			r.markPending(*f.pf)
 		}

@@ -212,10 +212,16 @@ func (c *controller) member(a pci.Address, f *facts) member {
 	}
 	m := member{address: a, driver: known.Driver}
 	if known.IsVF && slices.Contains(c.rules.served, known.Family.VFDriver) {
-		m.bindable = notBindable(known, &f.driver, &c.rules) == ""
+		m.bindable = notBindable(known, &f.driver, &c.rules) == "" && !c.isWithdrawn(a)
 		f.shared = true
 	}
 	return m
+}
+
+// isWithdrawn reports whether the PF of a VF is withdrawn.
+func (c *controller) isWithdrawn(vf pci.Address) bool {
+	pf, ok := c.functions.pfOf(vf)
+	return ok && c.allocator.withdrawn(pf) != ""
 }
 
 // auditGroups decides again about the VFs of each group that has changed without an event, and of
@@ -229,6 +235,6 @@ func (c *controller) auditGroups(now time.Time) {
 		}
 	}
 	if !c.groups.retry.IsZero() {
-		c.update(nil, now)
+		c.update(nil, nil, now)
 	}
 }
