@@ -148,7 +148,8 @@ const cdiModule = "tags.cncf.io/container-device-interface"
 // forTests lists what tests and support packages may import in addition.
 var forTests = []string{
 	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp",
-	"github.com/opencontainers/runtime-spec", "go.uber.org/goleak", "go.yaml.in/yaml/v3",
+	"github.com/opencontainers/runtime-spec", "github.com/santhosh-tekuri/jsonschema/v6", "go.uber.org/goleak",
+	"go.yaml.in/yaml/v3",
 	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2",
 	"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
 }

@@ -22,8 +22,8 @@ const (
 // device plugin. Its scripts demo/qat-init.sh and demo/qat-autoreset.sh read two keys, and apply
 // them to each PF whose VFs they enable.
 func parseConf(file, text string) ([]rule, error) {
-	m := mistakes{file: file}
-	if m.checkText(text); len(m.list) > 0 {
+	m := newMistakes(file, text)
+	if len(m.list) > 0 {
 		return nil, m.err()
 	}
 	r := rule{source: filepath.Base(file), desired: Desired{VFs: All}}
@@ -57,7 +57,7 @@ func parseConf(file, text string) ([]rule, error) {
 			m.addf(number, "unknown key %s: must be %s or %s", quote(name), confServices, confAutoReset)
 		}
 	}
-	if len(lines) == 0 {
+	if len(lines) == 0 && len(m.list) == 0 {
 		m.addf(1, "the file has no key: must have %s or %s", confServices, confAutoReset)
 	}
 	return []rule{r}, m.err()

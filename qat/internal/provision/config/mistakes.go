@@ -17,8 +17,9 @@ const maxMistakes = 20
 
 // mistakes collects what is wrong with a file.
 type mistakes struct {
-	file string
-	list []mistake
+	file  string
+	lines int // of the file
+	list  []mistake
 }
 
 type mistake struct {
@@ -26,8 +27,18 @@ type mistake struct {
 	text string
 }
 
+// newMistakes returns the mistakes of a file that concern its text and neither of the formats. The
+// parsers find them late, without a line, or not at all.
+func newMistakes(file, text string) mistakes {
+	m := mistakes{file: file, lines: 1 + strings.Count(strings.TrimSuffix(text, "\n"), "\n")}
+	m.checkText(text)
+	return m
+}
+
+// addf adds a mistake. The YAML library counts the end of the file as a line, which addf replaces
+// by the last line.
 func (m *mistakes) addf(line int, format string, args ...any) {
-	m.list = append(m.list, mistake{line, fmt.Sprintf(format, args...)})
+	m.list = append(m.list, mistake{min(line, m.lines), fmt.Sprintf(format, args...)})
 }
 
 // err returns an error that lists the mistakes in the order of their lines. It is nil if there are
@@ -45,8 +56,8 @@ func (m *mistakes) err() error {
 	return errors.Join(errs...)
 }
 
-// checkText adds a mistake for the first character that neither format allows. The libraries'
-// errors for such characters have no line.
+// checkText adds a mistake for the first character that YAML does not allow, and for a text without
+// any but white space.
 func (m *mistakes) checkText(text string) {
 	line := 1
 	for i, r := range text {

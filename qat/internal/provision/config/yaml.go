@@ -20,8 +20,8 @@ import (
 
 // parseYAML returns the rules of a YAML file.
 func parseYAML(file, text, dpdkDriver string) ([]rule, error) {
-	p := &parser{mistakes: mistakes{file: file}, dpdkDriver: dpdkDriver}
-	if p.checkText(text); len(p.list) > 0 {
+	p := &parser{mistakes: newMistakes(file, text), dpdkDriver: dpdkDriver}
+	if len(p.list) > 0 {
 		return nil, p.err()
 	}
 	if root := p.document(text); root != nil {
@@ -92,8 +92,7 @@ func locate(err error, text string) (line int, cause string) {
 	if strings.HasPrefix(cause, "did not find expected") || strings.HasPrefix(cause, "found undefined tag") {
 		line++
 	}
-	lines := strings.Count(strings.TrimSuffix(text, "\n"), "\n") + 1 // the end of the text counts as another
-	return min(line, lines), cause
+	return line, cause
 }
 
 // checkAnchors adds a mistake for each anchor and alias. They would hide what a rule does, and an
