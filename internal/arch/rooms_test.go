@@ -107,6 +107,12 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/provision/config reads configuration files and nothing else of the host",
 	},
+	"qat/internal/podresources": {
+		ours:   []string{"qat/internal/pci"},
+		theirs: []string{"google.golang.org/grpc", "k8s.io/kubelet/pkg/apis/podresources/v1"},
+		never:  []string{udev},
+		why:    "qat/internal/podresources asks the kubelet which pod holds which device and decides nothing",
+	},
 	"qat/internal/readpool": {
 		why: "qat/internal/readpool reads in goroutines of its own, whatever is read, and knows nothing of PCI or QAT",
 	},
