@@ -40,6 +40,8 @@ type function struct {
 
 	heartbeatsFailed int // of a PF: the value of heartbeat/queries_failed
 
+	autoReset, pmIdle string // of a PF: the values of qat/auto_reset and qat/pm_idle_enabled
+
 	// shown holds, for the attributes of a PF that users write to, what the host last wrote to
 	// or read from the file. If the file differs while the host is served, a user wrote to it
 	// and Serve will handle that.

@@ -25,6 +25,7 @@ package lookalike
 import (
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 )
 
 // Host is one look-alike host. Its methods may be called from any goroutine.
@@ -32,6 +33,7 @@ type Host struct {
 	dir     string
 	noIOMMU bool
 	iommufd bool
+	writes  atomic.Int64 // see Writes
 
 	mu        sync.Mutex // held during an operation; guards the following fields
 	uevents   func(message []byte)

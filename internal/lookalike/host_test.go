@@ -278,7 +278,7 @@ func TestErrors(t *testing.T) {
 		{
 			"unknown service",
 			func(h *Host) error { return errors.Join(h.SetState(pf0, "down"), h.SetService(pf0, "tea")) },
-			syscall.EINVAL, `unknown service "tea"`,
+			syscall.EINVAL, `services "tea"`,
 		},
 		{
 			"unknown state",

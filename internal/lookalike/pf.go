@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -162,18 +163,35 @@ func (o *op) setServices(pf *function, services string) {
 		o.fail(fmt.Errorf("the PF is up, and services can change only while it is down: %w", syscall.EINVAL))
 		return
 	}
-	for _, service := range strings.Split(services, ";") {
-		switch service {
-		case "sym", "asym", "dc", "dcc", "decomp":
-		default:
-			o.fail(fmt.Errorf("unknown service %q: %w", service, syscall.EINVAL))
-			return
-		}
+	if !acceptsServices(pf.id, strings.Split(services, ";")) {
+		o.fail(fmt.Errorf("services %q: %w", services, syscall.EINVAL))
+		return
 	}
 	pf.spec.Services = services
 	o.markVisible()
 	o.show(pf, "qat/cfg_services", services)
 	o.replace(path.Join(o.debugfs(pf), "dev_cfg"), devCfg(services))
+}
+
+// acceptsServices reports whether PFs with a device ID accept a set of services:
+// adf_gen4_services_supported (qat_common/adf_gen4_hw_data.c), and services_supported
+// (qat_6xxx/adf_6xxx_hw_data.c) for 6xxx.
+func acceptsServices(id string, services []string) bool {
+	most, allowed := 2, []string{"sym", "asym", "dc"}
+	if id == "4948" {
+		most, allowed = 3, append(allowed, "decomp")
+	}
+	if slices.Equal(services, []string{"dcc"}) {
+		return true
+	}
+	seen := map[string]bool{}
+	for _, service := range services {
+		if !slices.Contains(allowed, service) || seen[service] {
+			return false
+		}
+		seen[service] = true
+	}
+	return len(services) <= most
 }
 
 // SetHeartbeat sets what debugfs heartbeat/status reads: "0" if the device is alive, else "-1".
@@ -201,12 +219,12 @@ func (o *op) startQAT(pf *function) {
 	dir := path.Join(pf.dir(o.h), "qat")
 	o.mkdir(dir)
 	o.watchWrites(dir)
-	for _, a := range [][2]string{
-		{"auto_reset", "off"}, {"num_rps", "64"}, {"pm_idle_enabled", "1"}, {"rp2srv", ""},
-	} {
-		o.replace(path.Join(dir, a[0]), a[1])
-	}
+	o.replace(path.Join(dir, "num_rps"), "64")
+	o.replace(path.Join(dir, "rp2srv"), "")
+	pf.autoReset, pf.pmIdle = "off", "1"
 	clear(pf.shown)
+	o.show(pf, "qat/auto_reset", pf.autoReset)
+	o.show(pf, "qat/pm_idle_enabled", pf.pmIdle)
 	o.show(pf, "qat/cfg_services", pf.spec.Services)
 	o.markVisible()
 	o.show(pf, "qat/state", pf.spec.State)

@@ -22,10 +22,11 @@ import (
 //
 // bus/pci/drivers_probe and each driver's bind and unbind are FIFOs, so that no write is lost or
 // merged with another. Write an address and a newline. While the host is not served, opening
-// them with O_NONBLOCK fails with ENXIO. The files sriov_numvfs, qat/state, qat/cfg_services and
-// remove of a PF, and bus/pci/rescan, are regular files that Serve follows with inotify: of two
-// writes that come faster than Serve can look, the last one counts. Serve reverts a write that a
-// kernel would refuse. Operations that a write requested have Requested set, and Err if refused.
+// them with O_NONBLOCK fails with ENXIO. The files sriov_numvfs, remove, and state, cfg_services,
+// pm_idle_enabled and auto_reset in qat/ of a PF, and bus/pci/rescan, are regular files that Serve
+// follows with inotify: of two writes that come faster than Serve can look, the last one counts.
+// Serve reverts a write that a kernel would refuse. Operations that a write requested have
+// Requested set, and Err if refused.
 func (h *Host) Serve(ctx context.Context) error {
 	s, err := h.startServer()
 	if err != nil {
@@ -177,7 +178,10 @@ func (s *server) openFIFO(driver, file string, handle func(address string)) erro
 	s.fifos[driver] = append(s.fifos[driver], f)
 	s.readers.Go(func() {
 		defer f.Close()
-		readAddresses(f, handle)
+		readAddresses(f, func(address string) {
+			s.host.writes.Add(1)
+			handle(address)
+		})
 	})
 	return nil
 }
@@ -193,6 +197,17 @@ func (s *server) closeDriver(name string) {
 }
 
 var addressInText = regexp.MustCompile(`[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]`)
+
+// writable are the names of the files of PFs and of the bus that programs write to.
+var writable = map[string]bool{
+	"remove": true, "rescan": true, "sriov_numvfs": true, "sriov_drivers_autoprobe": true,
+	"state": true, "cfg_services": true, "pm_idle_enabled": true, "auto_reset": true,
+}
+
+// Writes counts what programs wrote while the host was served: to the attributes of PFs that can be
+// changed, to bus/pci/rescan, and to drivers_probe, bind and unbind. One write counts once or
+// twice, because opening a file can truncate it. Writes to driver_override do not count.
+func (h *Host) Writes() int64 { return h.writes.Load() }
 
 // readAddresses calls handle for each address in what it reads. The last digit of an address
 // stands alone, so addresses need no newline between them. Anything else is skipped.
@@ -225,6 +240,9 @@ func (s *server) followFiles() {
 				return
 			}
 			if e.Has(fsnotify.Write) { // a user's write; the host renames files into place
+				if writable[path.Base(e.Name)] {
+					s.host.writes.Add(1)
+				}
 				s.enqueue(e.Name)
 			}
 		case _, ok := <-s.watcher.Errors:
@@ -286,7 +304,9 @@ func (s *server) writableFiles() []string {
 	files := []string{h.sys("bus/pci/rescan")}
 	for _, d := range h.devices {
 		if d.spec != nil {
-			for _, name := range []string{"remove", "sriov_numvfs", "qat/state", "qat/cfg_services"} {
+			for _, name := range []string{
+				"remove", "sriov_numvfs", "qat/state", "qat/cfg_services", "qat/pm_idle_enabled", "qat/auto_reset",
+			} {
 				files = append(files, path.Join(d.dir(h), name))
 			}
 		}

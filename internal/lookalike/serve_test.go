@@ -258,3 +258,31 @@ func TestOverflowHandlesEveryFile(t *testing.T) {
 	h.mu.Unlock()
 	equal(t, "operation", "set VFs of 0000:6b:00.0 16", describe(wait(t, ops, "VFs")))
 }
+
+func TestAttributesOfThePFFollowTheRulesOfTheDriver(t *testing.T) {
+	h, ops := startHost(t, PF{Address: pf0, Services: "sym;asym"})
+	qat := func(name string) string { return filepath.Join(h.Path(pf0), "qat", name) }
+	for _, step := range []struct{ file, value, want string }{
+		{"auto_reset", "on", "set automatic reset of 0000:6b:00.0 on"}, // at any time
+		{"auto_reset", "maybe", "set automatic reset of 0000:6b:00.0 maybe: refused"},
+		{"pm_idle_enabled", "0", "set idle power management of 0000:6b:00.0 0: refused"}, // the PF is up
+		{"cfg_services", "dc", "set services of 0000:6b:00.0 dc: refused"},
+		{"state", "down", "set state of 0000:6b:00.0 down"},
+		{"pm_idle_enabled", "0", "set idle power management of 0000:6b:00.0 0"},
+		{"cfg_services", "sym;asym;dc", "set services of 0000:6b:00.0 sym;asym;dc: refused"}, // Gen4 takes two
+		{"cfg_services", "dc", "set services of 0000:6b:00.0 dc"},
+		{"state", "up", "set state of 0000:6b:00.0 up"},
+	} {
+		before := h.Writes()
+		must(t, write(qat(step.file), step.value+"\n"))
+		equal(t, "operation", step.want, describe(wait(t, ops, step.want)))
+		if h.Writes() == before {
+			t.Errorf("Writes does not count the write to %s", step.file)
+		}
+	}
+	for name, want := range map[string]string{
+		"auto_reset": "on", "pm_idle_enabled": "0", "cfg_services": "dc", "state": "up",
+	} {
+		equal(t, name, want, read(qat(name)))
+	}
+}

@@ -81,6 +81,10 @@ func (h *Host) handleFile(file string) {
 		operation, handle = "set state of", (*op).handleState
 	case "cfg_services":
 		operation, handle = "set services of", (*op).handleServices
+	case "pm_idle_enabled":
+		operation, handle = "set idle power management of", (*op).handlePMIdle
+	case "auto_reset":
+		operation, handle = "set automatic reset of", (*op).handleAutoReset
 	default:
 		return
 	}
@@ -153,21 +157,66 @@ func (o *op) handleServices(pf *function) {
 	if !ok {
 		return
 	}
-	// A script can write down to state, change the services and write up before Serve looks. Only
-	// the writes to state before and after the services show that; it reads up as before.
+	o.whileDown(pf, func() { o.setServices(pf, services) })
+	o.restore(pf, "qat/cfg_services", pf.spec.Services)
+}
+
+// whileDown makes a change that requires the PF to be down. A program can write down to state, make
+// the change and write up before Serve looks. Only the writes to state before and after the change
+// show that; it reads up as before.
+func (o *op) whileDown(pf *function, change func()) {
 	state := path.Join(pf.dir(o.h), "qat/state")
 	missedDown := pf.spec.State == "up" && pf.stateWritten && o.h.server.pendingSoon(state)
-	pf.stateWritten = false
-	if missedDown {
-		o.setHeartbeatDir(pf, false)
-		pf.spec.State = "down"
-		o.removeVFs(pf)
-		o.showNumVFs(pf)
+	if !missedDown {
+		pf.stateWritten = false
+		change()
+		return
 	}
-	o.setServices(pf, services)
-	if missedDown {
-		o.setHeartbeatDir(pf, true)
-		pf.spec.State = "up"
+	o.setHeartbeatDir(pf, false)
+	pf.spec.State = "down"
+	o.removeVFs(pf)
+	o.showNumVFs(pf)
+	change()
+	o.setHeartbeatDir(pf, true)
+	pf.spec.State = "up"
+}
+
+// handlePMIdle is pm_idle_enabled_store (qat_common/adf_sysfs.c).
+func (o *op) handlePMIdle(pf *function) {
+	text, ok := o.take(pf, "qat/pm_idle_enabled", pf.pmIdle)
+	if !ok {
+		return
 	}
-	o.restore(pf, "qat/cfg_services", pf.spec.Services)
+	o.whileDown(pf, func() { o.setPMIdle(pf, text) })
+	o.restore(pf, "qat/pm_idle_enabled", pf.pmIdle)
+}
+
+func (o *op) setPMIdle(pf *function, text string) {
+	o.Value = text
+	switch value := map[string]string{"0": "0", "off": "0", "1": "1", "on": "1"}[text]; {
+	case value == "":
+		o.fail(syscall.EINVAL)
+	case pf.spec.State != "down":
+		o.fail(fmt.Errorf("the PF is up, and this can change only while it is down: %w", syscall.EINVAL))
+	default:
+		o.markVisible()
+		pf.pmIdle = value
+	}
+}
+
+// handleAutoReset is auto_reset_store (qat_common/adf_sysfs.c), which the driver accepts at any
+// time.
+func (o *op) handleAutoReset(pf *function) {
+	text, ok := o.take(pf, "qat/auto_reset", pf.autoReset)
+	if !ok {
+		return
+	}
+	o.Value = text
+	if value := map[string]string{"0": "off", "off": "off", "1": "on", "on": "on"}[text]; value != "" {
+		o.markVisible()
+		pf.autoReset = value
+	} else {
+		o.fail(syscall.EINVAL)
+	}
+	o.restore(pf, "qat/auto_reset", pf.autoReset)
 }
