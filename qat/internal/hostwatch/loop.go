@@ -3,6 +3,7 @@
 package hostwatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,14 @@ type Config struct {
 	// to attributes counts as drift when an audit finds it.
 	Sources     []func() (events.Source, error)
 	OpenWatcher func() (Watcher, error)
+
+	// Leader is another loop of the process, or nil. If it is set, this loop asks the kernel for no
+	// uevent: what the Leader finds out about uevents counts for both. The Leader must run for as
+	// long as this loop.
+	Leader *Loop
+
+	Name    string // of the loop, for the log; "": the only one, or the Leader
+	Skipped string // message that logs State.Skipped; "": "Not listed"
 }
 
 // A Loop watches a host. Its checks may be called from any goroutine, before and during [Run].
@@ -52,11 +61,22 @@ type Loop struct {
 func New(config Config) *Loop { return newLoop(config, process{}) }
 
 func newLoop(config Config, env environment) *Loop {
-	return &Loop{
-		config: config,
-		probe:  newProbe(config.Sysfs, config.Writer, env),
-		pings:  make(chan struct{}),
+	l := &Loop{config: config, sources: sources{logName: logName(config.Name)}, pings: make(chan struct{})}
+	if config.Leader != nil {
+		l.probe = config.Leader.probe
+	} else {
+		l.probe = newProbe(config.Sysfs, config.Writer, env)
 	}
+	return l
+}
+
+// logName returns the key and value that name a loop in the log, or nothing for the loop without a
+// name.
+func logName(name string) []any {
+	if name == "" {
+		return nil
+	}
+	return []any{"loop", name}
 }
 
 // CheckEventLoop returns nil as soon as the loop is idle and takes a message, and an error if that
@@ -86,11 +106,11 @@ func (l *Loop) CheckKernelHeard(context.Context) error {
 	return l.probe.check()
 }
 
-// A mark is an element of the mailbox: the key of a mode, the answer to the probe, or an ignored
-// message.
+// A mark is an element of the mailbox: the key of a mode, the answer to the probe, or one that only
+// wakes the loop.
 type mark[K comparable] struct {
-	key             K
-	answer, ignored bool
+	key          K
+	answer, wake bool
 }
 
 // session is one call of Run.
@@ -125,7 +145,10 @@ func Run[K comparable](
 		publish: publish,
 		mailbox: events.NewMailbox[mark[K]](mailboxLimit),
 		audits:  auditClock{interval: l.config.AuditInterval},
-		skips:   skipLog{entries: map[string]skip{}},
+		skips:   skipLog{message: cmp.Or(l.config.Skipped, "Not listed"), entries: map[string]skip{}},
+	}
+	if l.config.Leader != nil {
+		l.probe.follow(func() { s.mailbox.Mark(mark[K]{wake: true}, time.Now()) })
 	}
 	if klog.V(4).Enabled() {
 		s.mailbox.SetTrace(traceLimit)
@@ -150,7 +173,7 @@ func (s *session[K]) mark(key K, since time.Time) { s.mailbox.Mark(mark[K]{key: 
 // Event marks the key that the event concerns. It is called from the
 // goroutines of the sources and does not block.
 func (s *session[K]) Event(e *events.Event) {
-	m, verdict := mark[K]{answer: s.loop.probe.isAnswer(e)}, Relevant
+	m, verdict := mark[K]{answer: s.loop.config.Leader == nil && s.loop.probe.isAnswer(e)}, Relevant
 	if !m.answer {
 		m.key, verdict = s.mode.Classify(e)
 	}
@@ -179,7 +202,7 @@ func (s *session[K]) Resync(reason string) { s.mailbox.Resync(reason, time.Now()
 // it. It does not block.
 func (s *session[K]) Ignored(m events.Ignored) {
 	if s.ignored.note(m) {
-		s.mailbox.Mark(mark[K]{ignored: true}, time.Now())
+		s.mailbox.Mark(mark[K]{wake: true}, time.Now())
 	}
 }
 
@@ -209,7 +232,10 @@ func (s *session[K]) run(ctx context.Context) {
 func (s *session[K]) next() time.Time {
 	s.audits.schedule(time.Now(), s.mayMissEvents())
 	next := Earlier(Earlier(s.audits.next, s.state.Next), s.ignored.next())
-	return Earlier(next, Earlier(s.loop.probe.next(), s.skips.next))
+	if s.loop.config.Leader == nil {
+		next = Earlier(next, s.loop.probe.next())
+	}
+	return Earlier(next, s.skips.next)
 }
 
 // mayMissEvents reports whether changes may go unreported.
@@ -223,7 +249,9 @@ func (s *session[K]) turn(now time.Time, all bool) {
 	s.take(now, all)
 	if s.batch.All {
 		s.watches.adopt()
-		s.loop.probe.send(now)
+		if s.loop.config.Leader == nil {
+			s.loop.probe.send(now)
+		}
 	}
 	if s.batch.Audit {
 		s.watches.retry()
@@ -232,7 +260,9 @@ func (s *session[K]) turn(now time.Time, all bool) {
 	if s.state.Complete {
 		s.loop.hostRead.Store(true)
 	}
-	s.loop.probe.turn(now)
+	if s.loop.config.Leader == nil {
+		s.loop.probe.turn(now)
+	}
 	s.publishTree()
 	s.skips.log(s.state.Skipped, now)
 	s.ignored.log(now)
@@ -249,11 +279,11 @@ func (s *session[K]) take(now time.Time, all bool) {
 	b.MayMissEvents = s.audits.frequent
 	b.All = all || len(s.marks.Resync) > 0 || b.Audit && !s.state.Complete
 	if len(s.marks.Resync) > 0 {
-		klog.InfoS("Reading the whole host again", "reasons", s.marks.Resync)
+		klog.InfoS("Reading the whole host again", append(logName(s.loop.config.Name), "reasons", s.marks.Resync)...)
 		b.Since = s.marks.ResyncSince
 	}
 	for _, d := range s.marks.Dirty {
-		if !d.Key.answer && !d.Key.ignored {
+		if !d.Key.answer && !d.Key.wake {
 			b.Keys = append(b.Keys, d.Key.key)
 			b.Since = Earlier(b.Since, d.Since)
 		}
@@ -283,8 +313,8 @@ func (s *session[K]) trace() {
 		case record.Relevant:
 			subject, outcome = fmt.Sprint(record.Key.key), s.mode.Outcome(record.Key.key)
 		}
-		klog.V(4).InfoS("Event", "source", record.Origin, "action", record.Action, "device", subject,
-			"path", record.Path, "ledTo", outcome)
+		klog.V(4).InfoS("Event", append(logName(s.loop.config.Name), "source", record.Origin, "action", record.Action,
+			"device", subject, "path", record.Path, "ledTo", outcome)...)
 	}
 	if s.marks.TraceLost > 0 {
 		klog.V(4).InfoS("More events arrived than could be logged", "events", s.marks.TraceLost)

@@ -72,6 +72,7 @@ type probe struct {
 	loSeen  bool       // lo answered: the sysfs belongs to this process's network namespace
 	result  probeResult
 	logged  probeResult // the result that was logged last
+	wakes   []func()    // called when the result has changed
 }
 
 type probeResult struct {
@@ -176,7 +177,14 @@ func (p *probe) next() time.Time {
 	return p.due
 }
 
-// turn does what is due and logs a new result.
+// follow makes turn call wake when the result has changed. wake must not block.
+func (p *probe) follow(wake func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wakes = append(p.wakes, wake)
+}
+
+// turn does what is due, logs a new result, and wakes the loops that depend on it.
 func (p *probe) turn(now time.Time) {
 	p.mu.Lock()
 	due := !p.due.IsZero() && !now.Before(p.due)
@@ -184,11 +192,14 @@ func (p *probe) turn(now time.Time) {
 	if due && p.waiting {
 		p.finish(p.unanswered(notReceiving, reasonNoAnswer), now)
 	}
-	before, r := p.logged, p.result
+	before, r, wakes := p.logged, p.result, p.wakes
 	p.logged = r
 	p.mu.Unlock()
 	if r != before {
 		r.log(before.status)
+		for _, wake := range wakes {
+			wake()
+		}
 	}
 	if send {
 		p.send(now)

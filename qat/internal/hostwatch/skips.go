@@ -21,6 +21,7 @@ const (
 
 // skipLog decides when to log what is skipped: each reason once, after it has lasted for a while.
 type skipLog struct {
+	message string
 	entries map[string]skip
 	next    time.Time // when there is something to log; zero: never
 }
@@ -70,6 +71,6 @@ func (s *skipLog) update(skipped map[string]string, now time.Time) map[string][]
 func (s *skipLog) log(skipped map[string]string, now time.Time) {
 	news := s.update(skipped, now)
 	for _, reason := range slices.Sorted(maps.Keys(news)) {
-		klog.InfoS("Not listed", "reason", reason, "devices", slices.Sorted(slices.Values(news[reason])))
+		klog.InfoS(s.message, "reason", reason, "devices", slices.Sorted(slices.Values(news[reason])))
 	}
 }

@@ -24,6 +24,7 @@ type openFunc = func() (events.Source, error)
 
 // sources keeps event sources open and delivers their events to a sink.
 type sources struct {
+	logName []any        // see logName
 	closed  atomic.Int32 // sources that are not open
 	readers sync.WaitGroup
 }
@@ -34,7 +35,7 @@ func (s *sources) start(ctx context.Context, open openFunc, sink events.Sink) {
 	source, err := open()
 	if err != nil {
 		s.closed.Add(1)
-		klog.ErrorS(err, "Cannot open an event source, retrying and auditing the host more often meanwhile")
+		klog.ErrorS(err, "Cannot open an event source, retrying and auditing the host more often meanwhile", s.logName...)
 		source = nil // it may be an interface that holds a nil pointer
 	}
 	s.readers.Go(func() { s.deliver(ctx, source, open, sink) })
@@ -50,7 +51,7 @@ func (s *sources) deliver(ctx context.Context, source events.Source, open openFu
 			if ctx.Err() != nil {
 				return
 			}
-			klog.ErrorS(err, "An event source failed, opening it again")
+			klog.ErrorS(err, "An event source failed, opening it again", s.logName...)
 			s.closed.Add(1)
 			sink.Resync("an event source failed")
 			if time.Since(started) > reopenMax {
@@ -69,7 +70,7 @@ func (s *sources) deliver(ctx context.Context, source events.Source, open openFu
 			continue
 		}
 		s.closed.Add(-1)
-		klog.InfoS("The event source is open again")
+		klog.InfoS("The event source is open again", s.logName...)
 		sink.Resync("an event source was opened again")
 	}
 }
