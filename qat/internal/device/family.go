@@ -27,6 +27,9 @@ type Family struct {
 	gen6 bool
 }
 
+// PFDriver returns the name of the PFs' driver.
+func (f *Family) PFDriver() string { return f.pfDriver }
+
 const vendorIntel = 0x8086
 
 // families lists the devices of drivers/crypto/intel/qat (qat_common/adf_accel_devices.h) and of

@@ -370,6 +370,23 @@ func (h *Handle) readID(name string) (uint16, error) {
 	return uint16(id), nil
 }
 
+// IsVF reports whether the function is a VF.
+func (h *Handle) IsVF() bool { return h.identity.IsVF }
+
+// Attribute returns the value of an attribute in the function's directory, such as "numa_node" or
+// "qat/state". It returns "" and no error if there is no such attribute.
+//
+// The kernel can block the read. In particular, sriov_numvfs takes the device lock of a PF, so that
+// the read waits until the kernel has added or removed all VFs (drivers/pci/iov.c,
+// sriov_numvfs_show).
+func (h *Handle) Attribute(name string) (string, error) {
+	text, err := h.dir.Read(name)
+	if sysfs.IsAbsent(err) {
+		return "", nil
+	}
+	return text, err
+}
+
 // Watches returns the directories in which inotify reports changes of the function.
 func (h *Handle) Watches() []Watch { return h.watches }
 
