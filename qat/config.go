@@ -43,6 +43,11 @@ type Config struct {
 	Steal            bool          // also bind VFs that another driver holds, or that driver_override reserves
 	HealthInterval   time.Duration // time between heartbeats of a PF, at least [MinHealthInterval]; 5s. Negative: never
 
+	// Of ModeDPDK: what PFs are to be.
+	ProvisioningDir   string // directory of the rules that PFs are provisioned by; none: PFs are left alone
+	ProvisioningForce bool   // also remove VFs that containers hold
+	NodeName          string // of this node, whose rules may be in files of its own; unknown
+
 	// Of ModeKernel.
 	EtcRoot string // directory of the configuration files <type>_dev<N>.conf; /etc
 	ADFCtl  string // path or name of the program adf_ctl; adf_ctl
@@ -116,7 +121,11 @@ func (c *Config) complete() error {
 	if err != nil {
 		return err
 	}
-	for _, root := range []*string{&c.SysfsRoot, &c.DevRoot, &c.EtcRoot} {
+	roots := []*string{&c.SysfsRoot, &c.DevRoot, &c.EtcRoot}
+	if c.ProvisioningDir != "" {
+		roots = append(roots, &c.ProvisioningDir)
+	}
+	for _, root := range roots {
 		if *root, err = sysfs.ResolveRoot(*root); err != nil {
 			return err
 		}

@@ -59,10 +59,15 @@ func New(config Config) (*Plugin, error) {
 // The error is always nil. When Watch returns, everything
 // that it started has ended, apart from a read or write of sysfs that the kernel blocks.
 func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
-	if p.config.Mode == ModeKernel {
+	switch {
+	case p.config.Mode == ModeKernel:
 		hostwatch.Run(ctx, p.loop, p.newKernelMode, publish)
-	} else {
+	case p.config.ProvisioningDir == "":
 		hostwatch.Run(ctx, p.loop, p.newDPDKMode, publish)
+	default:
+		wait := p.startProvisioning(ctx)
+		hostwatch.Run(ctx, p.loop, p.newDPDKMode, publish)
+		wait()
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func modeOf(flag string) string {
 	case "adf-ctl", "etc-root":
 		return qat.ModeKernel
 	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "allocation-policy",
-		"max-num-devices", "health-interval", "use-cdi", "cdi-dir":
+		"max-num-devices", "health-interval", "use-cdi", "cdi-dir", "provisioning-dir", "provisioning-force":
 		return qat.ModeDPDK
 	}
 	return ""
@@ -93,6 +93,11 @@ func newFlagSet(o *options) *flag.FlagSet {
 	flags.Var(&count{&o.qat.MaxNumDevices}, "max-num-devices", "list at most this `number` of VFs; 0 means no limit")
 	flags.Var(&interval{&o.qat.HealthInterval, qat.MinHealthInterval}, "health-interval",
 		"`time` between two heartbeats of a PF, at least 1s; 0 disables them")
+	flags.Var(&optionalDirectory{&o.qat.ProvisioningDir}, "provisioning-dir",
+		"`directory` of qat.yaml or qat.conf, the rules by which PFs get their services and VFs; "+
+			"empty leaves PFs alone")
+	flags.BoolVar(&o.qat.ProvisioningForce, "provisioning-force", false,
+		"change PFs without waiting for pods that hold their VFs; such pods lose them")
 
 	flags.Var(&nonEmpty{&o.qat.ADFCtl, "the name or path of a program"}, "adf-ctl",
 		"`program` that lists the devices of the out-of-tree driver, in mode kernel")

@@ -84,6 +84,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "qat_plugin", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
 		return 0
 	}
+	o.qat.NodeName = os.Getenv("NODE_NAME") // of the pod's node, by the downward API
 	o.qat.Sources = []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
 	o.qat.OpenWatcher = func() (qat.Watcher, error) { return events.NewWatcher() }
 	plugin, err := qat.New(o.qat)

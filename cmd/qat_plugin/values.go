@@ -105,6 +105,21 @@ func (f *directory) Set(text string) error {
 	return nil
 }
 
+// optionalDirectory is a flag with the path of an existing directory, or none.
+type optionalDirectory directory
+
+func (f *optionalDirectory) String() string { return deref(f.value) }
+func (f *optionalDirectory) Set(text string) error {
+	if text == "" {
+		*f.value = ""
+		return nil
+	}
+	if err := (*directory)(f).Set(text); err != nil {
+		return fmt.Errorf("%w, or empty", err)
+	}
+	return nil
+}
+
 // interval is a flag with a time that is not below a minimum, or 0.
 type interval struct {
 	value *time.Duration

@@ -59,7 +59,8 @@ var rooms = map[string]room{
 	"qat": {
 		ours: []string{
 			"devtree", "events", "qat/internal/device", "qat/internal/dpdk", "qat/internal/hostwatch",
-			"qat/internal/kernelmode", "qat/internal/policy", "qat/internal/sysfs",
+			"qat/internal/kernelmode", "qat/internal/pci", "qat/internal/policy", "qat/internal/provision",
+			"qat/internal/sysfs",
 		},
 		never: []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:   "qat is the API of both modes for programs, and knows nothing of gRPC, sockets or the kubelet's API",
@@ -125,6 +126,15 @@ var rooms = map[string]room{
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/dpdk is mode dpdk and knows nothing of mode kernel or the kubelet's API",
+	},
+	"qat/internal/provision": {
+		ours: []string{
+			"events", "qat/internal/device", "qat/internal/hostwatch", "qat/internal/pci",
+			"qat/internal/provision/config", "qat/internal/readpool", "qat/internal/sysfs",
+		},
+		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/provision configures PFs and knows nothing of mode dpdk or the kubelet's API",
 	},
 	"qat/internal/kernelmode": {
 		ours:   []string{"devtree", "events", "qat/internal/hostwatch", "qat/internal/pci", "qat/internal/sysfs"},

@@ -35,7 +35,8 @@ func (s *sources) start(ctx context.Context, open openFunc, sink events.Sink) {
 	source, err := open()
 	if err != nil {
 		s.closed.Add(1)
-		klog.ErrorS(err, "Cannot open an event source, retrying and auditing the host more often meanwhile", s.logName...)
+		klog.ErrorS(err, "Cannot open an event source, retrying and auditing the host more often meanwhile",
+			s.logName...)
 		source = nil // it may be an interface that holds a nil pointer
 	}
 	s.readers.Go(func() { s.deliver(ctx, source, open, sink) })

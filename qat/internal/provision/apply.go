@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provision
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"qatplugin/qat/internal/pci"
+)
+
+// A Writer writes to the attributes of sysfs. [sysfs.Writer] implements it.
+type Writer interface {
+	Write(name, value string) error
+	DryRun() bool
+}
+
+// An applier makes the writes of a plan.
+type applier struct {
+	writer Writer
+	host   host
+}
+
+// A result is what became of the writes of a plan.
+type result struct {
+	refused map[write]string // writes that the kernel refuses, with the reason
+	err     error            // of the first write that failed; nil: all were made
+	retry   error            // of the first write that failed and may succeed later; nil: none
+}
+
+// progress is the write that is being made. Any goroutine may use it.
+type progress struct {
+	mu    sync.Mutex // guards all following fields
+	write write      // the zero write: none
+	since time.Time
+}
+
+func (p *progress) set(w write) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.write, p.since = w, time.Now()
+}
+
+func (p *progress) get() (write, time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.write, p.since
+}
+
+// apply makes writes to a PF. After a write that fails, it still makes those that bring the PF up
+// and create its VFs, if it has taken it down or could not.
+func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
+	defer p.set(write{})
+	stays := "" // the state that the PF stays in, because a write to qat/state failed
+	for _, w := range writes {
+		if stays == "up" && slices.Contains([]string{attrState, attrServices, attrPMIdle}, w.attribute) {
+			continue
+		}
+		p.set(w)
+		err := a.make(f, w)
+		if err == nil {
+			continue
+		}
+		r.err = cmp.Or(r.err, err)
+		if isRefusal(err) {
+			if r.refused == nil {
+				r.refused = map[write]string{}
+			}
+			r.refused[w] = a.explain(w, err)
+		} else {
+			r.retry = cmp.Or(r.retry, err)
+		}
+		switch w {
+		case write{attrState, "down"}:
+			stays = "up"
+		case write{attrState, "up"}, write{attrNumVFs, "0"}:
+			return r
+		}
+	}
+	return r
+}
+
+// errGone is the error of a write to a PF that is not there any more.
+var errGone = errors.New("the PF is gone")
+
+// make makes one write.
+func (a *applier) make(f *facts, w write) error {
+	// A write through a path could reach another device that got the address since.
+	switch incarnation, err := a.host.incarnation(f.address); {
+	case err != nil:
+		return err
+	case incarnation != f.incarnation:
+		return errGone
+	}
+	if err := a.writer.Write("bus/pci/devices/"+f.address.String()+"/"+w.attribute, w.value); err != nil {
+		return err
+	}
+	if w.attribute != attrNumVFs {
+		return nil
+	}
+	n, err := strconv.Atoi(w.value)
+	if err != nil {
+		return err
+	}
+	return a.awaitVFs(f.address, n)
+}
+
+// takeEffect is how long a write to sriov_numvfs may take until it has effect. In sysfs, it has
+// when the write returns. On a look-alike host it follows a moment later.
+const takeEffect = time.Second
+
+// awaitVFs waits until a PF has n VFs.
+func (a *applier) awaitVFs(pf pci.Address, n int) error {
+	for wait := time.Millisecond; ; wait *= 2 {
+		got, err := a.host.countVFs(pf)
+		switch {
+		case err != nil:
+			return err
+		case got == n:
+			return nil
+		case wait > takeEffect/2:
+			return fmt.Errorf("write %d to %s of %s: it has %d VFs afterwards", n, attrNumVFs, pf, got)
+		}
+		time.Sleep(wait)
+	}
+}
+
+// isRefusal reports whether the same write will fail again, unless the driver, the device or the
+// rights of the process change.
+func isRefusal(err error) bool {
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return false
+	}
+	switch errno {
+	case unix.EINVAL, unix.ERANGE, unix.EOPNOTSUPP, unix.EPERM, unix.EACCES, unix.EROFS:
+		return true
+	}
+	return false
+}
+
+// explain returns the reason why a write was refused, and what to do, as far as that is known.
+func (a *applier) explain(w write, err error) string {
+	reason := fmt.Sprintf("the kernel refuses %q for %s: %v", w.value, w.attribute, errnoOf(err))
+	switch {
+	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return reason + ": mount the host's /sys writable, and run as root"
+	case w.attribute == attrNumVFs && w.value != "0" && !a.host.hasIOMMU():
+		return "the QAT driver refuses VFs without an IOMMU: enable it in the firmware, and boot with " +
+			"intel_iommu=on (" + reason + ")"
+	case w.attribute == attrServices:
+		return reason + ": configure services that this kernel supports"
+	}
+	return reason
+}
+
+func errnoOf(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+// logWrites logs a plan before its writes.
+func logWrites(f *facts, rule string, p *plan, repeated bool) {
+	level := klog.Level(0)
+	if repeated {
+		level = 2
+	}
+	klog.V(level).InfoS("Provisioning a PF", "pf", f.address, "rule", rule, "differs", p.differs, "writes", p.String())
+}

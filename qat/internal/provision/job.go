@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provision
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/qat/internal/pci"
+)
+
+// A job carries out one plan in a goroutine of its own.
+type job struct {
+	address  pci.Address
+	pf       *pf // belongs to the loop's goroutine; the job does not use it
+	facts    *facts
+	rule     string
+	plan     plan
+	repeated bool // the plan was logged before
+	since    time.Time
+	progress progress
+
+	// Set when the job has ended:
+	waiting string // why nothing was written; "" if the writes were made, or failed
+	result  result
+}
+
+// jobs are the goroutines that carry out plans.
+type jobs struct {
+	sync.WaitGroup
+	done func() // called when a job has ended
+
+	mu    sync.Mutex // guards ended
+	ended []*job
+}
+
+// start starts a job.
+func (m *mode) start(a pci.Address, p *pf, plan *plan) {
+	text := plan.String()
+	j := &job{
+		address:  a,
+		pf:       p,
+		facts:    p.facts,
+		rule:     p.rule,
+		plan:     *plan,
+		repeated: p.logged == text && p.attempts.failed != nil,
+		since:    time.Now(),
+	}
+	p.job, p.logged = j, text
+	m.jobs.Go(func() {
+		m.run(j)
+		m.jobs.mu.Lock()
+		m.jobs.ended = append(m.jobs.ended, j)
+		m.jobs.mu.Unlock()
+		m.jobs.done()
+	})
+}
+
+// run carries out the plan of a job, unless containers hold VFs that it removes.
+func (m *mode) run(j *job) {
+	if j.plan.takedown && !m.cfg.Force {
+		h := m.holders(j.facts)
+		if j.waiting = h.block(j.facts, &m.rules); j.waiting != "" {
+			return
+		}
+	}
+	logWrites(j.facts, j.rule, &j.plan, j.repeated)
+	applier := applier{writer: m.cfg.Writer, host: m.host}
+	j.result = applier.apply(j.facts, j.plan.writes, &j.progress)
+	if j.result.err == nil {
+		klog.InfoS("Provisioned a PF", "pf", j.address, "after", time.Since(j.since))
+	}
+}
+
+// holders finds out which VFs of a PF containers hold. The PF must be withdrawn.
+func (m *mode) holders(f *facts) (h holders) {
+	h.pods, h.err = m.cfg.Holders(m.ctx)
+	for i := range f.vfs {
+		a := f.vfs[i].address
+		if at := m.cfg.Withdrawer.LastAllocated(a); !at.IsZero() && time.Since(at) < allocationTime {
+			h.allocated = &a
+		}
+	}
+	return h
+}
+
+// endJobs takes the results of jobs, and returns their PFs, which must be read again.
+func (m *mode) endJobs(now time.Time) (list []pci.Address) {
+	m.jobs.mu.Lock()
+	ended := m.jobs.ended
+	m.jobs.ended = nil
+	m.jobs.mu.Unlock()
+	for _, j := range ended {
+		if j.pf.job != j || m.pfs[j.address] != j.pf {
+			continue // the PF is gone
+		}
+		list = append(list, j.address)
+		m.end(j, now)
+	}
+	return list
+}
+
+// end records the result of a job.
+func (m *mode) end(j *job, now time.Time) {
+	p := j.pf
+	p.job = nil
+	p.waiting = j.waiting
+	if j.waiting != "" {
+		p.ask.fail(now, maxAsk)
+		m.withdraw(j.address, p, withdrawReason(j.waiting))
+		return
+	}
+	p.ask = backoff{}
+	if err := j.result.err; err != nil && err.Error() != p.loggedErr {
+		p.loggedErr = err.Error()
+		klog.ErrorS(err, "Cannot provision a PF", "pf", j.address, "rule", j.rule)
+	}
+	for w, reason := range j.result.refused {
+		if p.refused == nil {
+			p.refused = map[write]string{}
+		}
+		p.refused[w] = reason
+	}
+	p.attempts.end(now, j.result.retry)
+	p.restore = p.restore || j.plan.takedown && j.plan.creates()
+}
+
+// creates reports whether a plan creates VFs.
+func (p *plan) creates() bool {
+	n := len(p.writes)
+	return n > 0 && p.writes[n-1].attribute == attrNumVFs && p.writes[n-1].value != "0"
+}

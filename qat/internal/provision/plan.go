@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provision
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"qatplugin/qat/internal/pci"
+	"qatplugin/qat/internal/provision/config"
+)
+
+// A write is a value for an attribute of a PF.
+type write struct{ attribute, value string }
+
+func (w write) String() string { return w.attribute + "=" + w.value }
+
+// A plan says how to make a PF what its rule wants.
+type plan struct {
+	writes  []write  // in this order; none: there is nothing to do
+	differs []string // what the writes change, for the log
+
+	// takedown reports whether the writes remove VFs. Before them, holders must be known.
+	takedown bool
+
+	wait  string // why nothing can be done now; "" if the writes can be made
+	unmet string // what the rule wants and the writes do not bring about, with the reason; or ""
+}
+
+// String returns the writes for the log.
+func (p *plan) String() string {
+	words := make([]string, len(p.writes))
+	for i, w := range p.writes {
+		words[i] = w.String()
+	}
+	return strings.Join(words, " ")
+}
+
+// rules is the part of the plugin's configuration that plans depend on.
+type rules struct {
+	isBound func(driver string) bool // a VF with this driver is bound to the DPDK driver
+	noBind  bool                     // the plugin binds no VFs
+}
+
+// input is what a plan follows from.
+type input struct {
+	facts   *facts
+	desired config.Desired
+	refused map[write]string // writes that the kernel refuses, with the reason
+	restore bool             // an earlier plan removed VFs that are to come back, and could not create them
+}
+
+// newPlan compares a PF with its rule. It has no side effects.
+func newPlan(in *input, r *rules) plan {
+	p := planner{input: in, rules: r}
+	f := in.facts
+	switch {
+	case f.driver == "":
+		return plan{wait: "it has no driver: load " + f.family.PFDriver()}
+	case f.driver != f.family.PFDriver():
+		return plan{wait: fmt.Sprintf("it is bound to %s, and only its own driver %s can configure it",
+			f.driver, f.family.PFDriver())}
+	}
+	p.compare()
+	p.sequence()
+	p.plan.unmet = strings.Join(p.unmet, "; ")
+	return p.plan
+}
+
+// A planner is the state of one call of newPlan.
+type planner struct {
+	*input
+	*rules
+	plan  plan
+	unmet []string
+
+	services, pmIdle, autoReset string // values to write; "": none
+	up                          bool   // the PF is down and must be up
+	remove, create              bool   // remove the VFs; create them
+}
+
+// compare finds out what differs.
+func (p *planner) compare() {
+	f, d := p.facts, &p.desired
+	if f.family.Services {
+		p.services = p.compareServices()
+		p.pmIdle = p.compareSwitch(attrPMIdle, f.pmIdle, d.PMIdle, "0", "1")
+		p.autoReset = p.compareSwitch(attrAutoReset, f.autoReset, d.AutoReset, "off", "on")
+		if f.state == "down" {
+			p.up = p.can(write{attrState, "up"})
+			p.differ("state", "down", "up")
+		}
+	}
+	p.compareVFs()
+}
+
+// compareServices returns the services to write, or "".
+func (p *planner) compareServices() string {
+	f, want := p.facts, p.desired.Services
+	switch {
+	case want == nil || sameSet(words(f.services), want):
+		return ""
+	case f.state == "" || f.services == "":
+		p.lacks("qat/state or " + attrServices)
+		return ""
+	}
+	if err := f.family.CheckServices(want); err != nil {
+		p.unmet = append(p.unmet, err.Error())
+		return ""
+	}
+	value := strings.Join(want, ";")
+	if !p.canReconfigure() || !p.can(write{attrServices, value}) {
+		return ""
+	}
+	p.differ("services", f.services, value)
+	return value
+}
+
+// compareSwitch returns the value to write to an attribute that is on or off, or "".
+func (p *planner) compareSwitch(attribute, now string, want *bool, off, on string) string {
+	value := off
+	if want != nil && *want {
+		value = on
+	}
+	switch {
+	case want == nil || now == value:
+		return ""
+	case now == "":
+		p.lacks(attribute)
+		return ""
+	case attribute == attrPMIdle && !p.canReconfigure() || !p.can(write{attribute, value}):
+		return ""
+	}
+	p.differ(attribute[len("qat/"):], now, value)
+	return value
+}
+
+// compareVFs decides whether the VFs must be removed, created, or both.
+func (p *planner) compareVFs() {
+	f := p.facts
+	exist := f.hasVFs()
+	p.remove = exist && (p.services != "" || p.pmIdle != "")
+	p.create = p.remove // unless the rule says otherwise, what is removed comes back
+	switch p.desired.VFs {
+	case config.None:
+		p.create = false
+		if exist && p.can(write{attrNumVFs, "0"}) {
+			p.remove = true
+			p.differ("VFs", strconv.Itoa(len(f.vfs)), "0")
+		}
+	case config.All:
+		p.create = p.create || p.compareAll(exist)
+	case config.LeaveAlone:
+		if p.restore && !exist && f.totalVFs > 0 {
+			p.create = true
+			p.differ("VFs", "0", "as before")
+		}
+	}
+	if d := p.wrongDriver(); d != "" && p.desired.VFs != config.None && p.can(write{attrNumVFs, "0"}) {
+		p.remove, p.create = true, true
+		p.differ("driver of VFs", d, "the kernel driver")
+	}
+	if p.create && !p.can(write{attrNumVFs, f.vfsToCreate()}) {
+		p.create, p.remove = false, p.remove && p.desired.VFs == config.None
+	}
+}
+
+// compareAll reports whether VFs must be created so that the PF has all of them. If it has some
+// already, it lets them be removed first: the kernel goes from one number to another only through 0
+// (drivers/pci/iov.c, sriov_numvfs_store).
+func (p *planner) compareAll(exist bool) bool {
+	f := p.facts
+	switch {
+	case f.totalVFs == 0:
+		p.unmet = append(p.unmet, "it cannot have VFs: sriov_totalvfs is missing or 0")
+		return false
+	case f.numVFs == f.totalVFs && len(f.vfs) == f.totalVFs:
+		return false
+	case exist && !p.can(write{attrNumVFs, "0"}):
+		return false
+	}
+	p.remove = exist
+	p.differ("VFs", strconv.Itoa(len(f.vfs)), strconv.Itoa(f.totalVFs))
+	return true
+}
+
+// wrongDriver returns the driver of a VF that is bound to the DPDK driver although its rule leaves
+// it to its kernel driver, or "".
+func (p *planner) wrongDriver() string {
+	if p.desired.Driver != config.DriverKernel {
+		return ""
+	}
+	for _, vf := range p.facts.vfs {
+		if p.isBound(vf.driver) {
+			return vf.driver
+		}
+	}
+	return ""
+}
+
+// sequence puts the writes in order. auto_reset comes first, because it needs nothing else. What
+// the driver accepts only while the PF is down comes between the two writes to qat/state.
+func (p *planner) sequence() {
+	f := p.facts
+	down := p.services != "" || p.pmIdle != ""
+	p.add(p.autoReset != "", write{attrAutoReset, p.autoReset})
+	p.add(p.remove, write{attrNumVFs, "0"})
+	p.add(down && f.state != "down", write{attrState, "down"})
+	p.add(p.services != "", write{attrServices, p.services})
+	p.add(p.pmIdle != "", write{attrPMIdle, p.pmIdle})
+	p.add(down || p.up, write{attrState, "up"})
+	if p.create {
+		autoprobe := "0"
+		if p.desired.Driver == config.DriverKernel {
+			autoprobe = "1"
+		}
+		w := write{attrAutoprobe, autoprobe}
+		p.add(!p.noBind && f.autoprobe != "" && f.autoprobe != autoprobe && p.can(w), w)
+		p.add(true, write{attrNumVFs, f.vfsToCreate()})
+	}
+	p.plan.takedown = p.remove
+}
+
+func (p *planner) add(needed bool, w write) {
+	if needed {
+		p.plan.writes = append(p.plan.writes, w)
+	}
+}
+
+// can reports whether the kernel has not refused a write. If it has, the rule cannot be met.
+func (p *planner) can(w write) bool {
+	reason := p.refused[w]
+	if reason != "" && !slices.Contains(p.unmet, reason) {
+		p.unmet = append(p.unmet, reason)
+	}
+	return reason == ""
+}
+
+// canReconfigure reports whether the PF can be taken down and brought up again.
+func (p *planner) canReconfigure() bool {
+	f := p.facts
+	return (!f.hasVFs() || p.can(write{attrNumVFs, "0"})) &&
+		(f.state == "down" || p.can(write{attrState, "down"})) && p.can(write{attrState, "up"})
+}
+
+func (p *planner) differ(what, now, want string) {
+	p.plan.differs = append(p.plan.differs, what+" "+now+" → "+want)
+}
+
+func (p *planner) lacks(attribute string) {
+	p.unmet = append(p.unmet, fmt.Sprintf("its driver has no %s: use a newer kernel, or take it out of the rule",
+		attribute))
+}
+
+// hasVFs reports whether the PF has VFs.
+func (f *facts) hasVFs() bool { return f.numVFs > 0 || len(f.vfs) > 0 }
+
+// vfsToCreate returns the value for sriov_numvfs. The QAT driver creates all VFs, whatever the
+// number (adf_sriov.c, adf_sriov_configure).
+func (f *facts) vfsToCreate() string { return strconv.Itoa(max(f.totalVFs, f.numVFs)) }
+
+// words splits a value of qat/cfg_services.
+func words(services string) []string {
+	return strings.FieldsFunc(services, func(r rune) bool { return r == ';' || r == ',' || r == ' ' })
+}
+
+// sameSet reports whether two lists have the same elements. Kernels show services in an order of
+// their own (drivers/crypto/intel/qat/qat_common/adf_cfg_services.c).
+func sameSet(a, b []string) bool {
+	contains := func(list []string) func(string) bool {
+		return func(s string) bool { return !slices.Contains(list, s) }
+	}
+	return !slices.ContainsFunc(a, contains(b)) && !slices.ContainsFunc(b, contains(a))
+}
+
+// holders says which VFs containers hold.
+type holders struct {
+	pods map[pci.Address]string // VF → pod that holds it
+	err  error                  // why the kubelet cannot be asked; nil if it could
+
+	// allocated is a VF that was allocated so short a time ago that the kubelet may not report its
+	// pod yet; nil: none.
+	allocated *pci.Address
+}
+
+// block returns why the VFs of a PF must not be removed now, or "".
+func (h *holders) block(f *facts, r *rules) string {
+	var held []string
+	bound := false
+	for _, vf := range f.vfs {
+		if pod := h.pods[vf.address]; pod != "" {
+			held = append(held, fmt.Sprintf("pod %s holds %s", pod, vf.address))
+		}
+		bound = bound || r.isBound(vf.driver)
+	}
+	const most = 4 // that are named
+	switch {
+	case len(held) > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(held[:most], ", "), len(held)-most)
+	case len(held) > 0:
+		return strings.Join(held, ", ")
+	case h.err != nil && bound:
+		return fmt.Sprintf("its VFs count as held by pods: %v", h.err)
+	case h.allocated != nil:
+		return fmt.Sprintf("%s was allocated less than %v ago", h.allocated, allocationTime)
+	}
+	return ""
+}
