@@ -26,6 +26,10 @@ const (
 // the slowest driver requires between two heartbeats (500 ms, Gen2).
 const MinHealthInterval = time.Second
 
+// DefaultPodResourcesSocket is where the kubelet serves the PodResources API
+// (k8s.io/kubernetes/pkg/kubelet/apis/podresources/constants.go).
+const DefaultPodResourcesSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
+
 // Config configures a Plugin. The zero value of a field selects its default.
 type Config struct {
 	Mode      string // ModeDPDK (default) or ModeKernel
@@ -47,6 +51,11 @@ type Config struct {
 	ProvisioningDir   string // directory of the rules that PFs are provisioned by; none: PFs are left alone
 	ProvisioningForce bool   // also remove VFs that containers hold
 	NodeName          string // of this node, whose rules may be in files of its own; unknown
+
+	// Of ModeDPDK: where to ask which pods hold VFs.
+	PodResourcesSocket string // of the kubelet; /var/lib/kubelet/pod-resources/kubelet.sock
+	ResourceNamespace  string // of the resources that VFs are listed in, such as the default; qat.intel.com
+	PodName            string // of the pod that this process runs in, as "namespace/pod"; unknown
 
 	// Of ModeKernel.
 	EtcRoot string // directory of the configuration files <type>_dev<N>.conf; /etc
@@ -90,6 +99,8 @@ func (c *Config) complete() error {
 	setDefault(&c.DPDKDriver, device.DriverVFIO)
 	setDefault(&c.VFIOInterface, device.InterfaceAuto)
 	setDefault(&c.HealthInterval, 5*time.Second)
+	setDefault(&c.PodResourcesSocket, DefaultPodResourcesSocket)
+	setDefault(&c.ResourceNamespace, "qat.intel.com")
 	setDefault(&c.AuditInterval, 10*time.Minute)
 	if len(c.KernelVFDrivers) == 0 {
 		c.KernelVFDrivers = KernelVFDrivers()

@@ -10,6 +10,7 @@ import (
 	"qatplugin/qat/internal/dpdk"
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/kernelmode"
+	"qatplugin/qat/internal/podresources"
 	"qatplugin/qat/internal/policy"
 	"qatplugin/qat/internal/sysfs"
 )
@@ -23,6 +24,8 @@ type Plugin struct {
 	allocator  *dpdk.Allocator
 	preference *policy.Preference
 	loop       *hostwatch.Loop
+
+	podResources *podresources.Client
 }
 
 // New returns a Plugin that does nothing before Watch. An error names the value
@@ -51,6 +54,7 @@ func New(config Config) (*Plugin, error) {
 			OpenWatcher:   config.OpenWatcher,
 			AuditInterval: config.AuditInterval,
 		}),
+		podResources: podresources.New(config.PodResourcesSocket, config.ResourceNamespace, config.PodName),
 	}, nil
 }
 

@@ -519,6 +519,9 @@ func TestDefaults(t *testing.T) {
 		EtcRoot:         "/etc",
 		ADFCtl:          "adf_ctl",
 		AuditInterval:   10 * time.Minute,
+
+		PodResourcesSocket: "/var/lib/kubelet/pod-resources/kubelet.sock",
+		ResourceNamespace:  "qat.intel.com",
 	}
 	if diff := cmp.Diff(want, p.config); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)

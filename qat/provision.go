@@ -4,7 +4,6 @@ package qat
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -61,7 +60,12 @@ func (p *Plugin) startProvisioning(ctx context.Context) (wait func()) {
 	return running.Wait
 }
 
-// holders returns which VFs pods hold.
-func (p *Plugin) holders(context.Context) (map[pci.Address]string, error) {
-	return nil, errors.New("not implemented")
+// holders returns which VFs pods hold, each with its pod.
+func (p *Plugin) holders(ctx context.Context) (map[pci.Address]string, error) {
+	holders, err := p.podResources.Holders(ctx)
+	pods := make(map[pci.Address]string, len(holders))
+	for a, holder := range holders {
+		pods[a] = holder.String()
+	}
+	return pods, err
 }

@@ -39,7 +39,8 @@ func modeOf(flag string) string {
 	case "adf-ctl", "etc-root":
 		return qat.ModeKernel
 	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "allocation-policy",
-		"max-num-devices", "health-interval", "use-cdi", "cdi-dir", "provisioning-dir", "provisioning-force":
+		"max-num-devices", "health-interval", "use-cdi", "cdi-dir", "provisioning-dir", "provisioning-force",
+		"pod-resources-socket":
 		return qat.ModeDPDK
 	}
 	return ""
@@ -49,16 +50,18 @@ func modeOf(flag string) string {
 func defaultOptions() *options {
 	return &options{
 		qat: qat.Config{
-			Mode:            qat.ModeDPDK,
-			SysfsRoot:       "/sys",
-			DevRoot:         "/dev",
-			DPDKDriver:      qat.DPDKDrivers()[0],
-			VFIOInterface:   qat.VFIOInterfaces()[0],
-			KernelVFDrivers: qat.KernelVFDrivers(),
-			HealthInterval:  5 * time.Second,
-			EtcRoot:         "/etc",
-			ADFCtl:          "adf_ctl",
-			AuditInterval:   10 * time.Minute,
+			Mode:               qat.ModeDPDK,
+			SysfsRoot:          "/sys",
+			DevRoot:            "/dev",
+			DPDKDriver:         qat.DPDKDrivers()[0],
+			VFIOInterface:      qat.VFIOInterfaces()[0],
+			KernelVFDrivers:    qat.KernelVFDrivers(),
+			HealthInterval:     5 * time.Second,
+			PodResourcesSocket: qat.DefaultPodResourcesSocket,
+			ResourceNamespace:  namespace,
+			EtcRoot:            "/etc",
+			ADFCtl:             "adf_ctl",
+			AuditInterval:      10 * time.Minute,
 		},
 		kubeletDir: strings.TrimSuffix(pluginapi.DevicePluginPath, "/"),
 		cdiDir:     "/var/run/cdi",
@@ -98,6 +101,8 @@ func newFlagSet(o *options) *flag.FlagSet {
 			"empty leaves PFs alone")
 	flags.BoolVar(&o.qat.ProvisioningForce, "provisioning-force", false,
 		"change PFs without waiting for pods that hold their VFs; such pods lose them")
+	flags.Var(&nonEmpty{&o.qat.PodResourcesSocket, "the path of a socket"}, "pod-resources-socket",
+		"`socket` at which the kubelet says which pods hold VFs")
 
 	flags.Var(&nonEmpty{&o.qat.ADFCtl, "the name or path of a program"}, "adf-ctl",
 		"`program` that lists the devices of the out-of-tree driver, in mode kernel")

@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "qat_plugin", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
 		return 0
 	}
-	o.qat.NodeName = os.Getenv("NODE_NAME") // of the pod's node, by the downward API
+	o.qat.NodeName, o.qat.PodName = os.Getenv("NODE_NAME"), podName(os.Getenv)
 	o.qat.Sources = []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
 	o.qat.OpenWatcher = func() (qat.Watcher, error) { return events.NewWatcher() }
 	plugin, err := qat.New(o.qat)
@@ -98,6 +98,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		klog.InfoS("A flag has no effect in this mode", "flag", "-"+name, "mode", o.qat.Mode)
 	}
 	return serve(ctx, o, plugin)
+}
+
+// podName returns the name of the pod that the process runs in, as "namespace/pod", or "". The
+// manifests set the variables by the downward API.
+func podName(getenv func(string) string) string {
+	namespace, pod := getenv("POD_NAMESPACE"), getenv("POD_NAME")
+	if namespace == "" || pod == "" {
+		return ""
+	}
+	return namespace + "/" + pod
 }
 
 // serve runs the plugin until ctx ends. It returns the exit status.

@@ -59,11 +59,11 @@ var rooms = map[string]room{
 	"qat": {
 		ours: []string{
 			"devtree", "events", "qat/internal/device", "qat/internal/dpdk", "qat/internal/hostwatch",
-			"qat/internal/kernelmode", "qat/internal/pci", "qat/internal/policy", "qat/internal/provision",
-			"qat/internal/sysfs",
+			"qat/internal/kernelmode", "qat/internal/pci", "qat/internal/podresources", "qat/internal/policy",
+			"qat/internal/provision", "qat/internal/sysfs",
 		},
-		never: []string{"google.golang.org/grpc", "k8s.io/kubelet"},
-		why:   "qat is the API of both modes for programs, and knows nothing of gRPC, sockets or the kubelet's API",
+		never: []string{"k8s.io/kubelet/pkg/apis/deviceplugin"},
+		why:   "qat is the API of both modes for programs, and knows nothing of the device plugin API",
 	},
 	"qat/internal/device": {
 		ours:   []string{"qat/internal/pci", "qat/internal/sysfs"},
