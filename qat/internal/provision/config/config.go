@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/pci"
@@ -136,17 +137,7 @@ func build(file string, rules []rule, err error) (*Config, error) {
 // ConfigMap one after the other, so the target of a symbolic link can be missing for a moment; that
 // file is about to be removed.
 func read(file string) (text string, exists bool, err error) {
-	info, err := os.Stat(file) // opening a named pipe would block
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", false, nil
-	}
-	if err != nil {
-		return "", false, err
-	}
-	if !info.Mode().IsRegular() {
-		return "", false, fmt.Errorf("%s: not a regular file", file)
-	}
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // to not wait for a pipe's writer
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", false, nil
 	}
@@ -154,6 +145,11 @@ func read(file string) (text string, exists bool, err error) {
 		return "", false, err
 	}
 	defer func() { _ = f.Close() }() // it was only read
+	if info, err := f.Stat(); err != nil {
+		return "", false, err
+	} else if !info.Mode().IsRegular() {
+		return "", false, fmt.Errorf("%s: not a regular file", file)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err != nil {
 		return "", false, err

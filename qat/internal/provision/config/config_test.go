@@ -152,7 +152,7 @@ func TestLoadUnreadable(t *testing.T) {
 		"file":   "read the provisioning directory: " + dir + "/file is not a directory",
 		"a":      dir + "/a/qat.yaml: not a regular file",
 		"b":      dir + "/b/qat.conf: not a regular file",
-		"loop":   "stat " + loop + ": too many levels of symbolic links",
+		"loop":   "open " + loop + ": too many levels of symbolic links",
 	} {
 		c, err := Load(filepath.Join(dir, name), "", device.DriverVFIO)
 		if message(err) != want || c != nil {

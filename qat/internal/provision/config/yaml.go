@@ -118,7 +118,6 @@ type setting struct {
 func (p *parser) rule(n *yaml.Node) {
 	r := rule{source: filepath.Base(p.file) + ":" + strconv.Itoa(n.Line)}
 	var settings []setting
-	before := len(p.list)
 	p.mapping(n, "a rule", false, []key{
 		{"name", func(n *yaml.Node) {
 			if name := p.text(n, "name", "a text", nil); name != "" {
@@ -141,14 +140,15 @@ func (p *parser) rule(n *yaml.Node) {
 		}},
 		{"driver", func(n *yaml.Node) { r.desired.Driver = p.driver(n) }},
 	})
-	if len(p.list) == before {
-		p.combination(&r, settings)
-	}
+	p.combination(&r, settings)
 	p.rules = append(p.rules, r)
 }
 
-// combination checks whether the families that a valid rule can match accept its settings.
+// combination checks whether the families that a rule can match accept its settings.
 func (p *parser) combination(r *rule, settings []setting) {
+	if slices.Contains(r.families, "") {
+		return // which families is unknown
+	}
 	var named []*device.Family // in the rule
 	for _, f := range device.Families() {
 		if slices.Contains(r.families, f.ConfigName()) {
@@ -160,7 +160,7 @@ func (p *parser) combination(r *rule, settings []setting) {
 		if len(named) > 0 && !slices.ContainsFunc(named, hasServices) {
 			p.addf(s.line, "%s: not available on %s: must be left out, or the rule must match one of %s",
 				s.name, strings.Join(r.families, ", "), strings.Join(familyNames(hasServices), ", "))
-		} else if s.name != "services" {
+		} else if s.name != "services" || r.desired.Services == nil {
 			continue
 		} else if err := checkServices(r.desired.Services, named); err != nil {
 			p.addf(s.line, "services: %s", err)
@@ -251,14 +251,19 @@ func (p *parser) numaNode(n *yaml.Node) (node int) {
 	return node
 }
 
+// services returns nil if the list or a service is invalid.
 func (p *parser) services(n *yaml.Node) (services []string) {
 	all := device.ServiceNames()
+	before := len(p.list)
 	for _, item := range p.items(n, "services", "a list of services ("+strings.Join(all, ", ")+")", false) {
 		service := p.text(item, "services", "one of "+strings.Join(all, ", "), all)
 		if service != "" && slices.Contains(services, service) {
 			p.addf(item.Line, "services: %s occurs more than once", quote(service))
 		}
 		services = append(services, service)
+	}
+	if len(p.list) > before {
+		return nil
 	}
 	return services
 }

@@ -559,12 +559,30 @@ rules:
 			"5: pmIdle: not available on c6xx, dh895xcc: " + withGen4,
 	},
 	{
+		name: "services beside another mistake",
+		text: "rules:\n- vfs: 1\n  services: [dcc, dc]\n  match: {families: [6xxx]}\n",
+		want: "2: vfs: invalid value 1 (!!int): must be all or 0\n" +
+			"3: services: 6xxx does not accept dcc;dc: " + gen6,
+	},
+	{
+		name: "services of an unknown family",
+		text: "rules:\n- services: [decomp]\n  match: {families: [4xx, c6xx]}\n",
+		want: "3: match.families: invalid value \"4xx\": must be one of " + allFamilies,
+	},
+	{
+		name: "an unknown service of a family without services",
+		text: "rules:\n- services: [cy]\n  match: {families: [c6xx]}\n",
+		want: "2: services: invalid value \"cy\": must be one of asym, sym, dc, decomp, dcc\n" +
+			"2: services: not available on c6xx: " + withGen4,
+	},
+	{
 		name: "several mistakes",
 		text: "rules:\n- vfs: 1\n  match: {families: [x], numaNodes: [-1]}\n" +
 			"- services: [dcc, dc]\n  typo: 1\n- 5\nmore: 1\n",
 		want: "2: vfs: invalid value 1 (!!int): must be all or 0\n" +
 			"3: match.families: invalid value \"x\": must be one of " + allFamilies + "\n" +
 			"3: match.numaNodes: invalid value -1 (!!int): must be a number from 0 up\n" +
+			"4: services: 6xxx does not accept dcc;dc: " + gen6 + "\n" +
 			"5: a rule: unknown key \"typo\": must be " + ruleKeys + "\n" +
 			"6: a rule: invalid value 5 (!!int): must be a mapping with " + ruleKeys + "\n" +
 			"7: the file: unknown key \"more\": must be rules",
