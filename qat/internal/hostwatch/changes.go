@@ -12,8 +12,50 @@ import (
 	"qatplugin/devtree"
 )
 
+// logDelay is how long after the publication of a Tree its changes are logged. By then, the lists
+// are at the kubelet, even those of a thousand VFs. To format a log line takes as long as to send a
+// short list, and both may need the same CPU.
+const logDelay = 2 * time.Millisecond
+
+// changeLog logs how the published Trees differ. It logs the changes of logDelay together.
+type changeLog struct {
+	timer     *time.Timer   // log must be called; not set if there is nothing to log
+	old, tree *devtree.Tree // the difference to log; tree is nil if there is none
+	took      time.Duration // the longest time from a change to its publication
+}
+
+func newChangeLog() *changeLog {
+	l := &changeLog{timer: time.NewTimer(logDelay)}
+	l.timer.Stop()
+	return l
+}
+
+// add adds the difference between two Trees, of which the second has just been published. took is
+// the time since the cause was noticed; see Batch.Since.
+func (l *changeLog) add(old, tree *devtree.Tree, took time.Duration) {
+	if l.tree == nil {
+		l.old = old
+		l.timer.Reset(logDelay)
+	}
+	l.tree, l.took = tree, max(l.took, took)
+}
+
+// log logs what has been added since the last call.
+func (l *changeLog) log() {
+	if l.tree != nil {
+		logChanges(l.old, l.tree, l.took)
+	}
+	l.old, l.tree, l.took = nil, nil, 0
+}
+
+// close logs the rest.
+func (l *changeLog) close() {
+	l.timer.Stop()
+	l.log()
+}
+
 // logChanges logs one line for each list that changed, and one for each device that became
-// unhealthy. took is the time since the cause was noticed; see Batch.Since.
+// unhealthy.
 func logChanges(old, tree *devtree.Tree, took time.Duration) {
 	changes := map[string]map[string][]string{} // resource → kind → IDs
 	note := func(resource, kind, id string) {

@@ -127,6 +127,7 @@ type session[K comparable] struct {
 	batch     Batch[K]
 	state     State
 	published *devtree.Tree
+	changes   *changeLog
 	audits    auditClock
 	skips     skipLog
 }
@@ -144,6 +145,7 @@ func Run[K comparable](
 		watches: NewWatches(nil),
 		publish: publish,
 		mailbox: events.NewMailbox[mark[K]](mailboxLimit),
+		changes: newChangeLog(),
 		audits:  auditClock{interval: l.config.AuditInterval},
 		skips:   skipLog{message: cmp.Or(l.config.Skipped, "Not listed"), entries: map[string]skip{}},
 	}
@@ -208,6 +210,7 @@ func (s *session[K]) Ignored(m events.Ignored) {
 
 // run sleeps until something is marked or due.
 func (s *session[K]) run(ctx context.Context) {
+	defer s.changes.close()
 	s.turn(time.Now(), true)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -220,6 +223,9 @@ func (s *session[K]) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.loop.pings:
+			continue
+		case <-s.changes.timer.C:
+			s.changes.log()
 			continue
 		case <-s.mailbox.Wake():
 		case <-timer.C:
@@ -291,16 +297,16 @@ func (s *session[K]) take(now time.Time, all bool) {
 	b.Since = Earlier(b.Since, now)
 }
 
-// publishTree publishes the Tree if it changed, and logs the difference.
+// publishTree publishes the Tree if it changed.
 func (s *session[K]) publishTree() {
-	old, tree := s.published, s.state.Tree
-	if tree == nil || tree == old {
+	tree := s.state.Tree
+	if tree == nil || tree == s.published {
 		return
 	}
 	s.publish(tree)
-	runtime.Gosched() // let the streams send their lists before this goroutine formats log lines
+	runtime.Gosched() // let the streams send their lists first
+	s.changes.add(s.published, tree, time.Since(s.batch.Since))
 	s.published = tree
-	logChanges(old, tree, time.Since(s.batch.Since))
 }
 
 // trace logs the events of this turn and what they led to.

@@ -286,9 +286,48 @@ func TestOnlyChangedTreesArePublished(t *testing.T) {
 	}
 }
 
+// The threads that send a list must not compete with the log for the CPU.
+func TestChangesAreLoggedTogetherAfterTheirLists(t *testing.T) {
+	mode := completeMode()
+	logged := captureLog(t)
+	runLoop(t, fakeEnvironment{ordinary: true}, Config{AuditInterval: -1}, mode, func(t *testing.T, l *loopTest) {
+		publish := func(tree *devtree.Tree, took time.Duration) {
+			mode.set(func() { mode.state.Tree = tree })
+			mode.host.Mark("a", time.Now().Add(-took))
+			synctest.Wait()
+		}
+		l.pass(logDelay)
+		one := tree(t, "1")
+		publish(one, 3*time.Microsecond)
+		l.pass(logDelay - time.Nanosecond)
+		publish(put(t, one, "2"), time.Microsecond)
+		if lines := logged("List changed"); len(l.published) != 3 || len(lines) > 0 {
+			t.Errorf("%d Trees are published, and %q is logged; want three Trees and nothing", len(l.published), lines)
+		}
+		l.pass(time.Nanosecond)
+		want := []string{`"List changed" resource="cy" devices=2 healthy=2 after="3µs" added=["1","2"]`}
+		if diff := cmp.Diff(want, logged("List changed")); diff != "" {
+			t.Errorf("log (-want +got):\n%s", diff)
+		}
+		l.pass(time.Hour)
+		publish(put(t, one, "3"), time.Microsecond)
+		l.pass(logDelay)
+		want = []string{`"List changed" resource="cy" devices=2 healthy=2 after="1µs" added=["3"] removed=["2"]`}
+		if diff := cmp.Diff(want, logged("List changed")); diff != "" {
+			t.Errorf("log of the next change (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func tree(t *testing.T, ids ...string) *devtree.Tree {
 	t.Helper()
-	b := new(devtree.Tree).Edit()
+	return put(t, nil, ids...)
+}
+
+// put returns the Tree with further devices.
+func put(t *testing.T, tree *devtree.Tree, ids ...string) *devtree.Tree {
+	t.Helper()
+	b := tree.Edit()
 	for _, id := range ids {
 		if err := b.Put("cy", &devtree.Device{ID: id, Health: devtree.Healthy}); err != nil {
 			t.Fatal(err)
