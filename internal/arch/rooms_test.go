@@ -104,7 +104,7 @@ var rooms = map[string]room{
 	},
 	"qat/internal/provision/config": {
 		ours:   []string{"qat/internal/device", "qat/internal/pci"},
-		theirs: []string{"go.yaml.in/yaml/v3", "gopkg.in/ini.v1"},
+		theirs: []string{"go.yaml.in/yaml/v4", "gopkg.in/ini.v1"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/provision/config reads configuration files and nothing else of the host",
 	},
@@ -165,7 +165,7 @@ const cdiModule = "tags.cncf.io/container-device-interface"
 var forTests = []string{
 	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp",
 	"github.com/opencontainers/runtime-spec", "github.com/santhosh-tekuri/jsonschema/v6", "go.uber.org/goleak",
-	"go.yaml.in/yaml/v3",
+	"go.yaml.in/yaml/v4",
 	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2",
 	"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
 }

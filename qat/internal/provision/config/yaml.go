@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/pci"
@@ -59,7 +58,7 @@ func (p *parser) document(text string) *yaml.Node {
 		}
 	}
 	if !errors.Is(err, io.EOF) {
-		line, cause := locate(err, text)
+		line, cause := locate(err)
 		p.addf(line, "%s", cause)
 		return nil
 	}
@@ -69,28 +68,15 @@ func (p *parser) document(text string) *yaml.Node {
 	return document.Content[0]
 }
 
-var (
-	yamlLine  = regexp.MustCompile(`^line (\d+): `)
-	yamlAlias = regexp.MustCompile(`^unknown anchor '(.+)' referenced$`)
-)
-
-// locate returns the line and the cause of a syntax error. The library counts lines from 1 in
-// errors of its scanner and from 0 in errors of its parser, and omits the first line and that of an
-// alias without anchor (go.yaml.in/yaml/v3, decode.go, parser.fail).
-func locate(err error, text string) (line int, cause string) {
-	line, cause = 1, strings.TrimPrefix(err.Error(), "yaml: ")
-	if found := yamlAlias.FindStringSubmatch(cause); found != nil {
-		before, _, _ := strings.Cut(text, "*"+found[1])
-		return 1 + strings.Count(before, "\n"), "alias *" + found[1] + ": anchors and aliases are not supported"
+// locate returns the line and the cause of a syntax error.
+func locate(err error) (line int, cause string) {
+	var syntax *yaml.LoadError
+	if !errors.As(err, &syntax) || syntax.Mark.Line == 0 {
+		return 1, err.Error()
 	}
-	found := yamlLine.FindStringSubmatch(cause)
-	if found == nil {
-		return line, cause
-	}
-	cause = strings.TrimPrefix(cause, found[0])
-	line, _ = strconv.Atoi(found[1]) // digits
-	if strings.HasPrefix(cause, "did not find expected") || strings.HasPrefix(cause, "found undefined tag") {
-		line++
+	line, cause = syntax.Mark.Line, syntax.Message
+	if start := syntax.ContextMark.Line; start != 0 && start < line {
+		cause += fmt.Sprintf(" (%s from line %d)", syntax.ContextMsg, start)
 	}
 	return line, cause
 }

@@ -15,7 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
 	"qatplugin/qat/internal/device"
 )
@@ -171,7 +171,7 @@ rules:
 	{
 		name:   "wrong indentation",
 		text:   "rules:\n- name: x\n  vfs: all\n pmIdle: true\n",
-		want:   "4: did not find expected key",
+		want:   "4: did not find expected key (while parsing a block mapping from line 1)",
 		schema: cannotBeAsked,
 	},
 	{
@@ -183,13 +183,13 @@ rules:
 	{
 		name:   "an open list",
 		text:   "rules:\n- services: [dc\n",
-		want:   "2: did not find expected ',' or ']'",
+		want:   "2: did not find expected ',' or ']' (while parsing a flow sequence from line 2)",
 		schema: cannotBeAsked,
 	},
 	{
 		name:   "an open quote",
 		text:   "rules:\n- name: \"x\n\n\n",
-		want:   "2: found unexpected end of stream",
+		want:   "4: found unexpected end of stream (while scanning a quoted scalar from line 2)",
 		schema: cannotBeAsked,
 	},
 	{
@@ -214,7 +214,7 @@ rules:
 	{
 		name:   "an alias without anchor",
 		text:   "rules:\n- vfs: all\n- *a\n",
-		want:   "3: alias *a: anchors and aliases are not supported",
+		want:   "3: unknown anchor 'a' referenced",
 		schema: cannotBeAsked,
 	},
 	{
