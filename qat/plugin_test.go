@@ -106,6 +106,7 @@ func from(source events.Source) Config {
 type running struct {
 	*Plugin
 	t         testing.TB
+	host      *lookalike.Host
 	publisher devtree.Publisher
 	changed   chan struct{} // a Tree was published
 }
@@ -120,7 +121,7 @@ func start(t testing.TB, h *lookalike.Host, config Config) *running {
 	}
 	p, err := New(config)
 	must(t, err)
-	r := &running{Plugin: p, t: t, changed: make(chan struct{}, 1)}
+	r := &running{Plugin: p, t: t, host: h, changed: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {

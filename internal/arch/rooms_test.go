@@ -167,7 +167,8 @@ var forTests = []string{
 	"github.com/opencontainers/runtime-spec", "github.com/santhosh-tekuri/jsonschema/v6", "go.uber.org/goleak",
 	"go.yaml.in/yaml/v4",
 	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2",
-	"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "pgregory.net/rapid",
+	"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "k8s.io/kubelet/pkg/apis/podresources/v1",
+	"pgregory.net/rapid",
 }
 
 // listing is the output of `go list -json` for one package.

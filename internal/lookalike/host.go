@@ -25,7 +25,6 @@ package lookalike
 import (
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 )
 
 // Host is one look-alike host. Its methods may be called from any goroutine.
@@ -33,7 +32,6 @@ type Host struct {
 	dir     string
 	noIOMMU bool
 	iommufd bool
-	writes  atomic.Int64 // see Writes
 
 	mu        sync.Mutex // held during an operation; guards the following fields
 	uevents   func(message []byte)
@@ -49,6 +47,9 @@ type Host struct {
 	uios      ids                  // N of uio/uioN
 	server    *server              // nil while not served
 	ready     chan struct{}        // closed while served
+
+	writesMu sync.Mutex     // not mu: an operation waits for what programs write
+	writes   map[string]int // see Writes
 
 	holdMu sync.Mutex // not mu: a holder lets go while a removal, which has mu, waits for it
 	holds  map[string]chan struct{}
@@ -78,6 +79,7 @@ func New(dir string, opts ...Option) (*Host, error) {
 		uios:      ids{},
 		ready:     make(chan struct{}),
 		holds:     map[string]chan struct{}{},
+		writes:    map[string]int{},
 	}
 	for _, opt := range opts {
 		opt(h)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"regexp"
@@ -179,7 +180,7 @@ func (s *server) openFIFO(driver, file string, handle func(address string)) erro
 	s.readers.Go(func() {
 		defer f.Close()
 		readAddresses(f, func(address string) {
-			s.host.writes.Add(1)
+			s.host.countWrite(path.Base(file))
 			handle(address)
 		})
 	})
@@ -204,10 +205,21 @@ var writable = map[string]bool{
 	"state": true, "cfg_services": true, "pm_idle_enabled": true, "auto_reset": true,
 }
 
-// Writes counts what programs wrote while the host was served: to the attributes of PFs that can be
-// changed, to bus/pci/rescan, and to drivers_probe, bind and unbind. One write counts once or
-// twice, because opening a file can truncate it. Writes to driver_override do not count.
-func (h *Host) Writes() int64 { return h.writes.Load() }
+// Writes returns how often programs wrote to a file while the host was served, by the file's name:
+// those of attributes of PFs that can be changed, rescan, drivers_probe, bind and unbind. One write
+// counts once or twice, because opening a file can truncate it. Writes to driver_override do not
+// count.
+func (h *Host) Writes() map[string]int {
+	h.writesMu.Lock()
+	defer h.writesMu.Unlock()
+	return maps.Clone(h.writes)
+}
+
+func (h *Host) countWrite(name string) {
+	h.writesMu.Lock()
+	defer h.writesMu.Unlock()
+	h.writes[name]++
+}
 
 // readAddresses calls handle for each address in what it reads. The last digit of an address
 // stands alone, so addresses need no newline between them. Anything else is skipped.
@@ -240,8 +252,8 @@ func (s *server) followFiles() {
 				return
 			}
 			if e.Has(fsnotify.Write) { // a user's write; the host renames files into place
-				if writable[path.Base(e.Name)] {
-					s.host.writes.Add(1)
+				if name := path.Base(e.Name); writable[name] {
+					s.host.countWrite(name)
 				}
 				s.enqueue(e.Name)
 			}

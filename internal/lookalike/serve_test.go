@@ -273,10 +273,10 @@ func TestAttributesOfThePFFollowTheRulesOfTheDriver(t *testing.T) {
 		{"cfg_services", "dc", "set services of 0000:6b:00.0 dc"},
 		{"state", "up", "set state of 0000:6b:00.0 up"},
 	} {
-		before := h.Writes()
+		before := h.Writes()[step.file]
 		must(t, write(qat(step.file), step.value+"\n"))
 		equal(t, "operation", step.want, describe(wait(t, ops, step.want)))
-		if h.Writes() == before {
+		if h.Writes()[step.file] == before {
 			t.Errorf("Writes does not count the write to %s", step.file)
 		}
 	}

@@ -120,14 +120,14 @@ const takeEffect = time.Second
 // awaitVFs waits until a PF has n VFs.
 func (a *applier) awaitVFs(pf pci.Address, n int) error {
 	for wait := time.Millisecond; ; wait *= 2 {
-		got, err := a.host.countVFs(pf)
+		vfs, err := a.host.vfs(pf)
 		switch {
 		case err != nil:
 			return err
-		case got == n:
+		case len(vfs) == n:
 			return nil
 		case wait > takeEffect/2:
-			return fmt.Errorf("write %d to %s of %s: it has %d VFs afterwards", n, attrNumVFs, pf, got)
+			return fmt.Errorf("write %d to %s of %s: it has %d VFs afterwards", n, attrNumVFs, pf, len(vfs))
 		}
 		time.Sleep(wait)
 	}

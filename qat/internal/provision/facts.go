@@ -60,6 +60,13 @@ func (f *facts) sameSettings(other *facts) bool {
 		f.totalVFs == other.totalVFs && f.numVFs == other.numVFs && len(f.vfs) == len(other.vfs)
 }
 
+// isComplete reports whether the facts look like those of a PF that the kernel does not change at the
+// moment. While its driver is being bound, qat/state can be missing. While VFs are added or removed,
+// their number is not sriov_numvfs.
+func (f *facts) isComplete() bool {
+	return len(f.vfs) == f.numVFs && (f.driver == "" || f.state != "" || !f.family.Services)
+}
+
 // A host reads the host. The kernel can block read, but not the other methods.
 type host interface {
 	// addresses returns the addresses of all PCI functions.
@@ -72,8 +79,8 @@ type host interface {
 	// incarnation returns what facts.incarnation of a function is now; 0 if it is gone.
 	incarnation(a pci.Address) (uint64, error)
 
-	// countVFs counts the VFs of a PF.
-	countVFs(a pci.Address) (int, error)
+	// vfs returns the VFs of a PF, in no order.
+	vfs(a pci.Address) ([]vf, error)
 
 	// hasIOMMU reports whether the host has an IOMMU that is enabled.
 	hasIOMMU() bool
@@ -107,14 +114,33 @@ func (h *sysfsHost) incarnation(a pci.Address) (uint64, error) {
 	return inode, err
 }
 
-func (h *sysfsHost) countVFs(a pci.Address) (n int, err error) {
-	names, err := sysfs.Names(h.entry(a))
+func (h *sysfsHost) vfs(a pci.Address) (vfs []vf, err error) {
+	dir, err := sysfs.OpenDir(h.entry(a))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Names(".")
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range names {
-		if strings.HasPrefix(name, "virtfn") {
-			n++
+		if !strings.HasPrefix(name, "virtfn") {
+			continue
+		}
+		target, err := dir.Link(name)
+		if err != nil {
+			return nil, err
+		}
+		if address, ok := pci.Parse(target); ok {
+			driver, err := h.reader.Driver(address)
+			if err != nil {
+				return nil, err
+			}
+			vfs = append(vfs, vf{address, driver})
 		}
 	}
-	return n, err
+	return vfs, nil
 }
 
 func (h *sysfsHost) hasIOMMU() bool {
@@ -136,12 +162,28 @@ func (h *sysfsHost) read(a pci.Address, p *device.Progress) (r readResult) {
 		h.watches.Want(w.Dir, w.Incarnation)
 		r.watched = append(r.watched, w.Dir)
 	}
-	r.facts, r.err = h.readPF(handle)
+	r.facts, r.err = h.readPF(a, handle)
 	return r
 }
 
-// readPF reads sriov_numvfs first: that read waits until the kernel has added or removed all VFs.
-func (h *sysfsHost) readPF(handle *device.Handle) (*facts, error) {
+// readPF reads a PF whose driver does not change meanwhile.
+func (h *sysfsHost) readPF(a pci.Address, handle *device.Handle) (*facts, error) {
+	const attempts = 3
+	for i := 1; ; i++ {
+		driver, err := h.reader.Driver(a)
+		if err != nil {
+			return nil, err
+		}
+		f, err := h.readOnce(handle)
+		if err != nil || f == nil || f.driver == driver || i == attempts {
+			return f, err
+		}
+	}
+}
+
+// readOnce reads sriov_numvfs first. That read waits until a driver that is being bound or unbound
+// is, and until the kernel has added or removed all VFs.
+func (h *sysfsHost) readOnce(handle *device.Handle) (*facts, error) {
 	f := &facts{}
 	for _, attribute := range []struct {
 		name  string

@@ -3,6 +3,7 @@
 package provision
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -61,8 +62,7 @@ func (m *mode) start(a pci.Address, p *pf, plan *plan) {
 // run carries out the plan of a job, unless containers hold VFs that it removes.
 func (m *mode) run(j *job) {
 	if j.plan.takedown && !m.cfg.Force {
-		h := m.holders(j.facts)
-		if j.waiting = h.block(j.facts, &m.rules); j.waiting != "" {
+		if j.waiting = m.block(j.address); j.waiting != "" {
 			return
 		}
 	}
@@ -74,16 +74,24 @@ func (m *mode) run(j *job) {
 	}
 }
 
-// holders finds out which VFs of a PF containers hold. The PF must be withdrawn.
-func (m *mode) holders(f *facts) (h holders) {
+// block returns why the VFs of a PF must not be removed now, or "". The PF must be withdrawn, so
+// that what block finds out stays true. It reads the drivers of the VFs again, because mode dpdk may
+// have bound VFs since the PF was read.
+func (m *mode) block(pf pci.Address) string {
+	var h holders
 	h.pods, h.err = m.cfg.Holders(m.ctx)
-	for i := range f.vfs {
-		a := f.vfs[i].address
+	vfs, err := m.host.vfs(pf)
+	if err != nil {
+		return err.Error()
+	}
+	slices.SortFunc(vfs, func(a, b vf) int { return a.address.Compare(b.address) })
+	for i := range vfs {
+		a := vfs[i].address
 		if at := m.cfg.Withdrawer.LastAllocated(a); !at.IsZero() && time.Since(at) < allocationTime {
 			h.allocated = &a
 		}
 	}
-	return h
+	return h.block(vfs, &m.rules)
 }
 
 // endJobs takes the results of jobs, and returns their PFs, which must be read again.

@@ -85,8 +85,7 @@ type pf struct {
 	readErr string    // why it could not be read; "" if it could
 	readAt  time.Time // when to read it again; zero: not without an event
 
-	// transition is since when the number of VFs is not what sriov_numvfs says; zero: it is.
-	transition time.Time
+	transition time.Time // since when the facts are incomplete; zero: they are complete
 
 	rule    string
 	desired *config.Desired // of the rule; nil: none matches
@@ -138,10 +137,10 @@ func (m *mode) Classify(e *events.Event) (Key, hostwatch.Verdict) { return m.cla
 // PF. An audit reads all of them.
 func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
 	m.wake = time.Time{}
-	if b.All || b.Audit || slices.Contains(b.Keys, Key{kind: keyConfig}) {
-		m.loadConfig()
-	}
 	addresses := m.named(b.Keys, now)
+	if (b.All || b.Audit || slices.Contains(b.Keys, Key{kind: keyConfig})) && m.loadConfig() {
+		addresses = slices.AppendSeq(addresses, maps.Keys(m.pfs)) // inotify does not report drivers of VFs
+	}
 	addresses = append(addresses, m.endJobs(now)...)
 	if b.All || b.Audit {
 		addresses = append(addresses, m.all()...)
@@ -164,8 +163,9 @@ func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State
 
 func (m *mode) wakeAt(at time.Time) { m.wake = hostwatch.Earlier(m.wake, at) }
 
-// loadConfig reads the configuration. If it is wrong, the last good one stays in force.
-func (m *mode) loadConfig() {
+// loadConfig reads the configuration, and reports whether it changed. If it is wrong, the last good
+// one stays in force.
+func (m *mode) loadConfig() (changed bool) {
 	m.watches.Want(m.cfg.Dir, 0)
 	loaded, err := m.load()
 	if err != nil {
@@ -174,18 +174,19 @@ func (m *mode) loadConfig() {
 			klog.ErrorS(err, "Cannot use the provisioning configuration, the last good one stays in force",
 				"directory", m.cfg.Dir, "inForce", m.config != nil)
 		}
-		return
+		return false
 	}
 	if m.config != nil && m.configErr == "" && reflect.DeepEqual(loaded, m.config) {
-		return
+		return false
 	}
 	m.config, m.configErr = loaded, ""
 	if loaded.File() == "" {
 		klog.InfoS("There is no provisioning configuration for this node, nothing is provisioned",
 			"directory", m.cfg.Dir, "node", m.cfg.Node)
-		return
+		return true
 	}
 	klog.InfoS("Provisioning configuration loaded", "file", loaded.File())
+	return true
 }
 
 // named lists the functions that keys name. The PF of a VF is read a moment later; see settleTime.
@@ -307,11 +308,10 @@ func (m *mode) update(a pci.Address, r readResult, now time.Time) {
 	known.checkTransition(now)
 }
 
-// checkTransition has the PF read again if its VFs do not add up: the kernel may be adding or
-// removing them.
+// checkTransition has the PF read again if it may have been read while the kernel changed it.
 func (p *pf) checkTransition(now time.Time) {
 	switch {
-	case len(p.facts.vfs) == p.facts.numVFs:
+	case p.facts.isComplete():
 		p.transition = time.Time{}
 		return
 	case p.transition.IsZero():
@@ -322,8 +322,8 @@ func (p *pf) checkTransition(now time.Time) {
 	}
 }
 
-// inTransition reports whether the kernel may be adding or removing VFs. A number of VFs that stays
-// wrong is not a transition: somebody has removed single VFs.
+// inTransition reports whether the kernel may be changing the PF. What stays incomplete is as it is:
+// the driver has no qat/state, or somebody has removed single VFs.
 func (p *pf) inTransition(now time.Time) bool {
 	return !p.transition.IsZero() && now.Sub(p.transition) < minRetry
 }
@@ -434,6 +434,8 @@ func (m *mode) carryOut(a pci.Address, pf *pf, p *plan, now time.Time) string {
 			m.wakeAt(pf.ask.at)
 			return pf.waiting
 		}
+	} else {
+		m.offer(a, pf)
 	}
 	m.start(a, pf, p)
 	m.wakeAt(now.Add(blockedAfter))

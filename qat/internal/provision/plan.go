@@ -285,11 +285,11 @@ type holders struct {
 	allocated *pci.Address
 }
 
-// block returns why the VFs of a PF must not be removed now, or "".
-func (h *holders) block(f *facts, r *rules) string {
+// block returns why these VFs of a PF must not be removed now, or "".
+func (h *holders) block(vfs []vf, r *rules) string {
 	var held []string
 	bound := false
-	for _, vf := range f.vfs {
+	for _, vf := range vfs {
 		if pod := h.pods[vf.address]; pod != "" {
 			held = append(held, fmt.Sprintf("pod %s holds %s", pod, vf.address))
 		}
