@@ -52,8 +52,9 @@ type Config struct {
 	ProvisioningForce bool   // also remove VFs that containers hold
 	NodeName          string // of this node, whose rules may be in files of its own; unknown
 
-	// Of ModeDPDK: where to ask which pods hold VFs.
-	PodResourcesSocket string // of the kubelet; /var/lib/kubelet/pod-resources/kubelet.sock
+	// Of ModeDPDK: where to ask which pods hold VFs. With a MaxNumDevices, Watch asks once when it
+	// starts, because these VFs get their places first. Provisioning asks before it changes a PF.
+	PodResourcesSocket string // of the kubelet, such as [DefaultPodResourcesSocket]; the kubelet is not asked
 	ResourceNamespace  string // of the resources that VFs are listed in, such as the default; qat.intel.com
 	PodName            string // of the pod that this process runs in, as "namespace/pod"; unknown
 
@@ -99,7 +100,6 @@ func (c *Config) complete() error {
 	setDefault(&c.DPDKDriver, device.DriverVFIO)
 	setDefault(&c.VFIOInterface, device.InterfaceAuto)
 	setDefault(&c.HealthInterval, 5*time.Second)
-	setDefault(&c.PodResourcesSocket, DefaultPodResourcesSocket)
 	setDefault(&c.ResourceNamespace, "qat.intel.com")
 	setDefault(&c.AuditInterval, 10*time.Minute)
 	if len(c.KernelVFDrivers) == 0 {

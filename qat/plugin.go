@@ -4,12 +4,18 @@ package qat
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
 
 	"qatplugin/devtree"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/dpdk"
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/kernelmode"
+	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/podresources"
 	"qatplugin/qat/internal/policy"
 	"qatplugin/qat/internal/sysfs"
@@ -86,12 +92,34 @@ func (p *Plugin) newDPDKMode(ctx context.Context, host hostwatch.Host[dpdk.Key])
 		Writer:         p.writer,
 		ServedDrivers:  p.config.KernelVFDrivers,
 		Limit:          p.config.MaxNumDevices,
+		InUse:          p.inUse(ctx),
 		NoBind:         p.config.NoBind,
 		Steal:          p.config.Steal,
 		HealthInterval: p.config.HealthInterval,
 		Policy:         policy.Policy(p.config.AllocationPolicy),
 		Preference:     p.preference,
 	}, host)
+}
+
+// inUseTimeout is how long the first list waits for the kubelet at most.
+const inUseTimeout = 2 * time.Second
+
+// inUse returns the VFs that containers have. It asks the kubelet only if there is a limit: without
+// one, all VFs are listed.
+func (p *Plugin) inUse(ctx context.Context) []pci.Address {
+	if p.config.MaxNumDevices == 0 || p.config.PodResourcesSocket == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, inUseTimeout)
+	defer cancel()
+	holders, err := p.podResources.Holders(ctx)
+	if err != nil {
+		klog.InfoS("Cannot find out which VFs pods hold, so others may get their places under the device limit",
+			"err", err)
+		return nil
+	}
+	klog.V(1).InfoS("VFs that pods hold get the first places under the device limit", "devices", len(holders))
+	return slices.Collect(maps.Keys(holders))
 }
 
 func (p *Plugin) newKernelMode(

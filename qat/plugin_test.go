@@ -521,8 +521,7 @@ func TestDefaults(t *testing.T) {
 		ADFCtl:          "adf_ctl",
 		AuditInterval:   10 * time.Minute,
 
-		PodResourcesSocket: "/var/lib/kubelet/pod-resources/kubelet.sock",
-		ResourceNamespace:  "qat.intel.com",
+		ResourceNamespace: "qat.intel.com",
 	}
 	if diff := cmp.Diff(want, p.config); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)

@@ -29,7 +29,8 @@ type podResources struct {
 
 	mu     sync.Mutex // guards all following fields
 	held   map[string][]string
-	listed int // calls of List
+	err    error // what List returns; nil: what pods hold
+	listed int   // calls of List
 }
 
 // hold makes a pod of namespace default hold these VFs; none: the pod ends.
@@ -55,7 +56,7 @@ func (k *podResources) List(
 			}},
 		})
 	}
-	return response, nil
+	return response, k.err
 }
 
 // servePodResources serves a kubelet with a pod that holds nothing, until the test ends.

@@ -101,8 +101,8 @@ func newFlagSet(o *options) *flag.FlagSet {
 			"empty leaves PFs alone")
 	flags.BoolVar(&o.qat.ProvisioningForce, "provisioning-force", false,
 		"change PFs without waiting for pods that hold their VFs; such pods lose them")
-	flags.Var(&nonEmpty{&o.qat.PodResourcesSocket, "the path of a socket"}, "pod-resources-socket",
-		"`socket` at which the kubelet says which pods hold VFs")
+	flags.Var(&optionalPath{&o.qat.PodResourcesSocket}, "pod-resources-socket",
+		"`socket` at which the kubelet says which pods hold VFs; empty never asks the kubelet")
 
 	flags.Var(&nonEmpty{&o.qat.ADFCtl, "the name or path of a program"}, "adf-ctl",
 		"`program` that lists the devices of the out-of-tree driver, in mode kernel")

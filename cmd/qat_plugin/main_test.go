@@ -46,6 +46,7 @@ func TestWrongFlagIsExplainedInOneLine(t *testing.T) {
 		{"-kernel-vf-drivers", "", families},
 		{"-allocation-policy", "fair", "must be balanced or packed, or empty"},
 		{"-max-num-devices", "-1", number},
+		{"-pod-resources-socket", "kubelet.sock", "must be an absolute path, or empty"},
 		{"-max-num-devices", "a for b", number},
 		{"-sysfs-root", "/does/not/exist", dir},
 		{"-dev-root", "/dev/null", dir},
@@ -127,7 +128,8 @@ func TestBoundaryValuesOfFlags(t *testing.T) {
 	for _, arg := range []string{
 		"-audit-interval=1s", "-health-interval=1s", "-max-num-devices=0", "-health-address=", "-health-address=:0",
 		"-health-address=:65535", "-health-address=localhost:8081", "-health-address=[::1]:8081", "-allocation-policy=",
-		"-allocation-policy=packed", "-kernel-vf-drivers=4xxxvf,c6xxvf",
+		"-allocation-policy=packed", "-kernel-vf-drivers=4xxxvf,c6xxvf", "-pod-resources-socket=",
+		"-pod-resources-socket=/none/x.sock",
 	} {
 		o, err := parseFlags([]string{arg}, io.Discard)
 		name, want, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
@@ -180,6 +182,8 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 		"health-interval": "5s",
 		"adf-ctl":         "adf_ctl",
 		"etc-root":        "/etc",
+
+		"pod-resources-socket": "/var/lib/kubelet/pod-resources/kubelet.sock",
 	} {
 		_, rest, _ := strings.Cut(help, "\n  -"+name+" ")
 		usage, _, _ := strings.Cut(rest, "\n  -")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,6 +76,18 @@ func (f *nonEmpty) String() string { return deref(f.value) }
 func (f *nonEmpty) Set(text string) error {
 	if text == "" {
 		return invalid(f.what)
+	}
+	*f.value = text
+	return nil
+}
+
+// optionalPath is a flag with an absolute path of a file that need not exist, or none.
+type optionalPath struct{ value *string }
+
+func (f *optionalPath) String() string { return deref(f.value) }
+func (f *optionalPath) Set(text string) error {
+	if text != "" && !filepath.IsAbs(text) {
+		return invalid("an absolute path, or empty")
 	}
 	*f.value = text
 	return nil

@@ -62,8 +62,9 @@ var rooms = map[string]room{
 			"qat/internal/kernelmode", "qat/internal/pci", "qat/internal/podresources", "qat/internal/policy",
 			"qat/internal/provision", "qat/internal/sysfs",
 		},
-		never: []string{"k8s.io/kubelet/pkg/apis/deviceplugin"},
-		why:   "qat is the API of both modes for programs, and knows nothing of the device plugin API",
+		theirs: []string{"k8s.io/klog/v2"},
+		never:  []string{"k8s.io/kubelet/pkg/apis/deviceplugin"},
+		why:    "qat is the API of both modes for programs, and knows nothing of the device plugin API",
 	},
 	"qat/internal/device": {
 		ours:   []string{"qat/internal/pci", "qat/internal/sysfs"},

@@ -25,8 +25,10 @@ import (
 //     IOMMU group, the one with the lower address keeps the place of the group.
 //  2. A VF that is being bound has a reserved place. Without the reservation, the VFs of the PF
 //     that is bound first would take all places.
-//  3. The other places go to the waiting VFs in the order of their ranks, see [rank]. Within a rank
-//     [policy.Order] decides. A waiting VF that is not bound gets a reserved place and is bound.
+//  3. The other places go to the waiting VFs in the order of their ranks, see [rank]. The VFs that
+//     containers have when the mode starts come first, because they were probably listed before.
+//     Within a rank [policy.Order] decides. A waiting VF that is not bound gets a reserved place and
+//     is bound.
 //  4. If no place is free, a healthy VF replaces a listed VF that has been unhealthy for placeTime.
 //     The unhealthy VF stays listed until the healthy one can be listed. A VF that is unhealthy
 //     because its PF is withdrawn keeps its place, because the workload that has it may go on.
@@ -44,6 +46,7 @@ const placeTime = time.Minute
 type assignment struct {
 	limit  int // maximum number of listed VFs; 0: no limit
 	policy policy.Policy
+	inUse  map[pci.Address]bool // VFs that containers had when the mode started, until they are listed
 
 	listed  map[pci.Address]place    // listed VFs
 	placed  []pci.Address            // VFs that apply has listed, until the tree is built
@@ -167,6 +170,7 @@ func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 	}
 	s.listed[a] = p
 	s.placed = append(s.placed, a)
+	delete(s.inUse, a)
 }
 
 // skip records why a VF is not listed.
@@ -176,28 +180,13 @@ func (s *assignment) skip(a pci.Address, reason string) { s.skipped[a.String()] 
 type rank uint8
 
 const (
-	rankBound            rank = iota // bound, healthy; may have been listed before a restart
+	rankInUse            rank = iota // a container had it when the mode started; healthy or not
+	rankBound                        // bound, healthy; may have been listed before a restart
 	rankUnbound                      // not bound, healthy
 	rankUnhealthy                    // bound, unhealthy
 	rankUnboundUnhealthy             // not bound, unhealthy
 	rankBindFailed                   // not bound, and the last attempt to bind it failed, or its PF is blocked
 )
-
-// rankOf returns the rank of a waiting VF.
-func rankOf(d decision, b bindings, pfOf policy.PFOf) rank {
-	isBound := d.action == actionList
-	switch {
-	case !isBound && (b.HasFailed(d.vf, d.function.Incarnation) || b.IsBlocked(policy.PFOrBus(d.vf, pfOf))):
-		return rankBindFailed
-	case !isBound && d.unhealthy:
-		return rankUnboundUnhealthy
-	case d.unhealthy:
-		return rankUnhealthy
-	case !isBound:
-		return rankUnbound
-	}
-	return rankBound
-}
 
 // An assigner assigns places by the rules above. It is used for one call of apply.
 type assigner struct {
@@ -280,16 +269,34 @@ func (r *assigner) reserveForPending() {
 	}
 }
 
+// rankOf returns the rank of a waiting VF.
+func (r *assigner) rankOf(d decision) rank {
+	b, isBound := r.bindings, d.action == actionList
+	switch {
+	case !isBound && (b.HasFailed(d.vf, d.function.Incarnation) || b.IsBlocked(policy.PFOrBus(d.vf, r.pfOf))):
+		return rankBindFailed
+	case r.inUse[d.vf]:
+		return rankInUse
+	case !isBound && d.unhealthy:
+		return rankUnboundUnhealthy
+	case d.unhealthy:
+		return rankUnhealthy
+	case !isBound:
+		return rankUnbound
+	}
+	return rankBound
+}
+
 // assignWaiting assigns places to the waiting VFs in the order of their ranks.
 func (r *assigner) assignWaiting() {
 	byRank := map[rank][]pci.Address{}
 	for a, d := range r.waiting {
 		if !r.pending[a] {
-			ofVF := rankOf(d, r.bindings, r.pfOf)
+			ofVF := r.rankOf(d)
 			byRank[ofVF] = append(byRank[ofVF], a)
 		}
 	}
-	for next := rankBound; next <= rankBindFailed; next++ {
+	for next := rankInUse; next <= rankBindFailed; next++ {
 		for _, a := range policy.Order(r.policy, byRank[next], r.pfOf, slices.Values(r.placed)) {
 			r.assign(a, r.waiting[a])
 		}

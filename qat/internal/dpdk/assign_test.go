@@ -3,6 +3,7 @@
 package dpdk
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -60,7 +61,8 @@ func drawDecision(t *rapid.T, n int) decision {
 
 // For any decisions, the list has at most as many VFs as the limit allows and at most one VF of
 // each IOMMU group. A listed VF that can still be listed keeps its place, unless it has been
-// unhealthy for placeTime. No more VFs are bound than there are places.
+// unhealthy for placeTime. The VFs that are in use get their places first. No more VFs are bound
+// than there are places.
 func TestAssignmentKeepsTheLimitAndTheGroups(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(0, 6).Draw(t, "limit")
@@ -68,9 +70,14 @@ func TestAssignmentKeepsTheLimitAndTheGroups(t *testing.T) {
 			limit:   limit,
 			policy:  rapid.SampledFrom([]policy.Policy{policy.None, policy.Balanced}).Draw(t, "policy"),
 			listed:  map[pci.Address]place{},
+			inUse:   map[pci.Address]bool{},
 			waiting: map[pci.Address]decision{},
 			skipped: map[string]string{},
 			tree:    &devtree.Tree{},
+		}
+		for _, n := range rapid.SliceOfDistinct(rapid.IntRange(0, 11), rapid.ID[int]).Draw(t, "in use") {
+			a, _ := assignmentVF(n)
+			s.inUse[a] = true
 		}
 		pfOf := func(vf pci.Address) (pci.Address, bool) { return pci.Address{Bus: vf.Bus}, true }
 		b := &fakeBindings{failed: map[pci.Address]bool{}}
@@ -88,13 +95,14 @@ func TestAssignmentKeepsTheLimitAndTheGroups(t *testing.T) {
 			}
 			isBound := func(a pci.Address) bool { return latest[a].action != actionBind }
 			b.pending = slices.DeleteFunc(b.pending, func(a pci.Address) bool { return isBound(a) || b.failed[a] })
-			before := s.listed
+			before, inUse := s.listed, maps.Clone(s.inUse)
 			s.listed = map[pci.Address]place{}
 			for a, p := range before {
 				s.listed[a] = p
 			}
 			bind := s.apply(decisions, b, pfOf, now)
 			checkAssignment(t, s, before, latest, now)
+			checkInUse(t, s, before, inUse)
 			checkBinds(t, s, latest, bind, b.pending, now)
 			for _, d := range bind {
 				if !b.failed[d.vf] && !slices.Contains(b.pending, d.vf) {
@@ -142,6 +150,21 @@ func checkAssignment(
 		_, listed := s.listed[a]
 		if d.action == actionList && !listed && s.skipped[a.String()] == "" {
 			t.Fatalf("%s is not listed, without a reason", a)
+		}
+	}
+}
+
+// checkInUse fails the test if a VF that is in use waits for a place and another VF got one.
+func checkInUse(t *rapid.T, s *assignment, before map[pci.Address]place, inUse map[pci.Address]bool) {
+	t.Helper()
+	for a := range s.listed {
+		if _, listed := before[a]; listed || inUse[a] {
+			continue
+		}
+		for waiting, d := range s.waiting {
+			if inUse[waiting] && d.action == actionList && !d.unhealthy && d.group == nil {
+				t.Fatalf("%s got a place, and %s, which is in use, waits for one", a, waiting)
+			}
 		}
 	}
 }

@@ -31,6 +31,7 @@ type Config struct {
 	Writer         bind.Writer   // does all writes to sysfs
 	ServedDrivers  []string      // kernel VF drivers whose families are served
 	Limit          int           // number of VFs listed at most; 0: no limit
+	InUse          []pci.Address // VFs that containers have when the mode starts; they get the first places
 	NoBind         bool          // bind no VFs
 	Steal          bool          // also bind VFs that another driver holds, or that driver_override reserves
 	HealthInterval time.Duration // time between heartbeats; not positive: never
@@ -76,6 +77,10 @@ func newController(
 	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
 	monitor := health.NewMonitor(health.Config{Sysfs: cfg.Sysfs, Interval: cfg.HealthInterval, Wake: wake})
 	groups := newGroups(cfg.Reader)
+	inUse := map[pci.Address]bool{}
+	for _, a := range cfg.InUse {
+		inUse[a] = true
+	}
 	cfg.Allocator.follow(func(pf pci.Address) { host.Mark(Key{kind: keyWithdrawal, address: pf}, time.Now()) })
 	return &controller{
 		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver, isShared: groups.isShared},
@@ -108,6 +113,7 @@ func newController(
 		assignment: &assignment{
 			limit:   cfg.Limit,
 			policy:  cfg.Policy,
+			inUse:   inUse,
 			listed:  map[pci.Address]place{},
 			waiting: map[pci.Address]decision{},
 			skipped: map[string]string{},
@@ -330,6 +336,7 @@ func (c *controller) facts(a pci.Address) facts {
 	}
 	f := facts{address: a, vf: vf, driverBound: c.reader.IsBound(vf.Driver)}
 	_, f.listed = c.assignment.listed[a]
+	f.inUse = c.assignment.inUse[a]
 	if pf, ok := c.functions.pfOf(a); ok {
 		f.pfAddress, f.withdrawn = &pf, c.allocator.withdrawn(pf)
 		f.pf, f.pfReadErr = c.functions.known[pf], c.functions.unreadable[pf]

@@ -21,6 +21,7 @@ type facts struct {
 	pfReadErr  string       // why the PF could not be read in full; "" if it could
 	pfExists   bool         // pf is nil, and there is a PCI function at pfAddress
 	listed     bool         // the VF is listed now
+	inUse      bool         // a container had the VF when the mode started; it was probably listed then
 
 	held bool // Node.Releasing for holdTime: a workload still has the VF open
 
@@ -120,7 +121,7 @@ func decide(f *facts, r *rules) decision {
 		return skip(f.releasingReason()) // the bind would wait for the workload that holds the VF
 	case vf.removing && !f.driverBound:
 		return skip("it is being removed") // binding it would only delay the removal
-	case f.withdrawn != "" && !(f.listed && f.driverBound && vf.Node.Missing == ""):
+	case f.withdrawn != "" && !((f.listed || f.inUse) && f.driverBound && vf.Node.Missing == ""):
 		return skip(f.withdrawn)
 	case f.groupErr != "" && !f.listed: // another VF of the group may be listed
 		return skip(fmt.Sprintf("its IOMMU group %d cannot be read: %s", *vf.Group, f.groupErr))

@@ -3,6 +3,7 @@
 package dpdk
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"qatplugin/internal/lookalike"
 	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/policy"
 )
 
@@ -248,6 +250,123 @@ func TestBoundVFsComeFirstUnderALimit(t *testing.T) {
 			if w := r.writes(); len(w) > 0 {
 				t.Errorf("written: %q, want nothing", w)
 			}
+		})
+	}
+}
+
+// After a restart nothing is listed, and all these VFs are bound. Pods hold some of them.
+func TestVFsInUseComeFirstUnderALimit(t *testing.T) {
+	for name, tt := range map[string]struct {
+		limit  int
+		policy policy.Policy
+		change func(t *testing.T, h *lookalike.Host)
+		inUse  []int // indices: 0 to 3 are VFs of pfA, 4 to 7 are VFs of pfB
+		want   []int // indices; negative: listed as unhealthy
+	}{
+		"as many as places": {limit: 2, inUse: []int{5, 6}, want: []int{5, 6}},
+		"one":               {limit: 2, inUse: []int{6}, want: []int{0, 6}},
+		"balanced":          {limit: 4, policy: policy.Balanced, inUse: []int{4, 5, 6}, want: []int{0, 4, 5, 6}},
+		"more than places":  {limit: 2, inUse: []int{3, 5, 6}, want: []int{3, 5}},
+		"no limit":          {limit: 0, inUse: []int{5}, want: []int{0, 1, 2, 3, 4, 5, 6, 7}},
+		"unhealthy": {
+			limit:  2,
+			change: func(t *testing.T, h *lookalike.Host) { must(t, h.SetAttr(pfB, "qat/state", "down")) },
+			inUse:  []int{5},
+			want:   []int{0, -5},
+		},
+		"not bound": {
+			limit:  2,
+			change: func(t *testing.T, h *lookalike.Host) { must(t, h.Unbind(h.VFs(pfB)[1])) },
+			inUse:  []int{5},
+			want:   []int{0, 5},
+		},
+		"gone": {
+			limit:  2,
+			change: func(t *testing.T, h *lookalike.Host) { must(t, h.RemoveVF(h.VFs(pfB)[1])) },
+			inUse:  []int{5, 6},
+			want:   []int{0, 6},
+		},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHostOfTwoPFs(t, 4)
+			bindAll(t, h, pfA, device.DriverVFIO)
+			bindAll(t, h, pfB, device.DriverVFIO)
+			vfs := slices.Concat(h.VFs(pfA), h.VFs(pfB))
+			if tt.change != nil {
+				tt.change(t, h)
+			}
+			var inUse []pci.Address
+			for _, n := range tt.inUse {
+				a, _ := pci.Parse(vfs[n])
+				inUse = append(inUse, a)
+			}
+			var want []string
+			for _, n := range tt.want {
+				if n < 0 {
+					want = append(want, vfs[-n]+" unhealthy")
+				} else {
+					want = append(want, vfs[n])
+				}
+			}
+			r := newRig(t, h, Config{Limit: tt.limit, Policy: tt.policy, InUse: inUse})
+			k := newKernel(r)
+			r.rescan()
+			k.run()
+			r.wantList(map[string][]string{"cy": want})
+			r.rescan()
+			k.pass(placeTime - 1)
+			r.wantList(map[string][]string{"cy": want})
+		})
+	}
+}
+
+// What was known at the start counts once. A VF that loses its place later has no advantage.
+func TestVFInUseThatLosesItsPlaceWaitsLikeOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostOfTwoPFs(t, 2)
+		bindAll(t, h, pfA, device.DriverVFIO)
+		bindAll(t, h, pfB, device.DriverVFIO)
+		a, b := h.VFs(pfA), h.VFs(pfB)
+		inUse, _ := pci.Parse(b[0])
+		r := newRig(t, h, Config{Limit: 1, InUse: []pci.Address{inUse}})
+		r.rescan()
+		r.wantList(map[string][]string{"cy": {b[0]}})
+		must(t, h.SetAttr(pfB, "qat/state", "down"))
+		r.read(pfB)
+		r.pass(placeTime)
+		r.wantList(map[string][]string{"cy": {a[0]}})
+		must(t, h.SetAttr(pfB, "qat/state", "up"))
+		must(t, h.RemoveVF(a[0]))
+		r.read(pfB, a[0])
+		r.wantList(map[string][]string{"cy": {a[1]}})
+	})
+}
+
+// A VF in use that cannot be bound must not keep a place from others.
+func TestVFInUseThatFailsToBindIsReplacedUnderALimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostOfTwoPFs(t, 2)
+		b := h.VFs(pfB)
+		inUse, _ := pci.Parse(b[0])
+		r := newRig(t, h, Config{Limit: 1, InUse: []pci.Address{inUse}})
+		k := newKernel(r)
+		k.refuse[b[0]] = true
+		r.rescan()
+		k.pass(time.Hour)
+		r.wantList(map[string][]string{"cy": h.VFs(pfA)[:1]})
+	})
+}
+
+// Containers cannot share an IOMMU group, so the VF in use must be the one that is listed.
+func TestVFInUseOfAnIOMMUGroupIsListed(t *testing.T) {
+	for _, limit := range []int{0, 2} {
+		inBubble(t, fmt.Sprint("limit ", limit), func(t *testing.T) {
+			h, vfs := newHostWithGroups(t, 4)
+			bindAll(t, h, pfA, device.DriverVFIO)
+			inUse, _ := pci.Parse(vfs[1])
+			r := newRig(t, h, Config{Limit: limit, InUse: []pci.Address{inUse}})
+			r.rescan()
+			r.wantList(map[string][]string{"cy": {vfs[1], vfs[2]}})
 		})
 	}
 }

@@ -197,6 +197,39 @@ func TestWithdrawnVFsKeepTheirPlaces(t *testing.T) {
 	}
 }
 
+// The plugin restarts while a change of a PF waits for the containers that have its VFs.
+func TestVFsInUseAreListedWhileWithdrawn(t *testing.T) {
+	for name, tt := range map[string]struct {
+		inUse bool
+		pf    string // whose VFs are listed
+	}{"in use": {true, pfA}, "free": {false, pfB}} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHostOfTwoPFs(t, 2)
+			bindAll(t, h, pfA, device.DriverVFIO)
+			bindAll(t, h, pfB, device.DriverVFIO)
+			cfg := Config{Limit: 2}
+			for _, vf := range h.VFs(pfA) {
+				if a, _ := pci.Parse(vf); tt.inUse {
+					cfg.InUse = append(cfg.InUse, a)
+				}
+			}
+			r := newRig(t, h, cfg)
+			r.config.Allocator.Withdraw(r.address(pfA), reconfiguration)
+			r.rescan()
+			want := h.VFs(tt.pf)
+			if tt.inUse {
+				want = []string{want[0] + " unhealthy", want[1] + " unhealthy"}
+			}
+			r.wantList(map[string][]string{"cy": want})
+			if why := r.reason(h.VFs(pfA)[0]); why != reconfiguration {
+				t.Errorf("not healthy because %q, want %q", why, reconfiguration)
+			}
+			r.pass(time.Hour)
+			r.wantList(map[string][]string{"cy": want})
+		})
+	}
+}
+
 func TestBlockedReadsDoNotDelayAWithdrawal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, newHost2PFs(t), Config{NoBind: true})

@@ -48,9 +48,10 @@ type Client struct {
 	self   string // the plugin's own pod, as "namespace/pod"; "" if it is not known
 }
 
-// New returns a Client of the kubelet that listens on the socket, which need not exist yet. The
-// Client reports devices of the resources <resourceNamespace>/…. self is the pod that the calling
-// process runs in, as "namespace/pod", or "".
+// New returns a Client of the kubelet that listens on the socket, which need not exist yet. If
+// socket is empty, each call returns an error. The Client reports devices of the resources
+// <resourceNamespace>/…. self is the pod that the calling process runs in, as "namespace/pod", or
+// "".
 func New(socket, resourceNamespace, self string) *Client {
 	return &Client{socket: socket, prefix: resourceNamespace + "/", self: self}
 }
@@ -63,6 +64,9 @@ func New(socket, resourceNamespace, self string) *Client {
 // nothing is known: the kubelet cannot be asked, or does not know its pods yet. It matches
 // [fs.ErrNotExist] if there is no socket.
 func (c *Client) Holders(ctx context.Context) (map[pci.Address]Holder, error) {
+	if c.socket == "" {
+		return nil, errors.New("ask the kubelet which pods hold devices: -pod-resources-socket is empty: set it")
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	pods, err := c.list(ctx)

@@ -176,6 +176,13 @@ func TestIncompleteAnswersAreErrors(t *testing.T) {
 	}
 }
 
+func TestWithoutASocketTheKubeletIsNotAsked(t *testing.T) {
+	_, err := New("", "qat.intel.com", "").Holders(t.Context())
+	if err == nil || !strings.HasSuffix(err.Error(), "-pod-resources-socket is empty: set it") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestErrorsSayWhatToDo(t *testing.T) {
 	for name, tt := range map[string]struct {
 		prepare func(t *testing.T, socket string)
