@@ -32,6 +32,7 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 		if len(differing) > 0 {
 			key := Key{address: address}
 			before := c.Outcome(key)
+			c.functions.expire(address)
 			c.update([]pci.Address{address}, nil, now)
 			c.drift.Report(b.MayMissEvents, "device", address, "before", before, "now", c.Outcome(key))
 		}

@@ -27,6 +27,7 @@ const (
 	keyGroup                     // the VFs of an IOMMU group: events of a VFIO group name no function
 	keyNodes                     // unusable VFs: a device node that names no function appeared or disappeared
 	keyOverride                  // one PCI function, whose driver_override was written
+	keyNUMANode                  // one PCI function, whose numa_node was written
 	keyDriver                    // unusable VFs: the DPDK driver or a module changed, so a bind may succeed now
 	keyLateRead                  // no function: an outstanding read has returned
 	keyWithdrawal                // no function: a PF was withdrawn, so its VFs are decided again
@@ -129,8 +130,11 @@ func (c *classifier) sysfsKey(path []byte) (Key, bool) {
 		return debugfsKey(path)
 	}
 	key, ok := functionKey(path)
-	if string(sysfs.Base(path)) == "driver_override" {
+	switch string(sysfs.Base(path)) {
+	case "driver_override":
 		key.kind = keyOverride
+	case "numa_node":
+		key.kind = keyNUMANode
 	}
 	return key, ok
 }

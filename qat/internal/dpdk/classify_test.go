@@ -104,6 +104,11 @@ func TestClassify(t *testing.T) {
 			want:    Key{kind: keyOverride, address: vf.address},
 			verdict: hostwatch.Relevant,
 		},
+		"a NUMA node": {
+			event:   inotify("/s/devices/pci0000:6b/0000:6b:00.1/numa_node"),
+			want:    Key{kind: keyNUMANode, address: vf.address},
+			verdict: hostwatch.Relevant,
+		},
 		"a parameter": {
 			event:   inotify("/s/module/vfio/parameters/enable_unsafe_noiommu_mode"),
 			want:    Key{kind: keyDriver},

@@ -66,13 +66,13 @@ type controller struct {
 // and writes in the background once ctx ends.
 func New(ctx context.Context, cfg Config, host hostwatch.Host[Key]) hostwatch.Mode[Key] {
 	w := &watchedReader{watches: host.Watches}
-	return newController(ctx, cfg, host, func(a pci.Address, p *device.Progress) readResult {
-		return w.read(cfg.Reader.Tracked(p), a)
-	})
+	read := func(a pci.Address, p *device.Progress) readResult { return w.read(cfg.Reader.Tracked(p), a) }
+	return newController(ctx, cfg, host, read, cfg.Reader.Reread)
 }
 
 func newController(
-	ctx context.Context, cfg Config, host hostwatch.Host[Key], read func(pci.Address, *device.Progress) readResult,
+	ctx context.Context, cfg Config, host hostwatch.Host[Key],
+	read func(pci.Address, *device.Progress) readResult, reread func(*device.Function) *device.Function,
 ) *controller {
 	wake := func(a pci.Address) { host.Mark(Key{address: a}, time.Now()) }
 	monitor := health.NewMonitor(health.Config{Sysfs: cfg.Sysfs, Interval: cfg.HealthInterval, Wake: wake})
@@ -100,6 +100,7 @@ func newController(
 		rules:      rules{driver: cfg.Driver, served: cfg.ServedDrivers, bind: !cfg.NoBind, steal: cfg.Steal},
 		functions: &functions{
 			reader:     cfg.Reader,
+			reread:     reread,
 			allocator:  cfg.Allocator,
 			health:     monitor,
 			watches:    host.Watches,
@@ -109,6 +110,7 @@ func newController(
 			owner:      map[pci.Address]pci.Address{},
 			watched:    map[pci.Address][]string{},
 			retries:    map[pci.Address]retry{},
+			expired:    map[pci.Address]bool{},
 		},
 		assignment: &assignment{
 			limit:   cfg.Limit,
@@ -176,6 +178,9 @@ func (c *controller) addresses(keys []Key, now time.Time) []pci.Address {
 		case keyOverride:
 			c.binder.RetryReserved(key.address, now)
 			list = append(list, key.address)
+		case keyNUMANode:
+			c.functions.expire(key.address)
+			list = append(list, key.address)
 		case keyGroup:
 			list = append(list, c.functions.vfs(func(vf *function) bool {
 				return vf.Group != nil && *vf.Group == key.group
@@ -227,6 +232,7 @@ func (c *controller) all(now time.Time) []pci.Address {
 		return nil
 	}
 	c.listErr, c.listRetry = nil, retry{}
+	c.functions.expire(addresses...)
 	c.groups.clear()
 	clear(c.suspects)
 	return addresses

@@ -7,8 +7,8 @@
 // The mode works in three steps:
 //
 //   - read (functions.go, groups.go): read the PCI functions that events name, cache the result,
-//     and update the watches and the health monitor. The reads run in goroutines of their own
-//     (package readpool), because the kernel can block them
+//     and update the watches and the health monitor. The reads that the kernel can block run in
+//     goroutines of their own (package readpool)
 //   - decide (decide.go): decide for each affected VF, from these facts alone, whether to list it,
 //     bind it or skip it
 //   - act: assign the places in the lists and build the next Tree (assign.go), and start and stop

@@ -54,8 +54,9 @@ func (f *function) equal(other *function) bool { return reflect.DeepEqual(f, oth
 
 // functions are the QAT functions of the host as they were read last.
 type functions struct {
-	reader    *device.Reader // for what never blocks
-	pool      *readPool      // for what the kernel may block
+	reader    *device.Reader                                // for what never blocks
+	reread    func(known *device.Function) *device.Function // [device.Reader.Reread]
+	pool      *readPool                                     // for what the kernel may block
 	allocator *Allocator
 	health    *health.Monitor
 	watches   *hostwatch.Watches
@@ -65,6 +66,7 @@ type functions struct {
 	owner      map[pci.Address]pci.Address // VF → PF, by the PFs' virtfn links
 	watched    map[pci.Address][]string    // function → directories that are watched for it
 	retries    map[pci.Address]retry       // functions whose last read failed
+	expired    map[pci.Address]bool        // functions of which more than the links must be read again
 }
 
 // all lists every PCI function of the host and every function that is known,
@@ -129,6 +131,37 @@ func (r *refreshing) readAndUpdate(addresses []pci.Address) {
 		return cmp.Or(r.isKnownVF(a)-r.isKnownVF(b), a.Compare(b))
 	})
 	addresses = slices.Compact(addresses)
+	firstVF, _ := slices.BinarySearchFunc(addresses, 1, func(a pci.Address, vf int) int { return r.isKnownVF(a) - vf })
+	r.readFully(addresses[:firstVF])
+	r.readFully(slices.DeleteFunc(addresses[firstVF:], r.readLinks))
+}
+
+// expire makes refresh read functions in full.
+func (fs *functions) expire(addresses ...pci.Address) {
+	for _, a := range addresses {
+		fs.expired[a] = true
+	}
+}
+
+// readLinks reads the links of a known VF again and updates what is known, unless more must be
+// read. It reports whether it did.
+func (r *refreshing) readLinks(a pci.Address) bool {
+	vf := r.known[a]
+	if vf == nil || vf.readErr != "" || r.expired[a] || r.pool.IsOutstanding(a) {
+		return false
+	}
+	facts := r.reread(vf.Function)
+	if facts != nil {
+		r.updateRead(a, readResult{facts: facts})
+	}
+	return facts != nil
+}
+
+// readFully reads functions in other goroutines and updates what is known.
+func (r *refreshing) readFully(addresses []pci.Address) {
+	if len(addresses) == 0 {
+		return
+	}
 	inOrder, concurrent := r.pool.Read(addresses)
 	for _, result := range inOrder {
 		r.updateRead(result.Key, result.Value)
@@ -151,6 +184,7 @@ func (r *refreshing) updateConcurrent(results []poolResult) {
 			}
 			r.updateRead(result.Key, result.Value)
 			if result.Stale {
+				r.expired[result.Key] = true
 				r.markPending(result.Key)
 			}
 			if result.Overdue > 0 {
@@ -194,6 +228,7 @@ func (r *refreshing) updateRead(a pci.Address, result readResult) {
 		r.keep(a, result.err)
 		return
 	}
+	delete(r.expired, a)
 	if result.isPF() {
 		r.monitorHealth(result.facts)
 	}

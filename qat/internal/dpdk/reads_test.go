@@ -5,9 +5,9 @@ package dpdk
 import (
 	"bytes"
 	"encoding/binary"
+	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -16,6 +16,7 @@ import (
 
 	"qatplugin/internal/lookalike"
 	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/hostwatch"
 )
 
 // opens records which files are opened in directories, by inotify.
@@ -77,43 +78,33 @@ func TestServiceChangeReadsThePFAndItsVFsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)
 		must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym"}))
-		var own, others []string
 		for _, pf := range []string{pfA, pfB} {
 			must(t, h.SetVFs(pf, 16))
 			bindAll(t, h, pf, device.DriverVFIO)
-			for _, a := range append(h.VFs(pf), pf) {
-				if dir := realPath(t, h.Path(a)); pf == pfA {
-					others = append(others, dir)
-				} else {
-					own = append(own, dir)
-				}
-			}
+		}
+		var others []string
+		for _, a := range append(h.VFs(pfA), pfA) {
+			others = append(others, realPath(t, h.Path(a)))
 		}
 		r := newRig(t, h, Config{NoBind: true})
 		r.rescan()
-		o := watchOpens(t, slices.Concat(others, own)...)
+		before := map[string]int{}
+		for _, a := range append(h.VFs(pfB), pfB) {
+			before[a] = r.readsOf(a)
+		}
+		o := watchOpens(t, others...)
 		must(t, h.SetAttr(pfB, "qat/cfg_services", "dc"))
-		o.take() // what the host itself opened
 		r.read(pfB)
 		if got := r.tree.Resource("dc").Len(); got != 16 {
 			t.Fatalf("%d VFs are in dc, want 16", got)
 		}
-		reads := map[string]int{}
-		for _, file := range o.take() {
-			dir, name := filepath.Split(file)
-			if name == "numa_node" {
-				reads[strings.TrimSuffix(dir, "/")]++
+		for a, n := range before {
+			if n = r.readsOf(a) - n; n != 1 {
+				t.Errorf("%s was read %d times, want once", a, n)
 			}
 		}
-		for _, dir := range own {
-			if reads[dir] != 1 {
-				t.Errorf("%s was read %d times, want once", dir, reads[dir])
-			}
-		}
-		for _, dir := range others {
-			if reads[dir] != 0 {
-				t.Errorf("%s was read, which belongs to another PF", dir)
-			}
+		if files := o.take(); len(files) > 0 {
+			t.Errorf("%q were read, which belong to another PF", files)
 		}
 	})
 }
@@ -159,19 +150,16 @@ func TestEachFunctionIsReadOnceForABatch(t *testing.T) {
 			addVFs(t, h, pfB, vfB1, vfB2)
 			r := newRig(t, h, Config{NoBind: true})
 			r.rescan()
-			all := map[string]string{} // directory → address
-			var dirs []string
-			for _, a := range []string{pfB, vfB1, vfB2} {
-				dir := realPath(t, h.Path(a))
-				all[dir], dirs = a, append(dirs, dir)
+			functions := []string{pfB, vfB1, vfB2}
+			before := map[string]int{}
+			for _, a := range functions {
+				before[a] = r.readsOf(a)
 			}
-			o := watchOpens(t, dirs...)
-			o.take()
 			tt.do(t, h, r)
 			reads := map[string]int{}
-			for _, file := range o.take() {
-				if dir, name := filepath.Split(file); name == "numa_node" {
-					reads[all[strings.TrimSuffix(dir, "/")]]++
+			for _, a := range functions {
+				if n := r.readsOf(a) - before[a]; n > 0 {
+					reads[a] = n
 				}
 			}
 			if diff := cmp.Diff(tt.want, reads); diff != "" {
@@ -197,6 +185,56 @@ func TestFirstReadReadsEachFunctionOnce(t *testing.T) {
 		}
 		if n != 1 {
 			t.Errorf("the PF was read %d times, want once", n)
+		}
+	})
+}
+
+// The kernel does not change the NUMA node of a function, but user space can write it
+// (drivers/pci/pci-sysfs.c, numa_node_store).
+func TestNUMANodeIsReadAgain(t *testing.T) {
+	for name, again := range map[string]func(r *rig){
+		"after a write": func(r *rig) {
+			r.event(inotify(filepath.Join(realPath(r.t, r.host.Path(vfA1)), "numa_node")))
+		},
+		"with all the host": (*rig).rescan,
+		"by an audit": func(r *rig) {
+			r.audit()
+			r.pass(hostwatch.AuditGrace)
+		},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost4xxx(t)
+			addVFs(t, h, pfA, vfA1)
+			r := newRig(t, h, Config{NoBind: true})
+			r.rescan()
+			must(t, h.SetAttr(vfA1, "numa_node", "3"))
+			r.read(vfA1)
+			again(r)
+			if got := r.device(vfA1).NUMANodes; !slices.Equal(got, []int{3}) {
+				t.Errorf("the VF is listed with NUMA nodes %v, want 3", got)
+			}
+		})
+	}
+}
+
+// Most events concern known VFs. Opening a file may block, and takes longer than reading a link.
+func TestEventOfAKnownVFOpensNoFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		addVFs(t, h, pfA, vfA1)
+		r := newRig(t, h, Config{NoBind: true})
+		r.rescan()
+		node := vfioNode(t, h, vfA1)
+		must(t, os.Rename(node, node+".away"))
+		must(t, h.Unbind(vfA1))
+		o := watchOpens(t, realPath(t, h.Path(vfA1)))
+		r.read(vfA1)
+		r.wantList(map[string][]string{"cy": {}})
+		must(t, h.Bind(vfA1, device.DriverVFIO))
+		r.read(vfA1)
+		r.wantList(map[string][]string{"cy": {vfA1}})
+		if files := o.take(); len(files) > 0 {
+			t.Errorf("the events opened %q", files)
 		}
 	})
 }

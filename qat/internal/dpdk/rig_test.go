@@ -74,7 +74,14 @@ func (h *holds) begin(address string) chan struct{} {
 	return h.held[address]
 }
 
-// holdReads makes reads of functions wait until release is called, which may be called again.
+func (h *holds) isHeld(address string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.held[address] != nil
+}
+
+// holdReads makes reads of functions wait until release is called, which may be called again. VFs
+// are not read by their links alone.
 func (r *rig) holdReads(addresses ...string) (release func()) {
 	h := &r.reads
 	h.mu.Lock()
@@ -120,14 +127,22 @@ func newRig(t *testing.T, h *lookalike.Host, cfg Config) *rig {
 		Watches: hostwatch.NewWatches(r.watches),
 	}
 	watched := &watchedReader{watches: host.Watches}
-	r.controller = newController(t.Context(), r.config, host, func(a pci.Address, p *device.Progress) readResult {
+	read := func(a pci.Address, p *device.Progress) readResult {
 		reader := r.config.Reader.Tracked(p)
 		if held := r.reads.begin(a.String()); held != nil {
 			_, _ = reader.Read(a) // so that p shows a file
 			<-held
 		}
 		return watched.read(reader, a)
-	})
+	}
+	reread := func(known *device.Function) *device.Function {
+		if r.reads.isHeld(known.Address.String()) {
+			return nil
+		}
+		r.reads.begin(known.Address.String())
+		return r.config.Reader.Reread(known)
+	}
+	r.controller = newController(t.Context(), r.config, host, read, reread)
 	t.Cleanup(r.controller.Close)
 	return r
 }
@@ -247,6 +262,13 @@ func (r *rig) read(addresses ...string) {
 	for _, address := range addresses {
 		r.mark(Key{address: r.address(address)})
 	}
+	r.settle()
+}
+
+// readFully reads a function as an event that concerns more than its links makes the plugin do.
+func (r *rig) readFully(address string) {
+	r.t.Helper()
+	r.mark(Key{kind: keyNUMANode, address: r.address(address)})
 	r.settle()
 }
 

@@ -127,7 +127,7 @@ func TestRetriesBackOff(t *testing.T) {
 		r := newRig(t, h, Config{NoBind: true})
 		r.rescan()
 		restore := failReads(t, h, vfA1, "numa_node")
-		r.read(vfA1)
+		r.readFully(vfA1)
 		for _, want := range []time.Duration{10, 20, 40, 80, 160, 320, 640, 1000, 1000} {
 			if wait := r.wake(); wait != want*time.Millisecond {
 				t.Fatalf("the plugin waits %v, want %v", wait, want*time.Millisecond)
@@ -139,7 +139,7 @@ func TestRetriesBackOff(t *testing.T) {
 			t.Errorf("the plugin would wake at %v after the VF could be read", next)
 		}
 		failReads(t, h, vfA1, "numa_node")
-		r.read(vfA1)
+		r.readFully(vfA1)
 		if wait := r.wake(); wait != 10*time.Millisecond {
 			t.Errorf("the next failure is retried after %v, want 10ms", wait)
 		}
@@ -219,7 +219,7 @@ func TestTransientErrorDoesNotEndABinding(t *testing.T) {
 		r.rescan()
 		must(t, h.Unbind(vf)) // as the plugin asked
 		restore := failReads(t, h, vf, "numa_node")
-		r.read(vf)
+		r.readFully(vf)
 		r.pass(time.Minute)
 		if n := r.probes(vf); n != 1 {
 			t.Errorf("the kernel was asked %d times to bind a VF that cannot be read, want once before", n)

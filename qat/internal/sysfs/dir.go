@@ -126,6 +126,9 @@ func (d Dir) Link(name string) (string, error) {
 	return path.Base(string(buf[:n])), nil
 }
 
+// Link returns the last component of the target of the symbolic link at a path. See [Dir.Link].
+func Link(name string) (string, error) { return cwd.Link(name) }
+
 // Exists reports whether an entry exists.
 func (d Dir) Exists(name string) (bool, error) {
 	switch err := unix.Faccessat(d.fd, name, unix.F_OK, 0); err {
