@@ -83,6 +83,7 @@ func TestProgram(t *testing.T) {
 	path := build(t, "../..", "./cmd/qat_plugin")
 	t.Run("follows changes of the host", func(t *testing.T) { testHostChanges(t, path) })
 	t.Run("gives a container its VFs", func(t *testing.T) { testContainer(t, path) })
+	t.Run("keeps the places of VFs that pods hold", func(t *testing.T) { testHeldVFs(t, path) })
 }
 
 // startQATNode starts a kubelet, and qat_plugin on a look-alike host. The host has two PFs without
@@ -94,7 +95,14 @@ func startQATNode(t *testing.T, path string) (n *node, host *lookalike.Host, sto
 	must(t, host.LoadDriver("vfio-pci"))
 	must(t, host.AddPF(lookalike.PF{Address: cyPF, Services: "sym;asym", NUMANode: 1}))
 	must(t, host.AddPF(lookalike.PF{Address: dcPF, Services: "dc"}))
-	return n, host, startProgram(t, path, "-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-v=2")
+	return n, host, n.startQAT(path, host)
+}
+
+// startQAT runs qat_plugin on a look-alike host, like startProgram.
+func (n *node) startQAT(path string, host *lookalike.Host, flags ...string) (stop func()) {
+	n.t.Helper()
+	args := []string{"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-v=2"}
+	return startProgram(n.t, path, append(args, flags...)...)
 }
 
 func testHostChanges(t *testing.T, path string) {

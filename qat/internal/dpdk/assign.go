@@ -27,8 +27,8 @@ import (
 //     that is bound first would take all places.
 //  3. The other places go to the waiting VFs in the order of their ranks, see [rank]. The VFs that
 //     containers have when the mode starts come first, because they were probably listed before.
-//     Within a rank [policy.Order] decides. A waiting VF that is not bound gets a reserved place and
-//     is bound.
+//     Within a rank [policy.Order] decides. A waiting VF that is not bound gets a reserved place
+//     and is bound.
 //  4. If no place is free, a healthy VF replaces a listed VF that has been unhealthy for placeTime.
 //     The unhealthy VF stays listed until the healthy one can be listed. A VF that is unhealthy
 //     because its PF is withdrawn keeps its place, because the workload that has it may go on.
