@@ -71,10 +71,10 @@ func (p *parser) document(text string) *yaml.Node {
 // locate returns the line and the cause of a syntax error.
 func locate(err error) (line int, cause string) {
 	var syntax *yaml.LoadError
-	if !errors.As(err, &syntax) || syntax.Mark.Line == 0 {
+	if !errors.As(err, &syntax) {
 		return 1, err.Error()
 	}
-	line, cause = syntax.Mark.Line, syntax.Message
+	line, cause = max(syntax.Mark.Line, 1), syntax.Message // 0 is unknown
 	if start := syntax.ContextMark.Line; start != 0 && start < line {
 		cause += fmt.Sprintf(" (%s from line %d)", syntax.ContextMsg, start)
 	}
@@ -142,14 +142,16 @@ func (p *parser) combination(r *rule, settings []setting) {
 		}
 	}
 	hasServices := func(f *device.Family) bool { return f.Services }
+	available := len(named) == 0 || slices.ContainsFunc(named, hasServices)
 	for _, s := range settings {
-		if len(named) > 0 && !slices.ContainsFunc(named, hasServices) {
+		switch {
+		case !available:
 			p.addf(s.line, "%s: not available on %s: must be left out, or the rule must match one of %s",
 				s.name, strings.Join(r.families, ", "), strings.Join(familyNames(hasServices), ", "))
-		} else if s.name != "services" || r.desired.Services == nil {
-			continue
-		} else if err := checkServices(r.desired.Services, named); err != nil {
-			p.addf(s.line, "services: %s", err)
+		case s.name == "services" && r.desired.Services != nil:
+			if err := checkServices(r.desired.Services, named); err != nil {
+				p.addf(s.line, "services: %s", err)
+			}
 		}
 	}
 }

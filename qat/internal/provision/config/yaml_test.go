@@ -193,6 +193,12 @@ rules:
 		schema: cannotBeAsked,
 	},
 	{
+		name:   "too many levels",
+		text:   "rules:\n" + strings.Repeat("[", 10001),
+		want:   "2: exceeded max depth of 10000",
+		schema: cannotBeAsked,
+	},
+	{
 		name:   "an undefined tag",
 		text:   "rules:\n- !x!y {}\n",
 		want:   "2: found undefined tag handle",
@@ -210,6 +216,23 @@ rules:
 		schema: accepts,
 		want: "2: anchor &a: anchors and aliases are not supported\n" +
 			"4: alias *a: anchors and aliases are not supported",
+	},
+	{
+		name: "an anchor beside another mistake",
+		text: "rules: &a\n- vfs: 1\n",
+		want: "1: anchor &a: anchors and aliases are not supported",
+	},
+	{
+		name:   "a mapping with a tag",
+		text:   "rules:\n- !x {}\n",
+		want:   "2: a rule: invalid value (a mapping): must be a mapping with " + ruleKeys,
+		schema: accepts,
+	},
+	{
+		name:   "a list with a tag",
+		text:   "rules: !x [{}]",
+		want:   "1: rules: invalid value (a list): must be a list of rules",
+		schema: accepts,
 	},
 	{
 		name:   "an alias without anchor",
@@ -268,6 +291,13 @@ rules:
 		name:   "a key twice",
 		text:   "rules:\n- vfs: all\n  pmIdle: true\n  vfs: 0\n",
 		want:   `4: a rule: key "vfs" occurs more than once, first in line 2`,
+		schema: cannotBeAsked,
+	},
+	{
+		name: "a key twice, first with a mistake",
+		text: "rules:\n- vfs: 1\n  vfs: 2\n",
+		want: "2: vfs: invalid value 1 (!!int): must be all or 0\n" +
+			`3: a rule: key "vfs" occurs more than once, first in line 2`,
 		schema: cannotBeAsked,
 	},
 	{
