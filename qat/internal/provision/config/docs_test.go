@@ -105,7 +105,7 @@ func TestUsualNodes(t *testing.T) {
 			{gen2, "qat.yaml:11", Desired{VFs: All}},
 		},
 		"Rules": {
-			{node0, `qat.yaml:2 "the storage node uses these PFs itself"`, Desired{}},
+			{node0, `qat.yaml:2 "used by the host itself"`, Desired{}},
 			{node1, "qat.yaml:5", Desired{
 				Services: crypto.Services, VFs: All, AutoReset: &yes, PMIdle: &yes,
 			}},
