@@ -23,7 +23,7 @@ type Allocator struct {
 	reader *device.Reader
 	driver string // the DPDK driver
 	read   func(pci.Address, *device.Progress) (*device.Function, error)
-	known  sync.Map // VF → its *device.Function, as the controller last read it
+	known  functionTable // VFs, as the controller last read them
 
 	mu      sync.Mutex                       // guards reading
 	reading map[pci.Address]*device.Progress // VFs that are being read
@@ -51,10 +51,10 @@ func newAllocator(
 }
 
 // remember records a VF as the controller read it.
-func (c *Allocator) remember(vf *device.Function) { c.known.Store(vf.Address, vf) }
+func (c *Allocator) remember(vf *device.Function) { c.known.set(vf) }
 
 // forget removes a VF that no longer exists.
-func (c *Allocator) forget(vf pci.Address) { c.known.Delete(vf) }
+func (c *Allocator) forget(vf pci.Address) { c.known.remove(vf) }
 
 // PostAllocate sets the environment variables QAT0, QAT1 and so on to the addresses of the
 // container's VFs, in the order in which the kubelet named them. It checks each VF once more. It
@@ -73,10 +73,8 @@ func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.Conta
 		}
 		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
 		vfs = append(vfs, a)
-		if known, ok := c.known.Load(a); ok {
-			if vf := known.(*device.Function); vf.Node.Name == nodeOf(d) && c.reader.IsUsable(vf) {
-				continue
-			}
+		if vf := c.known.get(a); vf != nil && vf.Node.Name == nodeOf(d) && c.reader.IsUsable(vf) {
+			continue
 		}
 		vf, err := c.readSoon(a)
 		switch {

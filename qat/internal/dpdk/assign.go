@@ -48,7 +48,7 @@ type assignment struct {
 	policy policy.Policy
 	inUse  map[pci.Address]bool // VFs that containers had when the mode started, until they are listed
 
-	listed  map[pci.Address]place    // listed VFs
+	listed  map[pci.Address]*place   // listed VFs
 	placed  []pci.Address            // VFs that apply has listed, until the tree is built
 	waiting map[pci.Address]decision // VFs that need a place and are not listed; some are being bound
 	skipped map[string]string        // VF → why it is not listed
@@ -115,9 +115,8 @@ func (s *assignment) apply(decisions []decision, b bindings, pfOf policy.PFOf, n
 // so that only one of the two stays in memory.
 func (s *assignment) shareDevices() {
 	for _, a := range s.placed {
-		if p, listed := s.listed[a]; listed {
+		if p := s.listed[a]; p != nil {
 			p.decision.device = s.tree.Resource(p.decision.resource).Device(a.String())
-			s.listed[a] = p
 		}
 	}
 	s.placed = nil
@@ -161,11 +160,11 @@ func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 		s.skipped[id] = err.Error()
 		return
 	}
-	p := place{decision: d}
+	p := &place{decision: d}
 	if d.unhealthy {
-		p.unhealthySince = s.listed[a].unhealthySince
-		if p.unhealthySince.IsZero() {
-			p.unhealthySince = now
+		p.unhealthySince = now
+		if old := s.listed[a]; old != nil && !old.unhealthySince.IsZero() {
+			p.unhealthySince = old.unhealthySince
 		}
 	}
 	s.listed[a] = p

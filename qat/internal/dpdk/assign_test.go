@@ -69,7 +69,7 @@ func TestAssignmentKeepsTheLimitAndTheGroups(t *testing.T) {
 		s := &assignment{
 			limit:   limit,
 			policy:  rapid.SampledFrom([]policy.Policy{policy.None, policy.Balanced}).Draw(t, "policy"),
-			listed:  map[pci.Address]place{},
+			listed:  map[pci.Address]*place{},
 			inUse:   map[pci.Address]bool{},
 			waiting: map[pci.Address]decision{},
 			skipped: map[string]string{},
@@ -96,7 +96,7 @@ func TestAssignmentKeepsTheLimitAndTheGroups(t *testing.T) {
 			isBound := func(a pci.Address) bool { return latest[a].action != actionBind }
 			b.pending = slices.DeleteFunc(b.pending, func(a pci.Address) bool { return isBound(a) || b.failed[a] })
 			before, inUse := s.listed, maps.Clone(s.inUse)
-			s.listed = map[pci.Address]place{}
+			s.listed = map[pci.Address]*place{}
 			for a, p := range before {
 				s.listed[a] = p
 			}
@@ -114,7 +114,7 @@ func TestAssignmentKeepsTheLimitAndTheGroups(t *testing.T) {
 }
 
 func checkAssignment(
-	t *rapid.T, s *assignment, before map[pci.Address]place, latest map[pci.Address]decision, now time.Time,
+	t *rapid.T, s *assignment, before map[pci.Address]*place, latest map[pci.Address]decision, now time.Time,
 ) {
 	t.Helper()
 	if s.limit > 0 && len(s.listed) > s.limit {
@@ -155,7 +155,7 @@ func checkAssignment(
 }
 
 // checkInUse fails the test if a VF that is in use waits for a place and another VF got one.
-func checkInUse(t *rapid.T, s *assignment, before map[pci.Address]place, inUse map[pci.Address]bool) {
+func checkInUse(t *rapid.T, s *assignment, before map[pci.Address]*place, inUse map[pci.Address]bool) {
 	t.Helper()
 	for a := range s.listed {
 		if _, listed := before[a]; listed || inUse[a] {

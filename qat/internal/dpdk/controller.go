@@ -116,7 +116,7 @@ func newController(
 			limit:   cfg.Limit,
 			policy:  cfg.Policy,
 			inUse:   inUse,
-			listed:  map[pci.Address]place{},
+			listed:  map[pci.Address]*place{},
 			waiting: map[pci.Address]decision{},
 			skipped: map[string]string{},
 			tree:    &devtree.Tree{},
@@ -428,15 +428,14 @@ func (c *controller) Outcome(key Key) string {
 	case !f.IsVF:
 		return fmt.Sprintf("PF with %d VFs, resource %s", len(f.VFs), f.Resource)
 	}
-	resource := c.assignment.listed[key.address].decision.resource
-	d := c.assignment.tree.Resource(resource).Device(id)
+	p := c.assignment.listed[key.address]
 	switch {
-	case d == nil:
+	case p == nil:
 		return "not listed"
-	case d.Health == devtree.Unhealthy:
-		return fmt.Sprintf("in %s, unhealthy: %s", resource, d.Reason)
+	case p.decision.device.Health == devtree.Unhealthy:
+		return fmt.Sprintf("in %s, unhealthy: %s", p.decision.resource, p.decision.device.Reason)
 	}
-	return "in " + resource
+	return "in " + p.decision.resource
 }
 
 // Close waits for reads and writes in progress, for a limited time. The kernel can block them for

@@ -385,17 +385,15 @@ func (r *refreshing) markVFs(pf pci.Address) {
 // A watchedReader reads functions and watches their directories. Any goroutine may use it.
 type watchedReader struct {
 	watches *hostwatch.Watches
-	last    sync.Map // address → *device.Function, as read last
+	last    functionTable // as read last
 }
 
 // read watches the directories of a function and then reads it, so that no change is missed. The
 // kernel may block it.
 func (w *watchedReader) read(reader *device.Reader, a pci.Address) readResult {
-	last, _ := w.last.Load(a)
-	known, _ := last.(*device.Function)
-	h, err := reader.Open(a, known)
+	h, err := reader.Open(a, w.last.get(a))
 	if h == nil {
-		w.last.Delete(a)
+		w.last.remove(a)
 		return readResult{err: err}
 	}
 	defer h.Close()
@@ -404,11 +402,42 @@ func (w *watchedReader) read(reader *device.Reader, a pci.Address) readResult {
 	}
 	facts, err := h.Read()
 	if facts == nil {
-		w.last.Delete(a)
+		w.last.remove(a)
 	} else {
-		w.last.Store(a, facts)
+		w.last.set(facts)
 	}
 	return readResult{facts: facts, err: err, watches: h.Watches()}
+}
+
+// A functionTable holds functions by address. Any goroutine may use it. It needs a third of the
+// memory of a sync.Map.
+type functionTable struct {
+	mu        sync.RWMutex
+	functions map[pci.Address]*device.Function // nil: empty
+}
+
+// get returns the function at an address, or nil.
+func (t *functionTable) get(a pci.Address) *device.Function {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.functions[a]
+}
+
+// set replaces the function at the address of f.
+func (t *functionTable) set(f *device.Function) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.functions == nil {
+		t.functions = map[pci.Address]*device.Function{}
+	}
+	t.functions[f.Address] = f
+}
+
+// remove removes the function at an address.
+func (t *functionTable) remove(a pci.Address) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.functions, a)
 }
 
 // recordWatches records the directories that are watched for a function. The watches are dropped

@@ -367,7 +367,7 @@ func TestListedVFsCountForBalanced(t *testing.T) {
 // A device that package devtree refuses is skipped.
 func TestRefusedDeviceIsSkipped(t *testing.T) {
 	s := &assignment{
-		listed:  map[pci.Address]place{},
+		listed:  map[pci.Address]*place{},
 		waiting: map[pci.Address]decision{},
 		skipped: map[string]string{},
 		tree:    &devtree.Tree{},

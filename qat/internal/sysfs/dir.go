@@ -123,7 +123,7 @@ func (d Dir) Link(name string) (string, error) {
 	case err != nil:
 		return "", d.pathError("readlink", name, err)
 	}
-	return path.Base(string(buf[:n])), nil
+	return strings.Clone(path.Base(string(buf[:n]))), nil // without the rest of the target in memory
 }
 
 // Link returns the last component of the target of the symbolic link at a path. See [Dir.Link].
