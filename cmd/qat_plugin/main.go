@@ -19,7 +19,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"syscall"
 
@@ -60,15 +59,6 @@ func main() {
 	stop()
 	klog.Flush()
 	exit(status)
-}
-
-// keepHeapSmall lets the heap grow by half between two garbage collections, and to 2 MiB at least.
-// By default, it grows to twice its size, and to 4 MiB at least, which is several times what the
-// plugin needs on a small host. The environment variable GOGC takes precedence.
-func keepHeapSmall() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
 }
 
 // run is main without the process around it. It returns the exit status.
@@ -116,7 +106,7 @@ func serve(ctx context.Context, o *options, plugin *qat.Plugin) int {
 	if o.useCDI && o.qat.Mode == qat.ModeDPDK {
 		options = append(options, kubeletapi.WithCDI(o.cdiDir, cdiClass))
 	}
-	manager := kubeletapi.NewManager(namespace, plugin, options...)
+	manager := kubeletapi.NewManager(namespace, memoryReleaser{plugin, newRelease()}, options...)
 	if o.healthAddress != "" {
 		ctx, cancel := context.WithCancel(ctx)
 		var health sync.WaitGroup
