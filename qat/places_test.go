@@ -4,14 +4,17 @@ package qat
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"k8s.io/klog/v2"
+	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"qatplugin/internal/lookalike"
 )
@@ -137,5 +140,29 @@ func TestLimitWithoutAnAnswerOfTheKubelet(t *testing.T) {
 				t.Errorf("log:\n%s\nwant one line %q with %q", text, line, tt.want)
 			}
 		})
+	}
+}
+
+// A slowKubelet notes how long a call may take, and answers nothing.
+type slowKubelet struct {
+	podresourcesapi.UnimplementedPodResourcesListerServer
+	allowed chan time.Duration
+}
+
+func (k *slowKubelet) List(
+	ctx context.Context, _ *podresourcesapi.ListPodResourcesRequest,
+) (*podresourcesapi.ListPodResourcesResponse, error) {
+	deadline, _ := ctx.Deadline()
+	k.allowed <- time.Until(deadline)
+	return nil, errors.New("too slow")
+}
+
+func TestKubeletDelaysTheFirstListBriefly(t *testing.T) {
+	h, vfs := newHostOf4BoundVFs(t)
+	k := &slowKubelet{allowed: make(chan time.Duration, 1)}
+	socket := serveKubelet(t, k)
+	start(t, h, Config{MaxNumDevices: 2, PodResourcesSocket: socket}).becomes(map[string][]string{"cy": vfs[:2]})
+	if allowed := <-k.allowed; allowed > 2*time.Second {
+		t.Errorf("the call may take %v, want 2 s at most", allowed)
 	}
 }

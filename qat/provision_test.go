@@ -62,12 +62,18 @@ func (k *podResources) List(
 // servePodResources serves a kubelet with a pod that holds nothing, until the test ends.
 func servePodResources(t testing.TB) (k *podResources, socket string) {
 	t.Helper()
+	k = &podResources{held: map[string][]string{"idle": nil}}
+	return k, serveKubelet(t, k)
+}
+
+// serveKubelet serves the PodResources API of a kubelet until the test ends.
+func serveKubelet(t testing.TB, k podresourcesapi.PodResourcesListerServer) (socket string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "kubelet-") // t.TempDir can be too long for a socket
 	must(t, err)
 	socket = filepath.Join(dir, "kubelet.sock")
 	listener, err := net.Listen("unix", socket)
 	must(t, err)
-	k = &podResources{held: map[string][]string{"idle": nil}}
 	server := grpc.NewServer()
 	podresourcesapi.RegisterPodResourcesListerServer(server, k)
 	done := make(chan struct{})
@@ -77,7 +83,7 @@ func servePodResources(t testing.TB) (k *podResources, socket string) {
 		<-done
 		_ = os.RemoveAll(dir)
 	})
-	return k, socket
+	return socket
 }
 
 // A configMap is a directory that changes as the kubelet changes the mount of a ConfigMap: by

@@ -4,7 +4,6 @@ package kubelet
 
 import (
 	"context"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -18,18 +17,17 @@ import (
 )
 
 // servePodResources serves the kubelet's PodResources API until the test ends.
-func (n *node) servePodResources() (socket string) {
+func (n *node) servePodResources() {
 	n.t.Helper()
-	socket = filepath.Join(n.t.TempDir(), "kubelet.sock")
-	stop, err := n.ServePodResources(n.t.Context(), socket)
+	stop, err := n.ServePodResources(n.t.Context())
 	must(n.t, err)
 	n.t.Cleanup(stop)
-	return socket
 }
 
 // podResources returns what List reports: pod → its devices, sorted.
-func podResources(ctx context.Context, socket string) (map[string][]string, error) {
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+func podResources(ctx context.Context) (map[string][]string, error) {
+	conn, err := grpc.NewClient("unix://"+devicemanager.PodResourcesSocket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
@@ -57,10 +55,10 @@ func podResources(ctx context.Context, socket string) (map[string][]string, erro
 func TestWhatTheKubeletReports(t *testing.T) {
 	p := &fakePlugin{}
 	n, _ := serveDevices(t, p, 4)
-	socket := n.servePodResources()
+	n.servePodResources()
 	want := func(want map[string][]string) {
 		t.Helper()
-		got, err := podResources(t.Context(), socket)
+		got, err := podResources(t.Context())
 		must(t, err)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatalf("pods and their devices (-want +got):\n%s", diff)
@@ -118,9 +116,9 @@ func testHeldVFs(t *testing.T, path string) {
 	}
 	stop()
 
-	socket := n.servePodResources()
+	n.servePodResources()
 	for range 2 {
-		stop := n.startQAT(path, host, "-max-num-devices=2", "-pod-resources-socket="+socket)
+		stop := n.startQAT(path, host, "-max-num-devices=2")
 		n.wantVFs(cy, held, 1)
 		stop()
 	}

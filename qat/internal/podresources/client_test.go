@@ -78,7 +78,16 @@ func devices(resource string, ids ...string) *api.ContainerDevices {
 	return &api.ContainerDevices{ResourceName: resource, DeviceIds: ids}
 }
 
-func socketPath(t *testing.T) string { return filepath.Join(t.TempDir(), "kubelet.sock") }
+// socketPath returns the path of a socket that does not exist.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kubelet-") // t.TempDir can be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return filepath.Join(dir, "kubelet.sock")
+}
 
 func TestHolders(t *testing.T) {
 	address := func(text string) pci.Address {

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 
 	"google.golang.org/grpc"
 	v1 "k8s.io/api/core/v1"
@@ -13,12 +15,18 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/apis/podresources"
 )
 
-// ServePodResources serves the kubelet's PodResources API v1 on a socket until stop is called. The
-// server is the kubelet's own. It reports the admitted pods, with the devices that the device
+// PodResourcesSocket is where a kubelet serves the PodResources API.
+const PodResourcesSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
+
+// ServePodResources serves the kubelet's PodResources API v1 on PodResourcesSocket until stop is
+// called. The server is the kubelet's own. It reports the admitted pods, with the devices that the device
 // manager gave them. While the Manager is stopped, it reports no pods, like a kubelet that has just
 // started.
-func (m *Manager) ServePodResources(ctx context.Context, socket string) (stop func(), err error) {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", socket)
+func (m *Manager) ServePodResources(ctx context.Context) (stop func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(PodResourcesSocket), 0o750); err != nil {
+		return nil, fmt.Errorf("serve the PodResources API: %w", err)
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", PodResourcesSocket)
 	if err != nil {
 		return nil, fmt.Errorf("serve the PodResources API: %w", err)
 	}
