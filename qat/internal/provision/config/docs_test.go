@@ -143,7 +143,7 @@ func TestDocumentedFamilies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := regexp.MustCompile("(?m)^\\| (`[0-9a-z]+`(?:, `[0-9a-z]+`)*) \\| Gen[246]: (8086:.+?) \\| (.+?) \\|$").
+	rows := regexp.MustCompile("(?m)^\\| (`[0-9a-z]+`(?:, `[0-9a-z]+`)*) \\| (?:Gen4|Gen6|earlier): (8086:.+?) \\| (.+?) \\|$").
 		FindAllStringSubmatch(string(text), -1)
 	rowOf := map[string][]string{}
 	for _, row := range rows {
