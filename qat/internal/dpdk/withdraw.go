@@ -15,24 +15,22 @@ import (
 // each VF was allocated. Both have the same lock, so that every allocation either comes before a
 // withdrawal, and is visible after it, or fails.
 //
-// Each VF has an entry from its first read on, also after it is gone. The number of entries is at
-// most the number of addresses that VFs of the host have.
+// What is known of a VF stays after it is gone. There are at most as many entries as addresses that
+// VFs of the host have.
 type withdrawals struct {
-	mu      sync.Mutex // guards all following fields
-	reasons map[pci.Address]string
-	vfs     map[pci.Address]withdrawable
-	changed func(pf pci.Address) // marks a PF for the mode; nil: the mode does not run
-}
-
-// A withdrawable is what withdrawals hold of one VF.
-type withdrawable struct {
-	pf        pci.Address // valid if hasPF
-	hasPF     bool
-	allocated time.Time // last allocation; zero: none
+	mu        sync.Mutex // guards all following fields
+	reasons   map[pci.Address]string
+	pfs       map[pci.Address]pci.Address // VF → PF, by the last read; none for a VF without a PF
+	allocated map[pci.Address]time.Time   // VF → last allocation
+	changed   func(pf pci.Address)        // marks a PF for the mode; nil: the mode does not run
 }
 
 func newWithdrawals() withdrawals {
-	return withdrawals{reasons: map[pci.Address]string{}, vfs: map[pci.Address]withdrawable{}}
+	return withdrawals{
+		reasons:   map[pci.Address]string{},
+		pfs:       map[pci.Address]pci.Address{},
+		allocated: map[pci.Address]time.Time{},
+	}
 }
 
 // Withdraw withdraws a PF: its VFs get to no more containers, for this reason. If the reason is
@@ -67,7 +65,7 @@ func (w *withdrawals) Withdraw(pf pci.Address, reason string) {
 func (w *withdrawals) LastAllocated(vf pci.Address) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.vfs[vf].allocated
+	return w.allocated[vf]
 }
 
 // follow sets the function that is called after a change with the PF. Nil ends that.
@@ -81,9 +79,11 @@ func (w *withdrawals) follow(changed func(pf pci.Address)) {
 func (w *withdrawals) setPF(vf, pf pci.Address, hasPF bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e := w.vfs[vf]
-	e.pf, e.hasPF = pf, hasPF
-	w.vfs[vf] = e
+	if hasPF {
+		w.pfs[vf] = pf
+	} else {
+		delete(w.pfs, vf)
+	}
 }
 
 // withdrawn returns why a PF is withdrawn, or "" if it is not.
@@ -99,15 +99,13 @@ func (w *withdrawals) allocate(vfs []pci.Address) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, a := range vfs {
-		if e := w.vfs[a]; e.hasPF && w.reasons[e.pf] != "" {
-			return fmt.Errorf("allocate %s: %w: %s", a, devtree.ErrUnfit, w.reasons[e.pf])
+		if pf, ok := w.pfs[a]; ok && w.reasons[pf] != "" {
+			return fmt.Errorf("allocate %s: %w: %s", a, devtree.ErrUnfit, w.reasons[pf])
 		}
 	}
 	now := time.Now()
 	for _, a := range vfs {
-		e := w.vfs[a]
-		e.allocated = now
-		w.vfs[a] = e
+		w.allocated[a] = now
 	}
 	return nil
 }

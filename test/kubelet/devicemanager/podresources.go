@@ -19,9 +19,9 @@ import (
 const PodResourcesSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
 
 // ServePodResources serves the kubelet's PodResources API v1 on PodResourcesSocket until stop is
-// called. The server is the kubelet's own. It reports the admitted pods, with the devices that the device
-// manager gave them. While the Manager is stopped, it reports no pods, like a kubelet that has just
-// started.
+// called. The server is the kubelet's own. It reports the admitted pods, with the devices that the
+// device manager gave them. While the Manager is stopped, it reports no pods, like a kubelet that
+// has just started.
 func (m *Manager) ServePodResources(ctx context.Context) (stop func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(PodResourcesSocket), 0o750); err != nil {
 		return nil, fmt.Errorf("serve the PodResources API: %w", err)
