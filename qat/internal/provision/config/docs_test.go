@@ -143,7 +143,8 @@ func TestDocumentedFamilies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := regexp.MustCompile("(?m)^\\| (`[0-9a-z]+`(?:, `[0-9a-z]+`)*) \\| (?:Gen4|Gen6|earlier): (8086:.+?) \\| (.+?) \\|$").
+	const names, generation = "`[0-9a-z]+`(?:, `[0-9a-z]+`)*", "Gen4|Gen6|earlier"
+	rows := regexp.MustCompile(`(?m)^\| (`+names+`) \| (?:`+generation+`): (8086:.+?) \| (.+?) \|$`).
 		FindAllStringSubmatch(string(text), -1)
 	rowOf := map[string][]string{}
 	for _, row := range rows {

@@ -61,14 +61,13 @@ func (m *mistakes) err() error {
 func (m *mistakes) checkText(text string) {
 	line := 1
 	for i, r := range text {
-		width := utf8.RuneLen(r)
 		switch {
 		case r == '\n':
 			line++
 		case r == utf8.RuneError && !strings.HasPrefix(text[i:], "\uFFFD"):
 			m.addf(line, "invalid byte %#02x: must be UTF-8 text", text[i])
 			return
-		case width > 0 && !isAllowed(r, i):
+		case !isAllowed(r, i):
 			m.addf(line, "invalid character %U: must be printable text", r)
 			return
 		}

@@ -514,6 +514,12 @@ rules:
 		want: `1: driver: invalid value "": must be vfio-pci (the value of -dpdk-driver) or kernel`,
 	},
 	{
+		name: "a text of 64 characters",
+		text: `rules: [{driver: ` + strings.Repeat("ä", 64) + `}]`,
+		want: `1: driver: invalid value "` + strings.Repeat("ä", 64) + `": ` +
+			"must be vfio-pci (the value of -dpdk-driver) or kernel",
+	},
+	{
 		name: "a long text",
 		text: `rules: [{driver: ` + strings.Repeat("ä", 65) + `}]`,
 		want: `1: driver: invalid value "` + strings.Repeat("ä", 64) + `"…: ` +
@@ -723,6 +729,23 @@ func TestSchemaListsWhatTheParserAllows(t *testing.T) {
 	} {
 		if !slices.Equal(tt.got, tt.want) {
 			t.Errorf("%s: the schema has %q, the parser %q", tt.name, tt.got, tt.want)
+		}
+	}
+}
+
+// TestAllowedCharacters compares the characters that are allowed with those that the YAML library
+// reads. The library also reads DEL and the control characters from U+0080 on, but for U+0085.
+func TestAllowedCharacters(t *testing.T) {
+	for r := range rune(0x10400) {
+		text := "# " + string(r)
+		if r >= 0xD800 && r <= 0xDFFF || r == '\n' || r == 0xFEFF {
+			continue // not in UTF-8, allowed anyway, and allowed only at the beginning
+		}
+		var document yaml.Node
+		err := yaml.NewDecoder(strings.NewReader(text)).Decode(&document)
+		isControl := r >= 0x7F && r < 0xA0 && r != 0x85
+		if want := errors.Is(err, io.EOF) && !isControl; isAllowed(r, 2) != want {
+			t.Errorf("%U: allowed %v, want %v; the library: %v", r, !want, want, err)
 		}
 	}
 }
