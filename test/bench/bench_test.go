@@ -190,7 +190,8 @@ const quiet = 60 * time.Millisecond
 
 // BenchmarkEventToKubelet measures the time from the uevent of a VF that was unbound or bound until
 // the kubelet receives the list of n VFs with its new health. It alternates with measurements of
-// the [floor] for a datagram and a list of the same size. An iteration measures 100 changes.
+// the [floor] for a datagram and a list of the same size, without and with the system calls that
+// read the state of the VF. An iteration measures 100 changes.
 func BenchmarkEventToKubelet(b *testing.B) {
 	for _, n := range []int{1, 64, 1024} {
 		b.Run(fmt.Sprintf("VFs=%d", n), func(b *testing.B) {
@@ -201,8 +202,12 @@ func BenchmarkEventToKubelet(b *testing.B) {
 			for i := range lists {
 				_, lists[i], _ = c.change(b)
 			}
-			floor := startFloor(b, lists)
-			var took, least []time.Duration
+			group, err := os.Readlink(filepath.Join(node.host.Path(c.vf), "iommu_group"))
+			must(b, err)
+			vfio := filepath.Join(node.host.Dev(), "vfio", filepath.Base(group))
+			floor := startFloor(b, lists, func() {})
+			look := startFloor(b, lists, lookAt(b, node.host.Path(c.vf), vfio))
+			var took, least, looks []time.Duration
 			for b.Loop() {
 				for range 100 {
 					time.Sleep(quiet)
@@ -210,11 +215,14 @@ func BenchmarkEventToKubelet(b *testing.B) {
 					took = append(took, d)
 					time.Sleep(quiet)
 					least = append(least, floor.measure(b, datagram))
+					time.Sleep(quiet)
+					looks = append(looks, look.measure(b, datagram))
 				}
 			}
 			report(b, took)
 			p50 := percentile(least, 0.50)
 			b.ReportMetric(p50, "floor-p50-µs")
+			b.ReportMetric(percentile(looks, 0.50), "look-p50-µs")
 			b.ReportMetric(percentile(took, 0.50)/p50, "p50/floor")
 		})
 	}

@@ -24,9 +24,10 @@ import (
 
 // floor measures a lower bound for the latency of any plugin. For each datagram on a socket, a
 // goroutine sends an encoded message on a gRPC stream over a Unix socket. The kubelet's end is the
-// same as in the measurement of the plugin. Nothing is parsed, read, decided or encoded.
+// same as in the measurement of the plugin. Nothing is parsed, decided or encoded.
 type floor struct {
 	pluginapi.UnimplementedDevicePluginServer
+	look      func()   // called between the datagram and the message
 	datagrams *os.File // the floor's end of a socket pair
 	trigger   int      // the other end
 	messages  [2]encodedList
@@ -46,10 +47,10 @@ func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	return c.CodecV2.Marshal(v)
 }
 
-// startFloor returns a floor that sends the two lists alternately.
-func startFloor(b *testing.B, lists [2]kubelettest.List) *floor {
+// startFloor returns a floor that sends the two lists alternately, and calls look before each.
+func startFloor(b *testing.B, lists [2]kubelettest.List, look func()) *floor {
 	b.Helper()
-	f := &floor{lists: make(chan kubelettest.List, 1)}
+	f := &floor{look: look, lists: make(chan kubelettest.List, 1)}
 	for i, l := range lists {
 		wire, err := proto.Marshal(&pluginapi.ListAndWatchResponse{Devices: l.Devices})
 		must(b, err)
@@ -100,6 +101,7 @@ func (f *floor) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin_L
 		if _, err := f.datagrams.Read(buffer); err != nil {
 			return err
 		}
+		f.look()
 		if err := stream.SendMsg(f.messages[i%2]); err != nil {
 			return err
 		}
@@ -112,4 +114,30 @@ func (f *floor) measure(b *testing.B, datagram []byte) time.Duration {
 	start := time.Now()
 	must(b, unix.Send(f.trigger, datagram, 0))
 	return (<-f.lists).Time.Sub(start)
+}
+
+// lookAt returns a function that makes the system calls with which the plugin reads a known VF
+// again after an event. entry is the VF's entry in bus/pci/devices, and node its device node.
+func lookAt(b *testing.B, entry, node string) func() {
+	b.Helper()
+	dir, err := filepath.EvalSymlinks(entry)
+	must(b, err)
+	buffer := make([]byte, 4<<10)
+	return func() {
+		var st unix.Stat_t
+		_, unbound := unix.Readlink(dir+"/driver", buffer)
+		_, _ = unix.Readlink(dir+"/physfn", buffer)
+		_, _ = unix.Readlink(dir+"/iommu_group", buffer)
+		_ = unix.Access(node, unix.F_OK)
+		if unbound == nil {
+			_ = unix.Stat(dir+"/vfio-dev", &st)
+		} else if fd, err := unix.Open(dir+"/iommu_group/devices", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+			for n := 1; n > 0; {
+				n, _ = unix.ReadDirent(fd, buffer)
+			}
+			_ = unix.Close(fd)
+			_, _ = unix.Readlink(dir+"/driver", buffer)
+		}
+		_ = unix.Stat(entry, &st)
+	}
 }

@@ -13,9 +13,10 @@ import (
 //
 // Reread makes half of the system calls that Read makes. It takes NUMANode from known, because only
 // user space changes that (drivers/pci/pci-sysfs.c, numa_node_store). It does not block: the kernel
-// looks up names in sysfs, and reads links and directories, without the device lock (fs/kernfs/dir.c,
-// fs/kernfs/symlink.c). The only attribute that it may read is the name of the IOMMU group, which
-// takes no lock either (drivers/iommu/iommu.c, iommu_group_show_name).
+// looks up names in sysfs, and reads links and directories, without the device lock
+// (fs/kernfs/dir.c, fs/kernfs/symlink.c). The only attribute that Reread may read is the name of
+// the IOMMU group, for which the kernel takes no lock either (drivers/iommu/iommu.c,
+// iommu_group_show_name).
 //
 // An inode number that is gone does not come back. So if the entry of the VF has the inode of known
 // in the end, it had it during all reads.

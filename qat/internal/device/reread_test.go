@@ -32,12 +32,14 @@ func TestRereadReturnsWhatReadReturns(t *testing.T) {
 			},
 			false,
 		},
-		"bound to a kernel's":   {"", func(h *host) error { return h.Bind(vfA1, "4xxxvf") }, false},
-		"unbound":               {DriverVFIO, func(h *host) error { return h.Unbind(vfA1) }, false},
-		"without its node":      {DriverVFIO, func(h *host) error { return os.Remove(node(h)) }, false},
-		"without its PF":        {DriverVFIO, func(h *host) error { return h.RemoveAttr(vfA1, "physfn") }, false},
-		"without a group":       {DriverVFIO, func(h *host) error { return h.RemoveAttr(vfA1, "iommu_group") }, false},
-		"without a VFIO device": {DriverVFIO, func(h *host) error { return os.RemoveAll(h.Path(vfA1) + "/vfio-dev") }, false},
+		"bound to a kernel's": {"", func(h *host) error { return h.Bind(vfA1, "4xxxvf") }, false},
+		"unbound":             {DriverVFIO, func(h *host) error { return h.Unbind(vfA1) }, false},
+		"without its node":    {DriverVFIO, func(h *host) error { return os.Remove(node(h)) }, false},
+		"without its PF":      {DriverVFIO, func(h *host) error { return h.RemoveAttr(vfA1, "physfn") }, false},
+		"without a group":     {DriverVFIO, func(h *host) error { return h.RemoveAttr(vfA1, "iommu_group") }, false},
+		"without a VFIO device": {
+			DriverVFIO, func(h *host) error { return os.RemoveAll(h.Path(vfA1) + "/vfio-dev") }, false,
+		},
 		"unbound, but held": {
 			DriverVFIO,
 			func(h *host) error {
