@@ -92,13 +92,13 @@ func BenchmarkEncode(b *testing.B) {
 			e, i := &encoder{}, 0
 			for b.Loop() {
 				i++
-				_, _ = e.encode(trees[i%2].Resource("yellow"))
+				e.encode(trees[i%2].Resource("yellow"))
 			}
 		})
 		b.Run(fmt.Sprintf("all %d new", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				_, _ = (&encoder{}).encode(trees[0].Resource("yellow"))
+				(&encoder{}).encode(trees[0].Resource("yellow"))
 			}
 		})
 	}

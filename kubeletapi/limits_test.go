@@ -71,10 +71,7 @@ func TestListThatIsTooLongForTheKubelet(t *testing.T) {
 }
 
 func TestFirstDevicesOfAList(t *testing.T) {
-	all, err := (&encoder{}).encode(tree(t, nil, "yellow", "1", "22", "333").Resource("yellow"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	all := (&encoder{}).encode(tree(t, nil, "yellow", "1", "22", "333").Resource("yellow"))
 	for _, tt := range []struct{ limit, devices int }{
 		{len(all.wire), 3}, {len(all.wire) - 1, 2}, {all.ends[1], 2}, {all.ends[1] - 1, 1}, {all.ends[0], 1},
 		{all.ends[0] - 1, 0}, {0, 0},

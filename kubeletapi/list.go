@@ -11,7 +11,6 @@ import (
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"qatplugin/devtree"
@@ -69,7 +68,7 @@ type encoder struct {
 }
 
 // encode returns the list of r.
-func (e *encoder) encode(r *devtree.Resource) (*list, error) {
+func (e *encoder) encode(r *devtree.Resource) *list {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	old := e.newest
@@ -77,18 +76,14 @@ func (e *encoder) encode(r *devtree.Resource) (*list, error) {
 	case old == nil:
 		old = &list{}
 	case e.resource == r:
-		return old, nil
+		return old
 	}
-	next, err := old.successor(r)
-	if err != nil {
-		return nil, err
-	}
-	e.resource, e.newest = r, next
-	return next, nil
+	e.resource, e.newest = r, old.successor(r)
+	return e.newest
 }
 
 // successor returns the list of r. It copies the runs of devices that l and r share.
-func (l *list) successor(r *devtree.Resource) (*list, error) {
+func (l *list) successor(r *devtree.Resource) *list {
 	const typical = 48 // bytes of a device
 	next := &list{
 		devices: make([]*devtree.Device, 0, r.Len()),
@@ -114,39 +109,52 @@ func (l *list) successor(r *devtree.Resource) (*list, error) {
 			i++
 		} else {
 			flush()
-			var err error
-			if next.wire, err = appendDevice(next.wire, d); err != nil {
-				return nil, err
-			}
+			next.wire = appendDevice(next.wire, d)
 		}
 		next.devices = append(next.devices, d)
 		next.ends = append(next.ends, len(next.wire)+to-from)
 	}
 	flush()
-	return next, nil
+	return next
 }
+
+// The fields of the messages of a list (k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1, api.proto).
+const (
+	listDevices    protowire.Number = 1 // ListAndWatchResponse.devices
+	deviceID       protowire.Number = 1 // Device.ID
+	deviceHealth   protowire.Number = 2 // Device.health
+	deviceTopology protowire.Number = 3 // Device.topology
+	topologyNodes  protowire.Number = 1 // TopologyInfo.nodes
+	nodeID         protowire.Number = 1 // NUMANode.ID
+)
 
 // appendDevice appends the wire format of a list of one device. That of a list of several is
 // their concatenation: each device is a field of its own
-// (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
-func appendDevice(wire []byte, d *devtree.Device) ([]byte, error) {
-	one := &pluginapi.ListAndWatchResponse{Devices: []*pluginapi.Device{convertDevice(d)}}
-	wire, err := proto.MarshalOptions{}.MarshalAppend(wire, one)
-	if err != nil {
-		return nil, fmt.Errorf("encode device %q: %w", d.ID, err)
+// (https://protobuf.dev/programming-guides/encoding/#last-one-wins). Package proto returns the same
+// bytes, but takes 10 µs longer after a pause in which other programs used the caches of the CPU.
+func appendDevice(wire []byte, d *devtree.Device) []byte {
+	message := appendField(nil, deviceID, d.ID)
+	message = appendField(message, deviceHealth, string(d.Health))
+	if len(d.NUMANodes) > 0 {
+		var topology []byte
+		for _, n := range d.NUMANodes {
+			var node []byte
+			if n != 0 { // the default, which is not encoded
+				node = protowire.AppendTag(node, nodeID, protowire.VarintType)
+				node = protowire.AppendVarint(node, uint64(n))
+			}
+			topology = appendField(topology, topologyNodes, node)
+		}
+		message = appendField(message, deviceTopology, topology)
 	}
-	return wire, nil
+	return appendField(wire, listDevices, message)
 }
 
-func convertDevice(d *devtree.Device) *pluginapi.Device {
-	out := &pluginapi.Device{ID: d.ID, Health: string(d.Health)}
-	if len(d.NUMANodes) > 0 {
-		out.Topology = &pluginapi.TopologyInfo{}
-		for _, n := range d.NUMANodes {
-			out.Topology.Nodes = append(out.Topology.Nodes, &pluginapi.NUMANode{ID: int64(n)})
-		}
-	}
-	return out
+// appendField appends a field that holds a string or a message.
+func appendField[T string | []byte](wire []byte, field protowire.Number, value T) []byte {
+	wire = protowire.AppendTag(wire, field, protowire.BytesType)
+	wire = protowire.AppendVarint(wire, uint64(len(value)))
+	return append(wire, value...)
 }
 
 // maxRequest is the size in bytes of the largest request: the IDs of all devices of the largest

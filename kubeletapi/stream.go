@@ -42,10 +42,7 @@ func (s *service) sendLists(stream pluginapi.DevicePlugin_ListAndWatchServer) er
 		if err != nil {
 			return fmt.Errorf("the kubelet ended the stream: %w", err)
 		}
-		all, err := s.lists.encode(resource)
-		if err != nil {
-			return err
-		}
+		all := s.lists.encode(resource)
 		list := all.first(maxList)
 		s.reportLength(all, list)
 		if sent != nil && bytes.Equal(list.wire, sent.wire) {
