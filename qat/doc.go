@@ -12,8 +12,9 @@
 // not depend on the order of events, and after a loss, which the sources report, everything is
 // read again. A slow audit checks that nothing was missed.
 //
-// With a Config.ProvisioningDir, the Plugin also gives PFs the services and VFs that an administrator
-// wants them to have. That runs beside the mode, which sees VFs come and go as always.
+// With a Config.ProvisioningDir, the Plugin also gives PFs the services and VFs that an
+// administrator wants them to have. That runs beside the mode, which sees VFs come and go as
+// always.
 //
 // The package knows nothing of the kubelet's device plugin API.
 package qat

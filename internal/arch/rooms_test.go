@@ -130,7 +130,7 @@ var rooms = map[string]room{
 	},
 	"qat/internal/provision": {
 		ours: []string{
-			"events", "qat/internal/device", "qat/internal/hostwatch", "qat/internal/pci",
+			"devtree", "events", "qat/internal/device", "qat/internal/hostwatch", "qat/internal/pci",
 			"qat/internal/provision/config", "qat/internal/readpool", "qat/internal/sysfs",
 		},
 		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},

@@ -70,7 +70,7 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 			continue
 		}
 		r.err = cmp.Or(r.err, err)
-		if isRefusal(err) {
+		if isRefusal(err) && !a.isDisturbed(f, w) {
 			if r.refused == nil {
 				r.refused = map[write]string{}
 			}
@@ -86,6 +86,16 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 		}
 	}
 	return r
+}
+
+// isDisturbed reports whether a write that needs the PF to be down failed because another program
+// has brought it up.
+func (a *applier) isDisturbed(f *facts, w write) bool {
+	if w.attribute != attrServices && w.attribute != attrPMIdle {
+		return false
+	}
+	state, err := a.host.state(f.address)
+	return err != nil || state != "down"
 }
 
 // errGone is the error of a write to a PF that is not there any more.

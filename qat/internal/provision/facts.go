@@ -60,9 +60,9 @@ func (f *facts) sameSettings(other *facts) bool {
 		f.totalVFs == other.totalVFs && f.numVFs == other.numVFs && len(f.vfs) == len(other.vfs)
 }
 
-// isComplete reports whether the facts look like those of a PF that the kernel does not change at the
-// moment. While its driver is being bound, qat/state can be missing. While VFs are added or removed,
-// their number is not sriov_numvfs.
+// isComplete reports whether the facts look like those of a PF that the kernel does not change at
+// the moment. While its driver is being bound, qat/state can be missing. While VFs are added or
+// removed, their number is not sriov_numvfs.
 func (f *facts) isComplete() bool {
 	return len(f.vfs) == f.numVFs && (f.driver == "" || f.state != "" || !f.family.Services)
 }
@@ -78,6 +78,9 @@ type host interface {
 
 	// incarnation returns what facts.incarnation of a function is now; 0 if it is gone.
 	incarnation(a pci.Address) (uint64, error)
+
+	// state returns qat/state of a PF.
+	state(a pci.Address) (string, error)
 
 	// vfs returns the VFs of a PF, in no order.
 	vfs(a pci.Address) ([]vf, error)
@@ -112,6 +115,10 @@ func (h *sysfsHost) incarnation(a pci.Address) (uint64, error) {
 		return 0, nil
 	}
 	return inode, err
+}
+
+func (h *sysfsHost) state(a pci.Address) (string, error) {
+	return sysfs.ReadFile(filepath.Join(h.entry(a), attrState))
 }
 
 func (h *sysfsHost) vfs(a pci.Address) (vfs []vf, err error) {

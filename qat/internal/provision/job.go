@@ -75,8 +75,8 @@ func (m *mode) run(j *job) {
 }
 
 // block returns why the VFs of a PF must not be removed now, or "". The PF must be withdrawn, so
-// that what block finds out stays true. It reads the drivers of the VFs again, because mode dpdk may
-// have bound VFs since the PF was read.
+// that what block finds out stays true. It reads the drivers of the VFs again, because mode dpdk
+// may have bound VFs since the PF was read.
 func (m *mode) block(pf pci.Address) string {
 	var h holders
 	h.pods, h.err = m.cfg.Holders(m.ctx)

@@ -322,8 +322,8 @@ func (p *pf) checkTransition(now time.Time) {
 	}
 }
 
-// inTransition reports whether the kernel may be changing the PF. What stays incomplete is as it is:
-// the driver has no qat/state, or somebody has removed single VFs.
+// inTransition reports whether the kernel may be changing the PF. What stays incomplete is as it
+// is: the driver has no qat/state, or somebody has removed single VFs.
 func (p *pf) inTransition(now time.Time) bool {
 	return !p.transition.IsZero() && now.Sub(p.transition) < minRetry
 }

@@ -88,8 +88,8 @@ func (p *planner) compare() {
 		p.services = p.compareServices()
 		p.pmIdle = p.compareSwitch(attrPMIdle, f.pmIdle, d.PMIdle, "0", "1")
 		p.autoReset = p.compareSwitch(attrAutoReset, f.autoReset, d.AutoReset, "off", "on")
-		if f.state == "down" {
-			p.up = p.can(write{attrState, "up"})
+		if f.state == "down" && p.can(write{attrState, "up"}) {
+			p.up = true
 			p.differ("state", "down", "up")
 		}
 	}
@@ -139,51 +139,44 @@ func (p *planner) compareSwitch(attribute, now string, want *bool, off, on strin
 
 // compareVFs decides whether the VFs must be removed, created, or both.
 func (p *planner) compareVFs() {
-	f := p.facts
-	exist := f.hasVFs()
-	p.remove = exist && (p.services != "" || p.pmIdle != "")
-	p.create = p.remove // unless the rule says otherwise, what is removed comes back
+	f, exist := p.facts, p.facts.hasVFs()
+	if exist && (p.services != "" || p.pmIdle != "") {
+		p.remove, p.create = true, p.desired.VFs != config.None
+	}
 	switch p.desired.VFs {
 	case config.None:
-		p.create = false
 		if exist && p.can(write{attrNumVFs, "0"}) {
 			p.remove = true
 			p.differ("VFs", strconv.Itoa(len(f.vfs)), "0")
 		}
+		return
 	case config.All:
-		p.create = p.create || p.compareAll(exist)
+		p.compareAll()
 	case config.LeaveAlone:
-		if p.restore && !exist && f.totalVFs > 0 {
+		if p.restore && !exist && f.totalVFs > 0 && p.canCreate() {
 			p.create = true
-			p.differ("VFs", "0", "as before")
+			p.differ("VFs", "0", f.vfsToCreate())
 		}
 	}
-	if d := p.wrongDriver(); d != "" && p.desired.VFs != config.None && p.can(write{attrNumVFs, "0"}) {
+	if d := p.wrongDriver(); d != "" && p.canRemove() && p.canCreate() {
 		p.remove, p.create = true, true
 		p.differ("driver of VFs", d, "the kernel driver")
 	}
-	if p.create && !p.can(write{attrNumVFs, f.vfsToCreate()}) {
-		p.create, p.remove = false, p.remove && p.desired.VFs == config.None
-	}
 }
 
-// compareAll reports whether VFs must be created so that the PF has all of them. If it has some
-// already, it lets them be removed first: the kernel goes from one number to another only through 0
-// (drivers/pci/iov.c, sriov_numvfs_store).
-func (p *planner) compareAll(exist bool) bool {
+// compareAll has VFs created if the PF has not all of them. If it has some, they are removed first:
+// the kernel goes from one number to another only through 0 (drivers/pci/iov.c,
+// sriov_numvfs_store).
+func (p *planner) compareAll() {
 	f := p.facts
 	switch {
 	case f.totalVFs == 0:
 		p.unmet = append(p.unmet, "it cannot have VFs: sriov_totalvfs is missing or 0")
-		return false
 	case f.numVFs == f.totalVFs && len(f.vfs) == f.totalVFs:
-		return false
-	case exist && !p.can(write{attrNumVFs, "0"}):
-		return false
+	case p.canRemove() && p.canCreate():
+		p.remove, p.create = f.hasVFs(), true
+		p.differ("VFs", strconv.Itoa(len(f.vfs)), strconv.Itoa(f.totalVFs))
 	}
-	p.remove = exist
-	p.differ("VFs", strconv.Itoa(len(f.vfs)), strconv.Itoa(f.totalVFs))
-	return true
 }
 
 // wrongDriver returns the driver of a VF that is bound to the DPDK driver although its rule leaves
@@ -238,11 +231,17 @@ func (p *planner) can(w write) bool {
 	return reason == ""
 }
 
-// canReconfigure reports whether the PF can be taken down and brought up again.
+// canRemove reports whether the PF's VFs, if it has any, can be removed.
+func (p *planner) canRemove() bool { return !p.facts.hasVFs() || p.can(write{attrNumVFs, "0"}) }
+
+// canCreate reports whether VFs can be created.
+func (p *planner) canCreate() bool { return p.can(write{attrNumVFs, p.facts.vfsToCreate()}) }
+
+// canReconfigure reports whether the PF can be taken down and brought up again, with VFs if it has
+// some that are to stay.
 func (p *planner) canReconfigure() bool {
-	f := p.facts
-	return (!f.hasVFs() || p.can(write{attrNumVFs, "0"})) &&
-		(f.state == "down" || p.can(write{attrState, "down"})) && p.can(write{attrState, "up"})
+	return p.canRemove() && (!p.facts.hasVFs() || p.desired.VFs == config.None || p.canCreate()) &&
+		(p.facts.state == "down" || p.can(write{attrState, "down"})) && p.can(write{attrState, "up"})
 }
 
 func (p *planner) differ(what, now, want string) {
