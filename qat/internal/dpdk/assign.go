@@ -25,8 +25,8 @@ import (
 //     IOMMU group, the one with the lower address keeps the place of the group.
 //  2. A VF that is being bound has a reserved place. Without the reservation, the VFs of the PF
 //     that is bound first would take all places.
-//  3. The other places go to the waiting VFs in the order of their ranks, see [rank]. The VFs that
-//     containers have when the mode starts come first, because they were probably listed before.
+//  3. The other places go to the waiting VFs in the order of their ranks, see [rank]. The bound
+//     VFs that containers have when the mode starts come first: they were probably listed before.
 //     Within a rank [policy.Order] decides. A waiting VF that is not bound gets a reserved place
 //     and is bound.
 //  4. If no place is free, a healthy VF replaces a listed VF that has been unhealthy for placeTime.
@@ -179,7 +179,7 @@ func (s *assignment) skip(a pci.Address, reason string) { s.skipped[a.String()] 
 type rank uint8
 
 const (
-	rankInUse            rank = iota // a container had it when the mode started; healthy or not
+	rankInUse            rank = iota // bound, and a container had it when the mode started; healthy or not
 	rankBound                        // bound, healthy; may have been listed before a restart
 	rankUnbound                      // not bound, healthy
 	rankUnhealthy                    // bound, unhealthy
@@ -274,7 +274,7 @@ func (r *assigner) rankOf(d decision) rank {
 	switch {
 	case !isBound && (b.HasFailed(d.vf, d.function.Incarnation) || b.IsBlocked(policy.PFOrBus(d.vf, r.pfOf))):
 		return rankBindFailed
-	case r.inUse[d.vf]:
+	case isBound && r.inUse[d.vf]:
 		return rankInUse
 	case !isBound && d.unhealthy:
 		return rankUnboundUnhealthy

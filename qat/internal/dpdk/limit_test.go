@@ -278,7 +278,7 @@ func TestVFsInUseComeFirstUnderALimit(t *testing.T) {
 			limit:  2,
 			change: func(t *testing.T, h *lookalike.Host) { must(t, h.Unbind(h.VFs(pfB)[1])) },
 			inUse:  []int{5},
-			want:   []int{0, 5},
+			want:   []int{0, 1}, // no container can use it
 		},
 		"gone": {
 			limit:  2,
@@ -339,21 +339,6 @@ func TestVFInUseThatLosesItsPlaceWaitsLikeOthers(t *testing.T) {
 		must(t, h.RemoveVF(a[0]))
 		r.read(pfB, a[0])
 		r.wantList(map[string][]string{"cy": {a[1]}})
-	})
-}
-
-// A VF in use that cannot be bound must not keep a place from others.
-func TestVFInUseThatFailsToBindIsReplacedUnderALimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHostOfTwoPFs(t, 2)
-		b := h.VFs(pfB)
-		inUse, _ := pci.Parse(b[0])
-		r := newRig(t, h, Config{Limit: 1, InUse: []pci.Address{inUse}})
-		k := newKernel(r)
-		k.refuse[b[0]] = true
-		r.rescan()
-		k.pass(time.Hour)
-		r.wantList(map[string][]string{"cy": h.VFs(pfA)[:1]})
 	})
 }
 
