@@ -15,13 +15,14 @@
 // # Guarantees
 //
 // A connected kubelet receives the newest list. A change is sent at once if the previous list was
-// sent at least 20 ms before. Otherwise the stream gathers changes for a while: 2 ms at first, then
-// twice as long for each further list, up to 20 ms. It stops earlier if nothing changes for a tenth
-// of that time. So no change is held back for longer than 20 ms. Once that time has grown to 20 ms
-// and while changes come every 2 ms or faster, a list covers at least ten changes. Changes that
-// occur while a stream sends a list go into the next list together. A stream never skips the newest
-// list, and never sends a list that equals its previous one. A slow reader delays only its own
-// stream, and publish never waits for the kubelet, a stream or the CDI directory.
+// sent at least 20 ms before. After a second without any list, the first ten lists are sent at
+// once, whatever the time between them. Otherwise the stream gathers changes for a while: 2 ms at
+// first, then twice as long for each further list, up to 20 ms. It stops earlier if nothing changes
+// for a tenth of that time. So no change is held back for longer than 20 ms. Once that time has
+// grown to 20 ms and while changes come every 2 ms or faster, a list covers at least ten changes.
+// Changes that occur while a stream sends a list go into the next list together. A stream never
+// skips the newest list, and never sends a list that equals its previous one. A slow reader delays
+// only its own stream, and publish never waits for the kubelet, a stream or the CDI directory.
 //
 // A resource is registered from the first Tree that has it, with an empty list if it has no
 // devices. It stays registered until Run ends, or until the Trees have omitted it for five minutes,

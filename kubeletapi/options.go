@@ -37,7 +37,7 @@ type config struct {
 	omitTimeout            time.Duration // before a resource that the Trees omit is withdrawn
 	repeatInterval         time.Duration // between log messages of an error that persists
 
-	gatherMin, gatherMax time.Duration // windows in which a stream gathers changes; see pace
+	pace pace // of each stream
 
 	watchDir func(dir string) (*dirWatch, error)
 }
@@ -66,9 +66,8 @@ func defaultConfig() config {
 		repeatInterval:  10 * time.Minute,
 		// In a storm, such as 64 VFs that are bound one after the other, changes are less than
 		// a millisecond apart. With 20 ms, a stream sends about 50 lists per second.
-		gatherMin: 2 * time.Millisecond,
-		gatherMax: 20 * time.Millisecond,
-		watchDir:  watchDir,
+		pace:     pace{burst: 10, refill: time.Second, min: 2 * time.Millisecond, max: 20 * time.Millisecond},
+		watchDir: watchDir,
 	}
 }
 

@@ -193,7 +193,7 @@ func (r *reconciler) addEndpoints() {
 			cdi:          m.cdiConfig(),
 			registration: &registration{wake: m.wake},
 			streamsCtx:   streamsCtx,
-			pace:         pace{min: r.config.gatherMin, max: r.config.gatherMax},
+			pace:         r.config.pace,
 			log:          r.log,
 		}
 		path := filepath.Join(r.config.dir, socketName(r.config.dir, m.namespace, s.resource))

@@ -38,9 +38,12 @@ func TestStormReachesKubeletAsFewLists(t *testing.T) {
 	}
 }
 
+// listsAtOnce is how many lists a stream sends at once after a quiet second.
+const listsAtOnce = 10
+
 // TestStormPace checks the guarantees about the pace of a stream in a storm with random gaps. The
-// stream sends few lists. It sends the first change at once, and every change within gatherMax.
-// After a quiet time, it sends the first change at once again.
+// stream sends few lists. It sends the first changes at once, and every change within the largest
+// window. After a quiet time, it sends the first change at once again.
 func TestStormPace(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		rapid.SyncTest(rt, func(rt *rapid.T) {
@@ -55,9 +58,9 @@ func TestStormPace(t *testing.T) {
 				published = append(published, time.Now())
 				m.publish(tree(t, m.publisher.Tree(), "yellow", strconv.Itoa(len(published))))
 			}
-			changes := rapid.IntRange(120, 600).Draw(rt, "changes")
+			changes := rapid.IntRange(400, 1200).Draw(rt, "changes")
 			longest := rapid.IntRange(0, 1000).Draw(rt, "longest gap, µs")
-			time.Sleep(bound)
+			time.Sleep(time.Second)
 			for range changes {
 				publish()
 				time.Sleep(time.Duration(rapid.IntRange(0, longest).Draw(rt, "gap")) * time.Microsecond)
@@ -72,7 +75,11 @@ func TestStormPace(t *testing.T) {
 			if len(lists)-1 > changes/10 {
 				rt.Errorf("%d changes made %d lists, want at most a tenth", changes, len(lists)-1)
 			}
-			for _, i := range []int{0, changes} {
+			atOnce := []int{changes}
+			for i := range listsAtOnce {
+				atOnce = append(atOnce, i)
+			}
+			for _, i := range atOnce {
 				if at, _ := sentBy(lists, i+1); !at.Equal(published[i]) {
 					rt.Errorf("change %d of %d is sent after %v, want at once", i, changes, at.Sub(published[i]))
 				}
@@ -98,7 +105,7 @@ func sentBy(lists []sentList, number int) (time.Time, bool) {
 }
 
 // TestSlowStormIsNotFasterThanBound checks changes that come almost too slowly to be gathered. Once
-// the window has grown, the stream sends at most one list for each gatherMax.
+// the window has grown, the stream sends at most one list in that time.
 func TestSlowStormIsNotFasterThanBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -112,9 +119,52 @@ func TestSlowStormIsNotFasterThanBound(t *testing.T) {
 		}
 		cancel()
 		<-stream.done
-		if lists := len(stream.sent); lists > 90 { // 75 in 1.5 s, and the windows of 2 to 16 ms
-			t.Errorf("1000 changes in 1.5 s made %d lists, want about 80", lists)
+		// 75 in 1.5 s, 10 at once, and the windows of 2 to 16 ms
+		if lists := len(stream.sent); lists > 90 {
+			t.Errorf("1000 changes in 1.5 s made %d lists, want about 85", lists)
 		}
+	})
+}
+
+// TestBurstsInARowAreGathered checks that a stream sends several lists at once only after a quiet
+// second. PFs that appear one after the other, with short pauses, are a storm.
+func TestBurstsInARowAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		m, services := newTestServices(ctx, klog.Logger{}, "yellow")
+		now := tree(t, nil, "yellow", "0")
+		m.publish(now)
+		stream := openFakeStream(ctx, services["yellow"])
+		number := 0
+		// burst makes 16 changes within 8 ms, as a PF with 16 VFs that appears. It returns how many
+		// lists the stream makes of them.
+		burst := func() int {
+			_, before, _ := stream.state()
+			for range 16 {
+				number++
+				m.publish(tree(t, now, "yellow", strconv.Itoa(number)))
+				time.Sleep(500 * time.Microsecond)
+			}
+			time.Sleep(50 * time.Millisecond)
+			_, after, _ := stream.state()
+			return after - before
+		}
+		time.Sleep(time.Second)
+		if lists := burst(); lists <= listsAtOnce {
+			t.Errorf("a first burst makes %d lists, want more than %d", lists, listsAtOnce)
+		}
+		for range 20 {
+			if lists := burst(); lists > 6 { // one at once, and windows of 2, 4 and 8 ms
+				t.Errorf("a burst soon after another makes %d lists, want at most 6", lists)
+			}
+		}
+		time.Sleep(time.Second)
+		if lists := burst(); lists <= listsAtOnce {
+			t.Errorf("a burst after a quiet second makes %d lists, want more than %d", lists, listsAtOnce)
+		}
+		cancel()
+		<-stream.done
 	})
 }
 

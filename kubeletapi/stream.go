@@ -104,18 +104,29 @@ func gather(
 // writes a checkpoint file for each list, and waits until it is on the disk
 // (pkg/kubelet/cm/devicemanager/manager.go, writeCheckpoint; pkg/kubelet/util/store).
 //
-// The first change after a quiet time of at least max is sent at once. The next one starts a
-// window of min, and each further one a window twice as long, up to max. So no change waits
-// longer than max, nor much longer than the changes have lasted.
+// After a quiet time of refill, the first burst lists are sent at once, so that nothing delays the
+// VFs of a PF that appears. After that, the first change after a quiet time of max is sent at once.
+// The next one starts a window of min, and each further one a window twice as long, up to max. So
+// no change waits longer than max, nor much longer than the changes have lasted.
 type pace struct {
+	burst    int
+	refill   time.Duration
 	min, max time.Duration
-	window   time.Duration // the newest
-	sent     time.Time     // when the newest list was sent
+
+	left   int           // lists that are still sent at once
+	window time.Duration // the newest
+	sent   time.Time     // when the newest list was sent
 }
 
-// next returns the window that starts with a change at now; it is zero after a quiet time.
+// next returns the window that starts with a change at now; it is zero for a list that is sent at
+// once.
 func (p *pace) next(now time.Time) time.Duration {
-	if now.Sub(p.sent) >= p.max {
+	quiet := now.Sub(p.sent)
+	if quiet >= p.refill {
+		p.left = p.burst
+	}
+	if quiet >= p.max || p.left > 0 {
+		p.left = max(0, p.left-1)
 		p.window = 0
 	} else {
 		p.window = min(max(2*p.window, p.min), p.max)

@@ -131,7 +131,7 @@ func newTestServices(ctx context.Context, log klog.Logger, resources ...string) 
 			publisher:    &m.publisher,
 			registration: &registration{wake: m.wake},
 			streamsCtx:   ctx,
-			pace:         pace{min: m.config.gatherMin, max: m.config.gatherMax},
+			pace:         m.config.pace,
 			log:          log,
 		}
 	}
@@ -141,7 +141,7 @@ func newTestServices(ctx context.Context, log klog.Logger, resources ...string) 
 // settle waits until each stream that is not blocked has sent the newest list. One that was
 // blocked sends an older list first, so it takes two.
 func settle(m *Manager) {
-	time.Sleep(2 * m.config.gatherMax)
+	time.Sleep(2 * m.config.pace.max)
 	synctest.Wait()
 }
 
