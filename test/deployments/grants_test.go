@@ -50,6 +50,13 @@ var cdiGrants = append(slices.Clone(dpdkGrants),
 	grant{"writes /var/run/cdi at /var/run/cdi", "the CDI spec of the VFs"},
 )
 
+var provisioningGrants = append(slices.Clone(dpdkGrants),
+	grant{
+		"reads /var/lib/kubelet/pod-resources at /var/lib/kubelet/pod-resources",
+		"the kubelet's socket that names the pods which hold VFs",
+	},
+)
+
 // TestEveryGrantIsListed fails if a pod has a privilege that is not listed above.
 // docs/security.md lists them for users.
 func TestEveryGrantIsListed(t *testing.T) {
@@ -60,6 +67,8 @@ func TestEveryGrantIsListed(t *testing.T) {
 			list = kernelGrants
 		case "cdi":
 			list = cdiGrants
+		case "provisioning":
+			list = provisioningGrants
 		}
 		var want []string
 		for _, g := range list {
@@ -133,7 +142,7 @@ func grants(t testing.TB, p plugin) (list []string) {
 		path := p.hostPath(t, m.Name)
 		add(path != "" && m.ReadOnly, "reads %s at %s", path, m.MountPath)
 		add(path != "" && !m.ReadOnly, "writes %s at %s", path, m.MountPath)
-		add(path == "" && !m.ReadOnly, "writes to an empty directory at %s", m.MountPath)
+		add(path == "" && !m.ReadOnly, "writes to a volume that is not of the host at %s", m.MountPath)
 		add(m.MountPropagation != nil, "mount propagation %v at %s", m.MountPropagation, m.MountPath)
 	}
 	for _, v := range spec.Volumes {

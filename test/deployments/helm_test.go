@@ -99,6 +99,20 @@ var settings = []setting{
 	{"config.verbosity", `{config: {verbosity: 4}}`, configPatch(`VERBOSITY: "4"`), `VERBOSITY: "4"`},
 	{"extraArgs", `{extraArgs: [-bind=false]}`, "", "- -bind=false"},
 	{"cdi.enabled", `{cdi: {enabled: true}}`, "", "- -use-cdi"},
+	{"provisioning.enabled", `{provisioning: {enabled: true}}`, "", "-provisioning-dir=/etc/qat-provisioning"},
+	{
+		"provisioning.config",
+		`{provisioning: {enabled: true, config: {qat-node-1.conf: "ServicesEnabled=dc\n"}}}`,
+		"",
+		"data:\n  qat-node-1.conf: |\n    ServicesEnabled=dc\n",
+	},
+	{"provisioning.force", `{provisioning: {enabled: true, force: true}}`, "", "- -provisioning-force"},
+	{
+		"provisioning.podResourcesDir",
+		`{provisioning: {enabled: true, podResourcesDir: /var/lib/k0s/kubelet/pod-resources}}`,
+		"",
+		"path: /var/lib/k0s/kubelet/pod-resources\n",
+	},
 	{"nfd.enabled", `{nfd: {enabled: true}}`, "", `intel.feature.node.kubernetes.io/qat: "true"`},
 	{"networkPolicy.enabled", `{networkPolicy: {enabled: false}}`, "", ""},
 	{"nodeSelector", `{nodeSelector: {pool: qat}}`, "", "pool: qat"},
@@ -148,12 +162,14 @@ func TestChartValuesAreTestedAndDocumented(t *testing.T) {
 	}
 }
 
-// valueNames returns the paths of the values, sorted. Maps that users set as a whole are
-// one value.
+// maps are the values that users set as a whole.
+var wholeMaps = []string{"nodeSelector", "resources", "provisioning.config"}
+
+// valueNames returns the paths of the values, sorted.
 func valueNames(path string, values map[string]any) (names []string) {
 	for key, value := range values {
 		name := strings.TrimPrefix(path+"."+key, ".")
-		if inner, isMap := value.(map[string]any); isMap && name != "nodeSelector" && name != "resources" {
+		if inner, isMap := value.(map[string]any); isMap && !slices.Contains(wholeMaps, name) {
 			names = append(names, valueNames(name, inner)...)
 		} else {
 			names = append(names, name)
@@ -187,6 +203,12 @@ func TestInvalidChartValues(t *testing.T) {
 		`{nodeSelector: {pool: 1}}`:                   "nodeSelector",
 		`{cdi: true}`:                                 "cdi",
 		`{nfd: {enabled: 1}}`:                         "nfd",
+		`{provisioning: {config: {qat.yml: ""}}}`:     "qat.yml",
+		`{provisioning: {config: {qat.yaml: {}}}}`:    "config",
+		`{provisioning: {force: 1}}`:                  "force",
+		`{provisioning: {podResourcesDir: pods}}`:     "podResourcesDir",
+		`{provisioning: {rules: []}}`:                 "rules",
+		`{mode: kernel, provisioning: {enabled: 1}}`:  "provisioning",
 		`{priorityClassName: [system-node-critical]}`: "priorityClassName",
 	} {
 		if _, _, err := helm(t, "any", values); err == nil || !strings.Contains(err.Error(), want) {

@@ -35,6 +35,7 @@ var overlays = []overlay{
 	{"kernel", "qat_plugin/overlays/kernel", `{mode: kernel}`},
 	{"cdi", "qat_plugin/overlays/cdi", `{cdi: {enabled: true}}`},
 	{"nfd", "qat_plugin/overlays/nfd", `{nfd: {enabled: true}}`},
+	{"provisioning", "qat_plugin/overlays/provisioning", `{provisioning: {enabled: true}}`},
 }
 
 // others maps the names of files in testdata to the directories of deployments that do

@@ -61,21 +61,29 @@ func decodeStrict[T any](t testing.TB, document string) (object T) {
 	return object
 }
 
-// A plugin is an installation of the plugin: the three objects of an overlay.
+// A plugin is an installation of the plugin: the objects of an overlay.
 type plugin struct {
-	daemonSet appsv1.DaemonSet
-	config    corev1.ConfigMap
-	policy    networkingv1.NetworkPolicy
+	daemonSet    appsv1.DaemonSet
+	config       corev1.ConfigMap
+	policy       networkingv1.NetworkPolicy
+	provisioning *corev1.ConfigMap // nil without provisioning
 }
 
 func (o overlay) plugin(t testing.TB) plugin {
 	t.Helper()
 	got := decode(t, kustomize(t, manifests+"/"+o.dir))
-	single := len(got.daemonSets) == 1 && len(got.configMaps) == 1 && len(got.policies) == 1
+	single := len(got.daemonSets) == 1 && len(got.configMaps) > 0 && len(got.policies) == 1
 	if !single || len(got.pods)+len(got.rules) > 0 {
-		t.Fatalf("%s does not consist of a DaemonSet, a ConfigMap and a NetworkPolicy", o.dir)
+		t.Fatalf("%s does not consist of a DaemonSet, its ConfigMaps and a NetworkPolicy", o.dir)
 	}
-	return plugin{got.daemonSets[0], got.configMaps[0], got.policies[0]}
+	p := plugin{daemonSet: got.daemonSets[0], config: got.configMaps[0], policy: got.policies[0]}
+	for _, c := range got.configMaps[1:] {
+		if c.Name != "qat-provisioning" || p.provisioning != nil {
+			t.Fatalf("unexpected ConfigMap %s in %s", c.Name, o.dir)
+		}
+		p.provisioning = &c
+	}
+	return p
 }
 
 func (p plugin) podSpec() *corev1.PodSpec { return &p.daemonSet.Spec.Template.Spec }
@@ -103,7 +111,7 @@ func (p plugin) mount(t testing.TB, path string) (m *corev1.VolumeMount, onHost 
 	return m, onHost
 }
 
-// hostPath returns the path of a volume on the host, or "" for an empty directory.
+// hostPath returns the path of a volume on the host, or "" for a volume that is not of the host.
 func (p plugin) hostPath(t testing.TB, volume string) string {
 	t.Helper()
 	for _, v := range p.podSpec().Volumes {
@@ -111,10 +119,10 @@ func (p plugin) hostPath(t testing.TB, volume string) string {
 		case v.Name != volume:
 		case v.HostPath != nil:
 			return v.HostPath.Path
-		case v.EmptyDir != nil:
+		case v.EmptyDir != nil, v.ConfigMap != nil:
 			return ""
 		default:
-			t.Fatalf("volume %s is neither a hostPath nor an emptyDir", volume)
+			t.Fatalf("volume %s is neither a hostPath nor an emptyDir nor a ConfigMap", volume)
 		}
 	}
 	return ""

@@ -60,6 +60,8 @@ func (s securityContextConstraints) denials(spec *corev1.PodSpec) (why []string)
 			deny(!s.AllowHostDirVolumePlugin, "directories of the host")
 		case v.EmptyDir != nil:
 			kind = "emptyDir"
+		case v.ConfigMap != nil:
+			kind = "configMap"
 		}
 		deny(!slices.Contains(s.Volumes, kind), "volume %s of kind %s", v.Name, kind)
 	}
@@ -132,7 +134,7 @@ func TestSCCsGrantNothingElse(t *testing.T) {
 	plugin.AllowHostDirVolumePlugin = true
 	plugin.ReadOnlyRootFilesystem = true
 	plugin.SELinuxContext = strategy{"RunAsAny"}
-	plugin.Volumes = []string{"emptyDir", "hostPath"}
+	plugin.Volumes = []string{"configMap", "emptyDir", "hostPath"}
 	workload.AllowedCapabilities = []corev1.Capability{"IPC_LOCK"}
 	workload.SELinuxContext = strategy{"MustRunAs"}
 	workload.Volumes = []string{"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}

@@ -51,6 +51,9 @@ func (p plugin) args(t testing.TB) []string {
 	c := p.container(t)
 	values := map[string]string{}
 	for _, e := range c.Env {
+		if e.ValueFrom.FieldRef != nil {
+			continue // for the program, not for its arguments
+		}
 		from := e.ValueFrom.ConfigMapKeyRef
 		value, ok := p.config.Data[from.Key]
 		if from.Name != p.config.Name || !ok {
@@ -156,6 +159,9 @@ func testMounts(t *testing.T, p plugin, defaults map[string]string) {
 	if _, ok := flags["-use-cdi"]; ok {
 		wants["-cdi-dir"] = "/var/run/cdi"
 	}
+	if p.provisioning != nil {
+		wants["-pod-resources-socket"] = "/var/lib/kubelet/pod-resources/kubelet.sock"
+	}
 	for name, want := range wants {
 		path, ok := flags[name]
 		if !ok {
@@ -180,12 +186,20 @@ func testReady(t *testing.T, p plugin, program string) {
 	adfCtl := filepath.Join(t.TempDir(), "adf_ctl")
 	const noDevice = "echo 'There is 0 QAT acceleration device(s) in the system:'\n"
 	must(t, os.WriteFile(adfCtl, []byte("#!/bin/sh\n"+noDevice), 0o700))
-	standIns := map[string]string{ // by path on the host
+	standIns := map[string]string{ // by path on the host, or in the container if it is not of the host
 		"/sys":                   host.Sysfs(),
 		"/dev":                   host.Dev(),
 		"/etc":                   t.TempDir(),
 		"/var/run/cdi":           t.TempDir(),
 		"/usr/local/bin/adf_ctl": adfCtl,
+	}
+
+	if p.provisioning != nil {
+		files := t.TempDir()
+		for name, text := range p.provisioning.Data {
+			must(t, os.WriteFile(filepath.Join(files, name), []byte(text), 0o600))
+		}
+		standIns[provisioningDir] = files
 	}
 
 	args := p.args(t)
@@ -198,7 +212,11 @@ func testReady(t *testing.T, p plugin, program string) {
 				t.Errorf("%s=%s, but the probes use port %s", name, value, port)
 			}
 			args[i] = name + "=" + address
-		} else if _, onHost := p.mount(t, value); strings.HasPrefix(value, "/") {
+		} else if strings.HasPrefix(value, "/") {
+			_, onHost := p.mount(t, value)
+			if onHost == "" {
+				onHost = value
+			}
 			if standIns[onHost] == "" {
 				t.Fatalf("%s is %q on the host, which has no stand-in here", arg, onHost)
 			}

@@ -11,6 +11,10 @@
 {{ include "qat.app" . }}-config{{ .Values.nameSuffix }}
 {{- end }}
 
+{{- define "qat.provisioning" -}}
+qat-provisioning{{ .Values.nameSuffix }}
+{{- end }}
+
 {{- define "qat.image" -}}
 {{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
