@@ -217,6 +217,7 @@ write_kubelet_config() {
 		nodeStatusUpdateFrequency: 1s
 		podLogsDir: $CLUSTER_LOGS/pods
 		resolvConf: ""
+		syncFrequency: 5s # also the time until a mounted ConfigMap is updated; the default is 1m
 		volumePluginDir: $dir/volumeplugins
 	END
 }

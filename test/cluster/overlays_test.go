@@ -91,15 +91,21 @@ func checkCDISpec(t *testing.T, vfs []string) {
 }
 
 // checkRendered checks that kubectl renders the file in test/deployments/testdata, as the
-// library of kustomize and the chart do.
+// library of kustomize and the chart do. The order of the objects does not count: kubectl sorts
+// them by kind.
 func checkRendered(t *testing.T, name string) {
 	t.Helper()
 	base := filepath.Base(name)
 	if name == "qat_plugin" {
 		base = "base"
 	}
-	want := readFile(t, projectFile("test/deployments/testdata", base+".yaml"))
-	if diff := cmp.Diff(want, kubectl(t, "kustomize", deployment(name))); diff != "" {
+	sorted := func(objects string) []string {
+		list := strings.Split(strings.TrimSpace(objects), "\n---\n")
+		slices.Sort(list)
+		return list
+	}
+	want := sorted(readFile(t, projectFile("test/deployments/testdata", base+".yaml")))
+	if diff := cmp.Diff(want, sorted(kubectl(t, "kustomize", deployment(name)))); diff != "" {
 		t.Errorf("kubectl kustomize deployments/%s (-testdata +got):\n%s", name, diff)
 	}
 }
