@@ -29,7 +29,8 @@ func productFiles(t *testing.T) map[string]*ast.File {
 	t.Helper()
 	parsed := map[string]*ast.File{}
 	for _, pattern := range []string{
-		"*/*.go", "cmd/qat_plugin/*.go", "qat/internal/*/*.go", "kubeletapi/*/*.go", "internal/logpipe/*.go",
+		"*/*.go", "cmd/qat_plugin/*.go", "qat/internal/*/*.go", "qat/internal/*/*/*.go", "kubeletapi/*/*.go",
+		"internal/logpipe/*.go",
 	} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {

@@ -36,11 +36,7 @@ func messages(text string) (list []string) {
 	return list
 }
 
-func TestMessagesInTroubleshootingExist(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(root, "docs", "troubleshooting.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+func TestMessagesInDocumentsExist(t *testing.T) {
 	var texts []string // the string literals of the product
 	for _, file := range productFiles(t) {
 		ast.Inspect(file, func(n ast.Node) bool {
@@ -52,13 +48,22 @@ func TestMessagesInTroubleshootingExist(t *testing.T) {
 			return true
 		})
 	}
-	list := messages(string(text))
-	if len(list) < 20 {
-		t.Fatalf("found only the messages %q", list)
-	}
-	for _, message := range list {
-		if !slices.ContainsFunc(texts, func(s string) bool { return strings.HasPrefix(s, message) }) {
-			t.Errorf("docs/troubleshooting.md: no message of the product begins with %q", message)
+	for _, document := range []struct {
+		name string
+		min  int
+	}{{"troubleshooting.md", 20}, {"provisioning.md", 8}} {
+		text, err := os.ReadFile(filepath.Join(root, "docs", document.name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := messages(string(text))
+		if len(list) < document.min {
+			t.Fatalf("%s: found only the messages %q", document.name, list)
+		}
+		for _, message := range list {
+			if !slices.ContainsFunc(texts, func(s string) bool { return strings.HasPrefix(s, message) }) {
+				t.Errorf("docs/%s: no message of the product begins with %q", document.name, message)
+			}
 		}
 	}
 }
