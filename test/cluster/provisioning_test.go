@@ -36,7 +36,8 @@ func TestProvisioningOverlay(t *testing.T) {
 		"-p", `{"data":{"qat.yaml":"rules: [{services: [sym, dc], vfs: all}]\n"}}`)
 	const symDC = prefix + "sym-dc"
 	changed := n.awaitResources(resources{symDC: 16, dc: 0})
-	t.Logf("the PF without pods had other services %.1f s after the change of the ConfigMap", changed.Sub(began).Seconds())
+	t.Logf("the PF without pods had other services %.1f s after the change of the ConfigMap",
+		changed.Sub(began).Seconds())
 	poll(t, func() error {
 		if log := in.logs(); !strings.Contains(log, w.pod.Namespace+"/"+w.name) {
 			return fmt.Errorf("the log does not name the pod %s:\n%s", w.name, log)

@@ -95,10 +95,13 @@ func (p *provisioning) List(
 ) (*podresources.ListPodResourcesResponse, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	devices := []*podresources.ContainerDevices{{ResourceName: "qat.intel.com/cy", DeviceIds: p.held}}
+	holder := &podresources.ContainerResources{
+		Name:    "c",
+		Devices: []*podresources.ContainerDevices{{ResourceName: "qat.intel.com/cy", DeviceIds: p.held}},
+	}
 	return &podresources.ListPodResourcesResponse{PodResources: []*podresources.PodResources{
-		{Name: "plugin", Namespace: "qat", Containers: []*podresources.ContainerResources{{Name: "c"}}},
-		{Name: "holder", Namespace: "workloads", Containers: []*podresources.ContainerResources{{Name: "c", Devices: devices}}},
+		{Name: "plugin", Namespace: "qat"},
+		{Name: "holder", Namespace: "workloads", Containers: []*podresources.ContainerResources{holder}},
 	}}, nil
 }
 
@@ -196,7 +199,8 @@ func TestReturnedPFIsProvisionedAgain(t *testing.T) {
 	}
 }
 
-// One PF has no IOMMU, which the driver refuses for good, and the kernel uses another one for a while.
+// The driver refuses VFs to one PF for good, as it has no IOMMU, and the kernel uses another PF for a
+// while.
 func TestFailingPFsDelayNoOther(t *testing.T) {
 	n := newNode(t, "npf=3 domains=0,1,0")
 	good, busy := n.pfs[0], n.pfs[2]

@@ -37,7 +37,7 @@ func TestConfigurationOfOverlay(t *testing.T) {
 	if _, err := parseYAML("qat.yaml", "rules:\n"+rule, device.DriverVFIO); err != nil {
 		t.Errorf("%v in:\n%s", err, rule)
 	}
-	for _, key := range []string{"name", "pfs", "numaNodes", "families", "services", "vfs", "autoReset", "pmIdle", "driver"} {
+	for _, key := range strings.Fields("name pfs numaNodes families services vfs autoReset pmIdle driver") {
 		if !strings.Contains(rule, key+":") {
 			t.Errorf("the comment does not show the key %s:\n%s", key, rule)
 		}
