@@ -30,7 +30,7 @@ const (
 	keyNUMANode                  // one PCI function, whose numa_node was written
 	keyDriver                    // unusable VFs: the DPDK driver or a module changed, so a bind may succeed now
 	keyLateRead                  // no function: an outstanding read has returned
-	keyWithdrawal                // no function: a PF was withdrawn, so its VFs are decided again
+	keyWithdrawal                // the VFs of a PF that was withdrawn or is offered again
 )
 
 // String describes the key in the log.

@@ -191,13 +191,17 @@ func (c *controller) addresses(keys []Key, now time.Time) []pci.Address {
 			list = append(list, c.unusable()...)
 		case keyNodes:
 			list = append(list, c.unusable()...)
+		case keyWithdrawal:
+			if c.allocator.withdrawn(key.address) == "" {
+				list = append(list, key.address) // it was probably changed, and its events may be queued
+			}
 		}
 	}
 	return list
 }
 
-// withdrawnVFs lists the VFs of the PFs that were withdrawn or are offered again. The host has not
-// changed, so they need not be read again.
+// withdrawnVFs lists the VFs of the PFs that were withdrawn or are offered again. They need not be
+// read again, unless their PF has changed.
 func (c *controller) withdrawnVFs(keys []Key) (list []pci.Address) {
 	for _, key := range keys {
 		if key.kind == keyWithdrawal {

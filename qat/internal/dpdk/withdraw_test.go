@@ -141,6 +141,21 @@ func TestVFsOfAWithdrawnPFAreNotBound(t *testing.T) {
 	})
 }
 
+// Whoever withdrew a PF has changed it. The events of the change may still be queued.
+func TestPFIsReadBeforeItsVFsAreOfferedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		must(t, h.SetVFs(pfA, 2))
+		bindAll(t, h, pfA, device.DriverVFIO)
+		r := newRig(t, h, Config{NoBind: true})
+		r.config.Allocator.Withdraw(r.address(pfA), reconfiguration)
+		r.rescan()
+		must(t, h.SetAttr(pfA, "qat/cfg_services", "dc"))
+		r.withdraw(pfA, "")
+		r.wantList(map[string][]string{"dc": h.VFs(pfA)})
+	})
+}
+
 // A VF that is bound but has no node yet is listed only when its PF is offered again.
 func TestVFThatGetsItsNodeWhileWithdrawnIsSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
