@@ -133,17 +133,17 @@ func vfsOf(t testing.TB, h *lookalike.Host, pf string) []string {
 }
 
 func TestProvisionedPFsGetVFsAndServices(t *testing.T) {
-	for _, source := range []string{"uevents", "inotify"} {
-		t.Run(source, func(t *testing.T) {
+	for _, uevents := range []bool{false, true} {
+		t.Run(fmt.Sprintf("uevents=%v", uevents), func(t *testing.T) {
 			h := newHost(t) // with pfA for sym;asym
 			must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "dc"}))
 			must(t, h.LoadDriver("c6xxvf"))
 			must(t, h.AddPF(lookalike.PF{Address: pfGen2, DeviceID: "37c8", NUMANode: 1}))
 			config := Config{}
 			config.ProvisioningDir = newConfigMap(t, "services: [asym, sym]; vfs: all; autoReset: true").dir
-			if source == "uevents" {
-				broadcast := newBroadcast(h)
-				config.Sources = []func() (events.Source, error){broadcast.open}
+			if uevents { // nothing but inotify reports writes to attributes
+				config.Sources = []func() (events.Source, error){newBroadcast(h).open}
+				config.OpenWatcher = func() (Watcher, error) { return events.NewWatcher() }
 			}
 			r := start(t, h, config)
 			r.becomes(map[string][]string{"cy": slices.Concat(vfsOf(t, h, pfA), vfsOf(t, h, pfB))})
