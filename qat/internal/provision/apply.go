@@ -25,8 +25,9 @@ type Writer interface {
 
 // An applier makes the writes of a plan.
 type applier struct {
-	writer Writer
-	host   host
+	writer   Writer
+	host     host
+	takedown bool // the PF is withdrawn, and no container holds its VFs, so they may be removed
 }
 
 // A result is what became of the writes of a plan.
@@ -98,8 +99,10 @@ func (a *applier) isDisturbed(f *facts, w write) bool {
 	return err != nil || state != "down"
 }
 
-// errGone is the error of a write to a PF that is not there any more.
-var errGone = errors.New("the PF is gone")
+var (
+	errGone        = errors.New("the PF is gone")
+	errVFsAppeared = errors.New("another program has created VFs of the PF")
+)
 
 // make makes one write.
 func (a *applier) make(f *facts, w write) error {
@@ -109,6 +112,15 @@ func (a *applier) make(f *facts, w write) error {
 		return err
 	case incarnation != f.incarnation:
 		return errGone
+	}
+	if w == (write{attrState, "down"}) && !a.takedown {
+		// The PF had no VFs when it was read. Taking it down removes those that it has now.
+		switch vfs, err := a.host.vfs(f.address); {
+		case err != nil:
+			return err
+		case len(vfs) > 0:
+			return errVFsAppeared
+		}
 	}
 	if err := a.writer.Write("bus/pci/devices/"+f.address.String()+"/"+w.attribute, w.value); err != nil {
 		return err

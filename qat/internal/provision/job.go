@@ -67,7 +67,7 @@ func (m *mode) run(j *job) {
 		}
 	}
 	logWrites(j.facts, j.rule, &j.plan, j.repeated)
-	applier := applier{writer: m.cfg.Writer, host: m.host}
+	applier := applier{writer: m.cfg.Writer, host: m.host, takedown: j.plan.takedown}
 	j.result = applier.apply(j.facts, j.plan.writes, &j.progress)
 	if j.result.err == nil {
 		klog.InfoS("Provisioned a PF", "pf", j.address, "after", time.Since(j.since))

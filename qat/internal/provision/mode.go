@@ -92,7 +92,8 @@ type pf struct {
 	refused map[write]string
 	restore bool // see input.restore
 
-	job       *job // nil: nothing is done about it now
+	job       *job   // nil: nothing is done about it now
+	reason    string // why it was not as its rule wants before the job; "" if it was, or if there was none
 	attempts  attempts
 	waiting   string  // what the removal of its VFs waits for; "": nothing
 	ask       backoff // for the next question to the kubelet
@@ -370,6 +371,12 @@ func (m *mode) reconcile(a pci.Address, pf *pf, now time.Time) string {
 		return m.blocked(pf, now)
 	}
 	m.match(a, pf)
+	pf.reason = m.act(a, pf, now)
+	return pf.reason
+}
+
+// act is reconcile for a PF that has no job and whose rule is known.
+func (m *mode) act(a pci.Address, pf *pf, now time.Time) string {
 	switch {
 	case pf.desired == nil:
 		m.offer(a, pf)
@@ -403,7 +410,7 @@ func (m *mode) match(a pci.Address, pf *pf) {
 	}
 	if !reflect.DeepEqual(d, pf.desired) {
 		pf.refused, pf.restore, pf.attempts = nil, false, attempts{}
-		pf.waiting, pf.ask, pf.logged, pf.loggedErr = "", backoff{}, "", ""
+		pf.waiting, pf.ask, pf.logged, pf.loggedErr, pf.reason = "", backoff{}, "", "", ""
 	}
 	pf.desired, pf.rule = d, rule
 }
@@ -439,7 +446,7 @@ func (m *mode) carryOut(a pci.Address, pf *pf, p *plan, now time.Time) string {
 	}
 	m.start(a, pf, p)
 	m.wakeAt(now.Add(blockedAfter))
-	return pf.waiting
+	return pf.reason // until the job has ended
 }
 
 // withdrawReason is the reason with which a PF is withdrawn before its VFs are removed.
@@ -451,20 +458,24 @@ func withdrawReason(waiting string) string {
 	return reason + ": " + waiting
 }
 
-// blocked returns why a job takes long, or "".
+// blocked returns why a job takes long. If it does not, it returns the reason from before the job.
 func (m *mode) blocked(pf *pf, now time.Time) string {
 	w, since := pf.job.progress.get()
 	switch {
 	case w == write{}:
 		m.wakeAt(now.Add(blockedAfter))
-		return pf.waiting
+		return pf.reason
 	case now.Sub(since) < blockedAfter:
 		m.wakeAt(since.Add(blockedAfter))
-		return pf.waiting
+		return pf.reason
 	}
 	reason := fmt.Sprintf("the write of %s to %s has not returned since %s", w.value, w.attribute,
 		since.Format(time.TimeOnly))
-	if w.value == "0" && w.attribute == attrNumVFs || w.value == "down" {
+	switch {
+	case w != write{attrNumVFs, "0"} && w != write{attrState, "down"}:
+	case m.cfg.Force:
+		reason += ": a process may hold a VF"
+	default:
 		reason += ": a process outside Kubernetes may hold a VF"
 	}
 	return reason

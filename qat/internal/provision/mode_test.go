@@ -3,6 +3,7 @@
 package provision
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -257,5 +258,89 @@ func TestEndDoesNotWaitForABlockedWrite(t *testing.T) {
 		}
 		close(blocked)
 		r.after(time.Minute) // the write returns, and those after it are made
+	})
+}
+
+func TestVFsThatAppearBeforeThePFIsTakenDownStay(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		pf := address(pfName)
+		r.change(pf, func(f *facts) { f.setVFs(0) })
+		r.configure("- autoReset: true\n  services: [dc]\n") // auto_reset is the first write
+		r.onWrite = func(w write) {
+			if w.attribute == attrAutoReset {
+				r.change(pf, func(f *facts) { f.full() })
+				if vf := r.get(pf).vfs[0].address; !r.allocate(vf, "default/web", 0) {
+					t.Error("the VF cannot be allocated")
+				}
+			}
+		}
+		r.start()
+		r.after(5 * time.Minute)
+		r.wrote("qat/auto_reset=on")
+		if reason := r.reason(pf); !strings.HasPrefix(reason, "pod default/web holds ") {
+			t.Errorf("reason: %q", reason)
+		}
+	})
+}
+
+func TestDryRunLogsEachPlanOnceAndDoesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		lines := captureLog(t)
+		pf := address(pfName)
+		r.dryRun = true
+		r.configure(allDC)
+		r.start()
+		r.after(time.Second)
+		r.event(pf)
+		r.after(time.Hour)
+		r.configure("- services: [sym]\n  vfs: all\n")
+		r.after(time.Hour)
+		var got []string
+		for _, line := range lines() {
+			if strings.HasPrefix(line, `"Would provision a PF"`) {
+				got = append(got, line)
+			}
+		}
+		const format = `"Would provision a PF" pf="0000:6b:00.0" rule="qat.yaml:2" differs=["services sym;asym → %s"] ` +
+			`writes="sriov_numvfs=0 qat/state=down qat/cfg_services=%[1]s qat/state=up sriov_numvfs=4" removesVFs=true`
+		want := []string{fmt.Sprintf(format, "dc"), fmt.Sprintf(format, "sym")}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("log (-want +got):\n%s", diff)
+		}
+		r.wrote()
+		if len(r.withdrawn) > 0 {
+			t.Errorf("withdrawn: %v", r.withdrawn)
+		}
+	})
+}
+
+func TestLogOfAPFThatFailsAgainAndAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		lines := captureLog(t)
+		pf := address(pfName)
+		r.refuse(pf, write{attrState, "down"}, unix.EBUSY)
+		r.configure("- services: [dc]\n")
+		r.start()
+		r.after(time.Hour)
+		r.refuse(pf, write{}, nil)
+		r.after(10 * time.Minute)
+		var got []string
+		for _, line := range lines() {
+			line, _, _ = strings.Cut(line, " after=")
+			if strings.Contains(line, "0000:6b:00.0") && !strings.Contains(line, "Writing") {
+				got = append(got, line)
+			}
+		}
+		const plan = `"Provisioning a PF" pf="0000:6b:00.0" rule="qat.yaml:2" differs=["services sym;asym → dc"] ` +
+			`writes="sriov_numvfs=0 qat/state=down qat/cfg_services=dc qat/state=up sriov_numvfs=4"`
+		want := []string{
+			plan,
+			`"Cannot provision a PF" err="device or resource busy" pf="0000:6b:00.0" rule="qat.yaml:2"`,
+			`"Not provisioned" reason="device or resource busy" devices=["0000:6b:00.0"]`,
+			`"Provisioned a PF" pf="0000:6b:00.0"`,
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("log (-want +got):\n%s", diff)
+		}
 	})
 }

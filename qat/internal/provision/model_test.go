@@ -26,6 +26,9 @@ const dpdkDriver = device.DriverVFIO
 // A model is a host with PFs that follow the rules of the kernel, a kubelet, and mode dpdk. Its
 // methods may be called from any goroutine.
 type model struct {
+	dryRun  bool          // the plugin only logs what it would write
+	onWrite func(w write) // called after each write; nil: nothing
+
 	mu sync.Mutex // guards all following fields
 
 	// The kernel:
@@ -234,7 +237,7 @@ func (m *model) block(a pci.Address, until chan struct{}) {
 
 // Writes of the plugin.
 
-func (m *model) DryRun() bool { return false }
+func (m *model) DryRun() bool { return m.dryRun }
 
 func (m *model) Write(name, value string) error {
 	name = strings.TrimPrefix(name, "bus/pci/devices/")
@@ -248,6 +251,9 @@ func (m *model) Write(name, value string) error {
 	}
 	time.Sleep(time.Millisecond)
 	err := m.write(a, w)
+	if m.onWrite != nil {
+		m.onWrite(w)
+	}
 	m.event(a) // inotify reports writes, also those that fail
 	if err == nil && attribute == attrNumVFs {
 		time.AfterFunc(2*time.Millisecond, func() { m.bind(a) })

@@ -129,6 +129,7 @@ func (r *rig) start() {
 		Writer:        r.model,
 		AuditInterval: -1,
 		Sources:       []func() (events.Source, error){func() (events.Source, error) { return q, nil }},
+		Skipped:       "Not provisioned",
 	})
 	cfg := Config{
 		Dir:        r.dir,
