@@ -37,7 +37,8 @@ func TestClassify(t *testing.T) {
 			if tt.uevent != nil {
 				path := tt.uevent[0]
 				fields := append([]string{"change@" + path, "ACTION=change", "DEVPATH=" + path}, tt.uevent[1:]...)
-				if err := events.ParseUevent(e, []byte(strings.Join(append(fields, "SEQNUM=7", ""), "\x00"))); err != nil {
+				message := strings.Join(append(fields, "SEQNUM=7", ""), "\x00")
+				if err := events.ParseUevent(e, []byte(message)); err != nil {
 					t.Fatal(err)
 				}
 			}

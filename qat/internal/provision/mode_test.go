@@ -301,7 +301,8 @@ func TestDryRunLogsEachPlanOnceAndDoesNothing(t *testing.T) {
 				got = append(got, line)
 			}
 		}
-		const format = `"Would provision a PF" pf="0000:6b:00.0" rule="qat.yaml:2" differs=["services sym;asym → %s"] ` +
+		const format = `"Would provision a PF" pf="0000:6b:00.0" rule="qat.yaml:2" ` +
+			`differs=["services sym;asym → %s"] ` +
 			`writes="sriov_numvfs=0 qat/state=down qat/cfg_services=%[1]s qat/state=up sriov_numvfs=4" removesVFs=true`
 		want := []string{fmt.Sprintf(format, "dc"), fmt.Sprintf(format, "sym")}
 		if diff := cmp.Diff(want, got); diff != "" {
