@@ -404,7 +404,7 @@ func (m *mode) match(a pci.Address, pf *pf) {
 	var rule string
 	if m.config != nil {
 		found, name, ok := m.config.Desired(config.PF{Address: a, NUMANode: pf.facts.numaNode, Family: pf.facts.family})
-		if ok {
+		if ok && !reflect.DeepEqual(found, config.Desired{}) { // a rule without settings exempts the PF
 			d, rule = &found, name
 		}
 	}

@@ -345,3 +345,19 @@ func TestLogOfAPFThatFailsAgainAndAgain(t *testing.T) {
 		}
 	})
 }
+
+func TestRuleWithoutSettingsExemptsAPF(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		pf := address(pfName)
+		r.change(pf, func(f *facts) { f.setVFs(0); f.state = "down" })
+		r.configure("- match: {pfs: [\"" + pfName + "\"]}\n- services: [dc]\n  vfs: all\n")
+		r.start()
+		r.after(time.Minute)
+		r.change(pf, func(f *facts) { f.driver = "" })
+		r.after(time.Minute)
+		r.wrote()
+		if reason := r.reason(pf); reason != "" {
+			t.Errorf("reason: %q", reason)
+		}
+	})
+}

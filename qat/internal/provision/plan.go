@@ -88,7 +88,7 @@ func (p *planner) compare() {
 		p.services = p.compareServices()
 		p.pmIdle = p.compareSwitch(attrPMIdle, f.pmIdle, d.PMIdle, "0", "1")
 		p.autoReset = p.compareSwitch(attrAutoReset, f.autoReset, d.AutoReset, "off", "on")
-		if f.state == "down" && p.can(write{attrState, "up"}) {
+		if f.state == "down" && p.mayTakeDown() && p.can(write{attrState, "up"}) {
 			p.up = true
 			p.differ("state", "down", "up")
 		}
@@ -229,6 +229,14 @@ func (p *planner) can(w write) bool {
 		p.unmet = append(p.unmet, reason)
 	}
 	return reason == ""
+}
+
+// mayTakeDown reports whether the rule can have the PF taken down, so that the plugin must bring it
+// up again, also after it ended in between, or needs the PF to be up. Otherwise an administrator may
+// take the PF down.
+func (p *planner) mayTakeDown() bool {
+	d := &p.desired
+	return d.Services != nil || d.PMIdle != nil || d.VFs == config.All
 }
 
 // canRemove reports whether the PF's VFs, if it has any, can be removed.

@@ -106,6 +106,11 @@ func TestPlan(t *testing.T) {
 			keeps:   true,
 		},
 		{
+			name:    "down by an administrator",
+			facts:   gen4().with(func(f *facts) { f.state = "down" }),
+			desired: config.Desired{VFs: config.None, AutoReset: &off},
+		},
+		{
 			name:    "down, and the services differ",
 			facts:   gen4().with(func(f *facts) { f.state = "down" }),
 			desired: config.Desired{Services: dc, VFs: config.None},

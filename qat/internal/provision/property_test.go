@@ -114,7 +114,7 @@ func differs(f *facts, d config.Desired) (list []string) {
 	check("autoReset", d.AutoReset == nil || f.autoReset == onOff[*d.AutoReset])
 	zeroOne := map[bool]string{false: "0", true: "1"}
 	check("pmIdle", d.PMIdle == nil || f.pmIdle == zeroOne[*d.PMIdle])
-	check("state", !f.family.Services || f.state == "up")
+	check("state", !f.family.Services || f.state == "up" || d.Services == nil && d.PMIdle == nil && d.VFs != config.All)
 	switch d.VFs {
 	case config.All:
 		check("VFs", f.numVFs == f.totalVFs)
