@@ -313,7 +313,7 @@ func TestEachAllocationComesBeforeOrAfterAWithdrawal(t *testing.T) {
 			}
 		})
 	}
-	for range 500 {
+	for range 100 {
 		cfg.Allocator.Withdraw(pf, reconfiguration)
 		before := cfg.Allocator.LastAllocated(vf)
 		if err := cfg.Allocator.PostAllocate(devices, &devtree.ContainerEdits{}); !errors.Is(err, devtree.ErrUnfit) {
