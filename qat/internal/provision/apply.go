@@ -65,6 +65,9 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 		if stays == "up" && slices.Contains([]string{attrState, attrServices, attrPMIdle}, w.attribute) {
 			continue
 		}
+		if w == removeVFs {
+			a.unbindVFs(f, p)
+		}
 		p.set(w)
 		err := a.make(f, w)
 		if err == nil {
@@ -82,7 +85,7 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 		switch w {
 		case write{attrState, "down"}:
 			stays = "up"
-		case write{attrState, "up"}, write{attrNumVFs, "0"}:
+		case write{attrState, "up"}, removeVFs:
 			return r
 		}
 	}
@@ -104,14 +107,54 @@ var (
 	errVFsAppeared = errors.New("another program has created VFs of the PF")
 )
 
+// removeVFs is the write that removes the VFs of a PF.
+var removeVFs = write{attrNumVFs, "0"}
+
+// unbindVFs unbinds the VFs of a PF from their drivers. The write that removes VFs would do that,
+// too, but kernels since 6.1.158 then hold a lock that all PCI devices share (drivers/pci/iov.c,
+// pci_lock_rescan_remove). While a process has a VF open, no other PF could get or lose VFs, and no
+// device of the host could be added or removed. The unbinding of a VF that is open blocks only that
+// VF.
+//
+// unbindVFs leaves errors to the write that follows.
+func (a *applier) unbindVFs(f *facts, p *progress) {
+	vfs, err := a.host.vfs(f.address)
+	if err != nil {
+		return
+	}
+	for _, vf := range vfs {
+		if vf.driver == "" {
+			continue
+		}
+		w := write{attrUnbind, vf.address.String()}
+		p.set(w)
+		if a.checkIncarnation(f) != nil || a.writer.Write("bus/pci/devices/"+w.value+"/"+w.attribute, w.value) != nil {
+			return
+		}
+	}
+	isBound := func(v vf) bool { return v.driver != "" }
+	for wait := time.Millisecond; wait <= takeEffect/2; wait *= 2 {
+		if vfs, err = a.host.vfs(f.address); err != nil || !slices.ContainsFunc(vfs, isBound) {
+			return
+		}
+		time.Sleep(wait)
+	}
+}
+
+// checkIncarnation returns an error if the PF is gone. A write through a path could reach another
+// device that got the address since.
+func (a *applier) checkIncarnation(f *facts) error {
+	incarnation, err := a.host.incarnation(f.address)
+	if err == nil && incarnation != f.incarnation {
+		err = errGone
+	}
+	return err
+}
+
 // make makes one write.
 func (a *applier) make(f *facts, w write) error {
-	// A write through a path could reach another device that got the address since.
-	switch incarnation, err := a.host.incarnation(f.address); {
-	case err != nil:
+	if err := a.checkIncarnation(f); err != nil {
 		return err
-	case incarnation != f.incarnation:
-		return errGone
 	}
 	if w == (write{attrState, "down"}) && !a.takedown {
 		// The PF had no VFs when it was read. Taking it down removes those that it has now.
@@ -135,8 +178,8 @@ func (a *applier) make(f *facts, w write) error {
 	return a.awaitVFs(f.address, n)
 }
 
-// takeEffect is how long a write to sriov_numvfs may take until it has effect. In sysfs, it has
-// when the write returns. On a look-alike host it follows a moment later.
+// takeEffect is how long a write to sriov_numvfs or driver/unbind may take until it has effect. In
+// sysfs, it has when the write returns. On a look-alike host it follows a moment later.
 const takeEffect = time.Second
 
 // awaitVFs waits until a PF has n VFs.

@@ -31,6 +31,9 @@ const (
 	attrAutoprobe = "sriov_drivers_autoprobe"
 )
 
+// attrUnbind is the file, relative to the directory of a VF, that unbinds it from its driver.
+const attrUnbind = "driver/unbind"
+
 // facts is the state of a PF at the time of a read. An attribute that does not exist is "", or 0 if
 // it is a number: Gen2 has none of qat/, and kernels differ in which of it they have.
 type facts struct {

@@ -472,7 +472,7 @@ func (m *mode) blocked(pf *pf, now time.Time) string {
 	reason := fmt.Sprintf("the write of %s to %s has not returned since %s", w.value, w.attribute,
 		since.Format(time.TimeOnly))
 	switch {
-	case w != write{attrNumVFs, "0"} && w != write{attrState, "down"}:
+	case w != removeVFs && w != write{attrState, "down"} && w.attribute != attrUnbind:
 	case m.cfg.Force:
 		reason += ": a process may hold a VF"
 	default:

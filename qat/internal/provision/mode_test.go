@@ -156,7 +156,7 @@ func TestBlockedWriteConcernsItsPFOnly(t *testing.T) {
 			t.Errorf("the services of the other PF are %q", services)
 		}
 		r.after(10 * time.Second)
-		const want = "the write of 0 to sriov_numvfs has not returned since 00:00:00: " +
+		const want = "the write of 0000:6b:00.1 to driver/unbind has not returned since 00:00:00: " +
 			"a process outside Kubernetes may hold a VF"
 		if reason := r.reason(pf); reason != want {
 			t.Errorf("reason %q, want %q", reason, want)

@@ -36,6 +36,7 @@ type model struct {
 	incarnations uint64
 	refused      map[pci.Address]map[write]error // writes that fail
 	blocked      map[pci.Address]chan struct{}   // PFs whose VFs a process holds open; closed: it ends
+	rescan       chan struct{}                   // has a value while sriov_numvfs of any PF is written
 	noIOMMU      bool
 	writes       []string            // "<address> <write>", also refused ones
 	changed      func(a pci.Address) // sends an event of a PF; nil: no event
@@ -60,6 +61,7 @@ func newModel() *model {
 		pfs:       map[pci.Address]*facts{},
 		refused:   map[pci.Address]map[write]error{},
 		blocked:   map[pci.Address]chan struct{}{},
+		rescan:    make(chan struct{}, 1),
 		held:      map[pci.Address]string{},
 		reported:  map[pci.Address]string{},
 		withdrawn: map[pci.Address]string{},
@@ -243,10 +245,18 @@ func (m *model) Write(name, value string) error {
 	name = strings.TrimPrefix(name, "bus/pci/devices/")
 	text, attribute, _ := strings.Cut(name, "/")
 	a, w := address(text), write{attribute, value}
+	a.Function = 0 // a write to a VF counts as one to its PF
 	m.mu.Lock()
 	blocked := m.blocked[a]
+	if f := m.pfs[a]; f == nil || !slices.ContainsFunc(f.vfs, func(v vf) bool { return v.driver != "" }) {
+		blocked = nil // the process has a VF of the driver
+	}
 	m.mu.Unlock()
-	if blocked != nil && (w == write{attrNumVFs, "0"} || w == write{attrState, "down"}) {
+	if attribute == attrNumVFs { // pci_lock_rescan_remove (drivers/pci/iov.c, sriov_numvfs_store)
+		m.rescan <- struct{}{}
+		defer func() { <-m.rescan }()
+	}
+	if blocked != nil && (w == removeVFs || w == write{attrState, "down"} || attribute == attrUnbind) {
 		<-blocked
 	}
 	time.Sleep(time.Millisecond)
@@ -305,6 +315,13 @@ func (m *model) store(f *facts, w write) error {
 		if f.state != "" {
 			f.state = "up"
 		}
+	case attrUnbind:
+		i := slices.IndexFunc(f.vfs, func(v vf) bool { return v.address.String() == w.value })
+		if i < 0 || f.vfs[i].driver == "" {
+			return unix.ENODEV
+		}
+		m.take(f.vfs[i])
+		f.vfs[i].driver = ""
 	case attrAutoprobe:
 		f.autoprobe = w.value
 	case attrAutoReset:
@@ -334,12 +351,17 @@ func (m *model) store(f *facts, w write) error {
 
 func (m *model) removeVFs(f *facts) {
 	for _, vf := range f.vfs {
-		if pod := m.held[vf.address]; pod != "" {
-			m.taken = append(m.taken, fmt.Sprintf("%s of %s", vf.address, pod))
-		}
+		m.take(vf)
 		delete(m.allocated, vf.address)
 	}
 	f.setVFs(0)
+}
+
+// take records that a VF is taken from the pod that holds it, if one does.
+func (m *model) take(v vf) {
+	if pod := m.held[v.address]; pod != "" {
+		m.taken = append(m.taken, fmt.Sprintf("%s of %s", v.address, pod))
+	}
 }
 
 // The host of the plugin.

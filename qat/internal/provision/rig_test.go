@@ -7,6 +7,8 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -203,11 +205,12 @@ func (r *rig) reason(a pci.Address) string {
 	return r.skipped[a.String()]
 }
 
-// written returns the writes to a PF so far, and forgets all of them.
+// written returns the writes to PFs so far, and forgets all of them. It leaves out the unbinding of
+// VFs, which comes before their removal.
 func (r *rig) written() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	writes := r.writes
+	writes := slices.DeleteFunc(r.writes, func(w string) bool { return strings.Contains(w, attrUnbind) })
 	r.writes = nil
 	return writes
 }

@@ -263,6 +263,40 @@ func TestServiceChangeWaitsForPodsThatHoldVFs(t *testing.T) {
 	t.Logf("the change was complete %s after the VFs were released", ms(listed-released))
 }
 
+// A process that is no pod holds a VF, so that the kernel blocks its removal. If the plugin wrote to
+// sriov_numvfs of the PF meanwhile, kernels since 6.1.158 would block those of all PFs; see
+// unbindVFs in qat/internal/provision.
+func TestBlockedWriteDelaysNoOtherPF(t *testing.T) {
+	n := newNode(t, "npf=2")
+	a, b := n.pfs[0], n.pfs[1]
+	p := newProvisioning(t, crypto)
+	n.startPlugin(t, p.flags()...)
+	n.waitForCounts(t, map[string]int{"cy": 32})
+	closeVF := openVF(t, a.vfs(t)[0])
+	p.configure(t, compression)
+	poll(t, pollInterval, "the log to name the write that blocks", func() bool {
+		return strings.Contains(n.plugin.log.String(), "has not returned")
+	})
+	n.waitForCounts(t, map[string]int{"dc": 16})
+
+	start := monotonic()
+	b.disableVFs(t)
+	poll(t, pollInterval, "the plugin to create and bind the VFs of the other PF again", func() bool {
+		binds := 0
+		for _, e := range n.uevents.since(start) {
+			if e.action == "bind" && e.env["DRIVER"] == "vfio-pci" {
+				binds++
+			}
+		}
+		return binds == 16
+	})
+	n.waitForCounts(t, map[string]int{"dc": 16})
+
+	closeVF()
+	n.waitForCounts(t, map[string]int{"dc": 32})
+	n.waitForVFs(t, a, b)
+}
+
 // The plugin is killed while the kernel blocks its write. The next one continues. The change keeps
 // the resource: the kubelet would show that of a killed plugin for five minutes.
 func TestRestartDuringReconfiguration(t *testing.T) {
@@ -271,9 +305,10 @@ func TestRestartDuringReconfiguration(t *testing.T) {
 	n.startPlugin(t, p.flags()...)
 	n.waitForCounts(t, map[string]int{"cy": 16})
 	pf := n.pfs[0]
-	closeVF := openVF(t, pf.vfs(t)[0])
+	vf := pf.vfs(t)[0]
+	closeVF := openVF(t, vf)
 	p.configure(t, crypto+"  pmIdle: false\n")
-	poll(t, pollInterval, "the kernel to remove virtfn0", func() bool { return linkBase(pf.path("virtfn0")) == "" })
+	poll(t, pollInterval, "the plugin to unbind the VF", func() bool { return driverOf(vf) == "" })
 	_ = n.plugin.cmd.Process.Signal(unix.SIGKILL)
 	closeVF()
 	<-n.plugin.done
