@@ -86,6 +86,14 @@ type Binder struct {
 	mu       sync.Mutex // guards the following fields, and each attempt except what its worker uses
 	attempts map[pci.Address]*attempt
 	queue    queue
+	next     time.Time // the earliest due of all attempts; zero: never
+	changed  bool      // an attempt may have changed since next was determined
+}
+
+// lock locks b.mu for a change of an attempt.
+func (b *Binder) lock() {
+	b.mu.Lock()
+	b.changed = true
 }
 
 // attempt is the state of binding one VF. The Binder keeps it until the VF is forgotten or
@@ -134,7 +142,7 @@ func New(ctx context.Context, cfg Config) *Binder {
 // Bind starts the next step for a VF that is not bound, if a step is due. It returns the reason why
 // the VF is not bound.
 func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	t := b.attempts[vf.Address]
 	if t == nil || t.vf.Incarnation != vf.Incarnation {
@@ -170,7 +178,8 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 func (b *Binder) Bound(a pci.Address, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t := b.attempts[a]; t != nil {
+	if t := b.attempts[a]; t != nil && t.phase != phaseBound {
+		b.changed = true
 		t.bound(now)
 	}
 }
@@ -214,7 +223,7 @@ func lossError(driver string) error {
 // Pending lists the VF, so that the VF keeps its place under the device limit. After that,
 // AwaitNode has the effect of Bound.
 func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	t := b.attempts[a]
 	if t == nil || t.phase == phaseWriting || t.phase == phaseBound {
@@ -230,7 +239,7 @@ func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 // continues, and is undone if it fails. Otherwise the driver and driver_override stay as they are.
 // The Binder remembers the failures of the VF, and what to restore if a later try fails.
 func (b *Binder) Stop(a pci.Address) {
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	switch t := b.attempts[a]; {
 	case t == nil, t.phase == phaseBound:
@@ -246,7 +255,7 @@ func (b *Binder) Stop(a pci.Address) {
 
 // Forget drops a VF that is gone. A step that is running continues, and its result is ignored.
 func (b *Binder) Forget(a pci.Address) {
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	b.queue.remove(b.attempts[a])
 	delete(b.attempts, a)
@@ -256,9 +265,11 @@ func (b *Binder) Forget(a pci.Address) {
 func (b *Binder) Due(now time.Time) (list []pci.Address) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for a, t := range b.attempts {
-		if at := t.due(); !at.IsZero() && !now.Before(at) {
-			list = append(list, a)
+	if next := b.nextAttempt(); !next.IsZero() && !now.Before(next) {
+		for a, t := range b.attempts {
+			if at := t.due(); !at.IsZero() && !now.Before(at) {
+				list = append(list, a)
+			}
 		}
 	}
 	for _, a := range b.queue.newlyStuck(now) {
@@ -270,7 +281,7 @@ func (b *Binder) Due(now time.Time) (list []pci.Address) {
 
 // Postpone delays the next step of a VF that cannot be read before then.
 func (b *Binder) Postpone(a pci.Address, until time.Time) {
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	t := b.attempts[a]
 	if t == nil || t.phase == phaseWriting {
@@ -283,18 +294,30 @@ func (b *Binder) Postpone(a pci.Address, until time.Time) {
 
 // Next returns the earliest time at which a VF is due, which may be in the past. The zero time
 // means never.
-func (b *Binder) Next() (next time.Time) {
+func (b *Binder) Next() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, t := range b.attempts {
-		if at := t.due(); !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
+	return earlier(b.nextAttempt(), b.queue.nextStuck())
+}
+
+// nextAttempt returns the earliest due of all attempts. Most events find that no attempt has
+// changed. After a pause, it takes 80 µs to look at 1024 of them. The caller holds b.mu.
+func (b *Binder) nextAttempt() time.Time {
+	if b.changed {
+		b.next, b.changed = time.Time{}, false
+		for _, t := range b.attempts {
+			b.next = earlier(b.next, t.due())
 		}
 	}
-	if at := b.queue.nextStuck(); !at.IsZero() && (next.IsZero() || at.Before(next)) {
-		next = at
+	return b.next
+}
+
+// earlier returns the earlier of two times. The zero time means never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
 	}
-	return next
+	return a
 }
 
 // due returns when the VF must be read again for its next step. The zero time means never.
@@ -309,7 +332,7 @@ func (t *attempt) due() time.Time {
 // RetryReserved makes the VFs due that were not bound because driver_override reserves the VF at
 // address a. These are the VF itself and other VFs of its IOMMU group.
 func (b *Binder) RetryReserved(a pci.Address, now time.Time) {
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	for _, t := range b.attempts {
 		if t.phase == phaseFailed && t.isReserved(&a) {
@@ -320,7 +343,7 @@ func (b *Binder) RetryReserved(a pci.Address, now time.Time) {
 
 // RetryFailed makes all VFs due whose last try failed. Call it when the cause may be gone.
 func (b *Binder) RetryFailed(now time.Time) {
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	for _, t := range b.attempts {
 		if t.phase == phaseFailed {
@@ -386,7 +409,7 @@ func (b *Binder) run(j *job) {
 
 // finish records the result of a step. It reports false if the VF was forgotten or recreated.
 func (b *Binder) finish(j *job, err error, now time.Time) bool {
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	t := j.attempt
 	b.queue.finish(j)

@@ -185,6 +185,18 @@ func newTestBinder(t *testing.T, steal bool) *testBinder {
 	return b
 }
 
+// Next checks that the Binder has noticed each change of an attempt.
+func (b *testBinder) Next() time.Time {
+	b.t.Helper()
+	next := b.Binder.Next()
+	b.lock()
+	b.Binder.mu.Unlock()
+	if want := b.Binder.Next(); !next.Equal(want) {
+		b.t.Errorf("Next = %v, want %v as after a change", next, want)
+	}
+	return next
+}
+
 // bind calls Bind for the VF, waits for the step that this starts, and returns why the VF is
 // not bound then.
 func (b *testBinder) bind() string {
