@@ -65,7 +65,7 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 		if stays == "up" && slices.Contains([]string{attrState, attrServices, attrPMIdle}, w.attribute) {
 			continue
 		}
-		if w == removeVFs {
+		if w == removeVFs || w == (write{attrState, "down"}) && a.takedown {
 			a.unbindVFs(f, p)
 		}
 		p.set(w)
@@ -221,6 +221,8 @@ func (a *applier) explain(w write, err error) string {
 	case w.attribute == attrNumVFs && w.value != "0" && !a.host.hasIOMMU():
 		return "the QAT driver refuses VFs without an IOMMU: enable it in the firmware, and boot with " +
 			"intel_iommu=on (" + reason + ")"
+	case w == write{attrNumVFs, "0"}:
+		return reason + ": unbind the PF's driver to remove its VFs, or use a newer kernel"
 	case w.attribute == attrServices:
 		return reason + ": configure services that this kernel supports"
 	}

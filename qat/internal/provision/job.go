@@ -126,10 +126,10 @@ func (m *mode) end(j *job, now time.Time) {
 		klog.ErrorS(err, "Cannot provision a PF", "pf", j.address, "rule", j.rule)
 	}
 	for w, reason := range j.result.refused {
-		if p.refused == nil {
-			p.refused = map[write]string{}
-		}
-		p.refused[w] = reason
+		p.refuse(w, reason)
+	}
+	if j.result.err == nil {
+		p.made = j.plan.writes
 	}
 	p.attempts.end(now, j.result.retry)
 	p.restore = p.restore || j.plan.takedown && j.plan.creates()

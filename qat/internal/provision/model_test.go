@@ -38,6 +38,7 @@ type model struct {
 	blocked      map[pci.Address]chan struct{}   // PFs whose VFs a process holds open; closed: it ends
 	rescan       chan struct{}                   // has a value while sriov_numvfs of any PF is written
 	noIOMMU      bool
+	earlier      bool                // the kernel is an earlier one, see store
 	writes       []string            // "<address> <write>", also refused ones
 	changed      func(a pci.Address) // sends an event of a PF; nil: no event
 	crashed      bool                // the plugin has ended: its writes have no effect
@@ -303,6 +304,8 @@ func (m *model) store(f *facts, w write) error {
 			return nil
 		case f.driver != f.family.PFDriver():
 			return unix.ENOENT
+		case n == 0 && m.earlier:
+			return unix.EINVAL // adf_sriov_configure of Linux 6.6: "Already enabled for this device"
 		case n == 0:
 			m.removeVFs(f)
 			return nil
@@ -315,6 +318,7 @@ func (m *model) store(f *facts, w write) error {
 		if f.state != "" {
 			f.state = "up"
 		}
+		m.forgetPMIdle(f)
 	case attrUnbind:
 		i := slices.IndexFunc(f.vfs, func(v vf) bool { return v.address.String() == w.value })
 		if i < 0 || f.vfs[i].driver == "" {
@@ -329,6 +333,7 @@ func (m *model) store(f *facts, w write) error {
 	case attrState:
 		if f.state = w.value; w.value == "down" {
 			m.removeVFs(f)
+			m.forgetPMIdle(f)
 		}
 	case attrServices, attrPMIdle:
 		switch {
@@ -347,6 +352,14 @@ func (m *model) store(f *facts, w write) error {
 		return unix.ENOENT
 	}
 	return nil
+}
+
+// forgetPMIdle resets pm_idle_enabled, as an earlier kernel does whenever the PF goes down, also
+// before VFs are created (adf_init.c of Linux 6.6, adf_dev_shutdown_cache_cfg keeps only the services).
+func (m *model) forgetPMIdle(f *facts) {
+	if m.earlier && f.pmIdle != "" {
+		f.pmIdle = "1"
+	}
 }
 
 func (m *model) removeVFs(f *facts) {

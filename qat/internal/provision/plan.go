@@ -145,7 +145,7 @@ func (p *planner) compareVFs() {
 	}
 	switch p.desired.VFs {
 	case config.None:
-		if exist && p.can(write{attrNumVFs, "0"}) {
+		if exist && p.canRemove() {
 			p.remove = true
 			p.differ("VFs", strconv.Itoa(len(f.vfs)), "0")
 		}
@@ -179,15 +179,19 @@ func (p *planner) compareAll() {
 	}
 }
 
-// wrongDriver returns the driver of a VF that is bound to the DPDK driver although its rule leaves
-// it to its kernel driver, or "".
+// wrongDriver returns the driver of a VF that its rule leaves to its kernel driver, and that has
+// another: it is bound to the DPDK driver, or the kernel was told to bind it to none. In other
+// cases it returns "".
 func (p *planner) wrongDriver() string {
 	if p.desired.Driver != config.DriverKernel {
 		return ""
 	}
 	for _, vf := range p.facts.vfs {
-		if p.isBound(vf.driver) {
+		switch {
+		case p.isBound(vf.driver):
 			return vf.driver
+		case vf.driver == "" && p.facts.autoprobe == "0" && !p.noBind && p.can(write{attrAutoprobe, "1"}):
+			return "none"
 		}
 	}
 	return ""
@@ -197,10 +201,11 @@ func (p *planner) wrongDriver() string {
 // the driver accepts only while the PF is down comes between the two writes to qat/state.
 func (p *planner) sequence() {
 	f := p.facts
-	down := p.services != "" || p.pmIdle != ""
+	byState := p.remove && p.removesByState()
+	down := p.services != "" || p.pmIdle != "" || byState
 	p.add(p.autoReset != "", write{attrAutoReset, p.autoReset})
-	p.add(p.remove, write{attrNumVFs, "0"})
-	p.add(down && f.state != "down", write{attrState, "down"})
+	p.add(p.remove && !byState, write{attrNumVFs, "0"})
+	p.add(down && (f.state != "down" || byState), write{attrState, "down"})
 	p.add(p.services != "", write{attrServices, p.services})
 	p.add(p.pmIdle != "", write{attrPMIdle, p.pmIdle})
 	p.add(down || p.up, write{attrState, "up"})
@@ -240,7 +245,21 @@ func (p *planner) mayTakeDown() bool {
 }
 
 // canRemove reports whether the PF's VFs, if it has any, can be removed.
-func (p *planner) canRemove() bool { return !p.facts.hasVFs() || p.can(write{attrNumVFs, "0"}) }
+func (p *planner) canRemove() bool {
+	switch {
+	case !p.facts.hasVFs():
+		return true
+	case p.removesByState():
+		return p.can(write{attrState, "down"}) && p.can(write{attrState, "up"})
+	}
+	return p.can(write{attrNumVFs, "0"})
+}
+
+// removesByState reports whether the VFs can be removed only by taking the PF down. Linux 6.6, for
+// example, refuses 0 for sriov_numvfs (adf_sriov.c, adf_sriov_configure).
+func (p *planner) removesByState() bool {
+	return p.facts.state != "" && p.refused[write{attrNumVFs, "0"}] != ""
+}
 
 // canCreate reports whether VFs can be created.
 func (p *planner) canCreate() bool { return p.can(write{attrNumVFs, p.facts.vfsToCreate()}) }

@@ -122,7 +122,9 @@ func differs(f *facts, d config.Desired) (list []string) {
 		check("VFs", f.numVFs == 0)
 	}
 	if d.Driver == config.DriverKernel {
-		check("driver", !slices.ContainsFunc(f.vfs, func(v vf) bool { return v.driver == dpdkDriver }))
+		check("driver", !slices.ContainsFunc(f.vfs, func(v vf) bool {
+			return v.driver == dpdkDriver || v.driver == "" && f.autoprobe == "0"
+		}))
 	}
 	return list
 }
