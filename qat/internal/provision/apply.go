@@ -60,7 +60,8 @@ func (p *progress) get() (write, time.Time) {
 // and create its VFs, if it has taken it down or could not.
 func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 	defer p.set(write{})
-	stays := "" // the state that the PF stays in, because a write to qat/state failed
+	stays := ""    // the state that the PF stays in, because a write to qat/state failed
+	services := "" // that the driver has accepted; "": none
 	for _, w := range writes {
 		if stays == "up" && slices.Contains([]string{attrState, attrServices, attrPMIdle}, w.attribute) {
 			continue
@@ -71,15 +72,21 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 		p.set(w)
 		err := a.make(f, w)
 		if err == nil {
+			if w.attribute == attrServices {
+				services = w.value
+			}
 			continue
 		}
 		r.err = cmp.Or(r.err, err)
-		if isRefusal(err) && !a.isDisturbed(f, w) {
-			if r.refused == nil {
-				r.refused = map[write]string{}
-			}
-			r.refused[w] = a.explain(w, err)
-		} else {
+		switch {
+		case w == write{attrState, "up"} && services != "" && cannotStart(err) && a.revertServices(f, p):
+			r.refuse(write{attrServices, services}, fmt.Sprintf(
+				"the PF does not come up with the services %s, so it has its old ones: %v: see dmesg",
+				services, errnoOf(err)))
+			continue
+		case isRefusal(err) && !a.isDisturbed(f, w):
+			r.refuse(w, a.explain(w, err))
+		default:
 			r.retry = cmp.Or(r.retry, err)
 		}
 		switch w {
@@ -90,6 +97,30 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 		}
 	}
 	return r
+}
+
+// refuse records that the kernel refuses a write.
+func (r *result) refuse(w write, reason string) {
+	if r.refused == nil {
+		r.refused = map[write]string{}
+	}
+	r.refused[w] = reason
+}
+
+// cannotStart reports whether the error of bringing a PF up means that it cannot start with its
+// configuration, such as with services that its firmware lacks (adf_init.c, adf_dev_init).
+func cannotStart(err error) bool { return errors.Is(err, unix.EFAULT) || isRefusal(err) }
+
+// revertServices brings a PF that is down up with the services that it had. It reports whether the
+// PF is up.
+func (a *applier) revertServices(f *facts, p *progress) bool {
+	for _, w := range []write{{attrServices, f.services}, {attrState, "up"}} {
+		p.set(w)
+		if a.make(f, w) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // isDisturbed reports whether a write that needs the PF to be down failed because another program

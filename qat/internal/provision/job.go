@@ -66,6 +66,10 @@ func (m *mode) run(j *job) {
 			return
 		}
 	}
+	if m.ctx.Err() != nil {
+		j.waiting = "the plugin ends"
+		return
+	}
 	logWrites(j.facts, j.rule, &j.plan, j.repeated)
 	applier := applier{writer: m.cfg.Writer, host: m.host, takedown: j.plan.takedown}
 	j.result = applier.apply(j.facts, j.plan.writes, &j.progress)

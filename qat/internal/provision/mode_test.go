@@ -361,3 +361,20 @@ func TestRuleWithoutSettingsExemptsAPF(t *testing.T) {
 		}
 	})
 }
+
+func TestNoPFIsTakenDownWhenThePluginEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.change(address(pfName), func(f *facts) {
+			for i := range f.vfs {
+				f.vfs[i].driver = "" // so they do not count as held if the kubelet cannot be asked
+			}
+		})
+		r.silent = true
+		r.configure(allDC)
+		r.start()
+		r.after(time.Second)
+		r.stop()
+		r.after(time.Second)
+		r.wrote()
+	})
+}

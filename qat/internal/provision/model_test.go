@@ -47,6 +47,7 @@ type model struct {
 	held     map[pci.Address]string // VF → pod
 	reported map[pci.Address]string // of these, those that it reports
 	down     bool                   // it does not answer
+	silent   bool                   // it does not answer before the plugin ends
 	asked    int
 
 	// Mode dpdk:
@@ -418,10 +419,16 @@ func (m *model) hasIOMMU() bool {
 
 // The kubelet and mode dpdk.
 
-func (m *model) holders(context.Context) (map[pci.Address]string, error) {
+func (m *model) holders(ctx context.Context) (map[pci.Address]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.asked++
+	if m.silent {
+		m.mu.Unlock()
+		<-ctx.Done()
+		m.mu.Lock()
+		return nil, ctx.Err()
+	}
 	if m.down {
 		return nil, errors.New("the kubelet does not answer")
 	}

@@ -43,8 +43,9 @@ type rig struct {
 
 	queue *queue
 
-	stateMu sync.Mutex        // guards the following field
+	stateMu sync.Mutex        // guards all following fields
 	skipped map[string]string // as Reconcile returned it last
+	turns   int               // calls of Reconcile
 }
 
 // newRig returns a rig with a configuration directory that must exist. The plugin does not run.
@@ -168,6 +169,7 @@ func (m *recorder) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.S
 	m.rig.stateMu.Lock()
 	defer m.rig.stateMu.Unlock()
 	m.rig.skipped = maps.Clone(s.Skipped)
+	m.rig.turns++
 	return s
 }
 
