@@ -62,6 +62,7 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 	defer p.set(write{})
 	stays := ""    // the state that the PF stays in, because a write to qat/state failed
 	services := "" // that the driver has accepted; "": none
+	pmIdle := ""   // the same
 	for _, w := range writes {
 		if stays == "up" && slices.Contains([]string{attrState, attrServices, attrPMIdle}, w.attribute) {
 			continue
@@ -72,8 +73,13 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 		p.set(w)
 		err := a.make(f, w)
 		if err == nil {
-			if w.attribute == attrServices {
+			switch {
+			case w.attribute == attrServices:
 				services = w.value
+			case w.attribute == attrPMIdle:
+				pmIdle = w.value
+			case w.attribute == attrNumVFs && pmIdle != "":
+				a.checkPMIdle(f, pmIdle, &r)
 			}
 			continue
 		}
@@ -107,6 +113,16 @@ func (r *result) refuse(w write, reason string) {
 	r.refused[w] = reason
 }
 
+// checkPMIdle checks that pm_idle_enabled is what was written to it before VFs were created. Linux
+// 6.6, for example, forgets the value then (adf_init.c, adf_dev_shutdown_cache_cfg). The PF would
+// otherwise be taken down again and again.
+func (a *applier) checkPMIdle(f *facts, want string, r *result) {
+	if now, err := a.host.attribute(f.address, attrPMIdle); err == nil && now != want {
+		r.refuse(write{attrPMIdle, want}, fmt.Sprintf("the kernel does not keep %q in %s when it creates VFs: "+
+			"use a newer kernel, or take pmIdle out of the rule", want, attrPMIdle))
+	}
+}
+
 // cannotStart reports whether the error of bringing a PF up means that it cannot start with its
 // configuration, such as with services that its firmware lacks (adf_init.c, adf_dev_init).
 func cannotStart(err error) bool { return errors.Is(err, unix.EFAULT) || isRefusal(err) }
@@ -129,7 +145,7 @@ func (a *applier) isDisturbed(f *facts, w write) bool {
 	if w.attribute != attrServices && w.attribute != attrPMIdle {
 		return false
 	}
-	state, err := a.host.state(f.address)
+	state, err := a.host.attribute(f.address, attrState)
 	return err != nil || state != "down"
 }
 

@@ -82,8 +82,8 @@ type host interface {
 	// incarnation returns what facts.incarnation of a function is now; 0 if it is gone.
 	incarnation(a pci.Address) (uint64, error)
 
-	// state returns qat/state of a PF.
-	state(a pci.Address) (string, error)
+	// attribute returns the value of an attribute of a PF.
+	attribute(a pci.Address, name string) (string, error)
 
 	// vfs returns the VFs of a PF, in no order.
 	vfs(a pci.Address) ([]vf, error)
@@ -120,8 +120,8 @@ func (h *sysfsHost) incarnation(a pci.Address) (uint64, error) {
 	return inode, err
 }
 
-func (h *sysfsHost) state(a pci.Address) (string, error) {
-	return sysfs.ReadFile(filepath.Join(h.entry(a), attrState))
+func (h *sysfsHost) attribute(a pci.Address, name string) (string, error) {
+	return sysfs.ReadFile(filepath.Join(h.entry(a), name))
 }
 
 func (h *sysfsHost) vfs(a pci.Address) (vfs []vf, err error) {

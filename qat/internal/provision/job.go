@@ -132,9 +132,6 @@ func (m *mode) end(j *job, now time.Time) {
 	for w, reason := range j.result.refused {
 		p.refuse(w, reason)
 	}
-	if j.result.err == nil {
-		p.made = j.plan.writes
-	}
 	p.attempts.end(now, j.result.retry)
 	p.restore = p.restore || j.plan.takedown && j.plan.creates()
 }

@@ -90,8 +90,7 @@ type pf struct {
 	rule    string
 	desired *config.Desired // of the rule; nil: none matches
 	refused map[write]string
-	made    []write // writes of the last job, if all succeeded, until the PF is read again
-	restore bool    // see input.restore
+	restore bool // see input.restore
 
 	job       *job   // nil: nothing is done about it now
 	reason    string // why it was not as its rule wants before the job; "" if it was, or if there was none
@@ -303,25 +302,11 @@ func (m *mode) update(a pci.Address, r readResult, now time.Time) {
 	if known.attempts.after == nil {
 		known.attempts.after = r.facts
 	}
-	known.checkKept()
 	m.disown(a)
 	for _, vf := range r.facts.vfs {
 		m.owner[vf.address] = a
 	}
 	known.checkTransition(now)
-}
-
-// checkKept records a value of pm_idle_enabled as refused if the kernel has accepted it, but has not
-// kept it. Linux 6.6, for example, forgets it when it creates VFs (adf_init.c,
-// adf_dev_shutdown_cache_cfg). The PF would otherwise be taken down again and again.
-func (p *pf) checkKept() {
-	for _, w := range p.made {
-		if w.attribute == attrPMIdle && w.value != p.facts.pmIdle {
-			p.refuse(w, fmt.Sprintf("the kernel does not keep %q in %s when it creates VFs: use a newer kernel, "+
-				"or take pmIdle out of the rule", w.value, w.attribute))
-		}
-	}
-	p.made = nil
 }
 
 // refuse records that the kernel refuses a write.

@@ -397,11 +397,12 @@ func (m *model) incarnation(a pci.Address) (uint64, error) {
 	return 0, nil
 }
 
-func (m *model) state(a pci.Address) (string, error) {
-	if f := m.get(a); f != nil {
-		return f.state, nil
+func (m *model) attribute(a pci.Address, name string) (string, error) {
+	f := m.get(a)
+	if f == nil {
+		return "", unix.ENOENT
 	}
-	return "", unix.ENOENT
+	return map[string]string{attrState: f.state, attrPMIdle: f.pmIdle}[name], nil
 }
 
 func (m *model) vfs(a pci.Address) ([]vf, error) {
