@@ -356,7 +356,8 @@ func (r *running) bound(driver string, want []string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			r.t.Fatalf("after %v %v are bound to %s, want %v", timeout, got, driver, want)
+			r.t.Fatalf("after %v %v are bound to %s, want %v; to vfio-pci: %v", timeout, got, driver, want,
+				r.host.Bound("vfio-pci"))
 		}
 	}
 }
