@@ -60,11 +60,11 @@ func (p *progress) get() (write, time.Time) {
 // and create its VFs, if it has taken it down or could not.
 func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 	defer p.set(write{})
-	stays := ""    // the state that the PF stays in, because a write to qat/state failed
-	services := "" // that the driver has accepted; "": none
-	pmIdle := ""   // the same
+	staysUp := false // because it could not be taken down
+	services := ""   // that the driver has accepted; "": none
+	pmIdle := ""     // the same
 	for _, w := range writes {
-		if stays == "up" && slices.Contains([]string{attrState, attrServices, attrPMIdle}, w.attribute) {
+		if staysUp && slices.Contains([]string{attrState, attrServices, attrPMIdle}, w.attribute) {
 			continue
 		}
 		if w == removeVFs || w == (write{attrState, "down"}) && a.takedown {
@@ -97,7 +97,7 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 		}
 		switch w {
 		case write{attrState, "down"}:
-			stays = "up"
+			staysUp = true
 		case write{attrState, "up"}, removeVFs:
 			return r
 		}
@@ -153,9 +153,6 @@ var (
 	errGone        = errors.New("the PF is gone")
 	errVFsAppeared = errors.New("another program has created VFs of the PF")
 )
-
-// removeVFs is the write that removes the VFs of a PF.
-var removeVFs = write{attrNumVFs, "0"}
 
 // unbindVFs unbinds the VFs of a PF from their drivers. The write that removes VFs would do that,
 // too, but kernels since 6.1.158 then hold a lock that all PCI devices share (drivers/pci/iov.c,
@@ -268,7 +265,7 @@ func (a *applier) explain(w write, err error) string {
 	case w.attribute == attrNumVFs && w.value != "0" && !a.host.hasIOMMU():
 		return "the QAT driver refuses VFs without an IOMMU: enable it in the firmware, and boot with " +
 			"intel_iommu=on (" + reason + ")"
-	case w == write{attrNumVFs, "0"}:
+	case w == removeVFs:
 		return reason + ": unbind the PF's driver to remove its VFs, or use a newer kernel"
 	case w.attribute == attrServices:
 		return reason + ": configure services that this kernel supports"

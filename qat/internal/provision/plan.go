@@ -17,6 +17,15 @@ type write struct{ attribute, value string }
 
 func (w write) String() string { return w.attribute + "=" + w.value }
 
+// removeVFs is the write that removes the VFs of a PF.
+var removeVFs = write{attrNumVFs, "0"}
+
+// waitsForHolders reports whether the write takes VFs from their drivers. The kernel then waits for
+// processes that have one open.
+func (w write) waitsForHolders() bool {
+	return w == removeVFs || w == write{attrState, "down"} || w.attribute == attrUnbind
+}
+
 // A plan says how to make a PF what its rule wants.
 type plan struct {
 	writes  []write  // in this order; none: there is nothing to do
@@ -204,7 +213,7 @@ func (p *planner) sequence() {
 	byState := p.remove && p.removesByState()
 	down := p.services != "" || p.pmIdle != "" || byState
 	p.add(p.autoReset != "", write{attrAutoReset, p.autoReset})
-	p.add(p.remove && !byState, write{attrNumVFs, "0"})
+	p.add(p.remove && !byState, removeVFs)
 	p.add(down && (f.state != "down" || byState), write{attrState, "down"})
 	p.add(p.services != "", write{attrServices, p.services})
 	p.add(p.pmIdle != "", write{attrPMIdle, p.pmIdle})
@@ -252,13 +261,13 @@ func (p *planner) canRemove() bool {
 	case p.removesByState():
 		return p.can(write{attrState, "down"}) && p.can(write{attrState, "up"})
 	}
-	return p.can(write{attrNumVFs, "0"})
+	return p.can(removeVFs)
 }
 
 // removesByState reports whether the VFs can be removed only by taking the PF down. Linux 6.6, for
 // example, refuses 0 for sriov_numvfs (adf_sriov.c, adf_sriov_configure).
 func (p *planner) removesByState() bool {
-	return p.facts.state != "" && p.refused[write{attrNumVFs, "0"}] != ""
+	return p.facts.state != "" && p.refused[removeVFs] != ""
 }
 
 // canCreate reports whether VFs can be created.
