@@ -30,6 +30,14 @@ type Family struct {
 // PFDriver returns the name of the PFs' driver.
 func (f *Family) PFDriver() string { return f.pfDriver }
 
+// PFModule returns the name of the module with the PFs' driver.
+func (f *Family) PFModule() string {
+	if f.pfDriver == "c6xx" {
+		return "qat_c62x" // drivers/crypto/intel/qat/qat_c62x/Makefile
+	}
+	return "qat_" + f.pfDriver
+}
+
 const vendorIntel = 0x8086
 
 // families lists the devices of drivers/crypto/intel/qat (qat_common/adf_accel_devices.h) and of

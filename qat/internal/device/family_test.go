@@ -59,6 +59,19 @@ func TestFamilyOf(t *testing.T) {
 	}
 }
 
+func TestPFModuleIsThatOfTheKernel(t *testing.T) {
+	// The names of directories and modules below drivers/crypto/intel/qat.
+	for id, want := range map[uint16]string{
+		0x0435: "qat_dh895xcc", 0x37c8: "qat_c62x", 0x19e2: "qat_c3xxx", 0x4942: "qat_4xxx", 0x4946: "qat_420xx",
+		0x4948: "qat_6xxx",
+	} {
+		f, _ := FamilyOf(vendorIntel, id)
+		if f == nil || f.PFModule() != want {
+			t.Errorf("the module of PF %04x is %q, want %q", id, f.PFModule(), want)
+		}
+	}
+}
+
 func TestKernelVFDriversHasNoDuplicates(t *testing.T) {
 	want := []string{
 		"200xxvf", "420xxvf", "4xxxvf", "6xxxvf", "c3xxxvf", "c4xxxvf", "c6xxvf", "d15xxvf", "dh895xccvf",

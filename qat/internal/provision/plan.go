@@ -67,7 +67,7 @@ func newPlan(in *input, r *rules) plan {
 	f := in.facts
 	switch {
 	case f.driver == "":
-		return plan{wait: "it has no driver: load " + f.family.PFDriver()}
+		return plan{wait: "it has no driver: modprobe " + f.family.PFModule()}
 	case f.driver != f.family.PFDriver():
 		return plan{wait: fmt.Sprintf("it is bound to %s, and only its own driver %s can configure it",
 			f.driver, f.family.PFDriver())}

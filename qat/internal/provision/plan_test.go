@@ -158,7 +158,7 @@ func TestPlan(t *testing.T) {
 			name:    "no driver",
 			facts:   gen4().with(func(f *facts) { f.driver = "" }),
 			desired: config.Desired{VFs: config.All},
-			wait:    "it has no driver: load 4xxx",
+			wait:    "it has no driver: modprobe qat_4xxx",
 		},
 		{
 			name:    "another driver",
