@@ -67,6 +67,7 @@ type mode struct {
 	// Of the loop's goroutine:
 	config     *config.Config // in force; nil: none was ever good
 	configErr  string         // why the current files cannot be used; "" if they can
+	configAt   time.Time      // when to read the files again; zero: not without an event
 	pfs        map[pci.Address]*pf
 	owner      map[pci.Address]pci.Address // VF → PF
 	unreadable map[pci.Address]*backoff    // functions, PFs or not, whose last read failed
@@ -113,7 +114,11 @@ func (m *mode) Classify(e *events.Event) (Key, hostwatch.Verdict) { return m.cla
 func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
 	m.wake = time.Time{}
 	addresses := m.named(b.Keys, now)
-	if (b.All || b.Audit || slices.Contains(b.Keys, Key{kind: keyConfig})) && m.loadConfig() {
+	if slices.Contains(b.Keys, Key{kind: keyConfig}) {
+		m.configAt = hostwatch.Earlier(m.configAt, now.Add(settleTime))
+	}
+	isDue := !m.configAt.IsZero() && !now.Before(m.configAt)
+	if (b.All || b.Audit || isDue) && m.loadConfig() {
 		addresses = slices.AppendSeq(addresses, maps.Keys(m.pfs)) // inotify does not report drivers of VFs
 	}
 	addresses = append(addresses, m.endJobs(now)...)
@@ -131,6 +136,7 @@ func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State
 	for _, retry := range m.unreadable {
 		m.wakeAt(retry.at)
 	}
+	m.wakeAt(m.configAt)
 	m.wakeAt(m.pool.NextOverdue())
 	m.firstLook.Do(m.cfg.FirstLook)
 	return hostwatch.State{Skipped: m.skipped, Next: m.wake, Complete: m.listErr == nil}
@@ -141,6 +147,7 @@ func (m *mode) wakeAt(at time.Time) { m.wake = hostwatch.Earlier(m.wake, at) }
 // loadConfig reads the configuration, and reports whether it changed. If it is wrong, the last good
 // one stays in force.
 func (m *mode) loadConfig() (changed bool) {
+	m.configAt = time.Time{}
 	m.watches.Want(m.cfg.Dir, 0)
 	loaded, err := m.load()
 	if err != nil {

@@ -378,3 +378,17 @@ func TestNoPFIsTakenDownWhenThePluginEnds(t *testing.T) {
 		r.wrote()
 	})
 }
+
+// A file that is not replaced at once, but written in place, is read when it is complete.
+func TestHalfWrittenConfigurationDoesNotTakeEffect(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.configure("- services: [sym, asym]\n")
+		r.start()
+		r.after(time.Second)
+		r.configure("- services:\n  - sym\n")
+		r.after(5 * time.Millisecond)
+		r.configure("- services:\n  - sym\n  - asym\n  vfs: 0\n")
+		r.after(time.Second)
+		r.wrote("sriov_numvfs=0")
+	})
+}
