@@ -200,14 +200,14 @@ func (c *controller) addresses(keys []Key, now time.Time) []pci.Address {
 	return list
 }
 
-// withdrawnVFs lists the VFs of the PFs that were withdrawn or are offered again. They need not be
-// read again, unless their PF has changed.
+// withdrawnVFs lists the VFs of the PFs that were withdrawn or are offered again, and those whose PF
+// is not known. They need not be read again, unless their PF has changed.
 func (c *controller) withdrawnVFs(keys []Key) (list []pci.Address) {
 	for _, key := range keys {
 		if key.kind == keyWithdrawal {
 			list = append(list, c.functions.vfs(func(vf *function) bool {
 				pf, ok := c.functions.pfOf(vf.Address)
-				return ok && pf == key.address
+				return !ok || pf == key.address
 			})...)
 		}
 	}
@@ -359,9 +359,15 @@ func (c *controller) facts(a pci.Address) facts {
 				f.pfReadErr = err.Error()
 			}
 		}
+	} else if !f.driverBound && c.allocator.withdrawsAny() {
+		f.withdrawn = mayBeWithdrawn
 	}
 	return f
 }
+
+// mayBeWithdrawn is why a VF whose PF is not known is not bound while a PF is withdrawn. At the add
+// event of a VF, physfn can be missing still; its change event follows.
+const mayBeWithdrawn = "it has no PF, and may be a new VF of a PF that is withdrawn"
 
 // updateBinder tells the binder which VFs are bound, are gone, or must not be bound.
 func (c *controller) updateBinder(vfs []facts, decisions []decision, now time.Time) {

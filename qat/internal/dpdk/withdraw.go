@@ -93,6 +93,13 @@ func (w *withdrawals) withdrawn(pf pci.Address) string {
 	return w.reasons[pf]
 }
 
+// withdrawsAny reports whether any PF is withdrawn.
+func (w *withdrawals) withdrawsAny() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.reasons) > 0
+}
+
 // allocate records that these VFs are allocated now. If the PF of one is withdrawn, it records
 // nothing and returns an error.
 func (w *withdrawals) allocate(vfs []pci.Address) error {

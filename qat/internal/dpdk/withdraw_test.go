@@ -409,3 +409,24 @@ func (w *history) checkWithdrawn(withdrawn map[string]bool) {
 		}
 	}
 }
+
+// At the add event of a VF, physfn may be missing still, so the VF may be one of a withdrawn PF.
+func TestVFWithoutPFIsNotBoundWhileAPFIsWithdrawn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const vf = "0000:99:00.1"
+		h := newHost2PFs(t)
+		r := newRig(t, h, Config{})
+		r.rescan()
+		r.withdraw(pfA, reconfiguration)
+		must(t, h.AddVF(lookalike.VF{Address: vf}))
+		r.read(vf)
+		if writes := r.writesByVF([]string{vf})[vf]; len(writes) > 0 {
+			t.Errorf("writes to a VF without a PF: %q", writes)
+		}
+		r.wantSkipped(vf)
+		r.withdraw(pfA, "")
+		if writes := r.writesByVF([]string{vf})[vf]; len(writes) == 0 {
+			t.Error("the VF is not bound when the PF is offered again")
+		}
+	})
+}
