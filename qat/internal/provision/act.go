@@ -147,5 +147,5 @@ func (m *mode) blocked(pf *pf, now time.Time) string {
 	if m.cfg.Force {
 		return reason + ": a process may hold a VF"
 	}
-	return reason + ": a process outside Kubernetes may hold a VF"
+	return reason + ": a process that the kubelet does not report may hold a VF, such as an init container"
 }

@@ -157,7 +157,7 @@ func TestBlockedWriteConcernsItsPFOnly(t *testing.T) {
 		}
 		r.after(10 * time.Second)
 		const want = "the write of 0000:6b:00.1 to driver/unbind has not returned since 00:00:00: " +
-			"a process outside Kubernetes may hold a VF"
+			"a process that the kubelet does not report may hold a VF, such as an init container"
 		if reason := r.reason(pf); reason != want {
 			t.Errorf("reason %q, want %q", reason, want)
 		}
