@@ -247,3 +247,16 @@ func TestHeapGrowsByHalfUnlessGOGCIsSet(t *testing.T) {
 		}
 	}
 }
+
+func TestPodName(t *testing.T) {
+	for _, tt := range []struct{ namespace, pod, want string }{
+		{"qat", "plugin-x7k2p", "qat/plugin-x7k2p"},
+		{"", "plugin-x7k2p", ""},
+		{"qat", "", ""},
+	} {
+		env := map[string]string{"POD_NAMESPACE": tt.namespace, "POD_NAME": tt.pod}
+		if got := podName(func(name string) string { return env[name] }); got != tt.want {
+			t.Errorf("podName of %v: %q, want %q", env, got, tt.want)
+		}
+	}
+}
