@@ -68,21 +68,20 @@ func TestRereadReturnsWhatReadReturns(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			h := newHostWithVF(t, tt.driver)
-			must(t, h.LoadDriver("4xxxvf"))
-			r := vfioReader(h)
-			before := read(t, r, vfA1)
-			must(t, tt.change(h))
-			got := r.Reread(before)
-			if (got == nil) != tt.isNil {
-				t.Fatalf("Reread = %+v, want nil: %t", got, tt.isNil)
-			}
-			if got == nil {
-				return
-			}
-			equate := cmp.Options{cmpopts.EquateComparable(), cmp.AllowUnexported(Function{})}
-			if diff := cmp.Diff(read(t, r, vfA1), got, equate); diff != "" {
-				t.Errorf("Reread differs from Read (-Read +Reread):\n%s", diff)
+			for _, vfioInterface := range Interfaces() {
+				h := newHostWithVF(t, tt.driver)
+				must(t, h.LoadDriver("4xxxvf"))
+				r := newReader(h, DriverVFIO, vfioInterface)
+				before := read(t, r, vfA1)
+				must(t, tt.change(h))
+				var want *Function
+				if !tt.isNil {
+					want = read(t, r, vfA1)
+				}
+				equate := cmp.Options{cmpopts.EquateComparable(), cmp.AllowUnexported(Function{})}
+				if diff := cmp.Diff(want, r.Reread(before), equate); diff != "" {
+					t.Errorf("interface %s: Reread differs from Read (-Read +Reread):\n%s", vfioInterface, diff)
+				}
 			}
 		})
 	}
