@@ -70,6 +70,9 @@ func (a *applier) apply(f *facts, writes []write, p *progress) (r result) {
 		if w == removeVFs || w == (write{attrState, "down"}) && a.takedown {
 			a.unbindVFs(f, p)
 		}
+		if w.attribute == attrNumVFs && pmIdle != "" && !a.hasPMIdle(f, pmIdle) {
+			pmIdle = "" // another program has changed it since
+		}
 		p.set(w)
 		err := a.make(f, w)
 		if err == nil {
@@ -113,11 +116,17 @@ func (r *result) refuse(w write, reason string) {
 	r.refused[w] = reason
 }
 
-// checkPMIdle checks that pm_idle_enabled is what was written to it before VFs were created. Linux
-// 6.6, for example, forgets the value then (adf_init.c, adf_dev_shutdown_cache_cfg). The PF would
-// otherwise be taken down again and again.
+// hasPMIdle reports whether pm_idle_enabled has a value. It reports true if it cannot be read.
+func (a *applier) hasPMIdle(f *facts, value string) bool {
+	now, err := a.host.attribute(f.address, attrPMIdle)
+	return err != nil || now == value
+}
+
+// checkPMIdle checks that pm_idle_enabled is what it was before VFs were created. Linux 6.6, for
+// example, forgets the value then (adf_init.c, adf_dev_shutdown_cache_cfg). The PF would otherwise
+// be taken down again and again.
 func (a *applier) checkPMIdle(f *facts, want string, r *result) {
-	if now, err := a.host.attribute(f.address, attrPMIdle); err == nil && now != want {
+	if !a.hasPMIdle(f, want) {
 		r.refuse(write{attrPMIdle, want}, fmt.Sprintf("the kernel does not keep %q in %s when it creates VFs: "+
 			"use a newer kernel, or take pmIdle out of the rule", want, attrPMIdle))
 	}
