@@ -34,7 +34,7 @@ func (m *mode) act(a pci.Address, pf *pf, now time.Time) string {
 	case pf.readErr != "":
 		return pf.readErr
 	case m.pool.IsOutstanding(a):
-		return ""
+		return pf.reason // until the read returns
 	}
 	in := &input{facts: pf.facts, desired: *pf.desired, refused: pf.refused, restore: pf.restore}
 	p := newPlan(in, &m.rules)

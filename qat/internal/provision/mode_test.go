@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"qatplugin/qat/internal/readpool"
 )
 
 const pfName = "0000:6b:00.0"
@@ -116,6 +118,33 @@ func TestVFsThatCannotBeCreatedAtOnceComeBack(t *testing.T) {
 		r.refuse(pf, write{}, nil)
 		r.after(time.Second)
 		r.wrote("sriov_numvfs=4")
+	})
+}
+
+// The reason is logged again each time it has been gone. A read can take longer than the loop waits
+// for it.
+func TestReasonStaysWhileThePFIsRead(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		pf := address(pfName)
+		r.configure("- vfs: all\n")
+		r.start()
+		r.after(time.Second)
+		vf := pf
+		vf.Function = 1
+		if !r.allocate(vf, "default/web", 0) {
+			t.Fatal("the VF cannot be allocated")
+		}
+		r.configure("- services: [dc]\n  vfs: all\n")
+		r.after(30 * time.Second)
+		r.mu.Lock()
+		r.readTime = 2 * readpool.Wait
+		r.mu.Unlock()
+		for range 3000 {
+			r.after(10 * time.Millisecond)
+			if reason := r.reason(pf); !strings.Contains(reason, "default/web") {
+				t.Fatalf("reason %q", reason)
+			}
+		}
 	})
 }
 

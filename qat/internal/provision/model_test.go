@@ -38,6 +38,7 @@ type model struct {
 	blocked      map[pci.Address]chan struct{}   // PFs whose VFs a process holds open; closed: it ends
 	rescan       chan struct{}                   // has a value while sriov_numvfs of any PF is written
 	noIOMMU      bool
+	readTime     time.Duration       // how long a read takes
 	earlier      bool                // the kernel is an earlier one, see store
 	writes       []string            // "<address> <write>", also refused ones
 	changed      func(a pci.Address) // sends an event of a PF; nil: no event
@@ -387,6 +388,10 @@ func (m *model) addresses() ([]pci.Address, error) {
 }
 
 func (m *model) read(a pci.Address, _ *device.Progress) readResult {
+	m.mu.Lock()
+	readTime := m.readTime
+	m.mu.Unlock()
+	time.Sleep(readTime)
 	return readResult{facts: m.get(a), watched: []string{filepath.Join("/sys", a.String())}}
 }
 
