@@ -18,8 +18,8 @@ import (
 // namespacesEnv is set in the processes that this package starts in new namespaces.
 const namespacesEnv = "QATPLUGIN_TEST_NAMESPACES"
 
-// attributes returns the attributes of a process in new namespaces. flags are CLONE_NEW… flags. With
-// CLONE_NEWUSER, the process is root in its user namespace.
+// attributes returns the attributes of a process in new namespaces. flags are CLONE_NEW… flags.
+// With CLONE_NEWUSER, the process is root in its user namespace.
 func attributes(flags uintptr) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Cloneflags: flags}
 	if flags&unix.CLONE_NEWUSER != 0 {
@@ -31,9 +31,9 @@ func attributes(flags uintptr) *syscall.SysProcAttr {
 
 // InNamespaces runs the calling test again in another process, and returns true there. The process
 // is in a new user namespace, in which it is root, and in the namespaces of flags, such as
-// CLONE_NEWNET. In the calling process InNamespaces returns false after the other process has ended.
-// It fails the test if the test failed there, and skips it, see [Skip], if the test was skipped
-// there or if the machine does not allow user namespaces.
+// CLONE_NEWNET. In the calling process InNamespaces returns false after the other process has
+// ended. It fails the test if the test failed there, and skips it, see [Skip], if the test was
+// skipped there or if the machine does not allow user namespaces.
 func InNamespaces(t *testing.T, flags uintptr) bool {
 	t.Helper()
 	if os.Getenv(namespacesEnv) != "" {
@@ -65,8 +65,8 @@ func InNamespaces(t *testing.T, flags uintptr) bool {
 	return false
 }
 
-// RunInNamespaces is for the TestMain of tests that all need namespaces, which flags name. The first
-// call runs the program again there, with the same arguments, and returns its exit code and
+// RunInNamespaces is for the TestMain of tests that all need namespaces, which flags name. The
+// first call runs the program again there, with the same arguments, and returns its exit code and
 // again = true: the caller must exit with that code. In the new process it makes all mounts private
 // and returns again = false. If the user may not create the namespaces, it also creates a user
 // namespace. It returns an error if the machine does not allow that either.

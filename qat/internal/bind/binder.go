@@ -383,7 +383,8 @@ func (b *Binder) HasFailed(a pci.Address, incarnation uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := b.attempts[a]
-	return t != nil && t.vf.Incarnation == incarnation && (t.phase == phaseFailed || t.phase == phaseWriting && t.job.stuck)
+	return t != nil && t.vf.Incarnation == incarnation &&
+		(t.phase == phaseFailed || t.phase == phaseWriting && t.job.stuck)
 }
 
 // Wait waits for the writes in progress. A device that is held open can block it.

@@ -34,8 +34,8 @@ type job struct {
 
 func (j *job) isRunning() bool { return !j.startedAt.IsZero() }
 
-// A queue runs jobs in workers, one goroutine for each job that runs. The mutex of the Binder guards
-// all fields but running.
+// A queue runs jobs in workers, one goroutine for each job that runs. The mutex of the Binder
+// guards all fields but running.
 type queue struct {
 	ctx     context.Context // when it ends, no more jobs start
 	work    func(*job)      // the body of a worker

@@ -10,8 +10,8 @@ import (
 	"qatplugin/internal/testenv"
 )
 
-// RunIsolated makes the program run with a /var/lib/kubelet of its own. It runs the program again in
-// a new mount namespace, as [testenv.RunInNamespaces] does, and mounts the directory there.
+// RunIsolated makes the program run with a /var/lib/kubelet of its own. It runs the program again
+// in a new mount namespace, as [testenv.RunInNamespaces] does, and mounts the directory there.
 func RunIsolated() (code int, again bool, err error) {
 	code, again, err = testenv.RunInNamespaces(unix.CLONE_NEWNS)
 	if err == nil && !again {
