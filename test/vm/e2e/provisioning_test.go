@@ -136,15 +136,28 @@ func (n *node) waitForCounts(t *testing.T, want map[string]int) {
 	}
 }
 
-// waitsAreFree reports whether this is the machine whose clock skips idle time. The kernel sleeps a
-// second at each removal of VFs (drivers/pci/iov.c, sriov_disable), and the plugin waits between two
-// attempts. On the other machine, only the tests run in which several PFs change at a time.
-func waitsAreFree(t *testing.T) bool {
+// checkNeverListed checks that the plugin has never offered the resource. A new PF has the services
+// dc until it is provisioned, and no VFs.
+func (n *node) checkNeverListed(t *testing.T, resource string) {
 	t.Helper()
-	if !isSteady() {
-		t.Log("not on this machine: it would take too long")
+	for line := range strings.Lines(n.plugin.log.String()) {
+		if strings.Contains(line, `"List changed" resource="`+resource+`"`) {
+			t.Errorf("VFs were listed with the services from before: %s", line)
+		}
 	}
-	return isSteady()
+}
+
+// runsOn reports whether this is the machine on which a test runs. Each test runs on one only, because
+// the kernel sleeps a second at each removal of VFs (drivers/pci/iov.c, sriov_disable), and the plugin
+// waits between two attempts. The clock of the machine steady skips the waits. Tests in which several
+// PFs change at a time run on the machine parallel.
+func runsOn(t *testing.T, machine string) bool {
+	t.Helper()
+	if os.Getenv("VM_MACHINE") == machine {
+		return true
+	}
+	t.Logf("runs on the machine %s only", machine)
+	return false
 }
 
 const (
@@ -154,7 +167,7 @@ const (
 
 // The driver's defaults are sym;asym for the first PF and dc for the second one.
 func TestBarePFsAreProvisioned(t *testing.T) {
-	if !waitsAreFree(t) {
+	if !runsOn(t, "steady") {
 		return
 	}
 	reloadVFIO(t, "disable_denylist=1")
@@ -189,7 +202,7 @@ func TestBarePFsAreProvisioned(t *testing.T) {
 }
 
 func TestReturnedPFIsProvisionedAgain(t *testing.T) {
-	if !waitsAreFree(t) {
+	if !runsOn(t, "steady") {
 		return
 	}
 	n := newNode(t, "npf=2")
@@ -210,7 +223,8 @@ func TestReturnedPFIsProvisionedAgain(t *testing.T) {
 			}
 		}
 		t.Logf("%s: its 16 VFs were at the kubelet %s after its bind event", pf.address, ms(listed-bound))
-		if isSteady() && listed-bound > time.Second {
+		n.checkNeverListed(t, "dc")
+		if listed-bound > time.Second {
 			t.Errorf("%s: provisioned %v after its bind event, want at most 1s", pf.address, listed-bound)
 		}
 	}
@@ -219,7 +233,7 @@ func TestReturnedPFIsProvisionedAgain(t *testing.T) {
 // The driver refuses VFs to one PF for good, as it has no IOMMU, and the kernel uses another PF for a
 // while.
 func TestFailingPFsDelayNoOther(t *testing.T) {
-	if !waitsAreFree(t) {
+	if !runsOn(t, "steady") {
 		return
 	}
 	n := newNode(t, "npf=3 domains=0,1,0")
@@ -239,11 +253,15 @@ func TestFailingPFsDelayNoOther(t *testing.T) {
 
 // A pod has half of the VFs of one PF. It holds them open, as any workload does.
 func TestServiceChangeWaitsForPodsThatHoldVFs(t *testing.T) {
+	if !runsOn(t, "parallel") {
+		return
+	}
 	n := newNode(t, "npf=2")
 	a, b := n.pfs[0], n.pfs[1]
 	p := newProvisioning(t, crypto)
 	n.startPlugin(t, p.flags()...)
 	n.waitForCounts(t, map[string]int{"cy": 32})
+	n.checkNeverListed(t, "dc")
 	held := a.vfs(t)[8:]
 	var closeVFs []func()
 	for _, vf := range held {
@@ -287,6 +305,9 @@ func TestServiceChangeWaitsForPodsThatHoldVFs(t *testing.T) {
 // sriov_numvfs of the PF meanwhile, kernels since 6.1.158 would block those of all PFs; see
 // unbindVFs in qat/internal/provision.
 func TestBlockedWriteDelaysNoOtherPF(t *testing.T) {
+	if !runsOn(t, "parallel") {
+		return
+	}
 	n := newNode(t, "npf=2")
 	a, b := n.pfs[0], n.pfs[1]
 	p := newProvisioning(t, crypto)
@@ -320,7 +341,7 @@ func TestBlockedWriteDelaysNoOtherPF(t *testing.T) {
 // The plugin is killed while the kernel blocks its write. The next one continues. The change keeps
 // the resource: the kubelet would show that of a killed plugin for five minutes.
 func TestRestartDuringReconfiguration(t *testing.T) {
-	if !waitsAreFree(t) {
+	if !runsOn(t, "steady") {
 		return
 	}
 	n := newNode(t, "npf=1")
