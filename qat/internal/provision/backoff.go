@@ -43,6 +43,12 @@ func (b *backoff) fail(at time.Time, longest time.Duration) {
 	b.at = at.Add(b.wait)
 }
 
+// A failedRead is a function that could not be read, and when to read it again.
+type failedRead struct {
+	backoff
+	reason string
+}
+
 // attempts says when writes to a PF may be made next.
 type attempts struct {
 	backoff

@@ -70,7 +70,7 @@ type mode struct {
 	configAt   time.Time      // when to read the files again; zero: not without an event
 	pfs        map[pci.Address]*pf
 	owner      map[pci.Address]pci.Address // VF → PF
-	unreadable map[pci.Address]*backoff    // functions, PFs or not, whose last read failed
+	unreadable map[pci.Address]*failedRead // functions, PFs or not, whose last read failed
 	skipped    map[string]string
 	listErr    error
 	wake       time.Time // when Reconcile must run; zero: never
@@ -101,7 +101,7 @@ func newMode(
 		jobs:       jobs{done: done},
 		pfs:        map[pci.Address]*pf{},
 		owner:      map[pci.Address]pci.Address{},
-		unreadable: map[pci.Address]*backoff{},
+		unreadable: map[pci.Address]*failedRead{},
 		skipped:    map[string]string{},
 	}
 }
@@ -133,8 +133,11 @@ func (m *mode) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State
 		}
 		m.wakeAt(pf.readAt)
 	}
-	for _, retry := range m.unreadable {
-		m.wakeAt(retry.at)
+	for a, read := range m.unreadable {
+		m.wakeAt(read.at)
+		if m.pfs[a] == nil && m.config != nil && m.config.File() != "" {
+			m.skipped[a.String()] = read.reason
+		}
 	}
 	m.wakeAt(m.configAt)
 	m.wakeAt(m.pool.NextOverdue())

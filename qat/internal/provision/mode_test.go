@@ -3,6 +3,7 @@
 package provision
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -419,5 +420,25 @@ func TestHalfWrittenConfigurationDoesNotTakeEffect(t *testing.T) {
 		r.configure("- services:\n  - sym\n  - asym\n  vfs: 0\n")
 		r.after(time.Second)
 		r.wrote("sriov_numvfs=0")
+	})
+}
+
+func TestPFThatCannotBeReadIsReported(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		pf := address(pfName)
+		r.configure("- vfs: all\n")
+		r.readErr = errors.New("read sriov_numvfs: input/output error")
+		r.start()
+		r.after(time.Minute)
+		if reason, want := r.reason(pf), "it cannot be read: read sriov_numvfs: input/output error"; reason != want {
+			t.Errorf("reason %q, want %q", reason, want)
+		}
+		r.mu.Lock()
+		r.readErr = nil
+		r.mu.Unlock()
+		r.after(10 * time.Minute) // it is read again
+		if reason := r.reason(pf); reason != "" {
+			t.Errorf("reason %q", reason)
+		}
 	})
 }

@@ -39,6 +39,7 @@ type model struct {
 	rescan       chan struct{}                   // has a value while sriov_numvfs of any PF is written
 	noIOMMU      bool
 	readTime     time.Duration       // how long a read takes
+	readErr      error               // of each read
 	earlier      bool                // the kernel is an earlier one, see store
 	writes       []string            // "<address> <write>", also refused ones
 	changed      func(a pci.Address) // sends an event of a PF; nil: no event
@@ -389,9 +390,12 @@ func (m *model) addresses() ([]pci.Address, error) {
 
 func (m *model) read(a pci.Address, _ *device.Progress) readResult {
 	m.mu.Lock()
-	readTime := m.readTime
+	readTime, err := m.readTime, m.readErr
 	m.mu.Unlock()
 	time.Sleep(readTime)
+	if err != nil {
+		return readResult{err: err}
+	}
 	return readResult{facts: m.get(a), watched: []string{filepath.Join("/sys", a.String())}}
 }
 

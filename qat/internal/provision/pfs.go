@@ -3,6 +3,7 @@
 package provision
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -152,11 +153,12 @@ func (m *mode) update(a pci.Address, r readResult, now time.Time) {
 	known := m.pfs[a]
 	if r.err != nil {
 		if m.unreadable[a] == nil {
-			m.unreadable[a] = &backoff{}
+			m.unreadable[a] = &failedRead{}
 		}
 		m.unreadable[a].fail(now, maxRetry)
+		m.unreadable[a].reason = fmt.Sprintf("it cannot be read: %v", r.err)
 		if known != nil {
-			known.readAt, known.readErr = time.Time{}, r.err.Error()
+			known.readAt, known.readErr = time.Time{}, m.unreadable[a].reason
 		}
 		return
 	}
