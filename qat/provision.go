@@ -44,6 +44,7 @@ func (p *Plugin) startProvisioning(ctx context.Context) (wait func()) {
 			Reader:     p.reader,
 			Writer:     p.writer,
 			Withdrawer: p.allocator,
+			Served:     p.config.KernelVFDrivers,
 			NoBind:     p.config.NoBind,
 			Force:      p.config.ProvisioningForce,
 			Holders:    p.holders,

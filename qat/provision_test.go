@@ -362,6 +362,20 @@ func (r *running) bound(driver string, want []string) {
 	}
 }
 
+// The plugin does not bind the VFs of these families, so their kernel driver gets them.
+func TestAutoprobeOfFamiliesThatAreNotServedStays(t *testing.T) {
+	h := newHost(t)
+	must(t, h.LoadDriver("c6xxvf"))
+	must(t, h.AddPF(lookalike.PF{Address: pfGen2, DeviceID: "37c8"}))
+	config := Config{ProvisioningDir: newConfigMap(t, "vfs: all").dir, KernelVFDrivers: []string{"4xxxvf"}}
+	r := start(t, h, config)
+	r.becomes(map[string][]string{"cy": vfsOf(t, h, pfA)})
+	attribute(t, h, pfA, "sriov_drivers_autoprobe", "0")
+	attribute(t, h, pfGen2, "sriov_numvfs", "16")
+	r.bound("c6xxvf", h.VFs(pfGen2))
+	attribute(t, h, pfGen2, "sriov_drivers_autoprobe", "1")
+}
+
 func TestWithoutBindingAutoprobeStays(t *testing.T) {
 	h := newHost(t)
 	start(t, h, Config{ProvisioningDir: newConfigMap(t, "vfs: all").dir, NoBind: true})

@@ -39,8 +39,9 @@ type Config struct {
 	Reader     *device.Reader
 	Writer     Writer // does all writes to sysfs
 	Withdrawer Withdrawer
-	NoBind     bool // the plugin binds no VFs
-	Force      bool // remove VFs that containers hold
+	Served     []string // kernel VF drivers of the families whose VFs the plugin binds; nil: all
+	NoBind     bool     // the plugin binds no VFs
+	Force      bool     // remove VFs that containers hold
 
 	// Holders returns which VFs pods hold: VF → "namespace/pod". It returns within seconds, and at
 	// once when the context ends.
@@ -92,7 +93,7 @@ func newMode(
 		cfg:        cfg,
 		ctx:        ctx,
 		classifier: classifier{sysfs: cfg.Sysfs, dir: cfg.Dir},
-		rules:      rules{isBound: cfg.Reader.IsBound, noBind: cfg.NoBind},
+		rules:      rules{isBound: cfg.Reader.IsBound, served: cfg.Served, noBind: cfg.NoBind},
 		host:       host,
 		load:       load,
 		watches:    h.Watches,

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/provision/config"
 )
@@ -50,7 +51,14 @@ func (p *plan) String() string {
 // rules is the part of the plugin's configuration that plans depend on.
 type rules struct {
 	isBound func(driver string) bool // a VF with this driver is bound to the DPDK driver
+	served  []string                 // kernel VF drivers of the families whose VFs the plugin binds; nil: all
 	noBind  bool                     // the plugin binds no VFs
+}
+
+// binds reports whether the plugin binds the VFs of a family. It leaves sriov_drivers_autoprobe of
+// the others alone.
+func (r *rules) binds(f *device.Family) bool {
+	return !r.noBind && (r.served == nil || slices.Contains(r.served, f.VFDriver))
 }
 
 // input is what a plan follows from.
@@ -199,7 +207,7 @@ func (p *planner) wrongDriver() string {
 		switch {
 		case p.isBound(vf.driver):
 			return vf.driver
-		case vf.driver == "" && p.facts.autoprobe == "0" && !p.noBind && p.can(write{attrAutoprobe, "1"}):
+		case vf.driver == "" && p.facts.autoprobe == "0" && p.binds(p.facts.family) && p.can(write{attrAutoprobe, "1"}):
 			return "none"
 		}
 	}
@@ -224,7 +232,7 @@ func (p *planner) sequence() {
 			autoprobe = "1"
 		}
 		w := write{attrAutoprobe, autoprobe}
-		p.add(!p.noBind && f.autoprobe != "" && f.autoprobe != autoprobe && p.can(w), w)
+		p.add(p.binds(f.family) && f.autoprobe != "" && f.autoprobe != autoprobe && p.can(w), w)
 		p.add(true, write{attrNumVFs, f.vfsToCreate()})
 	}
 	p.plan.takedown = p.remove
