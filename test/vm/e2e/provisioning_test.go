@@ -24,8 +24,9 @@ import (
 // serve that API.
 type provisioning struct {
 	podresources.UnimplementedPodResourcesListerServer
-	dir, socket string
-	versions    int // of the configuration
+	dir, sockets string // directories of the configuration and of the socket
+	socket       string
+	versions     int // of the configuration
 
 	mu   sync.Mutex // guards all following fields
 	held []string   // VFs that the pod workloads/holder has
@@ -34,15 +35,16 @@ type provisioning struct {
 // newProvisioning returns a configuration with the rules, which are lines of YAML.
 func newProvisioning(t *testing.T, rules string) *provisioning {
 	t.Helper()
-	p := &provisioning{dir: t.TempDir()}
-	p.configure(t, rules)
-	// Not in t.TempDir: the path of a socket has at most 107 bytes.
-	sockets, err := os.MkdirTemp("", "")
-	if err != nil {
-		t.Fatal(err)
+	p := &provisioning{}
+	for _, dir := range []*string{&p.dir, &p.sockets} {
+		var err error
+		if *dir, err = os.MkdirTemp("/run", ""); err != nil { // not in /tmp, which execInContainer hides
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(*dir) })
 	}
-	t.Cleanup(func() { os.RemoveAll(sockets) })
-	p.socket = filepath.Join(sockets, "kubelet.sock")
+	p.configure(t, rules)
+	p.socket = filepath.Join(p.sockets, "kubelet.sock")
 	listener, err := net.Listen("unix", p.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -147,10 +149,10 @@ func (n *node) checkNeverListed(t *testing.T, resource string) {
 	}
 }
 
-// runsOn reports whether this is the machine on which a test runs. Each test runs on one only, because
-// the kernel sleeps a second at each removal of VFs (drivers/pci/iov.c, sriov_disable), and the plugin
-// waits between two attempts. The clock of the machine steady skips the waits. Tests in which several
-// PFs change at a time run on the machine parallel.
+// runsOn reports whether this is the machine on which a test runs. Each test runs on one only,
+// because the kernel sleeps a second at each removal of VFs (drivers/pci/iov.c, sriov_disable), and
+// the plugin waits between two attempts. The clock of the machine steady skips the waits. Tests in
+// which several PFs change at a time run on the machine parallel.
 func runsOn(t *testing.T, machine string) bool {
 	t.Helper()
 	if os.Getenv("VM_MACHINE") == machine {
@@ -360,4 +362,31 @@ func TestRestartDuringReconfiguration(t *testing.T) {
 	poll(t, pollInterval, "the change", func() bool { return read(t, pf.path("qat/pm_idle_enabled")) == "0" })
 	n.waitForCounts(t, map[string]int{"cy": 16})
 	n.waitForVFs(t, pf)
+}
+
+// The pod has no capabilities. It mounts the directory of the PodResources socket read-only, as the
+// overlay provisioning does; a VF is removed only if the kubelet answers.
+func TestProvisioningPodHasSufficientPrivileges(t *testing.T) {
+	if !runsOn(t, "steady") {
+		return
+	}
+	p := newProvisioning(t, crypto+"  autoReset: true\n")
+	c := baseContainer(t)
+	c.Mounts = append(c.Mounts,
+		mount{Source: p.dir, Target: "/etc/qat-provisioning", ReadOnly: true},
+		mount{Source: p.sockets, Target: "/var/lib/kubelet/pod-resources", ReadOnly: true})
+	n := startPod(t, "npf=2", c, "-provisioning-dir=/etc/qat-provisioning")
+	n.waitForCounts(t, map[string]int{"cy": 32})
+	p.configure(t, compression+"  pmIdle: false\n")
+	n.waitForCounts(t, map[string]int{"dc": 32})
+	n.waitForVFs(t, n.pfs...)
+	for _, pf := range n.pfs {
+		for file, want := range map[string]string{
+			"qat/auto_reset": "on", "qat/pm_idle_enabled": "0", "sriov_drivers_autoprobe": "0",
+		} {
+			if got := read(t, pf.path(file)); got != want {
+				t.Errorf("%s of %s = %s, want %s", file, pf.address, got, want)
+			}
+		}
+	}
 }
