@@ -188,13 +188,15 @@ func newTestBinder(t *testing.T, steal bool) *testBinder {
 // Next checks that the Binder has noticed each change of an attempt.
 func (b *testBinder) Next() time.Time {
 	b.t.Helper()
-	next := b.Binder.Next()
-	b.lock()
+	b.Binder.mu.Lock()
+	next := b.nextAttempt()
+	b.changed = true
+	want := b.nextAttempt()
 	b.Binder.mu.Unlock()
-	if want := b.Binder.Next(); !next.Equal(want) {
-		b.t.Errorf("Next = %v, want %v as after a change", next, want)
+	if !next.Equal(want) {
+		b.t.Errorf("the next attempt is due at %v, want %v as after a change", next, want)
 	}
-	return next
+	return b.Binder.Next()
 }
 
 // bind calls Bind for the VF, waits for the step that this starts, and returns why the VF is
