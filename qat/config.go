@@ -3,6 +3,7 @@
 package qat
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -26,10 +27,6 @@ const (
 // the slowest driver requires between two heartbeats (500 ms, Gen2).
 const MinHealthInterval = time.Second
 
-// DefaultPodResourcesSocket is where the kubelet serves the PodResources API
-// (k8s.io/kubernetes/pkg/kubelet/apis/podresources/constants.go).
-const DefaultPodResourcesSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
-
 // Config configures a Plugin. The zero value of a field selects its default.
 type Config struct {
 	Mode      string // ModeDPDK (default) or ModeKernel
@@ -52,11 +49,10 @@ type Config struct {
 	ProvisioningForce bool   // also remove VFs that containers hold
 	NodeName          string // of this node, whose rules may be in files of its own; unknown
 
-	// Of ModeDPDK: where to ask which pods hold VFs. With a MaxNumDevices, Watch asks once when it
-	// starts, because these VFs get their places first. Provisioning asks before it changes a PF.
-	PodResourcesSocket string // of the kubelet, such as [DefaultPodResourcesSocket]; the kubelet is not asked
-	ResourceNamespace  string // of the resources that VFs are listed in, such as the default; qat.intel.com
-	PodName            string // of the pod that this process runs in, as "namespace/pod"; unknown
+	// Of ModeDPDK. Holders asks the kubelet which pods hold which VFs: address → pod. With a
+	// MaxNumDevices, Watch asks once when it starts, because these VFs get their places first.
+	// Provisioning asks before it changes a PF. If Holders is nil, the kubelet is not asked.
+	Holders func(context.Context) (map[string]string, error)
 
 	// Of ModeKernel.
 	EtcRoot string // directory of the configuration files <type>_dev<N>.conf; /etc
@@ -100,7 +96,6 @@ func (c *Config) complete() error {
 	setDefault(&c.DPDKDriver, device.DriverVFIO)
 	setDefault(&c.VFIOInterface, device.InterfaceAuto)
 	setDefault(&c.HealthInterval, 5*time.Second)
-	setDefault(&c.ResourceNamespace, "qat.intel.com")
 	setDefault(&c.AuditInterval, 10*time.Minute)
 	if len(c.KernelVFDrivers) == 0 {
 		c.KernelVFDrivers = KernelVFDrivers()

@@ -16,5 +16,5 @@
 // administrator wants them to have. That runs beside the mode, which sees VFs come and go as
 // always.
 //
-// The package knows nothing of the kubelet's device plugin API.
+// The package knows nothing of gRPC or the kubelet.
 package qat

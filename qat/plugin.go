@@ -16,7 +16,6 @@ import (
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/kernelmode"
 	"qatplugin/qat/internal/pci"
-	"qatplugin/qat/internal/podresources"
 	"qatplugin/qat/internal/policy"
 	"qatplugin/qat/internal/sysfs"
 )
@@ -30,8 +29,6 @@ type Plugin struct {
 	allocator  *dpdk.Allocator
 	preference *policy.Preference
 	loop       *hostwatch.Loop
-
-	podResources *podresources.Client
 }
 
 // New returns a Plugin that does nothing before Watch. An error names the value
@@ -60,7 +57,6 @@ func New(config Config) (*Plugin, error) {
 			OpenWatcher:   config.OpenWatcher,
 			AuditInterval: config.AuditInterval,
 		}),
-		podResources: podresources.New(config.PodResourcesSocket, config.ResourceNamespace, config.PodName),
 	}, nil
 }
 
@@ -107,12 +103,12 @@ const inUseTimeout = 2 * time.Second
 // inUse returns the VFs that containers have. It asks the kubelet only if there is a limit: without
 // one, all VFs are listed.
 func (p *Plugin) inUse(ctx context.Context) []pci.Address {
-	if p.config.MaxNumDevices == 0 || p.config.PodResourcesSocket == "" {
+	if p.config.MaxNumDevices == 0 || p.config.Holders == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, inUseTimeout)
 	defer cancel()
-	holders, err := p.podResources.Holders(ctx)
+	holders, err := p.holders(ctx)
 	if err != nil {
 		klog.InfoS("Cannot find out which VFs pods hold, so others may get their places under the device limit",
 			"err", err)

@@ -520,8 +520,6 @@ func TestDefaults(t *testing.T) {
 		EtcRoot:         "/etc",
 		ADFCtl:          "adf_ctl",
 		AuditInterval:   10 * time.Minute,
-
-		ResourceNamespace: "qat.intel.com",
 	}
 	if diff := cmp.Diff(want, p.config); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)

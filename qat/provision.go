@@ -4,6 +4,7 @@ package qat
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -63,10 +64,17 @@ func (p *Plugin) startProvisioning(ctx context.Context) (wait func()) {
 
 // holders returns which VFs pods hold, each with its pod.
 func (p *Plugin) holders(ctx context.Context) (map[pci.Address]string, error) {
-	holders, err := p.podResources.Holders(ctx)
+	if p.config.Holders == nil {
+		return nil, errNotAsked
+	}
+	holders, err := p.config.Holders(ctx)
 	pods := make(map[pci.Address]string, len(holders))
-	for a, holder := range holders {
-		pods[a] = holder.String()
+	for id, pod := range holders {
+		if a, ok := pci.Parse(id); ok {
+			pods[a] = pod
+		}
 	}
 	return pods, err
 }
+
+var errNotAsked = errors.New("the kubelet is not asked which pods hold VFs: set -pod-resources-socket")

@@ -5,7 +5,6 @@ package qat
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,75 +14,42 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/grpc"
-	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"qatplugin/devtree"
 	"qatplugin/events"
 	"qatplugin/internal/lookalike"
 )
 
-// A podResources is a kubelet that says which VFs pods hold.
-type podResources struct {
-	podresourcesapi.UnimplementedPodResourcesListerServer
-
-	mu     sync.Mutex // guards all following fields
-	held   map[string][]string
-	err    error // what List returns; nil: what pods hold
-	listed int   // calls of List
+// A kubelet says which VFs pods hold.
+type kubelet struct {
+	mu    sync.Mutex // guards all following fields
+	held  map[string][]string
+	err   error // what holders returns; nil: what pods hold
+	asked int   // calls of holders
 }
 
-// hold makes a pod of namespace default hold these VFs; none: the pod ends.
-func (k *podResources) hold(pod string, vfs ...string) {
+// hold makes a pod hold these VFs; none: the pod ends.
+func (k *kubelet) hold(pod string, vfs ...string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.held[pod] = vfs
-}
-
-func (k *podResources) List(
-	context.Context, *podresourcesapi.ListPodResourcesRequest,
-) (*podresourcesapi.ListPodResourcesResponse, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.listed++
-	response := &podresourcesapi.ListPodResourcesResponse{}
-	for pod, vfs := range k.held {
-		response.PodResources = append(response.PodResources, &podresourcesapi.PodResources{
-			Namespace: "default",
-			Name:      pod,
-			Containers: []*podresourcesapi.ContainerResources{{
-				Devices: []*podresourcesapi.ContainerDevices{{ResourceName: "qat.intel.com/cy", DeviceIds: vfs}},
-			}},
-		})
+	if k.held == nil {
+		k.held = map[string][]string{}
 	}
-	return response, k.err
+	k.held["default/"+pod] = vfs
 }
 
-// servePodResources serves a kubelet with a pod that holds nothing, until the test ends.
-func servePodResources(t testing.TB) (k *podResources, socket string) {
-	t.Helper()
-	k = &podResources{held: map[string][]string{"idle": nil}}
-	return k, serveKubelet(t, k)
-}
-
-// serveKubelet serves the PodResources API of a kubelet until the test ends.
-func serveKubelet(t testing.TB, k podresourcesapi.PodResourcesListerServer) (socket string) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "kubelet-") // t.TempDir can be too long for a socket
-	must(t, err)
-	socket = filepath.Join(dir, "kubelet.sock")
-	listener, err := net.Listen("unix", socket)
-	must(t, err)
-	server := grpc.NewServer()
-	podresourcesapi.RegisterPodResourcesListerServer(server, k)
-	done := make(chan struct{})
-	go func() { defer close(done); _ = server.Serve(listener) }()
-	t.Cleanup(func() {
-		server.Stop()
-		<-done
-		_ = os.RemoveAll(dir)
-	})
-	return socket
+// holders is a Config.Holders.
+func (k *kubelet) holders(context.Context) (map[string]string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asked++
+	holders := map[string]string{}
+	for pod, vfs := range k.held {
+		for _, vf := range vfs {
+			holders[vf] = pod
+		}
+	}
+	return holders, k.err
 }
 
 // A configMap is a directory that changes as the kubelet changes the mount of a ConfigMap: by
@@ -227,13 +193,13 @@ func withReason(ids []string, reason string) []string {
 func TestChangeOfServicesWaitsForPodsThatHoldVFs(t *testing.T) {
 	h := newHost(t)
 	must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym"}))
-	kubelet, socket := servePodResources(t)
+	k := &kubelet{}
 	rules := newConfigMap(t, "vfs: all")
-	r := start(t, h, Config{ProvisioningDir: rules.dir, PodResourcesSocket: socket})
+	r := start(t, h, Config{ProvisioningDir: rules.dir, Holders: k.holders})
 	a, b := vfsOf(t, h, pfA), vfsOf(t, h, pfB)
 	r.becomes(map[string][]string{"cy": slices.Concat(a, b)})
 
-	kubelet.hold("web", a[3], a[5])
+	k.hold("web", a[3], a[5])
 	rules.set("services: [dc]; vfs: all")
 	const reason = "its PF waits for reconfiguration: "
 	waiting := fmt.Sprintf("%spod default/web holds %s, pod default/web holds %s", reason, a[3], a[5])
@@ -244,21 +210,21 @@ func TestChangeOfServicesWaitsForPodsThatHoldVFs(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "waits for reconfiguration") {
 		t.Errorf("PostAllocate of a VF whose PF waits: %v", err)
 	}
-	kubelet.hold("web", a[5])
+	k.hold("web", a[5])
 	r.becomes(map[string][]string{"cy": withReason(a, reason+"pod default/web holds "+a[5]), "dc": b})
 	attribute(t, h, pfA, "qat/cfg_services", "sym;asym")
-	kubelet.hold("web")
+	k.hold("web")
 	r.becomes(map[string][]string{"cy": {}, "dc": slices.Concat(a, b)})
 }
 
 func TestChangeThatIsTakenBackOffersTheVFsAgain(t *testing.T) {
 	h := newHost(t)
-	kubelet, socket := servePodResources(t)
+	k := &kubelet{}
 	rules := newConfigMap(t, "vfs: all")
-	r := start(t, h, Config{ProvisioningDir: rules.dir, PodResourcesSocket: socket})
+	r := start(t, h, Config{ProvisioningDir: rules.dir, Holders: k.holders})
 	a := vfsOf(t, h, pfA)
 	r.becomes(map[string][]string{"cy": a})
-	kubelet.hold("web", a[0])
+	k.hold("web", a[0])
 	rules.set("services: [dc]; vfs: all")
 	r.becomes(map[string][]string{
 		"cy": withReason(a, "its PF waits for reconfiguration: pod default/web holds "+a[0]),
@@ -269,21 +235,14 @@ func TestChangeThatIsTakenBackOffersTheVFsAgain(t *testing.T) {
 
 func TestVFsCountAsHeldWhileTheKubeletCannotBeAsked(t *testing.T) {
 	h := newHost(t)
-	socket := filepath.Join(t.TempDir(), "none.sock")
 	rules := newConfigMap(t, "vfs: all")
-	r := start(t, h, Config{ProvisioningDir: rules.dir, PodResourcesSocket: socket})
+	r := start(t, h, Config{ProvisioningDir: rules.dir})
 	a := vfsOf(t, h, pfA)
 	r.becomes(map[string][]string{"cy": a})
 	rules.set("services: [dc]; vfs: all")
-	for deadline := time.Now().Add(timeout); ; time.Sleep(time.Millisecond) {
-		reason := r.publisher.Tree().Resource("cy").Device(a[0]).Reason
-		if strings.HasPrefix(reason, "its PF waits for reconfiguration: its VFs count as held by pods: ") {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the reason is %q", reason)
-		}
-	}
+	r.becomes(map[string][]string{
+		"cy": withReason(a, "its PF waits for reconfiguration: its VFs count as held by pods: "+errNotAsked.Error()),
+	})
 	attribute(t, h, pfA, "qat/cfg_services", "sym;asym")
 }
 
@@ -323,10 +282,10 @@ func TestVFsThatAreLeftToTheirKernelDriver(t *testing.T) {
 	h := newHost(t)
 	must(t, h.LoadDriver("4xxxvf"))
 	must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "sym;asym"}))
-	_, socket := servePodResources(t)
+	k := &kubelet{}
 	kernel := fmt.Sprintf("match: {pfs: [%q]}; vfs: all; driver: kernel", pfB)
 	rules := newConfigMap(t, kernel, "vfs: all")
-	r := start(t, h, Config{ProvisioningDir: rules.dir, PodResourcesSocket: socket})
+	r := start(t, h, Config{ProvisioningDir: rules.dir, Holders: k.holders})
 	a, b := vfsOf(t, h, pfA), vfsOf(t, h, pfB)
 	r.becomes(map[string][]string{"cy": a})
 	r.bound("4xxxvf", b)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"qatplugin/kubeletapi/podresources"
 	"qatplugin/kubeletapi/probe"
 	"qatplugin/qat"
 )
@@ -23,14 +24,15 @@ const minAuditInterval = time.Second
 
 // options are the values of the flags.
 type options struct {
-	qat           qat.Config
-	bind          bool
-	kubeletDir    string
-	useCDI        bool
-	cdiDir        string
-	healthAddress string
-	version       bool
-	unused        []string // flags that were set and have no effect in this mode
+	qat                qat.Config
+	bind               bool
+	kubeletDir         string
+	podResourcesSocket string
+	useCDI             bool
+	cdiDir             string
+	healthAddress      string
+	version            bool
+	unused             []string // flags that were set and have no effect in this mode
 }
 
 // modeOf returns the mode that a flag belongs to; "" if it applies to both.
@@ -50,21 +52,20 @@ func modeOf(flag string) string {
 func defaultOptions() *options {
 	return &options{
 		qat: qat.Config{
-			Mode:               qat.ModeDPDK,
-			SysfsRoot:          "/sys",
-			DevRoot:            "/dev",
-			DPDKDriver:         qat.DPDKDrivers()[0],
-			VFIOInterface:      qat.VFIOInterfaces()[0],
-			KernelVFDrivers:    qat.KernelVFDrivers(),
-			HealthInterval:     5 * time.Second,
-			PodResourcesSocket: qat.DefaultPodResourcesSocket,
-			ResourceNamespace:  namespace,
-			EtcRoot:            "/etc",
-			ADFCtl:             "adf_ctl",
-			AuditInterval:      10 * time.Minute,
+			Mode:            qat.ModeDPDK,
+			SysfsRoot:       "/sys",
+			DevRoot:         "/dev",
+			DPDKDriver:      qat.DPDKDrivers()[0],
+			VFIOInterface:   qat.VFIOInterfaces()[0],
+			KernelVFDrivers: qat.KernelVFDrivers(),
+			HealthInterval:  5 * time.Second,
+			EtcRoot:         "/etc",
+			ADFCtl:          "adf_ctl",
+			AuditInterval:   10 * time.Minute,
 		},
-		kubeletDir: strings.TrimSuffix(pluginapi.DevicePluginPath, "/"),
-		cdiDir:     "/var/run/cdi",
+		kubeletDir:         strings.TrimSuffix(pluginapi.DevicePluginPath, "/"),
+		podResourcesSocket: podresources.DefaultSocket,
+		cdiDir:             "/var/run/cdi",
 	}
 }
 
@@ -101,7 +102,7 @@ func newFlagSet(o *options) *flag.FlagSet {
 			"empty leaves PFs alone")
 	flags.BoolVar(&o.qat.ProvisioningForce, "provisioning-force", false,
 		"change PFs without waiting for pods that hold their VFs; such pods lose them")
-	flags.Var(&optionalPath{&o.qat.PodResourcesSocket}, "pod-resources-socket",
+	flags.Var(&optionalPath{&o.podResourcesSocket}, "pod-resources-socket",
 		"`socket` at which the kubelet says which pods hold VFs; empty never asks the kubelet")
 
 	flags.Var(&nonEmpty{&o.qat.ADFCtl, "the name or path of a program"}, "adf-ctl",

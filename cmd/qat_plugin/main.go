@@ -27,6 +27,7 @@ import (
 	"qatplugin/events"
 	"qatplugin/internal/logpipe"
 	"qatplugin/kubeletapi"
+	"qatplugin/kubeletapi/podresources"
 	"qatplugin/kubeletapi/probe"
 	"qatplugin/qat"
 )
@@ -74,7 +75,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "qat_plugin", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
 		return 0
 	}
-	o.qat.NodeName, o.qat.PodName = os.Getenv("NODE_NAME"), podName(os.Getenv)
+	o.qat.NodeName = os.Getenv("NODE_NAME")
+	if o.podResourcesSocket != "" {
+		o.qat.Holders = podresources.New(o.podResourcesSocket, namespace, podName(os.Getenv)).Holders
+	}
 	o.qat.Sources = []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
 	o.qat.OpenWatcher = func() (qat.Watcher, error) { return events.NewWatcher() }
 	plugin, err := qat.New(o.qat)

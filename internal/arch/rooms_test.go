@@ -51,6 +51,11 @@ var rooms = map[string]room{
 		never: []string{udev, cdiModule + "/pkg/cdi"},
 		why:   "kubeletapi knows the device plugin API and Trees, and nothing of QAT, sysfs or netlink",
 	},
+	"kubeletapi/podresources": {
+		theirs: []string{"google.golang.org/grpc", "k8s.io/kubelet/pkg/apis/podresources/v1"},
+		never:  []string{udev},
+		why:    "kubeletapi/podresources asks the kubelet which pod holds which device and decides nothing",
+	},
 	"kubeletapi/probe": {
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
@@ -59,12 +64,12 @@ var rooms = map[string]room{
 	"qat": {
 		ours: []string{
 			"devtree", "events", "qat/internal/device", "qat/internal/dpdk", "qat/internal/hostwatch",
-			"qat/internal/kernelmode", "qat/internal/pci", "qat/internal/podresources", "qat/internal/policy",
-			"qat/internal/provision", "qat/internal/sysfs",
+			"qat/internal/kernelmode", "qat/internal/pci", "qat/internal/policy", "qat/internal/provision",
+			"qat/internal/sysfs",
 		},
 		theirs: []string{"k8s.io/klog/v2"},
-		never:  []string{"k8s.io/kubelet/pkg/apis/deviceplugin"},
-		why:    "qat is the API of both modes for programs, and knows nothing of the device plugin API",
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat is the API of both modes for programs, and knows nothing of gRPC, sockets or the kubelet's API",
 	},
 	"qat/internal/device": {
 		ours:   []string{"qat/internal/pci", "qat/internal/sysfs"},
@@ -109,12 +114,6 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/provision/config reads configuration files and nothing else of the host",
 	},
-	"qat/internal/podresources": {
-		ours:   []string{"qat/internal/pci"},
-		theirs: []string{"google.golang.org/grpc", "k8s.io/kubelet/pkg/apis/podresources/v1"},
-		never:  []string{udev},
-		why:    "qat/internal/podresources asks the kubelet which pod holds which device and decides nothing",
-	},
 	"qat/internal/readpool": {
 		why: "qat/internal/readpool reads in goroutines of its own, whatever is read, and knows nothing of PCI or QAT",
 	},
@@ -150,7 +149,9 @@ var rooms = map[string]room{
 		why:    "the example shows what a plugin for other hardware needs, which is nothing of QAT",
 	},
 	"cmd/qat_plugin": {
-		ours:   []string{"devtree", "events", "internal/logpipe", "kubeletapi", "kubeletapi/probe", "qat"},
+		ours: []string{
+			"devtree", "events", "internal/logpipe", "kubeletapi", "kubeletapi/podresources", "kubeletapi/probe", "qat",
+		},
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		why:    "cmd/qat_plugin knows flags, wiring and signals",
 	},

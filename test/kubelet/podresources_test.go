@@ -51,7 +51,7 @@ func podResources(ctx context.Context) (map[string][]string, error) {
 	return pods, nil
 }
 
-// The plugin relies on these facts (qat/internal/podresources, package comment).
+// The plugin relies on these facts (kubeletapi/podresources, package comment).
 func TestWhatTheKubeletReports(t *testing.T) {
 	p := &fakePlugin{}
 	n, _ := serveDevices(t, p, 4)

@@ -18,9 +18,11 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
-
-	"qatplugin/qat/internal/pci"
 )
+
+// DefaultSocket is where the kubelet serves the PodResources API
+// (k8s.io/kubernetes/pkg/kubelet/apis/podresources/constants.go).
+const DefaultSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
 
 const (
 	// timeout limits one call of Holders. The kubelet answers from memory, within milliseconds.
@@ -33,14 +35,6 @@ const (
 	maxMessage = 16 << 20
 )
 
-// A Holder is a container that holds a device.
-type Holder struct {
-	Namespace, Pod, Container string
-}
-
-// String returns the pod as "namespace/pod".
-func (h Holder) String() string { return h.Namespace + "/" + h.Pod }
-
 // A Client asks the kubelet which pod holds which device. Any goroutine may use it.
 type Client struct {
 	socket string
@@ -48,25 +42,20 @@ type Client struct {
 	self   string // the plugin's own pod, as "namespace/pod"; "" if it is not known
 }
 
-// New returns a Client of the kubelet that listens on the socket, which need not exist yet. If
-// socket is empty, each call returns an error. The Client reports devices of the resources
-// <resourceNamespace>/…. self is the pod that the calling process runs in, as "namespace/pod", or
-// "".
+// New returns a Client of the kubelet that listens on the socket, which need not exist yet. The
+// Client reports devices of the resources <resourceNamespace>/…. self is the pod that the calling
+// process runs in, as "namespace/pod", or "".
 func New(socket, resourceNamespace, self string) *Client {
 	return &Client{socket: socket, prefix: resourceNamespace + "/", self: self}
 }
 
-// Holders returns the devices that containers of the node's pods hold. Devices whose IDs are no PCI
-// addresses, and those of other resources, are left out. The package comment says which holders the
-// kubelet does not report.
+// Holders returns the devices that the node's pods hold: device ID → "namespace/pod". It leaves out
+// devices of other resources. The package comment says which holders the kubelet does not report.
 //
 // Holders waits for the kubelet for 5 s at most, and never longer than ctx. An error means that
 // nothing is known: the kubelet cannot be asked, or does not know its pods yet. It matches
 // [fs.ErrNotExist] if there is no socket.
-func (c *Client) Holders(ctx context.Context) (map[pci.Address]Holder, error) {
-	if c.socket == "" {
-		return nil, errors.New("ask the kubelet which pods hold devices: -pod-resources-socket is empty: set it")
-	}
+func (c *Client) Holders(ctx context.Context) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	pods, err := c.list(ctx)
@@ -108,14 +97,14 @@ func (c *Client) list(ctx context.Context) ([]*api.PodResources, error) {
 func (c *Client) advice(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return ": mount the host's directory " + filepath.Dir(c.socket) + ", or set -pod-resources-socket"
+		return ": mount the host's directory " + filepath.Dir(c.socket) + ", or use another socket"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ": the kubelet does not run, or only the socket is mounted: mount its directory " +
 			filepath.Dir(c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return ": run the plugin as root"
 	case status.Code(err) == codes.Unimplemented:
-		return ": set -pod-resources-socket to the socket of the kubelet's PodResources API v1"
+		return ": use the socket of the kubelet's PodResources API v1"
 	}
 	return ""
 }
@@ -126,7 +115,7 @@ func (c *Client) checkComplete(pods []*api.PodResources) error {
 		return nil
 	}
 	for _, pod := range pods {
-		if pod.GetNamespace()+"/"+pod.GetName() == c.self {
+		if nameOf(pod) == c.self {
 			return nil
 		}
 	}
@@ -136,9 +125,11 @@ func (c *Client) checkComplete(pods []*api.PodResources) error {
 	return fmt.Errorf("it does not report the plugin's own pod %s, so it may have just started", c.self)
 }
 
+func nameOf(pod *api.PodResources) string { return pod.GetNamespace() + "/" + pod.GetName() }
+
 // holders returns the devices that the pods hold.
-func (c *Client) holders(pods []*api.PodResources) map[pci.Address]Holder {
-	holders := map[pci.Address]Holder{}
+func (c *Client) holders(pods []*api.PodResources) map[string]string {
+	holders := map[string]string{}
 	for _, pod := range pods {
 		for _, container := range pod.GetContainers() {
 			for _, devices := range container.GetDevices() {
@@ -146,13 +137,7 @@ func (c *Client) holders(pods []*api.PodResources) map[pci.Address]Holder {
 					continue
 				}
 				for _, id := range devices.GetDeviceIds() {
-					if a, ok := pci.Parse(id); ok {
-						holders[a] = Holder{
-							Namespace: pod.GetNamespace(),
-							Pod:       pod.GetName(),
-							Container: container.GetName(),
-						}
-					}
+					holders[id] = nameOf(pod)
 				}
 			}
 		}

@@ -22,8 +22,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
-
-	"qatplugin/qat/internal/pci"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -90,55 +88,47 @@ func socketPath(t *testing.T) string {
 }
 
 func TestHolders(t *testing.T) {
-	address := func(text string) pci.Address {
-		a, ok := pci.Parse(text)
-		if !ok {
-			t.Fatalf("%q is not a PCI address", text)
-		}
-		return a
-	}
-	a, b := address("0000:6b:00.1"), address("10000:70:00.2")
-	holder := Holder{Namespace: "default", Pod: "web", Container: "main"}
+	const a, b, holder = "0000:6b:00.1", "serial-2", "default/web"
 	self := pod("kube-system", "plugin")
 	for name, tt := range map[string]struct {
 		pods []*api.PodResources
-		want map[pci.Address]Holder
+		want map[string]string
 	}{
-		"none": {want: map[pci.Address]Holder{}},
+		"none": {want: map[string]string{}},
 		"two resources": {
 			[]*api.PodResources{
-				pod("default", "web", devices("qat.intel.com/cy", a.String()), devices("qat.intel.com/dc", b.String())),
+				pod("default", "web", devices("qat.intel.com/cy", a), devices("qat.intel.com/dc", b)),
 			},
-			map[pci.Address]Holder{a: holder, b: holder},
+			map[string]string{a: holder, b: holder},
 		},
 		// The kubelet reports a device once for each of its NUMA nodes.
 		"device twice": {
 			[]*api.PodResources{
-				pod("default", "web", devices("qat.intel.com/cy", a.String()), devices("qat.intel.com/cy", a.String())),
+				pod("default", "web", devices("qat.intel.com/cy", a), devices("qat.intel.com/cy", a)),
 			},
-			map[pci.Address]Holder{a: holder},
+			map[string]string{a: holder},
 		},
 		"other resources": {
 			[]*api.PodResources{
-				pod("default", "web", devices("example.com/cy", a.String()), devices("cy", a.String()),
-					devices("", a.String()), devices("qat.intel.com.example.com/cy", a.String()),
-					devices("qat.intel.com", a.String()), devices("xqat.intel.com/cy", a.String())),
+				pod("default", "web", devices("example.com/cy", a), devices("cy", a),
+					devices("", a), devices("qat.intel.com.example.com/cy", a),
+					devices("qat.intel.com", a), devices("xqat.intel.com/cy", a)),
 			},
-			map[pci.Address]Holder{},
+			map[string]string{},
 		},
-		"no PCI addresses": {
+		"odd IDs": {
 			[]*api.PodResources{
-				pod("default", "web", devices("qat.intel.com/cy", "", "x", "0000:6b:00.8", "SSL_dev0_0",
-					strings.Repeat("0000:6b:00.1", 1000), a.String()), devices("qat.intel.com/dc")),
+				pod("default", "web", devices("qat.intel.com/cy", "", "/", strings.Repeat(a, 1000)),
+					devices("qat.intel.com/dc")),
 			},
-			map[pci.Address]Holder{a: holder},
+			map[string]string{"": holder, "/": holder, strings.Repeat(a, 1000): holder},
 		},
 		"empty messages": {
 			[]*api.PodResources{
 				{}, {Containers: []*api.ContainerResources{{}, {Devices: []*api.ContainerDevices{{}}}}},
-				pod("", "", devices("qat.intel.com/cy", a.String())),
+				pod("", "", devices("qat.intel.com/cy", a)),
 			},
-			map[pci.Address]Holder{a: {Container: "main"}},
+			map[string]string{a: "/"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -152,9 +142,6 @@ func TestHolders(t *testing.T) {
 				t.Errorf("holders (-want +got):\n%s", diff)
 			}
 		})
-	}
-	if got := holder.String(); got != "default/web" {
-		t.Errorf("holder is %q", got)
 	}
 }
 
@@ -185,13 +172,6 @@ func TestIncompleteAnswersAreErrors(t *testing.T) {
 	}
 }
 
-func TestWithoutASocketTheKubeletIsNotAsked(t *testing.T) {
-	_, err := New("", "qat.intel.com", "").Holders(t.Context())
-	if err == nil || !strings.HasSuffix(err.Error(), "-pod-resources-socket is empty: set it") {
-		t.Errorf("error %v", err)
-	}
-}
-
 func TestErrorsSayWhatToDo(t *testing.T) {
 	for name, tt := range map[string]struct {
 		prepare func(t *testing.T, socket string)
@@ -202,7 +182,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			func(*testing.T, string) {},
 			fs.ErrNotExist,
 			"ask the kubelet which pods hold devices: dial unix %[1]s: connect: no such file or directory: " +
-				"mount the host's directory %[2]s, or set -pod-resources-socket",
+				"mount the host's directory %[2]s, or use another socket",
 		},
 		"left behind": {
 			func(t *testing.T, socket string) {
@@ -222,7 +202,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			nil,
 			"ask the kubelet which pods hold devices: list the pods at %[1]s: rpc error: code = Unimplemented " +
 				"desc = unknown service v1.PodResourcesLister: " +
-				"set -pod-resources-socket to the socket of the kubelet's PodResources API v1",
+				"use the socket of the kubelet's PodResources API v1",
 		},
 		"rate limit": {
 			func(t *testing.T, socket string) {
@@ -334,7 +314,7 @@ func TestHoldersAfterARestartOfTheKubelet(t *testing.T) {
 	for n := range 3 {
 		stop := serve(t, socket, answering(pod("default", fmt.Sprint(n), devices("qat.intel.com/cy", "0000:6b:00.1"))))
 		holders, err := c.Holders(t.Context())
-		if err != nil || holders[pci.Address{Bus: 0x6b, Function: 1}].Pod != fmt.Sprint(n) {
+		if err != nil || holders["0000:6b:00.1"] != fmt.Sprint("default/", n) {
 			t.Errorf("holders %v, error %v, want pod %d", holders, err, n)
 		}
 		stop()
@@ -362,9 +342,20 @@ func FuzzHolders(f *testing.F) {
 		}
 		c := New("", "qat.intel.com", "a/b")
 		_ = c.checkComplete(response.GetPodResources())
-		for a := range c.holders(response.GetPodResources()) {
-			if b, ok := pci.Parse(a.String()); !ok || b != a {
-				t.Errorf("holder of %v, which is no address", a)
+		want := map[string]bool{}
+		for _, pod := range response.GetPodResources() {
+			for _, container := range pod.GetContainers() {
+				for _, d := range container.GetDevices() {
+					for _, id := range d.GetDeviceIds() {
+						want[id] = want[id] || strings.HasPrefix(d.GetResourceName(), "qat.intel.com/")
+					}
+				}
+			}
+		}
+		got := c.holders(response.GetPodResources())
+		for id, ours := range want {
+			if _, held := got[id]; held != ours {
+				t.Errorf("device %q is held: %v, want %v", id, held, ours)
 			}
 		}
 	})
