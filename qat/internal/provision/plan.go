@@ -127,12 +127,23 @@ func (p *planner) compareServices() string {
 		p.unmet = append(p.unmet, err.Error())
 		return ""
 	}
-	value := strings.Join(want, ";")
+	value := servicesValue(want)
 	if !p.canReconfigure() || !p.can(write{attrServices, value}) {
 		return ""
 	}
 	p.differ("services", f.services, value)
 	return value
+}
+
+// servicesValue returns the value of qat/cfg_services for a list of services. Linux 6.0 accepts
+// sym;asym, but not asym;sym (Documentation/ABI/testing/sysfs-driver-qat). Kernels that accept other
+// combinations accept them in any order.
+func servicesValue(services []string) string {
+	list := slices.Clone(services)
+	if i := slices.Index(list, "sym"); i > 0 {
+		list[0], list[i] = list[i], list[0]
+	}
+	return strings.Join(list, ";")
 }
 
 // compareSwitch returns the value to write to an attribute that is on or off, or "".

@@ -4,6 +4,7 @@ package provision
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -244,6 +245,20 @@ func TestHoldersBlock(t *testing.T) {
 	} {
 		if got := tt.holders.block(tt.vfs, &rules{isBound: isBound}); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestServicesAreWrittenAsOldKernelsKnowThem(t *testing.T) {
+	for services, want := range map[string]string{
+		"sym asym": "sym;asym", "asym sym": "sym;asym", "dc": "dc", "asym dc sym": "sym;dc;asym",
+	} {
+		f := newPF("0000:6b:00.0", 0x4948)
+		f.services = "decomp"
+		in := &input{facts: f, desired: config.Desired{Services: strings.Fields(services)}}
+		p := newPlan(in, &rules{isBound: func(string) bool { return false }})
+		if w := (write{attrServices, want}); !slices.Contains(p.writes, w) {
+			t.Errorf("writes for the services %s: %s, want %s among them", services, p.String(), w)
 		}
 	}
 }
