@@ -253,6 +253,15 @@ func (b *Binder) Stop(a pci.Address) {
 	}
 }
 
+// Release drops a VF that was bound, if it was unbound on purpose. That does not count as a loss.
+func (b *Binder) Release(a pci.Address) {
+	b.lock()
+	defer b.mu.Unlock()
+	if t := b.attempts[a]; t != nil && t.phase == phaseBound {
+		delete(b.attempts, a)
+	}
+}
+
 // Forget drops a VF that is gone. A step that is running continues, and its result is ignored.
 func (b *Binder) Forget(a pci.Address) {
 	b.lock()

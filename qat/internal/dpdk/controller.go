@@ -381,6 +381,9 @@ func (c *controller) updateBinder(vfs []facts, decisions []decision, now time.Ti
 		case f.vf == nil:
 			c.binder.Forget(d.vf)
 		case d.action == actionSkip:
+			if f.withdrawn != "" {
+				c.binder.Release(d.vf)
+			}
 			c.binder.Stop(d.vf)
 		}
 	}

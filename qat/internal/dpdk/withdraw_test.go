@@ -430,3 +430,24 @@ func TestVFWithoutPFIsNotBoundWhileAPFIsWithdrawn(t *testing.T) {
 		}
 	})
 }
+
+// Provisioning unbinds the VFs of a PF that it has withdrawn. If it then cannot remove them, they
+// are bound again at once: nobody has taken them from the plugin.
+func TestVFsThatWereUnboundWhileWithdrawnAreBoundAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost2PFs(t)
+		must(t, h.Unbind(vfA1))
+		r := newRig(t, h, Config{})
+		k := newKernel(r)
+		r.rescan()
+		k.pass(time.Second)
+		want := map[string][]string{"cy": {vfA1, vfA2}, "dc": {vfB1, vfB2}}
+		r.wantList(want)
+		r.withdraw(pfA, reconfiguration)
+		must(t, h.Unbind(vfA1))
+		r.read(vfA1)
+		r.withdraw(pfA, "")
+		k.pass(100 * time.Millisecond)
+		r.wantList(want)
+	})
+}
