@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // startHost returns a host that is served, with the driver vfio-pci and these PFs, and its
@@ -284,5 +285,24 @@ func TestAttributesOfThePFFollowTheRulesOfTheDriver(t *testing.T) {
 		"auto_reset": "on", "pm_idle_enabled": "0", "cfg_services": "dc", "state": "up",
 	} {
 		equal(t, name, want, read(qat(name)))
+	}
+}
+
+// A shell truncates state before it writes up. Serve may look in between.
+func TestStateIsTruncatedWhenServeLooks(t *testing.T) {
+	for range 20 {
+		h, ops := startHost(t, PF{Address: pf0, Services: "sym;asym"})
+		dir := h.sys("devices/pci0000:6b", pf0, "qat")
+		state, services := filepath.Join(dir, "state"), filepath.Join(dir, "cfg_services")
+		h.mu.Lock()                       // Serve waits
+		must(t, write(state, "down\n"))   // not seen
+		must(t, os.Truncate(state, 0))    // the first half of the next write
+		must(t, write(services, "dc\n"))  // which the kernel accepts, because it is down
+		for !h.server.pending(services) { // until Serve knows
+			time.Sleep(time.Millisecond)
+		}
+		h.mu.Unlock()
+		must(t, write(state, "up\n"))
+		equal(t, "operation", "set services of 0000:6b:00.0 dc", describe(wait(t, ops, "services")))
 	}
 }

@@ -142,13 +142,10 @@ func (o *op) handleNumVFs(pf *function) {
 
 func (o *op) handleState(pf *function) {
 	text, ok := o.take(pf, "qat/state", pf.spec.State)
-	switch {
-	case ok:
-		pf.stateWritten = false
+	pf.stateWritten = !ok
+	if ok {
 		o.setState(pf, text)
 		o.restore(pf, "qat/state", pf.spec.State)
-	case text != "":
-		pf.stateWritten = true
 	}
 }
 
