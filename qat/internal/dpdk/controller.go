@@ -200,8 +200,8 @@ func (c *controller) addresses(keys []Key, now time.Time) []pci.Address {
 	return list
 }
 
-// withdrawnVFs lists the VFs of the PFs that were withdrawn or are offered again, and those whose PF
-// is not known. They need not be read again, unless their PF has changed.
+// withdrawnVFs lists the VFs of the PFs that were withdrawn or are offered again, and those whose
+// PF is not known. They need not be read again, unless their PF has changed.
 func (c *controller) withdrawnVFs(keys []Key) (list []pci.Address) {
 	for _, key := range keys {
 		if key.kind == keyWithdrawal {

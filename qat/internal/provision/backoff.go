@@ -26,8 +26,8 @@ const (
 
 	// settleTime is how long after an event of a VF its PF is read, and how long after a change of
 	// the configuration's directory its files are read. The kernel sends three events for each VF
-	// that it adds, and mode dpdk causes more. Programs write a file in several steps, and the first
-	// lines of a configuration can be a configuration.
+	// that it adds, and mode dpdk causes more. Programs write a file in several steps, and the
+	// first lines of a configuration can be a configuration.
 	settleTime = 100 * time.Millisecond
 )
 

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Earlier kernels, such as Linux 6.6, refuse 0 for sriov_numvfs, but remove VFs when the PF goes down.
+// Earlier kernels, such as Linux 6.6, refuse 0 for sriov_numvfs, but remove VFs when the PF goes
+// down.
 func TestEarlierKernelRemovesVFsByTakingThePFDown(t *testing.T) {
 	const dc = "qat/cfg_services=dc"
 	for name, test := range map[string]struct {

@@ -358,7 +358,8 @@ func (m *model) store(f *facts, w write) error {
 }
 
 // forgetPMIdle resets pm_idle_enabled, as an earlier kernel does whenever the PF goes down, also
-// before VFs are created (adf_init.c of Linux 6.6, adf_dev_shutdown_cache_cfg keeps only the services).
+// before VFs are created (adf_init.c of Linux 6.6, adf_dev_shutdown_cache_cfg keeps only the
+// services).
 func (m *model) forgetPMIdle(f *facts) {
 	if m.earlier && f.pmIdle != "" {
 		f.pmIdle = "1"

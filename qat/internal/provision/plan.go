@@ -136,8 +136,8 @@ func (p *planner) compareServices() string {
 }
 
 // servicesValue returns the value of qat/cfg_services for a list of services. Linux 6.0 accepts
-// sym;asym, but not asym;sym (Documentation/ABI/testing/sysfs-driver-qat). Kernels that accept other
-// combinations accept them in any order.
+// sym;asym, but not asym;sym (Documentation/ABI/testing/sysfs-driver-qat). Kernels that accept
+// other combinations accept them in any order.
 func servicesValue(services []string) string {
 	list := slices.Clone(services)
 	if i := slices.Index(list, "sym"); i > 0 {
@@ -265,8 +265,8 @@ func (p *planner) can(w write) bool {
 }
 
 // mayTakeDown reports whether the rule can have the PF taken down, so that the plugin must bring it
-// up again, also after it ended in between, or needs the PF to be up. Otherwise an administrator may
-// take the PF down.
+// up again, also after it ended in between, or needs the PF to be up. Otherwise an administrator
+// may take the PF down.
 func (p *planner) mayTakeDown() bool {
 	d := &p.desired
 	return d.Services != nil || d.PMIdle != nil || d.VFs == config.All
