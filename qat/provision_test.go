@@ -99,16 +99,18 @@ func vfsOf(t testing.TB, h *lookalike.Host, pf string) []string {
 }
 
 func TestProvisionedPFsGetVFsAndServices(t *testing.T) {
-	for _, uevents := range []bool{false, true} {
-		t.Run(fmt.Sprintf("uevents=%v", uevents), func(t *testing.T) {
+	for _, sources := range []string{"inotify", "uevents", "uevents and inotify"} {
+		t.Run(sources, func(t *testing.T) {
 			h := newHost(t) // with pfA for sym;asym
 			must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "dc"}))
 			must(t, h.LoadDriver("c6xxvf"))
 			must(t, h.AddPF(lookalike.PF{Address: pfGen2, DeviceID: "37c8", NUMANode: 1}))
 			config := Config{}
 			config.ProvisioningDir = newConfigMap(t, "services: [asym, sym]; vfs: all; autoReset: true").dir
-			if uevents { // nothing but inotify reports writes to attributes
+			if sources != "inotify" { // which alone reports writes to attributes
 				config.Sources = []func() (events.Source, error){newBroadcast(h).open}
+			}
+			if sources == "uevents and inotify" {
 				config.OpenWatcher = func() (Watcher, error) { return events.NewWatcher() }
 			}
 			r := start(t, h, config)

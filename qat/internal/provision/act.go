@@ -85,13 +85,16 @@ func (m *mode) carryOut(a pci.Address, pf *pf, p *plan, now time.Time) string {
 		m.wakeAt(at)
 		return pf.attempts.reason()
 	}
-	if p.takedown {
+	switch {
+	case p.takedown:
 		m.withdraw(a, pf, withdrawReason(pf.waiting))
 		if now.Before(pf.ask.at) {
 			m.wakeAt(pf.ask.at)
 			return pf.waiting
 		}
-	} else {
+	case p.restarts:
+		m.withdraw(a, pf, withdrawReason("")) // its new VFs must not be listed with its old services
+	default:
 		m.offer(a, pf)
 	}
 	m.start(a, pf, p)

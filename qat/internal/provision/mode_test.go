@@ -299,9 +299,11 @@ func TestVFsThatAppearBeforeThePFIsTakenDownStay(t *testing.T) {
 		r.onWrite = func(w write) {
 			if w.attribute == attrAutoReset {
 				r.change(pf, func(f *facts) { f.full() })
-				if vf := r.get(pf).vfs[0].address; !r.allocate(vf, "default/web", 0) {
-					t.Error("the VF cannot be allocated")
+				vf := r.get(pf).vfs[0].address
+				if r.allocate(vf, "default/web", 0) {
+					t.Error("a VF of a PF that is about to go down was allocated")
 				}
+				r.allocateElsewhere(vf, "default/web")
 			}
 		}
 		r.start()

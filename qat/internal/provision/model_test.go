@@ -219,6 +219,13 @@ func (m *model) allocate(a pci.Address, pod string, delay time.Duration) bool {
 	return true
 }
 
+// allocateElsewhere gives a VF to a pod through another instance of the plugin, as during an update.
+func (m *model) allocateElsewhere(a pci.Address, pod string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held[a], m.reported[a] = pod, pod
+}
+
 // release ends the pod that holds a VF.
 func (m *model) release(vf pci.Address) {
 	m.mu.Lock()

@@ -35,6 +35,10 @@ type plan struct {
 	// takedown reports whether the writes remove VFs. Before them, holders must be known.
 	takedown bool
 
+	// restarts reports whether the writes take the PF down, to change what its driver accepts only
+	// then, and bring it up again.
+	restarts bool
+
 	wait  string // why nothing can be done now; "" if the writes can be made
 	unmet string // what the rule wants and the writes do not bring about, with the reason; or ""
 }
@@ -246,7 +250,7 @@ func (p *planner) sequence() {
 		p.add(p.binds(f.family) && f.autoprobe != "" && f.autoprobe != autoprobe && p.can(w), w)
 		p.add(true, write{attrNumVFs, f.vfsToCreate()})
 	}
-	p.plan.takedown = p.remove
+	p.plan.takedown, p.plan.restarts = p.remove, down
 }
 
 func (p *planner) add(needed bool, w write) {

@@ -209,7 +209,12 @@ func TestPlan(t *testing.T) {
 			p := newPlan(
 				&input{facts: tt.facts, desired: tt.desired, refused: tt.refused, restore: tt.restore},
 				&rules{isBound: isBound, noBind: tt.noBind})
-			want := plan{wait: tt.wait, unmet: tt.unmet, takedown: tt.writes != "" && !tt.keeps}
+			want := plan{
+				wait:     tt.wait,
+				unmet:    tt.unmet,
+				takedown: tt.writes != "" && !tt.keeps,
+				restarts: strings.Contains(tt.writes, attrServices) || strings.Contains(tt.writes, attrPMIdle),
+			}
 			for text := range strings.FieldsSeq(tt.writes) {
 				attribute, value, _ := strings.Cut(text, "=")
 				want.writes = append(want.writes, write{attribute, value})
