@@ -219,7 +219,8 @@ func (m *model) allocate(a pci.Address, pod string, delay time.Duration) bool {
 	return true
 }
 
-// allocateElsewhere gives a VF to a pod through another instance of the plugin, as during an update.
+// allocateElsewhere gives a VF to a pod through another instance of the plugin, as during an
+// update.
 func (m *model) allocateElsewhere(a pci.Address, pod string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -232,8 +232,8 @@ func TestReturnedPFIsProvisionedAgain(t *testing.T) {
 	}
 }
 
-// The driver refuses VFs to one PF for good, as it has no IOMMU, and the kernel uses another PF for a
-// while.
+// The driver refuses VFs to one PF for good, as it has no IOMMU, and the kernel uses another PF for
+// a while.
 func TestFailingPFsDelayNoOther(t *testing.T) {
 	if !runsOn(t, "steady") {
 		return
@@ -303,8 +303,8 @@ func TestServiceChangeWaitsForPodsThatHoldVFs(t *testing.T) {
 	t.Logf("the change was complete %s after the VFs were released", ms(listed-released))
 }
 
-// A process that is no pod holds a VF, so that the kernel blocks its removal. If the plugin wrote to
-// sriov_numvfs of the PF meanwhile, kernels since 6.1.158 would block those of all PFs; see
+// A process that is no pod holds a VF, so that the kernel blocks its removal. If the plugin wrote
+// to sriov_numvfs of the PF meanwhile, kernels since 6.1.158 would block those of all PFs; see
 // unbindVFs in qat/internal/provision.
 func TestBlockedWriteDelaysNoOtherPF(t *testing.T) {
 	if !runsOn(t, "parallel") {
