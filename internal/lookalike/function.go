@@ -46,7 +46,7 @@ type function struct {
 	// or read from the file. If the file differs while the host is served, a user wrote to it
 	// and Serve will handle that.
 	shown map[string]string
-	// stateWritten: a user wrote to qat/state, but Serve saw no change of it (handleServices).
+	// stateWritten: a user wrote to qat/state, but Serve saw that the PF was up (whileDown).
 	stateWritten bool
 }
 

@@ -299,7 +299,7 @@ func (s *server) pending(file string) bool {
 
 // pendingSoon is pending for a write that may have happened already and not been seen yet.
 func (s *server) pendingSoon(file string) bool {
-	for range 20 {
+	for range 200 {
 		if s.pending(file) {
 			return true
 		}

@@ -306,3 +306,23 @@ func TestStateIsTruncatedWhenServeLooks(t *testing.T) {
 		equal(t, "operation", "set services of 0000:6b:00.0 dc", describe(wait(t, ops, "services")))
 	}
 }
+
+// Serve handles one of two writes to state when the third one is there already. Both come before
+// the write to cfg_services.
+func TestStateIsUpAgainWhenServeLooks(t *testing.T) {
+	h, ops := startHost(t, PF{Address: pf0, Services: "sym;asym"})
+	dir := h.sys("devices/pci0000:6b", pf0, "qat")
+	state, services := filepath.Join(dir, "state"), filepath.Join(dir, "cfg_services")
+	must(t, write(state, "down\n"))
+	equal(t, "operation", "set state of 0000:6b:00.0 down", describe(wait(t, ops, "state")))
+	h.mu.Lock() // Serve waits
+	must(t, write(state, "down\n"))
+	must(t, write(services, "dc\n"))
+	must(t, write(state, "up\n"))
+	for !h.server.pending(services) { // until Serve knows
+		time.Sleep(time.Millisecond)
+	}
+	h.mu.Unlock()
+	equal(t, "operation", "set state of 0000:6b:00.0 up", describe(wait(t, ops, "state")))
+	equal(t, "operation", "set services of 0000:6b:00.0 dc", describe(wait(t, ops, "services")))
+}

@@ -142,11 +142,11 @@ func (o *op) handleNumVFs(pf *function) {
 
 func (o *op) handleState(pf *function) {
 	text, ok := o.take(pf, "qat/state", pf.spec.State)
-	pf.stateWritten = !ok
 	if ok {
 		o.setState(pf, text)
 		o.restore(pf, "qat/state", pf.spec.State)
 	}
+	pf.stateWritten = !ok || pf.spec.State == "up"
 }
 
 func (o *op) handleServices(pf *function) {
@@ -159,8 +159,8 @@ func (o *op) handleServices(pf *function) {
 }
 
 // whileDown makes a change that requires the PF to be down. A program can write down to state, make
-// the change and write up before Serve looks. Only the writes to state before and after the change
-// show that; it reads up as before.
+// the change and write up before Serve looks. State then reads up, as before, or too early. Only
+// the writes to it before and after the change show that the PF was to be down.
 func (o *op) whileDown(pf *function, change func()) {
 	state := path.Join(pf.dir(o.h), "qat/state")
 	missedDown := pf.spec.State == "up" && pf.stateWritten && o.h.server.pendingSoon(state)
