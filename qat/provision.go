@@ -65,7 +65,7 @@ func (p *Plugin) startProvisioning(ctx context.Context) (wait func()) {
 // holders returns which VFs pods hold, each with its pod.
 func (p *Plugin) holders(ctx context.Context) (map[pci.Address]string, error) {
 	if p.config.Holders == nil {
-		return nil, errNotAsked
+		return nil, errors.New("the kubelet is not asked which pods hold VFs: set -pod-resources-socket")
 	}
 	holders, err := p.config.Holders(ctx)
 	pods := make(map[pci.Address]string, len(holders))
@@ -76,5 +76,3 @@ func (p *Plugin) holders(ctx context.Context) (map[pci.Address]string, error) {
 	}
 	return pods, err
 }
-
-var errNotAsked = errors.New("the kubelet is not asked which pods hold VFs: set -pod-resources-socket")

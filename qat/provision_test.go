@@ -4,6 +4,7 @@ package qat
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -235,17 +236,27 @@ func TestChangeThatIsTakenBackOffersTheVFsAgain(t *testing.T) {
 	r.becomes(map[string][]string{"cy": a})
 }
 
+// VFs that may be held are not removed. As it can last, they are not kept from pods meanwhile.
 func TestVFsCountAsHeldWhileTheKubeletCannotBeAsked(t *testing.T) {
 	h := newHost(t)
+	k := &kubelet{}
+	k.fail(errors.New("not now"))
 	rules := newConfigMap(t, "vfs: all")
-	r := start(t, h, Config{ProvisioningDir: rules.dir})
+	log := captureLog(t)
+	r := start(t, h, Config{ProvisioningDir: rules.dir, Holders: k.holders})
 	a := vfsOf(t, h, pfA)
 	r.becomes(map[string][]string{"cy": a})
 	rules.set("services: [dc]; vfs: all")
-	r.becomes(map[string][]string{
-		"cy": withReason(a, "its PF waits for reconfiguration: its VFs count as held by pods: "+errNotAsked.Error()),
-	})
+	const reason = `"Not provisioned" reason="its VFs count as held by pods: not now" devices=["` + pfA + `"]`
+	for deadline := time.Now().Add(timeout); !strings.Contains(log(), reason); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("log:\n%s\nwant %s", log(), reason)
+		}
+	}
+	r.becomes(map[string][]string{"cy": a})
 	attribute(t, h, pfA, "qat/cfg_services", "sym;asym")
+	k.fail(nil)
+	r.becomes(map[string][]string{"cy": {}, "dc": a})
 }
 
 func TestForceDoesNotAsk(t *testing.T) {

@@ -40,7 +40,7 @@ func (m *mode) act(a pci.Address, pf *pf, now time.Time) string {
 	p := newPlan(in, &m.rules)
 	if p.wait != "" || len(p.writes) == 0 {
 		pf.restore = pf.restore && p.wait != ""
-		pf.waiting, pf.ask = "", backoff{}
+		pf.removal = removal{}
 		pf.attempts.reached()
 		m.offer(a, pf)
 		return cmp.Or(p.wait, p.unmet)
@@ -60,7 +60,7 @@ func (m *mode) match(a pci.Address, pf *pf) {
 	}
 	if !reflect.DeepEqual(d, pf.desired) {
 		pf.refused, pf.restore, pf.attempts = nil, false, attempts{}
-		pf.waiting, pf.ask, pf.logged, pf.loggedErr, pf.reason = "", backoff{}, "", "", ""
+		pf.removal, pf.logged, pf.loggedErr, pf.reason = removal{}, "", "", ""
 	}
 	pf.desired, pf.rule = d, rule
 }
@@ -87,10 +87,14 @@ func (m *mode) carryOut(a pci.Address, pf *pf, p *plan, now time.Time) string {
 	}
 	switch {
 	case p.takedown:
-		m.withdraw(a, pf, withdrawReason(pf.waiting))
-		if now.Before(pf.ask.at) {
-			m.wakeAt(pf.ask.at)
-			return pf.waiting
+		if pf.removal.answered || m.cfg.Force {
+			m.withdraw(a, pf, withdrawReason(pf.removal.waiting))
+		} else {
+			m.offer(a, pf)
+		}
+		if at := pf.removal.ask.at; now.Before(at) {
+			m.wakeAt(at)
+			return pf.removal.waiting
 		}
 	case p.restarts:
 		m.withdraw(a, pf, withdrawReason("")) // its new VFs must not be listed with its old services

@@ -19,5 +19,6 @@
 //
 // A plan that removes VFs is carried out only while no container uses one of them. Before that, the
 // PF is withdrawn: its VFs get to no more containers. Then the kubelet is asked which of them
-// containers hold.
+// containers hold. The PF is not withdrawn before the kubelet has answered once: as long as it
+// cannot be asked, the VFs may be held, and the plan must wait, for as long as that takes.
 package provision

@@ -23,8 +23,12 @@ type job struct {
 	since    time.Time
 	progress progress
 
+	// onlyAsk says that the PF is not withdrawn yet. The job makes no writes, but finds out whether
+	// the kubelet says which VFs pods hold. If it does not, pods had better go on getting VFs.
+	onlyAsk bool
+
 	// Set when the job has ended:
-	waiting string // why nothing was written; "" if the writes were made, or failed
+	waiting string // why nothing was written; "" if the writes were made, or failed, or onlyAsk
 	result  result
 }
 
@@ -48,6 +52,7 @@ func (m *mode) start(a pci.Address, p *pf, plan *plan) {
 		plan:     *plan,
 		repeated: p.logged == text && p.attempts.failed != nil,
 		since:    time.Now(),
+		onlyAsk:  plan.takedown && !p.removal.answered && !m.cfg.Force,
 	}
 	p.job, p.logged = j, text
 	m.jobs.Go(func() {
@@ -62,7 +67,14 @@ func (m *mode) start(a pci.Address, p *pf, plan *plan) {
 // run carries out the plan of a job, unless containers hold VFs that it removes.
 func (m *mode) run(j *job) {
 	if j.plan.takedown && !m.cfg.Force {
-		if j.waiting = m.block(j.address); j.waiting != "" {
+		h, vfs, err := m.askHolders(j.address)
+		switch {
+		case err != nil:
+			j.waiting = err.Error()
+		case !j.onlyAsk || h.err != nil:
+			j.waiting = h.block(vfs, &m.rules)
+		}
+		if j.onlyAsk || j.waiting != "" {
 			return
 		}
 	}
@@ -78,15 +90,13 @@ func (m *mode) run(j *job) {
 	}
 }
 
-// block returns why the VFs of a PF must not be removed now, or "". The PF must be withdrawn, so
-// that what block finds out stays true. It reads the drivers of the VFs again, because mode dpdk
-// may have bound VFs since the PF was read.
-func (m *mode) block(pf pci.Address) string {
-	var h holders
+// askHolders finds out which VFs of a PF containers hold. If the PF is withdrawn, no container gets
+// another one. It reads the drivers of the VFs again, because mode dpdk may have bound VFs since
+// the PF was read.
+func (m *mode) askHolders(pf pci.Address) (h holders, vfs []vf, err error) {
 	h.pods, h.err = m.cfg.Holders(m.ctx)
-	vfs, err := m.host.vfs(pf)
-	if err != nil {
-		return err.Error()
+	if vfs, err = m.host.vfs(pf); err != nil {
+		return h, nil, err
 	}
 	slices.SortFunc(vfs, func(a, b vf) int { return a.address.Compare(b.address) })
 	for i := range vfs {
@@ -95,7 +105,7 @@ func (m *mode) block(pf pci.Address) string {
 			h.allocated = &a
 		}
 	}
-	return h.block(vfs, &m.rules)
+	return h, vfs, nil
 }
 
 // endJobs takes the results of jobs, and returns their PFs, which must be read again.
@@ -118,13 +128,16 @@ func (m *mode) endJobs(now time.Time) (list []pci.Address) {
 func (m *mode) end(j *job, now time.Time) {
 	p := j.pf
 	p.job = nil
-	p.waiting = j.waiting
-	if j.waiting != "" {
-		p.ask.fail(now, maxAsk)
-		m.withdraw(j.address, p, withdrawReason(j.waiting))
+	p.removal.waiting = j.waiting
+	switch {
+	case j.waiting != "":
+		p.removal.ask.fail(now, maxAsk)
+		return
+	case j.onlyAsk:
+		p.removal = removal{answered: true}
 		return
 	}
-	p.ask = backoff{}
+	p.removal = removal{}
 	if err := j.result.err; err != nil && err.Error() != p.loggedErr {
 		p.loggedErr = err.Error()
 		klog.ErrorS(err, "Cannot provision a PF", "pf", j.address, "rule", j.rule)

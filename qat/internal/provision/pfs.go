@@ -15,6 +15,13 @@ import (
 	"qatplugin/qat/internal/provision/config"
 )
 
+// A removal of VFs waits until no pod holds one of them. The zero removal has not begun.
+type removal struct {
+	answered bool    // the kubelet has said which VFs pods hold; until then the PF is not withdrawn
+	waiting  string  // what the removal waits for; "": nothing
+	ask      backoff // for the next question to the kubelet
+}
+
 // A pf is what is known of a PF, and what is done about it.
 type pf struct {
 	facts   *facts
@@ -32,8 +39,7 @@ type pf struct {
 	job       *job   // nil: nothing is done about it now
 	reason    string // why it was not as its rule wants before the job; "" if it was, or if there was none
 	attempts  attempts
-	waiting   string  // what the removal of its VFs waits for; "": nothing
-	ask       backoff // for the next question to the kubelet
+	removal   removal // of its VFs
 	withdrawn string  // the reason with which it is withdrawn; "": it is not
 	logged    string  // the plan that was logged last
 	loggedErr string  // the error that was logged last
