@@ -31,7 +31,7 @@ func TestRepeatedVFChangesDoNotLeak(t *testing.T) {
 	for range warmUp {
 		changeVFs()
 	}
-	before, start := n.plugin.waitIdle(t), time.Now()
+	before, open, start := n.plugin.waitIdle(t), n.plugin.descriptors(t), time.Now()
 	for range rounds - warmUp {
 		changeVFs()
 	}
@@ -41,7 +41,8 @@ func TestRepeatedVFChangesDoNotLeak(t *testing.T) {
 	t.Logf("after %3d rounds: %+v", warmUp, before)
 	t.Logf("after %3d rounds: %+v", rounds, after)
 	if after.Descriptors != before.Descriptors {
-		t.Errorf("file descriptors grew from %d to %d", before.Descriptors, after.Descriptors)
+		t.Errorf("file descriptors grew from %d to %d (-before +after):\n%s",
+			before.Descriptors, after.Descriptors, cmp.Diff(open, n.plugin.descriptors(t)))
 	}
 	if after.Threads > before.Threads+4 { // the Go runtime keeps the threads of slow system calls
 		t.Errorf("threads grew from %d to %d", before.Threads, after.Threads)

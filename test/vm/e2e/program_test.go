@@ -95,6 +95,20 @@ func (p *program) usage(t *testing.T) (u usage) {
 	return u
 }
 
+// descriptors returns what the open file descriptors of the process refer to.
+func (p *program) descriptors(t *testing.T) map[string]string {
+	t.Helper()
+	open := map[string]string{}
+	for _, link := range glob(t, filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "fd/*")) {
+		target, err := os.Readlink(link)
+		if err != nil {
+			target = err.Error()
+		}
+		open[filepath.Base(link)] = target
+	}
+	return open
+}
+
 // waitIdle waits until the process sleeps and returns its usage. A process that works may have
 // files of sysfs open.
 func (p *program) waitIdle(t *testing.T) (u usage) {
