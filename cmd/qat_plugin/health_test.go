@@ -193,6 +193,13 @@ func TestUnusedFlagIsLogged(t *testing.T) {
 	p.log.await(t, `"A flag has no effect in this mode" flag="-steal" mode="kernel"`)
 }
 
+func TestForceWithoutRulesIsLogged(t *testing.T) {
+	p := start(t, "-provisioning-force", "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(),
+		"-kubelet-dir", t.TempDir())
+	defer p.stop()
+	p.log.await(t, `"-provisioning-force has no effect without -provisioning-dir"`)
+}
+
 // The health server must not keep a program alive that fails.
 func TestProgramThatFailsExits(t *testing.T) {
 	dir := "/" + strings.Repeat("x", 200) // too long for a socket (unix(7))

@@ -91,6 +91,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	for _, name := range o.unused {
 		klog.InfoS("A flag has no effect in this mode", "flag", "-"+name, "mode", o.qat.Mode)
 	}
+	if o.qat.ProvisioningForce && o.qat.ProvisioningDir == "" {
+		klog.InfoS("-provisioning-force has no effect without -provisioning-dir")
+	}
 	return serve(ctx, o, plugin)
 }
 
