@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/testlog"
 	"qatplugin/qat/internal/hostwatch"
 )
 
@@ -141,7 +142,7 @@ func TestSuspectWakesThePlugin(t *testing.T) {
 func TestDriftIsAnErrorUnlessChangesMayGoUnreported(t *testing.T) {
 	for name, mayMiss := range map[string]bool{"all is reported": false, "events may be missed": true} {
 		inBubble(t, name, func(t *testing.T) {
-			log := captureLog(t)
+			log := testlog.Capture(t)
 			h := newHost4xxx(t)
 			addVFs(t, h, pfA, vfA1)
 			r := newRig(t, h, Config{NoBind: true})
@@ -164,7 +165,7 @@ func TestDriftIsAnErrorUnlessChangesMayGoUnreported(t *testing.T) {
 
 func TestHostWithoutPCIBusIsNotComplete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := captureLog(t)
+		log := testlog.Capture(t)
 		h := newHost4xxx(t)
 		dir, aside := filepath.Join(h.Sysfs(), "bus/pci/devices"), filepath.Join(h.Dir(), "aside")
 		must(t, os.Rename(dir, aside))

@@ -12,6 +12,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/testlog"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/pci"
@@ -193,7 +194,7 @@ func TestSlowReadCountsWithoutAnother(t *testing.T) {
 
 func TestBlockedReadIsLoggedOnceWithItsFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := captureLog(t)
+		log := testlog.Capture(t)
 		h := newHost2PFs(t)
 		r := newRig(t, h, Config{NoBind: true})
 		release := r.holdReads(vfA1)

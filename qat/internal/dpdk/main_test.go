@@ -3,14 +3,11 @@
 package dpdk
 
 import (
-	"bytes"
-	"io"
 	"os"
 	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
-	"k8s.io/klog/v2"
 
 	"qatplugin/events"
 	"qatplugin/internal/lookalike"
@@ -51,26 +48,6 @@ func newHost4xxx(t testing.TB, opts ...lookalike.Option) *lookalike.Host {
 	must(t, h.LoadDriver(device.DriverVFIO))
 	must(t, h.AddPF(lookalike.PF{Address: pfA, Services: "sym;asym", NUMANode: 1}))
 	return h
-}
-
-// captureLog returns a function that returns the lines logged so far, without time and place.
-func captureLog(t *testing.T) func() []string {
-	t.Helper()
-	var text bytes.Buffer
-	state := klog.CaptureState()
-	t.Cleanup(state.Restore)
-	klog.LogToStderr(false)
-	klog.SetOutput(io.Discard)
-	klog.SetOutputBySeverity("INFO", &text) // errors go there as well
-	return func() (lines []string) {
-		klog.Flush()
-		for line := range strings.Lines(text.String()) {
-			if _, line, ok := strings.Cut(strings.TrimSpace(line), "] "); ok {
-				lines = append(lines, line)
-			}
-		}
-		return lines
-	}
 }
 
 // uevent parses a uevent: header, then variables.

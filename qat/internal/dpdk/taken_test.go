@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/testlog"
 	"qatplugin/qat/internal/device"
 )
 
@@ -138,7 +139,7 @@ func TestTakingAVFFromItsDriverIsLogged(t *testing.T) {
 		h := newHostGen2(t, device.DriverVFIO, []string{"disable_denylist=1"})
 		must(t, h.Unbind(vfGen2B))
 		r := newRig(t, h, Config{})
-		logged := captureLog(t)
+		logged := testlog.Capture(t)
 		r.rescan()
 		want := `"Took a VF from its driver" device="0000:3d:01.0" from="c6xxvf" to="vfio-pci"`
 		lines := slices.DeleteFunc(logged(), func(line string) bool { return !strings.Contains(line, "Took") })

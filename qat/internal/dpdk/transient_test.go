@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/testlog"
 	"qatplugin/qat/internal/device"
 )
 
@@ -265,7 +266,7 @@ func TestAuditLeavesTransientErrorsAlone(t *testing.T) {
 // All devices may fail at once, and each of them again and again.
 func TestTransientErrorsAreLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := captureLog(t)
+		log := testlog.Capture(t)
 		h := newHost16(t)
 		must(t, h.AddPF(lookalike.PF{Address: pfB}))
 		must(t, h.SetAttr(pfB, "vendor", "garbage")) // which stays so

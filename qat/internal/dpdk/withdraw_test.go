@@ -141,7 +141,7 @@ func TestVFsOfAWithdrawnPFAreNotBound(t *testing.T) {
 	})
 }
 
-// Whoever withdrew a PF has changed it. The events of the change may still be queued.
+// A PF is changed while it is withdrawn. The events of the change may still be queued.
 func TestPFIsReadBeforeItsVFsAreOfferedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost4xxx(t)
@@ -343,7 +343,7 @@ func TestNoHistoryAllocatesAWithdrawnVF(t *testing.T) {
 		allocator := w.controller.allocator
 		withdrawn := map[string]bool{}
 		var marked []Key
-		offered := &devtree.Tree{} // what the kubelet may still believe
+		offered := &devtree.Tree{} // the list that the kubelet may still have
 		actions := w.actions()
 		actions["withdraw"] = func(t *rapid.T) {
 			pf := rapid.SampledFrom(historyPFs).Draw(t, "pf").Address
@@ -432,7 +432,7 @@ func TestVFWithoutPFIsNotBoundWhileAPFIsWithdrawn(t *testing.T) {
 }
 
 // Provisioning unbinds the VFs of a PF that it has withdrawn. If it then cannot remove them, they
-// are bound again at once: nobody has taken them from the plugin.
+// are bound again at once: no other program took them from the plugin.
 func TestVFsThatWereUnboundWhileWithdrawnAreBoundAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost2PFs(t)

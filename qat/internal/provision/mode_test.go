@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"qatplugin/internal/testlog"
 	"qatplugin/qat/internal/readpool"
 )
 
@@ -317,7 +318,7 @@ func TestVFsThatAppearBeforeThePFIsTakenDownStay(t *testing.T) {
 
 func TestDryRunLogsEachPlanOnceAndDoesNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
-		lines := captureLog(t)
+		lines := testlog.Capture(t)
 		pf := address(pfName)
 		r.dryRun = true
 		r.configure(allDC)
@@ -349,7 +350,7 @@ func TestDryRunLogsEachPlanOnceAndDoesNothing(t *testing.T) {
 
 func TestLogOfAPFThatFailsAgainAndAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
-		lines := captureLog(t)
+		lines := testlog.Capture(t)
 		pf := address(pfName)
 		r.refuse(pf, write{attrState, "down"}, unix.EBUSY)
 		r.configure("- services: [dc]\n")
