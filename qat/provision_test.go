@@ -236,7 +236,7 @@ func TestChangeThatIsTakenBackOffersTheVFsAgain(t *testing.T) {
 	r.becomes(map[string][]string{"cy": a})
 }
 
-// VFs that may be held are not removed. As it can last, they are not kept from pods meanwhile.
+// VFs that may be held are not removed. Pods can get them until the kubelet answers.
 func TestVFsCountAsHeldWhileTheKubeletCannotBeAsked(t *testing.T) {
 	h := newHost(t)
 	k := &kubelet{}

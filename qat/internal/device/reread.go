@@ -18,8 +18,8 @@ import (
 // the IOMMU group, for which the kernel takes no lock either (drivers/iommu/iommu.c,
 // iommu_group_show_name).
 //
-// An inode number that is gone does not come back. So if the entry of the VF has the inode of known
-// in the end, it had it during all reads.
+// The kernel assigns the inode numbers of sysfs in turn (fs/kernfs/dir.c, __kernfs_new_node). If
+// the entry of the VF still has the inode of known after the last read, all reads were of that VF.
 func (r *Reader) Reread(known *Function) *Function {
 	if !known.IsVF {
 		return nil

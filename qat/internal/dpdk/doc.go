@@ -20,6 +20,6 @@
 // being removed is recognized by its earlier state. Third, health depends on past heartbeats,
 // counters and PCI errors, which sysfs does not show (package health).
 //
-// [Allocator.Withdraw] takes the VFs of a PF out of use, for whoever is about to change the PF
-// (withdraw.go).
+// [Allocator.Withdraw] takes the VFs of a PF out of use, for a caller that is about to change the
+// PF (withdraw.go).
 package dpdk

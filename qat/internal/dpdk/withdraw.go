@@ -15,8 +15,8 @@ import (
 // each VF was allocated. Both have the same lock, so that every allocation either comes before a
 // withdrawal, and is visible after it, or fails.
 //
-// What is known of a VF stays after it is gone. There are at most as many entries as addresses that
-// VFs of the host have.
+// An entry is kept after its VF is removed. The VFs of a host use a fixed set of addresses, which
+// bounds the number of entries.
 type withdrawals struct {
 	mu        sync.Mutex // guards all following fields
 	reasons   map[pci.Address]string
@@ -33,9 +33,9 @@ func newWithdrawals() withdrawals {
 	}
 }
 
-// Withdraw withdraws a PF: its VFs get to no more containers, for this reason. If the reason is
-// empty, Withdraw offers the VFs again. Any goroutine may call it, also before and after the mode
-// runs.
+// Withdraw withdraws a PF: no container gets one of its VFs from then on, for this reason. If the
+// reason is empty, Withdraw offers the VFs again. Any goroutine may call it, also before and after
+// the mode runs.
 //
 // Every call of PostAllocate that begins after Withdraw has returned fails with the reason. A call
 // that ran at the same time has either failed, or LastAllocated reports it.

@@ -18,7 +18,7 @@
 // writes to a PF, so a blocked PF delays no other.
 //
 // A plan that removes VFs is carried out only while no container uses one of them. Before that, the
-// PF is withdrawn: its VFs get to no more containers. Then the kubelet is asked which of them
-// containers hold. The PF is not withdrawn before the kubelet has answered once: as long as it
-// cannot be asked, the VFs may be held, and the plan must wait, for as long as that takes.
+// PF is withdrawn, so that no container gets another one. Then the plugin asks the kubelet which of
+// them containers hold. It does not withdraw a PF before the kubelet has answered once. Until then
+// the VFs may be held, and the plan must wait, while containers can still use the VFs.
 package provision

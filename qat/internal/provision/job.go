@@ -24,7 +24,7 @@ type job struct {
 	progress progress
 
 	// onlyAsk says that the PF is not withdrawn yet. The job makes no writes, but finds out whether
-	// the kubelet says which VFs pods hold. If it does not, pods had better go on getting VFs.
+	// the kubelet says which VFs pods hold. As long as it does not, pods continue to get VFs.
 	onlyAsk bool
 
 	// Set when the job has ended:
