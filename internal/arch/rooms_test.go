@@ -41,6 +41,9 @@ var rooms = map[string]room{
 		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
 		why:    "internal/logpipe passes lines on and does not know what is logged",
 	},
+	"internal/status": {
+		why: "internal/status describes what the plugin knows and knows nothing of where that comes from",
+	},
 	"kubeletapi": {
 		ours: []string{"cdi", "devtree", "internal/logpipe", "kubeletapi/probe"},
 		theirs: []string{
