@@ -44,6 +44,10 @@ var rooms = map[string]room{
 	"internal/status": {
 		why: "internal/status describes what the plugin knows and knows nothing of where that comes from",
 	},
+	"internal/statusclient": {
+		ours: []string{"internal/status"},
+		why:  "internal/statusclient asks a running plugin and prints nothing",
+	},
 	"kubeletapi": {
 		ours: []string{"cdi", "devtree", "internal/logpipe", "kubeletapi/probe"},
 		theirs: []string{
