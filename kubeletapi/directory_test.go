@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"qatplugin/internal/testenv"
+	"qatplugin/internal/unixsocket"
 )
 
 func TestManagerWaitsForDirectory(t *testing.T) {
@@ -121,7 +122,7 @@ func TestDirectoryIsPolledWithoutWatch(t *testing.T) {
 			}
 			path := socketOf(dir, "yellow")
 			remove(t, path)
-			waitReplaced(t, path, fileID{})
+			waitReplaced(t, path, unixsocket.FileID{})
 			if n := r.log.count("Cannot watch"); n != 1 {
 				t.Errorf("%d log lines about the missing watch, want 1:\n%s", n, r.log)
 			}

@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"qatplugin/internal/unixsocket"
 )
 
 // endpoint makes a service available to the kubelet: it serves a socket, which it
@@ -35,13 +37,13 @@ type endpoint struct {
 	stopStreams context.CancelFunc // ends the service's streams
 
 	// The socket
-	socket     *socket   // nil before the first
-	listenedAt time.Time // when socket was created
-	inUse      bool      // another process serves the path
+	socket     *unixsocket.Socket // nil before the first
+	listenedAt time.Time          // when socket was created
+	inUse      bool               // another process serves the path
 
 	// The newest attempt to register
-	attemptedSock fileID // the kubelet.sock that it goes to
-	phase         phase  // as of the last updatePhase
+	attemptedSock unixsocket.FileID // the kubelet.sock that it goes to
+	phase         phase             // as of the last updatePhase
 	startedAt     time.Time
 	cancel        context.CancelFunc // nil before the first attempt
 
@@ -97,19 +99,19 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 
 // reconcile creates the socket if it is missing and registers the resource if the kubelet
 // does not follow its list. For dirChanged and the result, see [reconciler.reconcile].
-func (e *endpoint) reconcile(ctx context.Context, kubeletSock fileID, now time.Time, dirChanged bool) time.Time {
-	if kubeletSock == (fileID{}) {
+func (e *endpoint) reconcile(ctx context.Context, kubeletSock unixsocket.FileID, now time.Time, dirChanged bool) time.Time {
+	if kubeletSock == (unixsocket.FileID{}) {
 		// Nobody would connect to a socket, and the next kubelet first deletes it.
 		e.abandonAttempt()
-		e.attemptedSock = fileID{}
+		e.attemptedSock = unixsocket.FileID{}
 		return time.Time{}
 	}
-	if !e.socket.exists() {
+	if !e.socket.Exists() {
 		if !dirChanged && now.Before(e.listenAt) {
 			return e.listenAt
 		}
 		if err := e.listen(); err != nil {
-			e.inUse = errors.Is(err, errInUse)
+			e.inUse = errors.Is(err, unixsocket.ErrInUse)
 			e.service.registration.setUnserved(err)
 			e.listenAt = now.Add(e.listenBackOff.next())
 			e.listenError.report(err, "Cannot serve the resource, trying again", "resource", e.service.name)
@@ -137,7 +139,7 @@ func (e *endpoint) reconcile(ctx context.Context, kubeletSock fileID, now time.T
 
 // listen creates the socket and serves it.
 func (e *endpoint) listen() error {
-	s, err := listen(e.path)
+	s, err := unixsocket.Listen(e.path, 0o777)
 	if err != nil {
 		return err
 	}
@@ -226,7 +228,7 @@ func (e *endpoint) updatePhase(now time.Time) {
 }
 
 // startAttempt starts to register with the kubelet that created kubelet.sock.
-func (e *endpoint) startAttempt(ctx context.Context, kubeletSock fileID) {
+func (e *endpoint) startAttempt(ctx context.Context, kubeletSock unixsocket.FileID) {
 	e.abandonAttempt()
 	ctx, cancel := context.WithTimeout(ctx, e.config.registerTimeout)
 	e.attemptedSock, e.phase, e.startedAt, e.cancel = kubeletSock, registering, time.Now(), cancel
@@ -255,7 +257,7 @@ func (e *endpoint) abandonAttempt() {
 // disconnect removes the socket, rejects further calls and waits a limited time for the calls in
 // progress; see [inflight].
 func (e *endpoint) disconnect() {
-	e.socket.remove() // first, so that the kubelet cannot connect again
+	e.socket.Remove() // first, so that the kubelet cannot connect again
 	e.calls.drain(e.config.stopTimeout/2, e.config.preStartTimeout)
 }
 

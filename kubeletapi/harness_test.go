@@ -23,6 +23,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"qatplugin/devtree"
+	"qatplugin/internal/unixsocket"
 	"qatplugin/kubeletapi/kubelettest"
 )
 
@@ -469,9 +470,9 @@ func remove(t testing.TB, path string) {
 }
 
 // fileIDOf returns the ID of a file that exists.
-func fileIDOf(t testing.TB, path string) fileID {
+func fileIDOf(t testing.TB, path string) unixsocket.FileID {
 	t.Helper()
-	id, _, err := identify(path)
+	id, _, err := unixsocket.Identify(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -479,10 +480,10 @@ func fileIDOf(t testing.TB, path string) fileID {
 }
 
 // waitReplaced waits until a file other than old is at path.
-func waitReplaced(t testing.TB, path string, old fileID) {
+func waitReplaced(t testing.TB, path string, old unixsocket.FileID) {
 	t.Helper()
 	eventually(t, "socket replaced", func() bool {
-		id, _, err := identify(path)
+		id, _, err := unixsocket.Identify(path)
 		return err == nil && id != old
 	})
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"k8s.io/klog/v2"
+
+	"qatplugin/internal/unixsocket"
 )
 
 // reconciler keeps all sockets and registrations in line with the kubelet. It runs on the
@@ -33,9 +35,9 @@ type reconciler struct {
 	rewatchAt  time.Time // when to try again to watch it
 	compareAt  time.Time // when to check next that the watched directory was not replaced
 
-	kubeletSock fileID // kubelet.sock as of the last look, zero if it is missing
-	kubeletSeen bool   // there was a kubelet.sock before
-	waitingFor  string // the message that says which file is missing, once it is logged
+	kubeletSock unixsocket.FileID // kubelet.sock as of the last look, zero if it is missing
+	kubeletSeen bool              // there was a kubelet.sock before
+	waitingFor  string            // the message that says which file is missing, once it is logged
 }
 
 func newReconciler(m *Manager, log klog.Logger) *reconciler {
@@ -138,13 +140,13 @@ func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.
 // findKubelet looks for the kubelet's socket.
 func (r *reconciler) findKubelet() {
 	path := filepath.Join(r.config.dir, kubeletSocket)
-	id, isSocket, err := identify(path)
+	id, isSocket, err := unixsocket.Identify(path)
 	found := err == nil && isSocket
 	r.manager.mu.Lock()
 	r.manager.kubeletFound = found
 	r.manager.mu.Unlock()
 	if !found {
-		r.kubeletSock = fileID{}
+		r.kubeletSock = unixsocket.FileID{}
 		message := "Waiting for the kubelet's socket"
 		if identifyDir(r.config.dir) == (dirID{}) {
 			message, path = "Waiting for the kubelet's directory", r.config.dir

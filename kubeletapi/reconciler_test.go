@@ -280,7 +280,7 @@ func TestListenBackOffRestartsAfterSuccess(t *testing.T) {
 
 	remove(t, path)
 	e.reconcile(t.Context(), r.kubeletSock, now, true)
-	if !e.socket.exists() {
+	if !e.socket.Exists() {
 		t.Fatal("a change of the directory does not end the pause")
 	}
 	remove(t, path)

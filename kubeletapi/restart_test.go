@@ -16,6 +16,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	"pgregory.net/rapid"
 
+	"qatplugin/internal/unixsocket"
 	"qatplugin/kubeletapi/kubelettest"
 )
 
@@ -88,7 +89,7 @@ func TestSocketReplacedBeforeKubeletCleansUp(t *testing.T) {
 			return // the first start
 		}
 		// The killed kubelet left its socket, so ours is replaced at once.
-		old, _, err := identify(own)
+		old, _, err := unixsocket.Identify(own)
 		if err != nil {
 			t.Error(err)
 			return

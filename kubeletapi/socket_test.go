@@ -4,16 +4,14 @@ package kubeletapi
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"qatplugin/internal/unixsocket"
 	"qatplugin/kubeletapi/kubelettest"
 )
 
@@ -88,7 +86,7 @@ func TestSecondManagerWaitsForFirst(t *testing.T) {
 
 	r2 := run(t, dir, second, fastRetries, func(c *config) { c.gracePeriod = gracePeriod })
 	second.publish(tree(t, nil, "yellow", "second"))
-	r2.log.await(t, errInUse.Error())
+	r2.log.await(t, unixsocket.ErrInUse.Error())
 	for _, id := range []string{"a", "b", "c"} { // the first is not disturbed
 		now = tree(t, now, "yellow", id)
 		first.publish(now)
@@ -97,7 +95,7 @@ func TestSecondManagerWaitsForFirst(t *testing.T) {
 	if after := fileIDOf(t, path); after != before {
 		t.Errorf("the first Manager's socket is now %v, want %v", after, before)
 	}
-	if n := r2.log.count(errInUse.Error()); n != 1 {
+	if n := r2.log.count(unixsocket.ErrInUse.Error()); n != 1 {
 		t.Errorf("%d log lines about the socket in use, want 1:\n%s", n, r2.log)
 	}
 	stopped := time.Now()
@@ -124,88 +122,4 @@ func TestTwoManagersSurviveKubeletRestarts(t *testing.T) {
 		restart(t, k)
 	}
 	waitIDs(t, k, yellow, "same")
-}
-
-func TestListen(t *testing.T) {
-	dir := kubeletDir(t)
-	path := filepath.Join(dir, "live.sock")
-	l, err := listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if _, err := listen(path); !errors.Is(err, errInUse) {
-		t.Errorf("listen on a served socket = %v, want errInUse", err)
-	}
-	if !l.exists() {
-		t.Error("the served socket is gone")
-	}
-	if err := os.Chmod(path, 0o700); err != nil || !l.exists() {
-		t.Errorf("chmod = %v, and then the socket exists: %t, want true", err, l.exists())
-	}
-	if _, err := listen(filepath.Join(dir, "missing", "x.sock")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("listen in a missing directory = %v, want ErrNotExist", err)
-	}
-	remove(t, path)
-	other, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	if l.exists() {
-		t.Error("the socket of another process is taken for ours")
-	}
-	l.remove()
-	if _, err := os.Stat(path); err != nil {
-		t.Errorf("the socket of another process was removed: %v", err)
-	}
-}
-
-// TestFileIDDistinguishesNewFileFromRemovedOne checks that a new file and a removed one have
-// different IDs, although many file systems give both the same inode number.
-func TestFileIDDistinguishesNewFileFromRemovedOne(t *testing.T) {
-	path := filepath.Join(kubeletDir(t), "file")
-	create := func() fileID {
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return fileIDOf(t, path)
-	}
-	before := create()
-	if err := os.Chmod(path, 0o644); err != nil || fileIDOf(t, path) != before {
-		t.Errorf("the ID changed with the mode: %v", err)
-	}
-	eventually(t, "another ID", func() bool { // the clock of the file system is coarse
-		remove(t, path)
-		return create() != before
-	})
-}
-
-// TestSocketWithFullBacklogIsInUse checks that the socket of a process that does not
-// accept connections is left alone.
-func TestSocketWithFullBacklogIsInUse(t *testing.T) {
-	path := filepath.Join(kubeletDir(t), "busy.sock")
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(fd, 0); err != nil {
-		t.Fatal(err)
-	}
-	for full := false; !full; {
-		conn, err := net.Dial("unix", path)
-		if full = err != nil; !full {
-			defer conn.Close()
-		}
-	}
-	if _, err := listen(path); !errors.Is(err, errInUse) {
-		t.Errorf("listen = %v, want errInUse", err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Errorf("the socket was removed: %v", err)
-	}
 }

@@ -48,8 +48,12 @@ var rooms = map[string]room{
 		ours: []string{"internal/status"},
 		why:  "internal/statusclient asks a running plugin and prints nothing",
 	},
+	"internal/unixsocket": {
+		theirs: []string{"golang.org/x/sys/unix"},
+		why:    "internal/unixsocket creates sockets, whoever serves them",
+	},
 	"kubeletapi": {
-		ours: []string{"cdi", "devtree", "internal/logpipe", "kubeletapi/probe"},
+		ours: []string{"cdi", "devtree", "internal/logpipe", "internal/unixsocket", "kubeletapi/probe"},
 		theirs: []string{
 			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc",
 			"google.golang.org/protobuf/encoding/protowire", "google.golang.org/protobuf/proto",
