@@ -3,18 +3,17 @@
 // Package probe serves the health checks of a program to the kubelet's probes.
 //
 // The server is meant for a port that anybody in the cluster can reach. It limits the number,
-// duration and size of connections. Idle connections cannot block the kubelet's probes.
+// duration and size of connections. Idle connections cannot block the kubelet's probes. A [Server]
+// serves another handler with the same limits.
 package probe
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -35,12 +34,13 @@ const (
 	shutdownTimeout = time.Second
 
 	// Anybody who can reach the address can open connections, which cost memory and file
-	// descriptors. So a connection carries one request, as those of the kubelet's probes do.
-	// The request must arrive within readTimeout and be answered within writeTimeout. If there
-	// are more than maxConnections, the oldest one is closed. A probe ends long before it is
-	// the oldest connection.
+	// descriptors. So a connection carries one request, as those of the kubelet's probes do, or
+	// ends when it was idle for idleTimeout. A request must arrive within readTimeout and be
+	// answered within writeTimeout. If there are more than maxConnections, the oldest one is
+	// closed. A probe ends long before it is the oldest connection.
 	readTimeout    = 5 * time.Second
 	writeTimeout   = checkTimeout + 5*time.Second
+	idleTimeout    = time.Minute
 	maxConnections = 64
 	maxHeader      = 16 << 10 // bytes
 )
@@ -69,65 +69,89 @@ func (a *Address) Set(text string) error {
 	return nil
 }
 
-// A Check is one health check.
-type Check struct {
-	Name string                          // in lower case, like "registered"
-	Run  func(ctx context.Context) error // returns what is wrong; must return when ctx ends
+// A Server serves a handler with the limits that the package comment describes.
+type Server struct {
+	Handler http.Handler
+	Serves  string // what the handler serves, for the log, such as "/livez and /readyz"
+
+	// Listen opens the listener. It returns when ctx ends at the latest.
+	Listen  func(ctx context.Context) (net.Listener, error)
+	Address string // where Listen listens, for the log
+
+	// KeepAlive allows a client to send further requests over its connection, which it may leave
+	// idle for a minute.
+	KeepAlive bool
 }
 
-// Handler returns the handler of /livez and /readyz. /livez fails if the process should be
-// restarted, and /readyz if it cannot do its work. Both answer with status 200 or 500 and the same
-// text as Kubernetes components: "ok", or a line for each check with ?verbose and after a failure.
-// The checks of a request have three seconds together.
-func Handler(live, ready []Check) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /livez", checks{"livez", live})
-	mux.Handle("GET /readyz", checks{"readyz", ready})
-	return mux
-}
-
-// checks is the handler of one path.
-type checks struct {
-	name string
-	list []Check
-}
-
-// ServeHTTP runs the checks and answers with their results.
-func (c checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
-	defer cancel()
-	var text strings.Builder
-	var failed []string
-	for _, check := range c.list {
-		if err := check.Run(ctx); err != nil {
-			failed = append(failed, check.Name)
-			fmt.Fprintf(&text, "[-]%s failed: %v\n", check.Name, err)
-		} else {
-			fmt.Fprintf(&text, "[+]%s ok\n", check.Name)
-		}
+// ListenTCP returns a function for Server.Listen that listens at a TCP address, such as ":8081".
+func ListenTCP(address string) func(context.Context) (net.Listener, error) {
+	return func(ctx context.Context) (net.Listener, error) {
+		return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cache-Control", "no-store")
-	switch {
-	case len(failed) > 0:
-		klog.FromContext(ctx).V(2).Info("A health check failed", "path", "/"+c.name, "checks", failed)
-		w.WriteHeader(http.StatusInternalServerError)
-		fmt.Fprintf(w, "%s%s check failed\n", text.String(), c.name)
-	case r.URL.Query().Has("verbose"):
-		fmt.Fprintf(w, "%s%s check passed\n", text.String(), c.name)
-	default:
-		fmt.Fprint(w, "ok")
+}
+
+// Run serves until ctx ends, and then gives requests in progress up to a second. If it cannot
+// listen, it logs the error and tries again, first after a second and later after up to a minute.
+//
+// The context of each request ends with ctx. A handler that needs longer than the limits moves the
+// deadlines of its connection with an [http.ResponseController].
+func (s Server) Run(ctx context.Context) { s.run(ctx, func(net.Addr) {}) }
+
+// Serve serves the handler of the probes at a TCP address, such as ":8081", as Server.Run does.
+func Serve(ctx context.Context, address string, handler http.Handler) {
+	probes(address, handler).Run(ctx)
+}
+
+func probes(address string, handler http.Handler) Server {
+	return Server{Handler: handler, Serves: "/livez and /readyz", Listen: ListenTCP(address), Address: address}
+}
+
+// run implements Run. It calls opened with the address at which it listens.
+func (s Server) run(ctx context.Context, opened func(net.Addr)) {
+	log := klog.FromContext(ctx)
+	server := s.newServer(ctx)
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			_ = server.Close()
+		}
+	})
+	defer func() {
+		if !stop() {
+			<-ended // Serve returns as soon as Shutdown begins
+		}
+	}()
+	for wait := listenFirst; ; wait = min(2*wait, listenMax) {
+		listener, err := s.Listen(ctx)
+		if err == nil {
+			log.Info("Serving "+s.Serves, "address", listener.Addr().String())
+			opened(listener.Addr())
+			err = server.Serve(listener)
+		}
+		if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+			return
+		}
+		log.Error(err, "Cannot serve "+s.Serves+", retrying; the devices are served regardless",
+			"address", s.Address, "after", wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
 	}
 }
 
 // newServer returns the server. The contexts of its requests end with ctx.
-func newServer(ctx context.Context, handler http.Handler) *http.Server {
+func (s Server) newServer(ctx context.Context) *http.Server {
 	var open connections
 	server := &http.Server{
-		Handler:        handler,
+		Handler:        s.Handler,
 		ReadTimeout:    readTimeout,
 		WriteTimeout:   writeTimeout,
+		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeader,
 		ErrorLog:       klog.NewStandardLogger("WARNING"), // not to standard error, which may block
 		BaseContext:    func(net.Listener) context.Context { return ctx },
@@ -140,7 +164,7 @@ func newServer(ctx context.Context, handler http.Handler) *http.Server {
 			}
 		},
 	}
-	server.SetKeepAlivesEnabled(false)
+	server.SetKeepAlivesEnabled(s.KeepAlive)
 	return server
 }
 
@@ -165,49 +189,4 @@ func (s *connections) remove(c net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.list = slices.DeleteFunc(s.list, func(other net.Conn) bool { return other == c })
-}
-
-// Serve serves the handler at a TCP address, such as ":8081", until ctx ends, and then gives
-// requests in progress up to a second. If it cannot listen on the address, it logs the error and
-// tries again, first after a second and later after up to a minute.
-func Serve(ctx context.Context, address string, handler http.Handler) {
-	serve(ctx, address, handler, func(net.Addr) {})
-}
-
-// serve implements Serve. It calls opened with the address on which it listens.
-func serve(ctx context.Context, address string, handler http.Handler, opened func(net.Addr)) {
-	log := klog.FromContext(ctx)
-	server := newServer(ctx, handler)
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(ended)
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		if server.Shutdown(ctx) != nil {
-			_ = server.Close()
-		}
-	})
-	defer func() {
-		if !stop() {
-			<-ended // Serve returns as soon as Shutdown begins
-		}
-	}()
-	for wait := listenFirst; ; wait = min(2*wait, listenMax) {
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-		if err == nil {
-			log.Info("Serving /livez and /readyz", "address", listener.Addr().String())
-			opened(listener.Addr())
-			err = server.Serve(listener)
-		}
-		if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
-			return
-		}
-		log.Error(err, "Cannot serve /livez and /readyz, retrying; the devices are served regardless",
-			"address", address, "after", wait)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-	}
 }

@@ -51,11 +51,11 @@ func (l *pipeListener) dial() net.Conn {
 	return client
 }
 
-// serveInMemory serves the handler until the test ends. closed receives the time at which each
+// serveInMemory serves until the test ends. closed receives the time at which each
 // connection was closed.
-func serveInMemory(t *testing.T, handler http.Handler) (l *pipeListener, closed <-chan time.Time) {
+func serveInMemory(t *testing.T, s Server) (l *pipeListener, closed <-chan time.Time) {
 	t.Helper()
-	server := newServer(t.Context(), handler)
+	server := s.newServer(t.Context())
 	times, connState := make(chan time.Time, 2*maxConnections), server.ConnState
 	server.ConnState = func(c net.Conn, state http.ConnState) {
 		connState(c, state)
@@ -120,7 +120,7 @@ func TestNoClientKeepsAConnectionOpen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l, closed := serveInMemory(t, healthyHandler())
+				l, closed := serveInMemory(t, Server{Handler: healthyHandler()})
 				opened, c := time.Now(), l.dial()
 				defer c.Close()
 				go tt.client(c)
@@ -135,6 +135,32 @@ func TestNoClientKeepsAConnectionOpen(t *testing.T) {
 			})
 		})
 	}
+}
+
+// With KeepAlive, a client may send further requests, but not leave the connection idle for long.
+func TestIdleConnectionIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, closed := serveInMemory(t, Server{Handler: healthyHandler(), KeepAlive: true})
+		c := l.dial()
+		defer c.Close()
+		answers := bufio.NewReader(c)
+		var last time.Time
+		for i := range 5 {
+			if i > 0 {
+				time.Sleep(idleTimeout - time.Second)
+			}
+			_, err := io.WriteString(c, request+"\r\n")
+			must(t, err)
+			response, err := http.ReadResponse(answers, nil)
+			must(t, err)
+			_, err = io.Copy(io.Discard, response.Body)
+			must(t, err)
+			last = time.Now()
+		}
+		if got := (<-closed).Sub(last); got != idleTimeout {
+			t.Errorf("the connection was closed %v after the last answer, want %v", got, idleTimeout)
+		}
+	})
 }
 
 func trickle(c net.Conn) {
@@ -160,7 +186,7 @@ func (l *pipeListener) get(t *testing.T, header string) *http.Response {
 
 func TestConnectionsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, closed := serveInMemory(t, healthyHandler())
+		l, closed := serveInMemory(t, Server{Handler: healthyHandler()})
 		for range maxConnections {
 			defer l.dial().Close()
 		}
@@ -181,7 +207,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 // TestOldestConnectionMakesRoom opens connections with unfinished requests.
 func TestOldestConnectionMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, closed := serveInMemory(t, healthyHandler())
+		l, closed := serveInMemory(t, Server{Handler: healthyHandler()})
 		begin := func() net.Conn {
 			c := l.dial()
 			t.Cleanup(func() { _ = c.Close() })
@@ -209,7 +235,7 @@ func TestCheckThatTimesOutIsAnswered(t *testing.T) {
 			<-ctx.Done()
 			return errors.New("it does not respond")
 		}}
-		l, closed := serveInMemory(t, Handler([]Check{stuck}, nil))
+		l, closed := serveInMemory(t, Server{Handler: Handler([]Check{stuck}, nil)})
 		if status := l.get(t, "").StatusCode; status != 500 {
 			t.Errorf("status %d, want 500", status)
 		}
@@ -230,7 +256,9 @@ func TestServerLogsThroughKlog(t *testing.T) {
 		log.SetOutput(os.Stderr)
 	})
 	synctest.Test(t, func(t *testing.T) {
-		l, closed := serveInMemory(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("on fire") }))
+		l, closed := serveInMemory(t, Server{
+			Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("on fire") }),
+		})
 		c := l.dial()
 		defer c.Close()
 		_, err := io.WriteString(c, request+"\r\n")
@@ -245,7 +273,7 @@ func TestServerLogsThroughKlog(t *testing.T) {
 
 func TestHeaderSizeIsLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, closed := serveInMemory(t, healthyHandler())
+		l, closed := serveInMemory(t, Server{Handler: healthyHandler()})
 		for size, want := range map[int]int{
 			maxHeader / 2: http.StatusOK,
 			2 * maxHeader: http.StatusRequestHeaderFieldsTooLarge,
@@ -273,7 +301,7 @@ func TestShutdownWaitsForRequestsInProgress(t *testing.T) {
 	opened, ended := make(chan net.Addr, 1), make(chan struct{})
 	go func() {
 		defer close(ended)
-		serve(ctx, "127.0.0.1:0", handler, func(a net.Addr) { opened <- a })
+		probes("127.0.0.1:0", handler).run(ctx, func(a net.Addr) { opened <- a })
 	}()
 	address := (<-opened).String()
 	silent, err := net.Dial("tcp", address)
@@ -288,7 +316,7 @@ func TestShutdownWaitsForRequestsInProgress(t *testing.T) {
 	cancel()
 	<-ended
 	if !answered.Load() {
-		t.Error("serve returned before a request in progress was answered")
+		t.Error("run returned before a request in progress was answered")
 	}
 	if got := <-status; got != 500 {
 		t.Errorf("status %d, want 500", got)
@@ -315,7 +343,7 @@ func TestHealthAddressInUseIsTriedAgain(t *testing.T) {
 		opened, ended := make(chan net.Addr, 1), make(chan struct{})
 		go func() {
 			defer close(ended)
-			serve(ctx, other.Addr().String(), http.NotFoundHandler(), func(a net.Addr) { opened <- a })
+			probes(other.Addr().String(), http.NotFoundHandler()).run(ctx, func(a net.Addr) { opened <- a })
 		}()
 		time.Sleep(10 * time.Minute)
 		var waits []string
