@@ -34,12 +34,7 @@ func (o *op) take(pf *function, name, value string) (text string, ok bool) {
 
 // restore sets an attribute to its value after a user's write, above all after a refused one.
 func (o *op) restore(pf *function, name, value string) {
-	err := o.Err
-	o.Err = nil
-	o.show(pf, name, value)
-	if err != nil {
-		o.Err = err
-	}
+	o.tryAnyway(func() { o.show(pf, name, value) })
 }
 
 // SetAttr sets an attribute of a function ("numa_node", "qat/auto_reset") atomically. It creates

@@ -38,7 +38,8 @@ type function struct {
 	vfs    []*function // of a PF: its VFs by index
 	numVFs int         // of a PF: the value of sriov_numvfs
 
-	heartbeatsFailed int // of a PF: the value of heartbeat/queries_failed
+	heartbeatsFailed int       // of a PF: the value of heartbeat/queries_failed
+	telemetry        telemetry // of a PF that is up
 
 	autoReset, pmIdle string // of a PF: the values of qat/auto_reset and qat/pm_idle_enabled
 

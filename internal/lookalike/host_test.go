@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,12 +153,16 @@ func TestBoundVFInSysfs(t *testing.T) {
 		`rescan = ""`,
 	}, tree(t, h.sys("bus/pci")))
 	equal(t, "debugfs", []string{
+		`qat_4xxx_0000:6b:00.0/cnv_errors = "No engine configured for comp\n"`,
 		`qat_4xxx_0000:6b:00.0/dev_cfg = "[GENERAL]\nServicesEnabled = sym;asym\n` +
 			`[KERNEL]\nNumberCyInstances = 0\nNumberDcInstances = 0\n"`,
+		`qat_4xxx_0000:6b:00.0/fw_counters = ` + strconv.Quote(fwCounters(make([]Engine, 8))+"\n"),
 		`qat_4xxx_0000:6b:00.0/heartbeat/config = "500\n"`,
 		`qat_4xxx_0000:6b:00.0/heartbeat/queries_failed = "0\n"`,
 		`qat_4xxx_0000:6b:00.0/heartbeat/queries_sent = "0\n"`,
 		`qat_4xxx_0000:6b:00.0/heartbeat/status = "0\n"`,
+		`qat_4xxx_0000:6b:00.0/telemetry/control = "0\n"`,
+		`qat_4xxx_0000:6b:00.0/telemetry/device_data = ""`,
 	}, tree(t, h.sys("kernel/debug")))
 	equal(t, "/dev", []string{`vfio/1 = ""`, `vfio/vfio = ""`}, tree(t, h.Dev()))
 	equal(t, "devices of the group", []string{vf0 + " -> ../../../../devices/pci0000:6b/" + vf0},

@@ -93,6 +93,16 @@ func (o *op) try(step func() error) {
 	}
 }
 
+// tryAnyway takes steps even after an error.
+func (o *op) tryAnyway(steps func()) {
+	err := o.Err
+	o.Err = nil
+	steps()
+	if err != nil {
+		o.Err = err
+	}
+}
+
 func (o *op) mkdir(path string) {
 	o.try(func() error { return os.MkdirAll(path, 0o755) })
 }

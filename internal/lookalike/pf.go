@@ -137,8 +137,8 @@ func (o *op) setState(pf *function, state string) {
 	case state == pf.spec.State:
 		return
 	}
-	o.setHeartbeatDir(pf, state == "up")
 	pf.spec.State = state
+	o.setUpFiles(pf, state == "up")
 	o.markVisible()
 	o.show(pf, "qat/state", state)
 	if state == "down" {
@@ -170,7 +170,7 @@ func (o *op) setServices(pf *function, services string) {
 	pf.spec.Services = services
 	o.markVisible()
 	o.show(pf, "qat/cfg_services", services)
-	o.replace(path.Join(o.debugfs(pf), "dev_cfg"), devCfg(services))
+	o.replace(path.Join(o.h.debugfs(pf), "dev_cfg"), devCfg(services))
 }
 
 // acceptsServices reports whether PFs with a device ID accept a set of services:
@@ -202,17 +202,17 @@ func (h *Host) SetHeartbeat(address, status string) error {
 		o.markVisible()
 		if status == "-1" {
 			pf.heartbeatsFailed++
-			o.replace(path.Join(o.debugfs(pf), "heartbeat/queries_failed"), fmt.Sprint(pf.heartbeatsFailed))
+			o.replace(path.Join(o.h.debugfs(pf), "heartbeat/queries_failed"), fmt.Sprint(pf.heartbeatsFailed))
 		}
-		o.replace(path.Join(o.debugfs(pf), "heartbeat/status"), status)
+		o.replace(path.Join(o.h.debugfs(pf), "heartbeat/status"), status)
 	})
 }
 
 // startQAT is the end of the PF driver's probe: first debugfs, then the attributes.
 func (o *op) startQAT(pf *function) {
-	o.mkdir(o.debugfs(pf))
-	o.create(path.Join(o.debugfs(pf), "dev_cfg"), devCfg(pf.spec.Services))
-	o.setHeartbeatDir(pf, pf.spec.State == "up")
+	o.mkdir(o.h.debugfs(pf))
+	o.create(path.Join(o.h.debugfs(pf), "dev_cfg"), devCfg(pf.spec.Services))
+	o.setUpFiles(pf, pf.spec.State == "up")
 	if pf.spec.Services == "" {
 		return
 	}
@@ -231,16 +231,18 @@ func (o *op) startQAT(pf *function) {
 }
 
 func (o *op) stopQAT(pf *function) {
-	o.setHeartbeatDir(pf, false)
+	o.setUpFiles(pf, false)
 	o.removeVFs(pf)
 	o.removeAll(path.Join(pf.dir(o.h), "qat"))
-	o.removeAll(o.debugfs(pf))
+	o.removeAll(o.h.debugfs(pf))
 }
 
-// setHeartbeatDir creates or removes heartbeat/ in debugfs, which exists only while the PF is up.
-func (o *op) setHeartbeatDir(pf *function, up bool) {
-	dir := path.Join(o.debugfs(pf), "heartbeat")
+// setUpFiles creates or removes the files that exist only while the PF is up: heartbeat/ in debugfs
+// and those of its telemetry.
+func (o *op) setUpFiles(pf *function, up bool) {
+	dir := path.Join(o.h.debugfs(pf), "heartbeat")
 	if !up {
+		o.stopTelemetry(pf)
 		o.removeAll(dir)
 		return
 	}
@@ -251,10 +253,11 @@ func (o *op) setHeartbeatDir(pf *function, up bool) {
 	} {
 		o.create(path.Join(dir, a[0]), a[1])
 	}
+	o.startTelemetry(pf)
 }
 
-func (o *op) debugfs(pf *function) string {
-	return o.h.sys("kernel/debug", "qat_"+pf.spec.Driver+"_"+pf.address)
+func (h *Host) debugfs(pf *function) string {
+	return h.sys("kernel/debug", "qat_"+pf.spec.Driver+"_"+pf.address)
 }
 
 // devCfg returns the driver's configuration as debugfs shows it (adf_cfg.c).

@@ -24,8 +24,9 @@ import (
 // bus/pci/drivers_probe and each driver's bind and unbind are FIFOs, so that no write is lost or
 // merged with another. Write an address and a newline. While the host is not served, opening
 // them with O_NONBLOCK fails with ENXIO. The files sriov_numvfs, remove, and state, cfg_services,
-// pm_idle_enabled and auto_reset in qat/ of a PF, and bus/pci/rescan, are regular files that Serve
-// follows with inotify: of two writes that come faster than Serve can look, the last one counts.
+// pm_idle_enabled and auto_reset in qat/ of a PF, its telemetry/control in debugfs, and
+// bus/pci/rescan, are regular files that Serve follows with inotify: of two writes that come faster
+// than Serve can look, the last one counts.
 // Serve reverts a write that a kernel would refuse. Operations that a write requested have
 // Requested set, and Err if refused.
 func (h *Host) Serve(ctx context.Context) error {
@@ -117,6 +118,9 @@ func (s *server) open() error {
 		if d.hasQATGroup() {
 			dirs = append(dirs, path.Join(d.dir(h), "qat"))
 		}
+		if d.hasTelemetry() && d.isUp() {
+			dirs = append(dirs, h.telemetryDir(d))
+		}
 	}
 	for _, dir := range dirs {
 		if err := s.watch(dir); err != nil {
@@ -202,7 +206,7 @@ var addressInText = regexp.MustCompile(`[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0
 // writable are the names of the files of PFs and of the bus that programs write to.
 var writable = map[string]bool{
 	"remove": true, "rescan": true, "sriov_numvfs": true, "sriov_drivers_autoprobe": true,
-	"state": true, "cfg_services": true, "pm_idle_enabled": true, "auto_reset": true,
+	"state": true, "cfg_services": true, "pm_idle_enabled": true, "auto_reset": true, "control": true,
 }
 
 // Writes returns how often programs wrote to a file while the host was served, by the file's name:
@@ -321,6 +325,7 @@ func (s *server) writableFiles() []string {
 			} {
 				files = append(files, path.Join(d.dir(h), name))
 			}
+			files = append(files, path.Join(h.telemetryDir(d), "control"))
 		}
 	}
 	return files

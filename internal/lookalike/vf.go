@@ -36,9 +36,9 @@ func (o *op) setVFs(pf *function, n int) {
 		o.fail(fmt.Errorf("there are %d VFs; write 0 first: %w", pf.numVFs, syscall.EBUSY))
 		return
 	}
-	o.setHeartbeatDir(pf, false) // adf_sriov_configure takes the device down for a moment
+	o.setUpFiles(pf, false) // adf_sriov_configure takes the device down for a moment
 	o.removeVFs(pf)
-	o.setHeartbeatDir(pf, pf.spec.State == "up" || n > 0)
+	o.setUpFiles(pf, pf.spec.State == "up" || n > 0)
 	if n == 0 {
 		o.showNumVFs(pf)
 		return

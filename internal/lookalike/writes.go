@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -64,8 +65,12 @@ func (h *Host) handleUnbind(address, driver string) {
 // handleFile handles a write to a regular file.
 func (h *Host) handleFile(file string) {
 	dir, name := path.Dir(file), path.Base(file)
-	if path.Base(dir) == "qat" {
+	switch path.Base(dir) {
+	case "qat":
 		dir = path.Dir(dir)
+	case "telemetry": // in debugfs, in the directory qat_<driver>_<address>
+		dir = path.Dir(dir)
+		dir = dir[strings.LastIndexByte(dir, '_')+1:]
 	}
 	var operation string
 	var handle func(*op, *function)
@@ -85,6 +90,8 @@ func (h *Host) handleFile(file string) {
 		operation, handle = "set idle power management of", (*op).handlePMIdle
 	case "auto_reset":
 		operation, handle = "set automatic reset of", (*op).handleAutoReset
+	case "control":
+		operation, handle = "set telemetry control of", (*op).handleTelemetry
 	default:
 		return
 	}
@@ -169,13 +176,13 @@ func (o *op) whileDown(pf *function, change func()) {
 		change()
 		return
 	}
-	o.setHeartbeatDir(pf, false)
+	o.setUpFiles(pf, false)
 	pf.spec.State = "down"
 	o.removeVFs(pf)
 	o.showNumVFs(pf)
 	change()
-	o.setHeartbeatDir(pf, true)
 	pf.spec.State = "up"
+	o.setUpFiles(pf, true)
 }
 
 // handlePMIdle is pm_idle_enabled_store (qat_common/adf_sysfs.c).
