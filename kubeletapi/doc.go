@@ -9,8 +9,9 @@
 // turns a loop that polls its devices into a Plugin. [Main] runs a Manager with flags, signal
 // handling and health checks, as the whole main function of a plugin. A plugin may also implement
 // [Allocator], [PostAllocator], [PreferredAllocator] or [ContainerPreStarter]; the Manager detects
-// them. With [WithCDI], the devices are also devices of the Container Device Interface. See
-// docs/writing-a-plugin.md for a guide.
+// them. With [WithCDI], the devices are also devices of the Container Device Interface.
+// [Manager.Resources] returns the state of each resource at the kubelet, and an [Observer] receives
+// each action of the Manager, for metrics. See docs/writing-a-plugin.md for a guide.
 //
 // # Guarantees
 //

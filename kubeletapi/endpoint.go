@@ -43,7 +43,7 @@ type endpoint struct {
 
 	// The newest attempt to register
 	attemptedSock unixsocket.FileID // the kubelet.sock that it goes to
-	phase         phase             // as of the last updatePhase
+	phase         Phase             // as of the last updatePhase
 	startedAt     time.Time
 	cancel        context.CancelFunc // nil before the first attempt
 
@@ -73,7 +73,7 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 		config:  c,
 		calls:   calls,
 		server: grpc.NewServer(
-			grpc.ChainUnaryInterceptor(s.logErrors, calls.acquire),
+			grpc.ChainUnaryInterceptor(s.logErrors, s.observeAllocations, calls.acquire),
 			grpc.StatsHandler(calls),
 			grpc.MaxRecvMsgSize(maxRequest),
 			grpc.WaitForHandlers(true),
@@ -87,6 +87,7 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 			grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}),
 		),
 		stopStreams:     stopStreams,
+		phase:           PhaseIdle,
 		listenBackOff:   backOff{first: c.backOffMin, limit: c.backOffMax},
 		registerBackOff: backOff{first: c.backOffMin, limit: c.backOffMax},
 		listenError:     throttledError{log: s.log, interval: c.repeatInterval},
@@ -127,7 +128,7 @@ func (e *endpoint) reconcile(ctx context.Context, kubeletSock unixsocket.FileID,
 		if e.retryAt.IsZero() || now.Before(e.retryAt) {
 			return e.retryAt
 		}
-		if e.phase == registered {
+		if e.phase == PhaseRegistered {
 			e.registerError.report(errNoStream, "Registering again", "resource", e.service.name)
 		}
 	} else {
@@ -168,13 +169,13 @@ func (e *endpoint) adjustToNewSocket(now time.Time) {
 		e.inUse, e.registerAt = false, now.Add(e.config.gracePeriod)
 	}
 	switch e.phase {
-	case registering:
+	case PhaseRegistering:
 		// A kubelet that is not connected yet keeps dialing the old socket.
 		if e.service.registration.current().streams == 0 {
 			e.abandonAttempt()
 			e.retryAt = now.Add(e.config.gracePeriod)
 		}
-	case lost: // stream and socket are gone: the kubelet restarted
+	case PhaseLost:
 		e.retryAt = now
 	}
 }
@@ -182,19 +183,19 @@ func (e *endpoint) adjustToNewSocket(now time.Time) {
 // updatePhase updates the phase of the newest attempt. If it changed, updatePhase sets
 // when the next attempt is due.
 func (e *endpoint) updatePhase(now time.Time) {
-	if e.phase == idle {
+	if e.phase == PhaseIdle {
 		return
 	}
 	state, before := e.service.registration.current(), e.phase
 	if e.phase = state.phase(); e.phase == before {
 		return
 	}
-	if before == registering && e.phase != failed {
+	if before == PhaseRegistering && e.phase != PhaseFailed {
 		e.service.log.Info("Registered with the kubelet", "resource", e.service.name)
 	}
 	e.retryAt = time.Time{}
 	switch e.phase {
-	case failed:
+	case PhaseFailed:
 		isFirst := e.registerBackOff.last == 0
 		e.retryAt = now.Add(e.registerBackOff.next())
 		if isFirst && status.Code(state.err) == codes.Unavailable {
@@ -204,11 +205,11 @@ func (e *endpoint) updatePhase(now time.Time) {
 			e.registerError.report(state.err, "Cannot register with the kubelet, trying again",
 				"resource", e.service.name)
 		}
-	case registered:
+	case PhaseRegistered:
 		e.retryAt = state.ended.Add(e.config.streamTimeout)
-	case watching:
+	case PhaseWatching:
 		e.registerError.clear()
-	case lost:
+	case PhaseLost:
 		e.service.log.V(2).Info("The kubelet no longer follows the list", "resource", e.service.name,
 			"reason", state.reason)
 		switch isFirst := e.registerBackOff.last == 0; {
@@ -231,7 +232,7 @@ func (e *endpoint) updatePhase(now time.Time) {
 func (e *endpoint) startAttempt(ctx context.Context, kubeletSock unixsocket.FileID) {
 	e.abandonAttempt()
 	ctx, cancel := context.WithTimeout(ctx, e.config.registerTimeout)
-	e.attemptedSock, e.phase, e.startedAt, e.cancel = kubeletSock, registering, time.Now(), cancel
+	e.attemptedSock, e.phase, e.startedAt, e.cancel = kubeletSock, PhaseRegistering, time.Now(), cancel
 	attempt := e.service.registration.reset()
 	e.running.Go(func() {
 		defer cancel()
@@ -241,7 +242,12 @@ func (e *endpoint) startAttempt(ctx context.Context, kubeletSock unixsocket.File
 			ResourceName: e.service.name,
 			Options:      e.service.options(),
 		})
-		e.service.registration.complete(attempt, err)
+		if !e.service.registration.complete(attempt, err) {
+			return
+		}
+		for _, o := range e.service.observers {
+			o.Registered(e.service.name, err)
+		}
 	})
 }
 
@@ -251,7 +257,7 @@ func (e *endpoint) abandonAttempt() {
 		e.cancel()
 	}
 	e.service.registration.reset()
-	e.phase, e.retryAt = idle, time.Time{}
+	e.phase, e.retryAt = PhaseIdle, time.Time{}
 }
 
 // disconnect removes the socket, rejects further calls and waits a limited time for the calls in

@@ -24,6 +24,7 @@ type config struct {
 	dir              string
 	cdiEnabled       bool // see WithCDI
 	cdiDir, cdiClass string
+	observers        []Observer
 
 	backOffMin, backOffMax time.Duration // between attempts to register or to listen
 	registerTimeout        time.Duration // for one Register call, including the connection

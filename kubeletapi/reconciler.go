@@ -194,6 +194,7 @@ func (r *reconciler) addEndpoints() {
 			publisher:    &m.publisher,
 			cdi:          m.cdiConfig(),
 			registration: &registration{wake: m.wake},
+			observers:    r.config.observers,
 			streamsCtx:   streamsCtx,
 			pace:         r.config.pace,
 			log:          r.log,

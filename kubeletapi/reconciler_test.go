@@ -56,18 +56,18 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 		state          registrationState
 		lastPause      time.Duration
 		socketReplaced bool // after the attempt started
-		want           phase
+		want           Phase
 		never          bool          // no further attempt is due
 		from           time.Time     // what pause is measured from
 		pause          time.Duration // shortened by up to one half
 		exact          bool          // pause is not shortened
 	}{
-		{name: "still registering", config: c, want: registering, from: now, pause: time.Hour, exact: true},
+		{name: "still registering", config: c, want: PhaseRegistering, from: now, pause: time.Hour, exact: true},
 		{
 			name:   "first failure",
 			config: c,
 			state:  registrationState{answered: true, err: refused, ended: now.Add(-time.Second)},
-			want:   failed,
+			want:   PhaseFailed,
 			from:   now,
 			pause:  time.Minute,
 		},
@@ -76,7 +76,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			config:    c,
 			state:     registrationState{answered: true, err: refused, ended: now.Add(-time.Second)},
 			lastPause: 4 * time.Minute,
-			want:      failed,
+			want:      PhaseFailed,
 			from:      now,
 			pause:     8 * time.Minute,
 		},
@@ -84,7 +84,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			name:   "no stream yet",
 			config: c,
 			state:  registrationState{answered: true, ended: now.Add(-time.Second)},
-			want:   registered,
+			want:   PhaseRegistered,
 			from:   now.Add(-time.Second),
 			pause:  c.streamTimeout,
 			exact:  true,
@@ -94,7 +94,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			config:    c,
 			state:     registrationState{answered: true, streams: 1, opened: now},
 			lastPause: 4 * time.Minute,
-			want:      watching,
+			want:      PhaseWatching,
 			never:     true,
 		},
 		{
@@ -102,7 +102,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			config:    c,
 			state:     registrationState{answered: true, opened: now.Add(-time.Minute), ended: now.Add(-time.Second)},
 			lastPause: 4 * time.Minute,
-			want:      lost,
+			want:      PhaseLost,
 			from:      now.Add(-time.Second),
 			pause:     8 * time.Minute,
 		},
@@ -111,7 +111,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			config:    c,
 			state:     registrationState{answered: true, opened: now.Add(-2 * time.Hour), ended: now.Add(-time.Second)},
 			lastPause: 4 * time.Minute,
-			want:      lost,
+			want:      PhaseLost,
 			from:      now.Add(-time.Second),
 			pause:     time.Minute,
 		},
@@ -119,7 +119,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			name:   "stream ended and the back-off is shorter than the grace period",
 			config: short,
 			state:  registrationState{answered: true, opened: now.Add(-time.Minute), ended: now.Add(-time.Second)},
-			want:   lost,
+			want:   PhaseLost,
 			from:   now.Add(-time.Second),
 			pause:  c.gracePeriod,
 			exact:  true,
@@ -130,7 +130,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			state:  registrationState{answered: true, opened: now.Add(-time.Minute), ended: now.Add(-time.Second)},
 
 			socketReplaced: true,
-			want:           lost,
+			want:           PhaseLost,
 			from:           now,
 			exact:          true,
 		},
@@ -140,14 +140,14 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			s := &service{registration: &registration{state: tt.state}, log: klog.Logger{}}
 			e := newEndpoint(s, "", tt.config, func() {})
 			t.Cleanup(e.stop)
-			e.phase, e.startedAt, e.listenedAt = registering, now.Add(-time.Hour), now.Add(-2*time.Hour)
+			e.phase, e.startedAt, e.listenedAt = PhaseRegistering, now.Add(-time.Hour), now.Add(-2*time.Hour)
 			e.retryAt, e.registerBackOff.last = now.Add(time.Hour), tt.lastPause
 			if tt.socketReplaced {
 				e.listenedAt = now
 			}
 			e.updatePhase(now)
 			if e.phase != tt.want {
-				t.Errorf("phase %d, want %d", e.phase, tt.want)
+				t.Errorf("phase %s, want %s", e.phase, tt.want)
 			}
 			switch pause := e.retryAt.Sub(tt.from); {
 			case tt.never:

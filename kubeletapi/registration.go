@@ -39,7 +39,8 @@ func register(ctx context.Context, socket string, request *pluginapi.RegisterReq
 // streams that opened since it began. An older stream does not count: its kubelet has
 // died or has forgotten the resource. All methods may be called from any goroutine.
 type registration struct {
-	wake signal // of the reconciler: the Register call returned or the last stream ended
+	wake   signal // of the reconciler: the Register call returned or the last stream ended
+	counts counts // since the resource is served
 
 	mu      sync.Mutex
 	attempt int
@@ -58,30 +59,30 @@ type registrationState struct {
 	reason   error     // why the last stream ended
 }
 
-// phase is how far a registration has come.
-type phase int
+// A Phase is how far the registration of a resource has come.
+type Phase string
 
 const (
-	idle        phase = iota // no attempt: the kubelet or our socket is missing
-	registering              // the Register call is in progress
-	failed                   // the Register call failed
-	registered               // the Register call succeeded, and ListAndWatch must follow
-	watching                 // a ListAndWatch stream is open
-	lost                     // the last ListAndWatch stream ended
+	PhaseIdle        Phase = "idle"        // no attempt: the kubelet or the socket is missing
+	PhaseRegistering Phase = "registering" // the Register call is in progress
+	PhaseFailed      Phase = "failed"      // the Register call failed
+	PhaseRegistered  Phase = "registered"  // the Register call succeeded, and ListAndWatch must follow
+	PhaseWatching    Phase = "watching"    // a ListAndWatch stream is open
+	PhaseLost        Phase = "lost"        // the last ListAndWatch stream ended
 )
 
-func (s registrationState) phase() phase {
+func (s registrationState) phase() Phase {
 	switch {
 	case !s.answered:
-		return registering
+		return PhaseRegistering
 	case s.streams > 0 && (s.err == nil || status.Code(s.err) == codes.DeadlineExceeded):
-		return watching // even if the kubelet answered too late
+		return PhaseWatching // even if the kubelet answered too late
 	case s.err != nil:
-		return failed
+		return PhaseFailed
 	case s.opened.IsZero():
-		return registered
+		return PhaseRegistered
 	}
-	return lost
+	return PhaseLost
 }
 
 var errNoStream = errors.New("the kubelet accepted the registration but does not call ListAndWatch")
@@ -90,13 +91,13 @@ var errNoStream = errors.New("the kubelet accepted the registration but does not
 // tells how far the registration has come.
 func (s registrationState) check() error {
 	switch s.phase() {
-	case watching:
+	case PhaseWatching:
 		return nil
-	case failed:
+	case PhaseFailed:
 		return fmt.Errorf("the kubelet refuses the registration: %w", s.err)
-	case registered:
+	case PhaseRegistered:
 		return errNoStream
-	case lost:
+	case PhaseLost:
 		return fmt.Errorf("the kubelet no longer follows the list: %w", s.reason)
 	}
 	return errors.New("the kubelet has not answered the registration")
@@ -111,14 +112,17 @@ func (r *registration) reset() int {
 	return r.attempt
 }
 
-// complete records the result of the attempt's Register call.
-func (r *registration) complete(attempt int, err error) {
+// complete records the result of the attempt's Register call. It returns false if the attempt has
+// been abandoned.
+func (r *registration) complete(attempt int, err error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if attempt == r.attempt {
-		r.state.answered, r.state.err, r.state.ended = true, err, time.Now()
-		r.wake.send()
+	if attempt != r.attempt {
+		return false
 	}
+	r.state.answered, r.state.err, r.state.ended = true, err, time.Now()
+	r.wake.send()
+	return true
 }
 
 // openStream counts a stream as open. The stream calls closeStream with the reason when it ends.
@@ -165,6 +169,11 @@ func (r *registration) setUnserved(err error) {
 func (r *registration) check() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.problem()
+}
+
+// problem is check for a caller that holds mu.
+func (r *registration) problem() error {
 	if r.unserved != nil {
 		return fmt.Errorf("it cannot be served: %w", r.unserved)
 	}

@@ -282,18 +282,18 @@ func TestRegistrationIgnoresOlderAttempts(t *testing.T) {
 	}
 	<-r.wake
 	closeOld(nil)
-	if got := r.current().phase(); got != watching || len(r.wake) != 0 {
-		t.Errorf("after an older stream ended: phase %d, wake %d, want %d, 0", got, len(r.wake), watching)
+	if got := r.current().phase(); got != PhaseWatching || len(r.wake) != 0 {
+		t.Errorf("after an older stream ended: phase %s, wake %d, want %s, 0", got, len(r.wake), PhaseWatching)
 	}
 	closeSecond := r.openStream()
 	closeSecond(nil)
-	if got := r.current().phase(); got != watching || len(r.wake) != 0 {
-		t.Errorf("after one of two streams ended: phase %d, wake %d, want %d, 0", got, len(r.wake), watching)
+	if got := r.current().phase(); got != PhaseWatching || len(r.wake) != 0 {
+		t.Errorf("after one of two streams ended: phase %s, wake %d, want %s, 0", got, len(r.wake), PhaseWatching)
 	}
 	before := time.Now()
 	closeNew(errors.New("broken pipe"))
-	if got := r.current(); got.phase() != lost || got.ended.Before(before) || len(r.wake) != 1 {
-		t.Errorf("after the last stream ended: %+v, wake %d, want phase %d, wake 1", got, len(r.wake), lost)
+	if got := r.current(); got.phase() != PhaseLost || got.ended.Before(before) || len(r.wake) != 1 {
+		t.Errorf("after the last stream ended: %+v, wake %d, want phase %s, wake 1", got, len(r.wake), PhaseLost)
 	}
 }
 
@@ -303,34 +303,34 @@ func TestRegistrationPhases(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		state   registrationState
-		want    phase
+		want    Phase
 		wantErr string // part of what check returns
 	}{
-		{"Register in progress", registrationState{}, registering, "has not answered"},
+		{"Register in progress", registrationState{}, PhaseRegistering, "has not answered"},
 		{
 			"Register in progress, stream open",
-			registrationState{streams: 1, opened: opened}, registering, "has not answered",
+			registrationState{streams: 1, opened: opened}, PhaseRegistering, "has not answered",
 		},
-		{"refused", registrationState{answered: true, err: refused}, failed, "refuses the registration: no"},
+		{"refused", registrationState{answered: true, err: refused}, PhaseFailed, "refuses the registration: no"},
 		{
 			"refused, stream of another client open",
 			registrationState{answered: true, err: refused, streams: 1, opened: opened},
-			failed, "refuses the registration: no",
+			PhaseFailed, "refuses the registration: no",
 		},
-		{"answered", registrationState{answered: true}, registered, "does not call ListAndWatch"},
-		{"stream open", registrationState{answered: true, streams: 1, opened: opened}, watching, ""},
+		{"answered", registrationState{answered: true}, PhaseRegistered, "does not call ListAndWatch"},
+		{"stream open", registrationState{answered: true, streams: 1, opened: opened}, PhaseWatching, ""},
 		{
 			"answered late, stream open",
-			registrationState{answered: true, err: late, streams: 1, opened: opened}, watching, "",
+			registrationState{answered: true, err: late, streams: 1, opened: opened}, PhaseWatching, "",
 		},
-		{"answered late", registrationState{answered: true, err: late}, failed, "refuses the registration: "},
+		{"answered late", registrationState{answered: true, err: late}, PhaseFailed, "refuses the registration: "},
 		{
 			"stream ended", registrationState{answered: true, opened: opened, reason: errors.New("broken pipe")},
-			lost, "no longer follows the list: broken pipe",
+			PhaseLost, "no longer follows the list: broken pipe",
 		},
 	} {
 		if got := tt.state.phase(); got != tt.want {
-			t.Errorf("%s: phase %d, want %d", tt.name, got, tt.want)
+			t.Errorf("%s: phase %s, want %s", tt.name, got, tt.want)
 		}
 		err := tt.state.check()
 		if (err == nil) != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {

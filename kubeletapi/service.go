@@ -27,6 +27,7 @@ type service struct {
 	publisher    *devtree.Publisher
 	cdi          *cdi.Config // nil without CDI
 	registration *registration
+	observers    []Observer
 	streamsCtx   context.Context // ends all streams
 	log          klog.Logger
 	pace         pace // initial pace of each stream

@@ -17,8 +17,14 @@ import (
 // the stream.
 func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin_ListAndWatchServer) error {
 	closeStream := s.registration.openStream()
+	for _, o := range s.observers {
+		o.StreamOpened(s.name)
+	}
 	err := s.sendLists(stream)
 	closeStream(err)
+	for _, o := range s.observers {
+		o.StreamClosed(s.name, err)
+	}
 	return err
 }
 
@@ -46,6 +52,9 @@ func (s *service) sendLists(stream pluginapi.DevicePlugin_ListAndWatchServer) er
 		list := all.first(maxList)
 		s.reportLength(all, list)
 		if sent != nil && bytes.Equal(list.wire, sent.wire) {
+			for _, o := range s.observers {
+				o.ListUnchanged(s.name, resource)
+			}
 			continue // the kubelet would write its checkpoint for nothing
 		}
 		// SendMsg blocks only while the reader of this stream leaves its window full. What is
@@ -55,6 +64,10 @@ func (s *service) sendLists(stream pluginapi.DevicePlugin_ListAndWatchServer) er
 		}
 		sent = list
 		pace.sent = time.Now()
+		s.registration.counts.send(len(list.wire), pace.sent)
+		for _, o := range s.observers {
+			o.ListSent(s.name, resource, len(list.devices), len(list.wire))
+		}
 		if v := s.log.V(4); v.Enabled() {
 			v.Info("Sent the list", "resource", s.name, "generation", s.publisher.Tree().Generation(),
 				"devices", len(list.devices), "healthy", list.healthy())
