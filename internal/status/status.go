@@ -150,6 +150,7 @@ type VF struct {
 	State    string `json:"state"`              // one of the State constants
 	Resource string `json:"resource,omitempty"` // in which it is listed, without the namespace
 	Reason   string `json:"reason,omitempty"`   // why it is not listed, or unhealthy
+	Class    string `json:"class,omitempty"`    // of the Reason why it is skipped: one of SkipClasses
 	Holder   string `json:"holder,omitempty"`   // pod that has it, as "namespace/name"; "" if none is known
 }
 
@@ -160,6 +161,33 @@ const (
 	StateBinding   = "binding"   // it is being bound, or waits for its device node
 	StateSkipped   = "skipped"   // it is not listed
 )
+
+// The classes of the reasons why a VF is skipped. They are few and constant, so that a metric can
+// have them as a label.
+const (
+	ClassUnreadable      = "unreadable"        // the VF, its PF or its IOMMU group cannot be read
+	ClassFamily          = "family-not-served" // -kernel-vf-drivers does not have the driver of its family
+	ClassRemoving        = "removing"          // it is being removed, or its PF is gone
+	ClassReleasing       = "releasing"         // a workload still has it open, and it has lost its driver
+	ClassWithdrawn       = "withdrawn"         // its PF is being provisioned
+	ClassNotBound        = "not-bound"         // -bind=false leaves binding to others
+	ClassOtherDriver     = "other-driver"      // it is bound to another driver, and -steal is off
+	ClassDriverNotLoaded = "driver-not-loaded" // the DPDK driver is not loaded
+	ClassNoIOMMUGroup    = "no-iommu-group"    // the IOMMU is off
+	ClassDenylist        = "denylist"          // the DPDK driver refuses its family
+	ClassGroupBlocked    = "group-blocked"     // another function of its IOMMU group has a driver of the host
+	ClassGroupShared     = "group-shared"      // another VF of its IOMMU group is listed
+	ClassBindFailed      = "bind-failed"       // the attempts to bind it have failed
+	ClassLimit           = "limit"             // -max-num-devices VFs are listed
+	ClassOther           = "other"
+)
+
+// SkipClasses are the values of VF.Class.
+var SkipClasses = []string{
+	ClassUnreadable, ClassFamily, ClassRemoving, ClassReleasing, ClassWithdrawn, ClassNotBound, ClassOtherDriver,
+	ClassDriverNotLoaded, ClassNoIOMMUGroup, ClassDenylist, ClassGroupBlocked, ClassGroupShared, ClassBindFailed,
+	ClassLimit, ClassOther,
+}
 
 // A Process is a unit of mode kernel.
 type Process struct {
