@@ -58,6 +58,10 @@ func NewMailbox[K comparable](limit int) *Mailbox[K] {
 func (m *Mailbox[K]) Mark(key K, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.mark(key, at)
+}
+
+func (m *Mailbox[K]) mark(key K, at time.Time) {
 	if m.overflowed || m.marked[key] == m.round {
 		return
 	}
@@ -157,6 +161,17 @@ func (m *Mailbox[K]) Note(r Record[K]) {
 	if m.trace.max > 0 {
 		m.trace.add(r)
 		m.signal()
+	}
+}
+
+// MarkNoted marks the key of a record since its time, and keeps the record as Note does. A Take
+// returns both or neither.
+func (m *Mailbox[K]) MarkNoted(r Record[K]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mark(r.Key, r.Time)
+	if m.trace.max > 0 {
+		m.trace.add(r)
 	}
 }
 

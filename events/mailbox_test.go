@@ -4,6 +4,7 @@ package events
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -173,6 +174,27 @@ func TestMailboxTraceKeepsNewestRecords(t *testing.T) {
 			t.Errorf("signal after %d notes: %v", tt.notes, got)
 		}
 		wantTrace(t, m, tt.lost, tt.want...)
+	}
+}
+
+func TestMarkNotedMarksTheKeyAndKeepsTheRecord(t *testing.T) {
+	m := NewMailbox[int](1)
+	at := time.Unix(1, 0)
+	m.MarkNoted(Record[int]{Path: "lost", Key: 1, Time: at}) // without SetTrace, only the key
+	var b Batch[int]
+	m.Take(&b)
+	if want := []Dirty[int]{{1, at}}; !slices.Equal(b.Dirty, want) || len(b.Trace) > 0 {
+		t.Errorf("without a trace: %v and the records %v, want %v", b.Dirty, b.Trace, want)
+	}
+	m.SetTrace(2)
+	m.MarkNoted(Record[int]{Path: "a", Key: 2, Time: at})
+	m.MarkNoted(Record[int]{Path: "b", Key: 3, Time: at}) // more keys than the limit
+	if !woken(m) {
+		t.Error("MarkNoted did not wake")
+	}
+	m.Take(&b)
+	if len(b.Resync) != 1 || len(b.Trace) != 2 || b.Trace[1].Path != "b" {
+		t.Errorf("Resync %q and the records %v, want one reason and both records", b.Resync, b.Trace)
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"qatplugin/devtree"
 	"qatplugin/events"
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/kernelmode"
@@ -68,6 +70,15 @@ type Config struct {
 	// to attributes counts as drift when an audit finds it.
 	Sources     []func() (events.Source, error)
 	OpenWatcher func() (Watcher, error)
+
+	// Journal records events, what they led to, and how the lists changed. It follows within
+	// milliseconds. If Journal is nil, nothing is recorded.
+	Journal *status.Journal
+
+	// Publishing is called right before Watch publishes a Tree, in the same goroutine, with the
+	// Tree before it, which may be nil, and the time at which the first cause of the change was
+	// noticed. It must take less than a microsecond. If Publishing is nil, it is not called.
+	Publishing func(old, new *devtree.Tree, since time.Time)
 }
 
 // A Watcher is an event source that reports changes of directory entries.

@@ -29,6 +29,8 @@ type Plugin struct {
 	allocator  *dpdk.Allocator
 	preference *policy.Preference
 	loop       *hostwatch.Loop
+
+	provisioning *hostwatch.Loop // nil: no PF is provisioned
 }
 
 // New returns a Plugin that does nothing before Watch. An error names the value
@@ -44,7 +46,7 @@ func New(config Config) (*Plugin, error) {
 		Driver:    config.DPDKDriver,
 		Interface: config.VFIOInterface,
 	})
-	return &Plugin{
+	p := &Plugin{
 		config:     config,
 		writer:     writer,
 		reader:     reader,
@@ -56,8 +58,14 @@ func New(config Config) (*Plugin, error) {
 			Sources:       config.Sources,
 			OpenWatcher:   config.OpenWatcher,
 			AuditInterval: config.AuditInterval,
+			Journal:       config.Journal,
+			Publishing:    config.Publishing,
 		}),
-	}, nil
+	}
+	if config.Mode == ModeDPDK && config.ProvisioningDir != "" {
+		p.provisioning = p.newProvisioningLoop()
+	}
+	return p, nil
 }
 
 // Watch publishes a Tree of the host's devices, and a new one whenever they change, until ctx
@@ -68,7 +76,7 @@ func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
 	switch {
 	case p.config.Mode == ModeKernel:
 		hostwatch.Run(ctx, p.loop, p.newKernelMode, publish)
-	case p.config.ProvisioningDir == "":
+	case p.provisioning == nil:
 		hostwatch.Run(ctx, p.loop, p.newDPDKMode, publish)
 	default:
 		wait := p.startProvisioning(ctx)

@@ -22,10 +22,9 @@ var _ provision.Withdrawer = (*dpdk.Allocator)(nil)
 // the kernel blocks reads.
 const provisioningHeadStart = time.Second
 
-// startProvisioning starts the loop that provisions PFs until ctx ends. wait waits for its end.
-// Mode dpdk does not depend on it: each has a loop of its own.
-func (p *Plugin) startProvisioning(ctx context.Context) (wait func()) {
-	loop := hostwatch.New(hostwatch.Config{
+// newProvisioningLoop returns the loop that provisions PFs.
+func (p *Plugin) newProvisioningLoop() *hostwatch.Loop {
+	return hostwatch.New(hostwatch.Config{
 		Sysfs:         p.config.SysfsRoot,
 		Writer:        p.writer,
 		Sources:       p.config.Sources,
@@ -34,7 +33,13 @@ func (p *Plugin) startProvisioning(ctx context.Context) (wait func()) {
 		Leader:        p.loop,
 		Name:          "provisioning",
 		Skipped:       "Not provisioned",
+		Journal:       p.config.Journal,
 	})
+}
+
+// startProvisioning starts the loop that provisions PFs until ctx ends. wait waits for its end.
+// Mode dpdk does not depend on it: each has a loop of its own.
+func (p *Plugin) startProvisioning(ctx context.Context) (wait func()) {
 	looked := make(chan struct{})
 	newMode := func(ctx context.Context, host hostwatch.Host[provision.Key]) hostwatch.Mode[provision.Key] {
 		return provision.New(ctx, provision.Config{
@@ -53,7 +58,7 @@ func (p *Plugin) startProvisioning(ctx context.Context) (wait func()) {
 		}, host)
 	}
 	var running sync.WaitGroup
-	running.Go(func() { hostwatch.Run(ctx, loop, newMode, func(*devtree.Tree) {}) })
+	running.Go(func() { hostwatch.Run(ctx, p.provisioning, newMode, func(*devtree.Tree) {}) })
 	select {
 	case <-looked:
 	case <-ctx.Done():

@@ -74,9 +74,9 @@ var rooms = map[string]room{
 	},
 	"qat": {
 		ours: []string{
-			"devtree", "events", "qat/internal/device", "qat/internal/dpdk", "qat/internal/hostwatch",
-			"qat/internal/kernelmode", "qat/internal/pci", "qat/internal/policy", "qat/internal/provision",
-			"qat/internal/sysfs",
+			"devtree", "events", "internal/status", "qat/internal/device", "qat/internal/dpdk",
+			"qat/internal/hostwatch", "qat/internal/kernelmode", "qat/internal/pci", "qat/internal/policy",
+			"qat/internal/provision", "qat/internal/sysfs",
 		},
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
@@ -97,7 +97,7 @@ var rooms = map[string]room{
 		why:    "qat/internal/sysfs reads and writes files, and knows nothing of PCI or QAT",
 	},
 	"qat/internal/hostwatch": {
-		ours:   []string{"devtree", "events", "qat/internal/sysfs"},
+		ours:   []string{"devtree", "events", "internal/status", "qat/internal/sysfs"},
 		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/hostwatch is the event loop of both modes and knows nothing of PCI or QAT",

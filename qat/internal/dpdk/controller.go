@@ -165,6 +165,7 @@ func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch
 		Skipped:  c.assignment.skipped,
 		Next:     c.next(),
 		Complete: c.listErr == nil,
+		Drift:    c.drift.Take(),
 	}
 }
 

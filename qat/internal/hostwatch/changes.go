@@ -17,35 +17,59 @@ import (
 // short list, and both may need the same CPU.
 const logDelay = 2 * time.Millisecond
 
-// changeLog logs how the published Trees differ. It logs the changes of logDelay together.
+// changeLog logs how the published Trees differ, and passes that on to the journal. It logs the
+// changes of logDelay together.
 type changeLog struct {
+	journal   journalWriter
 	timer     *time.Timer   // log must be called; not set if there is nothing to log
+	armed     bool          // timer is set
 	old, tree *devtree.Tree // the difference to log; tree is nil if there is none
+	at        time.Time     // when tree was published
 	took      time.Duration // the longest time from a change to its publication
 }
 
-func newChangeLog() *changeLog {
-	l := &changeLog{timer: time.NewTimer(logDelay)}
+func newChangeLog(journal journalWriter) *changeLog {
+	l := &changeLog{journal: journal, timer: time.NewTimer(logDelay)}
 	l.timer.Stop()
 	return l
 }
 
-// add adds the difference between two Trees, of which the second has just been published. took is
-// the time since the cause was noticed; see Batch.Since.
-func (l *changeLog) add(old, tree *devtree.Tree, took time.Duration) {
+// add adds the difference between two Trees, of which the second has just been published. since is
+// when the cause was noticed; see Batch.Since.
+func (l *changeLog) add(old, tree *devtree.Tree, since time.Time) {
 	if l.tree == nil {
 		l.old = old
+	}
+	l.at = time.Now()
+	l.tree, l.took = tree, max(l.took, l.at.Sub(since))
+	l.arm()
+}
+
+// endTurn has log called if the turn has left something for the journal.
+func (l *changeLog) endTurn() {
+	if len(l.journal.entries) > 0 {
+		l.arm()
+	}
+}
+
+func (l *changeLog) arm() {
+	if !l.armed {
+		l.armed = true
 		l.timer.Reset(logDelay)
 	}
-	l.tree, l.took = tree, max(l.took, took)
 }
 
 // log logs what has been added since the last call.
 func (l *changeLog) log() {
 	if l.tree != nil {
-		logChanges(l.old, l.tree, l.took)
+		changes := devtree.Diff(l.old, l.tree)
+		logChanges(changes, l.tree, l.took)
+		for _, c := range changes {
+			l.journal.addChange(l.at, c, l.took)
+		}
 	}
-	l.old, l.tree, l.took = nil, nil, 0
+	l.journal.flush()
+	l.old, l.tree, l.took, l.armed = nil, nil, 0, false
 }
 
 // close logs the rest.
@@ -56,7 +80,7 @@ func (l *changeLog) close() {
 
 // logChanges logs one line for each list that changed, and one for each device that became
 // unhealthy.
-func logChanges(old, tree *devtree.Tree, took time.Duration) {
+func logChanges(all []devtree.Change, tree *devtree.Tree, took time.Duration) {
 	changes := map[string]map[string][]string{} // resource → kind → IDs
 	note := func(resource, kind, id string) {
 		if changes[resource] == nil {
@@ -64,7 +88,7 @@ func logChanges(old, tree *devtree.Tree, took time.Duration) {
 		}
 		changes[resource][kind] = append(changes[resource][kind], id)
 	}
-	for _, c := range devtree.Diff(old, tree) {
+	for _, c := range all {
 		if c.New == nil {
 			note(c.Resource, "removed", c.Old.ID)
 			continue

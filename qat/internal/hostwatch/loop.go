@@ -15,6 +15,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/events"
+	"qatplugin/internal/status"
 )
 
 const (
@@ -46,6 +47,14 @@ type Config struct {
 
 	Name    string // of the loop, for the log; "": the only one, or the Leader
 	Skipped string // message that logs State.Skipped; "": "Not listed"
+
+	// Journal records what the turns of the loop did, soon after each turn; nil: nothing does.
+	Journal *status.Journal
+
+	// Publishing is called in the goroutine of the loop right before a Tree is published, with the
+	// one before it, which may be nil, and the time at which the first cause of the change was
+	// noticed. It must be fast. nil: nothing is called.
+	Publishing func(old, new *devtree.Tree, since time.Time)
 }
 
 // A Loop watches a host. Its checks may be called from any goroutine, before and during [Run].
@@ -53,15 +62,22 @@ type Loop struct {
 	config   Config
 	probe    *probe
 	sources  sources
+	counters counters
 	pings    chan struct{} // received by the running loop
 	hostRead atomic.Bool   // the whole host was read once
+	views    inspections
 }
 
 // New returns a Loop that does nothing before [Run].
 func New(config Config) *Loop { return newLoop(config, process{}) }
 
 func newLoop(config Config, env environment) *Loop {
-	l := &Loop{config: config, sources: sources{logName: logName(config.Name)}, pings: make(chan struct{})}
+	l := &Loop{
+		config:  config,
+		sources: sources{logName: logName(config.Name), running: map[ueventSource]bool{}},
+		pings:   make(chan struct{}),
+		views:   inspections{requests: make(chan chan<- *view)},
+	}
 	if config.Leader != nil {
 		l.probe = config.Leader.probe
 	} else {
@@ -69,6 +85,9 @@ func newLoop(config Config, env environment) *Loop {
 	}
 	return l
 }
+
+// name returns the name of the loop in a [status.Snapshot].
+func (l *Loop) name() string { return cmp.Or(l.config.Name, "devices") }
 
 // logName returns the key and value that name a loop in the log, or nothing for the loop without a
 // name.
@@ -86,7 +105,7 @@ func (l *Loop) CheckEventLoop(ctx context.Context) error {
 	case l.pings <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return errors.New("the event loop does not respond: it waits for the kernel, has not started or has ended")
+		return errNotIdle
 	}
 }
 
@@ -121,6 +140,7 @@ type session[K comparable] struct {
 	publish func(*devtree.Tree)
 	mailbox *events.Mailbox[mark[K]]
 	ignored ignoredLog
+	noted   bool // the mailbox keeps a record of each relevant event
 
 	// Of the loop's goroutine:
 	marks     events.Batch[mark[K]]
@@ -145,15 +165,20 @@ func Run[K comparable](
 		watches: NewWatches(nil),
 		publish: publish,
 		mailbox: events.NewMailbox[mark[K]](mailboxLimit),
-		changes: newChangeLog(),
+		changes: newChangeLog(journalWriter{journal: l.config.Journal, loop: l.name()}),
 		audits:  auditClock{interval: l.config.AuditInterval},
 		skips:   skipLog{message: cmp.Or(l.config.Skipped, "Not listed"), entries: map[string]skip{}},
 	}
 	if l.config.Leader != nil {
 		l.probe.follow(func() { s.mailbox.Mark(mark[K]{wake: true}, time.Now()) })
 	}
-	if klog.V(4).Enabled() {
+	switch {
+	case klog.V(4).Enabled():
+		s.noted = true
 		s.mailbox.SetTrace(traceLimit)
+	case l.config.Journal != nil:
+		s.noted = true
+		s.mailbox.SetTrace(journalLimit)
 	}
 	s.mode = newMode(ctx, Host[K]{Mark: s.mark, Watches: s.watches})
 	defer s.mode.Close()
@@ -175,25 +200,29 @@ func (s *session[K]) mark(key K, since time.Time) { s.mailbox.Mark(mark[K]{key: 
 // Event marks the key that the event concerns. It is called from the
 // goroutines of the sources and does not block.
 func (s *session[K]) Event(e *events.Event) {
+	s.loop.counters.received(e)
 	m, verdict := mark[K]{answer: s.loop.config.Leader == nil && s.loop.probe.isAnswer(e)}, Relevant
 	if !m.answer {
 		m.key, verdict = s.mode.Classify(e)
 	}
-	switch verdict {
-	case Relevant:
-		s.mailbox.Mark(m, e.Time)
-	case RelevantToAll:
+	switch {
+	case verdict == RelevantToAll:
+		m.wake = true // there is no key
 		s.mailbox.Resync("the list of PCI functions appeared", e.Time)
+	case verdict == Relevant && s.noted:
+		s.mailbox.MarkNoted(newRecord(e, m, true))
+		return
+	case verdict == Relevant:
+		s.mailbox.Mark(m, e.Time)
 	}
-	if klog.V(4).Enabled() { // after the mark, so that what is logged has been handled
-		s.mailbox.Note(events.Record[mark[K]]{
-			Origin:   e.Origin,
-			Action:   e.Action,
-			Path:     string(e.Path),
-			Time:     e.Time,
-			Key:      m,
-			Relevant: verdict != Irrelevant,
-		})
+	if klog.V(4).Enabled() { // after the Resync, so that what is logged has been handled
+		s.mailbox.Note(newRecord(e, m, verdict == RelevantToAll))
+	}
+}
+
+func newRecord[K comparable](e *events.Event, m mark[K], relevant bool) events.Record[mark[K]] {
+	return events.Record[mark[K]]{
+		Origin: e.Origin, Action: e.Action, Path: string(e.Path), Time: e.Time, Key: m, Relevant: relevant,
 	}
 }
 
@@ -203,6 +232,7 @@ func (s *session[K]) Resync(reason string) { s.mailbox.Resync(reason, time.Now()
 // Ignored records a message that is not an event of the kernel. The goroutines of the sources call
 // it. It does not block.
 func (s *session[K]) Ignored(m events.Ignored) {
+	s.loop.counters.ignored(m)
 	if s.ignored.note(m) {
 		s.mailbox.Mark(mark[K]{wake: true}, time.Now())
 	}
@@ -223,6 +253,9 @@ func (s *session[K]) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.loop.pings:
+			continue
+		case answer := <-s.loop.views.requests:
+			answer <- s.view()
 			continue
 		case <-s.changes.timer.C:
 			s.changes.log()
@@ -263,6 +296,7 @@ func (s *session[K]) turn(now time.Time, all bool) {
 		s.watches.retry()
 	}
 	s.state = s.mode.Reconcile(now, &s.batch)
+	s.loop.counters.drift.Add(uint64(len(s.state.Drift)))
 	if s.state.Complete {
 		s.loop.hostRead.Store(true)
 	}
@@ -273,20 +307,28 @@ func (s *session[K]) turn(now time.Time, all bool) {
 	s.skips.log(s.state.Skipped, now)
 	s.ignored.log(now)
 	s.trace()
+	s.changes.journal.addDrift(now, s.state.Drift)
+	s.changes.endTurn()
 }
 
 // take fills the batch from the mailbox and the audit clock.
 func (s *session[K]) take(now time.Time, all bool) {
 	s.mailbox.Take(&s.marks)
+	s.loop.counters.turns.Add(1)
 	b := &s.batch
 	b.Keys = b.Keys[:0]
 	b.Since = time.Time{}
 	b.Audit = s.audits.take(now)
 	b.MayMissEvents = s.audits.frequent
+	if b.Audit {
+		s.loop.counters.audits.Add(1)
+	}
 	b.All = all || len(s.marks.Resync) > 0 || b.Audit && !s.state.Complete
 	if len(s.marks.Resync) > 0 {
 		klog.InfoS("Reading the whole host again", append(logName(s.loop.config.Name), "reasons", s.marks.Resync)...)
 		b.Since = s.marks.ResyncSince
+		s.loop.counters.resyncs.Add(1)
+		s.changes.journal.addResync(now, s.marks.Resync)
 	}
 	for _, d := range s.marks.Dirty {
 		if !d.Key.answer && !d.Key.wake {
@@ -303,24 +345,34 @@ func (s *session[K]) publishTree() {
 	if tree == nil || tree == s.published {
 		return
 	}
+	if s.loop.config.Publishing != nil {
+		s.loop.config.Publishing(s.published, tree, s.batch.Since)
+	}
 	s.publish(tree)
 	runtime.Gosched() // let the streams send their lists first
-	s.changes.add(s.published, tree, time.Since(s.batch.Since))
+	s.changes.add(s.published, tree, s.batch.Since)
 	s.published = tree
 }
 
-// trace logs the events of this turn and what they led to.
+// trace logs the events of this turn and what they led to. It passes those that concern a key on to
+// the journal.
 func (s *session[K]) trace() {
-	for _, record := range s.marks.Trace {
+	for i := range s.marks.Trace {
+		record := &s.marks.Trace[i]
 		subject, outcome := "", "not a QAT device"
 		switch {
 		case record.Key.answer:
 			subject, outcome = "uevent probe", "proof that uevents arrive"
+		case record.Key.wake:
+			outcome = "read the whole host"
 		case record.Relevant:
 			subject, outcome = fmt.Sprint(record.Key.key), s.mode.Outcome(record.Key.key)
+			addEvent(&s.changes.journal, record, subject, outcome)
 		}
-		klog.V(4).InfoS("Event", append(logName(s.loop.config.Name), "source", record.Origin, "action", record.Action,
-			"device", subject, "path", record.Path, "ledTo", outcome)...)
+		if klog.V(4).Enabled() {
+			klog.V(4).InfoS("Event", append(logName(s.loop.config.Name), "source", record.Origin,
+				"action", record.Action, "device", subject, "path", record.Path, "ledTo", outcome)...)
+		}
 	}
 	if s.marks.TraceLost > 0 {
 		klog.V(4).InfoS("More events arrived than could be logged", "events", s.marks.TraceLost)

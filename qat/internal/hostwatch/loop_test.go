@@ -356,8 +356,9 @@ func TestLogNamesEachKindOfChange(t *testing.T) {
 	}
 	old := build(nil, device("gone", "", 0), device("fails", "", 0), device("heals", "x", 0), device("moves", "", 0))
 	logged := captureLog(t)
-	logChanges(old, build(old, device("new", "bad", 0), device("fails", "worse", 0), device("heals", "", 0),
-		device("moves", "", 1)), time.Millisecond)
+	tree := build(old, device("new", "bad", 0), device("fails", "worse", 0), device("heals", "", 0),
+		device("moves", "", 1))
+	logChanges(devtree.Diff(old, tree), tree, time.Millisecond)
 	want := []string{
 		`"List changed" resource="cy" devices=4 healthy=2 after="1ms" added=["new"] removed=["gone"]` +
 			` unhealthyNow=["fails","new"] healthyAgain=["heals"] changed=["moves"]`,

@@ -84,6 +84,7 @@ type State struct {
 	Skipped  map[string]string // what is not listed, or another problem → why; valid until the next call
 	Next     time.Time         // when to call Reconcile even if nothing is marked; zero: never
 	Complete bool              // the list of what to read could be read; if not, each audit asks for All
+	Drift    []Finding         // what the audit of this call found; see [Drift.Take]
 }
 
 // A Host is what a mode uses of the loop that calls it.

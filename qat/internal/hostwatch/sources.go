@@ -27,6 +27,46 @@ type sources struct {
 	logName []any        // see logName
 	closed  atomic.Int32 // sources that are not open
 	readers sync.WaitGroup
+
+	mu      sync.Mutex            // guards all following fields
+	running map[ueventSource]bool // open sources with counters
+	ended   events.UeventStats    // sum over such sources that are closed
+}
+
+// A ueventSource is a source that counts the messages it lost. [events.UeventListener] is one.
+type ueventSource interface{ Stats() events.UeventStats }
+
+// stats returns how often a source has lost messages, and how many, since the start.
+func (s *sources) stats() events.UeventStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := s.ended
+	for source := range s.running {
+		addLosses(&sum, source)
+	}
+	return sum
+}
+
+func addLosses(sum *events.UeventStats, source ueventSource) {
+	stats := source.Stats()
+	sum.Overflows += stats.Overflows
+	sum.Drops += stats.Drops
+}
+
+// run runs a source, and keeps its counters.
+func (s *sources) run(ctx context.Context, source events.Source, sink events.Sink) error {
+	if counting, ok := source.(ueventSource); ok {
+		s.mu.Lock()
+		s.running[counting] = true
+		s.mu.Unlock()
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.running, counting)
+			addLosses(&s.ended, counting)
+		}()
+	}
+	return source.Run(ctx, sink)
 }
 
 // start opens a source and delivers its events until ctx ends. Once start has returned, the
@@ -48,7 +88,7 @@ func (s *sources) deliver(ctx context.Context, source events.Source, open openFu
 	for wait := reopenFirst; ; wait = min(2*wait, reopenMax) {
 		if source != nil { // Run also closes it if ctx has ended
 			started := time.Now()
-			err := source.Run(ctx, sink)
+			err := s.run(ctx, source, sink)
 			if ctx.Err() != nil {
 				return
 			}

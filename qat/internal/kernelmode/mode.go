@@ -297,6 +297,7 @@ func (m *mode) state() hostwatch.State {
 		Skipped:  skips{},
 		Next:     hostwatch.Earlier(hostwatch.Earlier(m.retry.next, m.recheck), m.configs.next()),
 		Complete: m.succeeded && m.readErr == nil,
+		Drift:    m.drift.Take(),
 	}
 	maps.Copy(s.Skipped, m.badLines)
 	maps.Copy(s.Skipped, m.skipped)
