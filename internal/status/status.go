@@ -262,6 +262,10 @@ type Telemetry struct {
 	// RAS counts the errors of qat_ras/errors_*, by "correctable", "nonfatal" and "fatal"
 	// (Documentation/ABI/testing/sysfs-driver-qat_ras).
 	RAS map[string]uint64 `json:"ras,omitempty"`
+
+	// AER counts the PCIe errors of the PF by "correctable", "nonfatal" and "fatal": the totals of
+	// aer_dev_* (Documentation/ABI/testing/sysfs-bus-pci-devices-aer_stats).
+	AER map[string]uint64 `json:"aer,omitempty"`
 }
 
 // DeviceTelemetry is telemetry/device_data, averaged by the device over its last second.
