@@ -38,6 +38,26 @@ func (f *Family) PFModule() string {
 	return "qat_" + f.pfDriver
 }
 
+// Firmware returns the names of the files in /lib/firmware that the PFs' driver of the mainline
+// kernel loads (drivers/crypto/intel/qat, ADF_*_FW and ADF_*_MMP). It returns nil for a family that
+// only the out-of-tree driver has.
+func (f *Family) Firmware() []string {
+	name := f.pfDriver
+	switch f.pfDriver {
+	case "200xx", "d15xx", "c4xxx":
+		return nil
+	case "dh895xcc":
+		name = "895xcc"
+	case "c6xx":
+		name = "c62x"
+	case "4xxx":
+		if f.PF == 0x4944 { // qat_4xxx/adf_4xxx_hw_data.c, adf_init_hw_data_4xxx
+			name = "402xx"
+		}
+	}
+	return []string{"qat_" + name + ".bin", "qat_" + name + "_mmp.bin"}
+}
+
 const vendorIntel = 0x8086
 
 // families lists the devices of drivers/crypto/intel/qat (qat_common/adf_accel_devices.h) and of

@@ -72,6 +72,23 @@ func TestPFModuleIsThatOfTheKernel(t *testing.T) {
 	}
 }
 
+func TestFirmwareIsThatOfTheKernel(t *testing.T) {
+	// ADF_*_FW in the *_hw_data.h of each directory below drivers/crypto/intel/qat.
+	for id, want := range map[uint16]string{
+		0x0435: "qat_895xcc", 0x37c8: "qat_c62x", 0x19e2: "qat_c3xxx", 0x4940: "qat_4xxx", 0x4942: "qat_4xxx",
+		0x4944: "qat_402xx", 0x4946: "qat_420xx", 0x4948: "qat_6xxx", 0x18ee: "", 0x6f54: "", 0x18a0: "",
+	} {
+		var files []string
+		if want != "" {
+			files = []string{want + ".bin", want + "_mmp.bin"}
+		}
+		f, _ := FamilyOf(vendorIntel, id)
+		if got := f.Firmware(); !slices.Equal(got, files) {
+			t.Errorf("the firmware of PF %04x is %q, want %q", id, got, files)
+		}
+	}
+}
+
 func TestKernelVFDriversHasNoDuplicates(t *testing.T) {
 	want := []string{
 		"200xxvf", "420xxvf", "4xxxvf", "6xxxvf", "c3xxxvf", "c4xxxvf", "c6xxvf", "d15xxvf", "dh895xccvf",
