@@ -4,6 +4,7 @@ package lookalike
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -24,6 +25,7 @@ type classDevice struct {
 	parent       *function // its directory is <parent>/<class>/<name>
 	node         string    // path below /dev; "" if it has none
 	major, minor int       // of the node
+	forAll       bool      // every user can open the node; else only its owner
 }
 
 func (c *classDevice) path() string {
@@ -54,6 +56,11 @@ func (o *op) addClassDevice(c *classDevice, variables ...string) {
 		o.create(path.Join(dir, "dev"), fmt.Sprintf("%d:%d", c.major, c.minor))
 		o.mkdir(path.Dir(h.dev(c.node)))
 		o.create(h.dev(c.node), "")
+		mode := os.FileMode(0o600) // drivers/base/devtmpfs.c, devtmpfs_create_node
+		if c.forAll {
+			mode = 0o666
+		}
+		o.try(func() error { return os.Chmod(h.dev(c.node), mode) })
 	}
 	o.emit("add", c.path(), c.class, append(c.variables(), variables...)...)
 }
@@ -95,6 +102,7 @@ func (o *op) startVFIO() {
 		node:    "vfio/vfio",
 		major:   majorMisc,
 		minor:   196,
+		forAll:  true,
 	}, "DEVMODE=0666")
 }
 
