@@ -74,9 +74,9 @@ var rooms = map[string]room{
 	},
 	"qat": {
 		ours: []string{
-			"devtree", "events", "internal/status", "qat/internal/device", "qat/internal/dpdk",
-			"qat/internal/hostwatch", "qat/internal/kernelmode", "qat/internal/pci", "qat/internal/policy",
-			"qat/internal/provision", "qat/internal/sysfs",
+			"devtree", "events", "internal/status", "qat/internal/device", "qat/internal/doctor",
+			"qat/internal/dpdk", "qat/internal/hostwatch", "qat/internal/kernelmode", "qat/internal/pci",
+			"qat/internal/policy", "qat/internal/provision", "qat/internal/sysfs",
 		},
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
@@ -87,6 +87,14 @@ var rooms = map[string]room{
 		theirs: []string{"gopkg.in/ini.v1"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/device reads facts about QAT devices and never acts on them",
+	},
+	"qat/internal/doctor": {
+		ours: []string{
+			"events", "internal/status", "qat/internal/device", "qat/internal/hostwatch", "qat/internal/pci",
+			"qat/internal/readpool", "qat/internal/sysfs",
+		},
+		never: []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:   "qat/internal/doctor reads what prevents a host from offering devices, and changes nothing",
 	},
 	"qat/internal/pci": {
 		why: "qat/internal/pci parses, formats and orders PCI addresses",

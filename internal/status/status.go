@@ -62,6 +62,22 @@ type Check struct {
 	Err  string `json:"err,omitempty"` // why it failed; "" if it passed
 }
 
+// A Finding is what a check of the host found: see qat.Diagnose.
+type Finding struct {
+	Check  string `json:"check"`            // name of the check, such as "iommu"
+	Result string `json:"result"`           // one of the Finding constants
+	Found  string `json:"found"`            // in one line, with the file that shows it
+	Remedy string `json:"remedy,omitempty"` // a command or a setting for the host; "" if nothing is to be done
+}
+
+// The results of a check of the host.
+const (
+	FindingOK      = "ok"
+	FindingWarning = "warning" // some workloads or some devices may not work
+	FindingProblem = "problem" // devices cannot be used
+	FindingSkipped = "skipped" // it could not be checked, or does not apply
+)
+
 // A Loop is the state of an event loop.
 type Loop struct {
 	Name string `json:"name"`
