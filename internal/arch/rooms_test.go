@@ -48,6 +48,12 @@ var rooms = map[string]room{
 		ours: []string{"internal/status"},
 		why:  "internal/statusclient asks a running plugin and prints nothing",
 	},
+	"internal/statusserver": {
+		ours:   []string{"internal/status", "kubeletapi/probe"},
+		theirs: []string{"k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "internal/statusserver serves a status.Source, wherever its state comes from",
+	},
 	"internal/unixsocket": {
 		theirs: []string{"golang.org/x/sys/unix"},
 		why:    "internal/unixsocket creates sockets, whoever serves them",

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package statusserver
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"qatplugin/internal/status"
+)
+
+// writeText writes a snapshot for people: what is wrong comes first.
+func writeText(w io.Writer, s *status.Snapshot) {
+	t := &text{w: w, snapshot: s}
+	t.header()
+	t.problems()
+	t.skipped()
+	t.resources()
+	t.pfs()
+	t.vfs()
+	t.processes()
+	t.provisioning()
+	t.loops()
+	t.counters()
+}
+
+// text writes one snapshot.
+type text struct {
+	w        io.Writer
+	snapshot *status.Snapshot
+}
+
+func (t *text) printf(format string, args ...any) { fmt.Fprintf(t.w, format, args...) }
+
+// section begins a section with a table, whose first row holds the headings.
+func (t *text) section(title string, headings ...any) *table {
+	t.printf("\n%s\n", title)
+	tab := newTable(t.w)
+	if len(headings) > 0 {
+		tab.row(headings...)
+	}
+	return tab
+}
+
+// ago returns how long before the snapshot something was.
+func (t *text) ago(at *time.Time) string {
+	if at == nil {
+		return ""
+	}
+	return duration(t.snapshot.Time.Sub(*at)) + " ago"
+}
+
+// duration returns d with its two largest units at most.
+func duration(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return "0s"
+	case d < time.Hour:
+		return d.Truncate(time.Second).String()
+	case d < 24*time.Hour:
+		return strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s")
+	default:
+		return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+	}
+}
+
+func (t *text) header() {
+	s := t.snapshot
+	t.printf("QAT device plugin %s, mode %s", s.Version, s.Mode)
+	if s.Node != "" {
+		t.printf(", node %s", s.Node)
+	}
+	t.printf("\n%s, up for %s\n", s.Time.UTC().Format(time.RFC3339), duration(s.Time.Sub(s.Started)))
+}
+
+func (t *text) problems() {
+	s := t.snapshot
+	var list [][]string
+	add := func(what, problem string) {
+		if problem != "" {
+			list = append(list, []string{what, problem})
+		}
+	}
+	for _, c := range s.Checks {
+		add("check "+c.Name, c.Err)
+	}
+	for _, l := range s.Loops {
+		add("loop "+l.Name, l.Err)
+		add("kernel uevents", l.Uevents)
+	}
+	for _, r := range s.Resources {
+		add("resource "+r.Name, r.Err)
+	}
+	for _, f := range s.PFs {
+		if f.Health != status.Healthy {
+			add("PF "+f.Address, cmp.Or(f.Reason, f.Health))
+		}
+		add("PF "+f.Address, f.ReadErr)
+		add("PF "+f.Address, f.Withdrawn)
+	}
+	unhealthy := map[string][]string{}
+	for _, f := range s.VFs {
+		if f.State == status.StateUnhealthy {
+			unhealthy[f.Reason] = append(unhealthy[f.Reason], f.Address)
+		}
+	}
+	list = append(list, byReason(unhealthy, "VF", "VFs")...)
+	for _, p := range s.Processes {
+		if p.Health != status.Healthy {
+			add("process "+p.ID, cmp.Or(p.Reason, p.Health))
+		}
+	}
+	if p := s.Provisioning; p != nil {
+		add("provisioning", p.Err)
+		for _, f := range p.PFs {
+			if f.State != status.ProvisioningDone {
+				add("PF "+f.Address, "provisioning is "+f.State+": "+f.Reason)
+			}
+		}
+	}
+	if len(list) == 0 {
+		t.printf("\nNo problems.\n")
+		return
+	}
+	tab := t.section("PROBLEMS")
+	for _, row := range list {
+		tab.row(row[0], row[1])
+	}
+	tab.end()
+}
+
+// byReason returns a row for each reason, with the addresses that share it.
+func byReason(reasons map[string][]string, one, many string) (rows [][]string) {
+	for reason, addresses := range reasons {
+		slices.Sort(addresses)
+		what := fmt.Sprintf("%s %s", one, addresses[0])
+		if n := len(addresses); n > 1 {
+			what = fmt.Sprintf("%d %s, %s to %s", n, many, addresses[0], addresses[n-1])
+		}
+		rows = append(rows, []string{what, reason})
+	}
+	slices.SortFunc(rows, slices.Compare)
+	return rows
+}
+
+func (t *text) skipped() {
+	reasons := map[string][]string{}
+	for _, l := range t.snapshot.Loops {
+		for what, reason := range l.Skipped {
+			reasons[reason] = append(reasons[reason], what)
+		}
+	}
+	if len(reasons) == 0 {
+		return
+	}
+	tab := t.section("NOT LISTED")
+	for _, row := range byReason(reasons, "", "devices") {
+		tab.row(strings.TrimSpace(row[0]), row[1])
+	}
+	tab.end()
+}
+
+func (t *text) resources() {
+	if len(t.snapshot.Resources) == 0 {
+		t.printf("\nRESOURCES\n  none: no device can be listed\n")
+		return
+	}
+	tab := t.section("RESOURCES",
+		"NAME", "DEVICES", "HEALTHY", "KUBELET", "STREAMS", "LISTS", "LAST LIST", "ALLOCATED", "FAILED CALLS")
+	for _, r := range t.snapshot.Resources {
+		tab.row(r.Name, r.Devices, r.Healthy, r.Phase, r.Streams, r.Lists, t.ago(r.LastList), r.Allocated, r.Failed)
+	}
+	tab.end()
+}
+
+func (t *text) pfs() {
+	if len(t.snapshot.PFs) == 0 {
+		return
+	}
+	tab := t.section("PFS",
+		"ADDRESS", "FAMILY", "DRIVER", "NUMA", "STATE", "SERVICES", "RESOURCE", "VFS", "HEALTH", "HEARTBEAT")
+	for _, f := range t.snapshot.PFs {
+		vfs := strconv.Itoa(f.VFs)
+		if f.TotalVFs > 0 {
+			vfs += " of " + strconv.Itoa(f.TotalVFs)
+		}
+		heartbeat := f.Heartbeat.Last
+		if heartbeat != "" {
+			heartbeat = fmt.Sprintf("%s %s, %d good, %d failed",
+				heartbeat, t.ago(f.Heartbeat.LastAt), f.Heartbeat.Good, f.Heartbeat.Failed)
+		}
+		tab.row(f.Address, f.Family, f.Driver, numaNode(f.NUMANode), f.State, f.Services, f.Resource, vfs, f.Health, heartbeat)
+	}
+	tab.end()
+}
+
+func (t *text) vfs() {
+	if len(t.snapshot.VFs) == 0 {
+		return
+	}
+	tab := t.section("VFS",
+		"ADDRESS", "PF", "FAMILY", "DRIVER", "NUMA", "GROUP", "NODE", "STATE", "RESOURCE", "HOLDER", "REASON")
+	for _, f := range t.snapshot.VFs {
+		group := ""
+		if f.IOMMUGroup != nil {
+			group = strconv.Itoa(*f.IOMMUGroup)
+		}
+		tab.row(f.Address, f.PF, f.Family, f.Driver, numaNode(f.NUMANode), group, f.Node, f.State, f.Resource, f.Holder, f.Reason)
+	}
+	tab.end()
+}
+
+// numaNode returns a NUMA node, or "" if it is unknown.
+func numaNode(n int) string {
+	if n < 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+func (t *text) processes() {
+	if len(t.snapshot.Processes) == 0 {
+		return
+	}
+	tab := t.section("PROCESSES", "ID", "RESOURCE", "HEALTH", "REASON")
+	for _, p := range t.snapshot.Processes {
+		tab.row(p.ID, p.Resource, p.Health, p.Reason)
+	}
+	tab.end()
+}
+
+func (t *text) provisioning() {
+	p := t.snapshot.Provisioning
+	if p == nil {
+		return
+	}
+	t.printf("\nPROVISIONING\n  configuration: %s\n", cmp.Or(p.File, "none"))
+	if len(p.PFs) == 0 {
+		return
+	}
+	tab := newTable(t.w)
+	tab.row("ADDRESS", "STATE", "RULE", "REASON")
+	for _, f := range p.PFs {
+		tab.row(f.Address, f.State, f.Rule, f.Reason)
+	}
+	tab.end()
+}
+
+func (t *text) loops() {
+	s := t.snapshot
+	tab := t.section("EVENT LOOPS", "NAME", "COMPLETE", "MISSES EVENTS", "NEXT AUDIT", "TURNS", "RESYNCS", "AUDITS", "DRIFT")
+	for _, l := range s.Loops {
+		c, next := s.Counters.Loops[l.Name], "never"
+		if l.NextAudit != nil {
+			next = "in " + duration(l.NextAudit.Sub(s.Time))
+		}
+		tab.row(l.Name, yes(l.Complete), yes(l.MayMissEvents), next, c.Turns, c.Resyncs, c.Audits, c.Drift)
+	}
+	tab.end()
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func (t *text) counters() {
+	c := t.snapshot.Counters
+	t.printf("\nEVENTS SINCE THE START\n")
+	var uevents uint64
+	var kinds []string
+	for _, action := range slices.Sorted(maps.Keys(c.Uevents)) {
+		for _, subsystem := range slices.Sorted(maps.Keys(c.Uevents[action])) {
+			n := c.Uevents[action][subsystem]
+			uevents += n
+			kinds = append(kinds, fmt.Sprintf("%d %s %s", n, subsystem, action))
+		}
+	}
+	tab := newTable(t.w)
+	tab.row("uevents", uevents, strings.Join(kinds, ", "))
+	tab.row("not of the kernel", c.Rejected)
+	tab.row("malformed", c.Malformed)
+	tab.row("overflows", c.Overflows, fmt.Sprintf("%d messages dropped", c.Dropped))
+	tab.row("inotify events", c.Inotify)
+	for _, result := range slices.Sorted(maps.Keys(c.Binds)) {
+		tab.row("VFs "+result, c.Binds[result])
+	}
+	tab.end()
+}
+
+// A table aligns columns.
+type table struct{ w *tabwriter.Writer }
+
+func newTable(w io.Writer) *table { return &table{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)} }
+
+// row writes a row. It shows "-" for an empty cell, except for those at the end.
+func (t *table) row(cells ...any) {
+	var words []string
+	for _, cell := range cells {
+		words = append(words, fmt.Sprint(cell))
+	}
+	for len(words) > 0 && words[len(words)-1] == "" {
+		words = words[:len(words)-1]
+	}
+	for i, word := range words {
+		words[i] = cmp.Or(word, "-")
+	}
+	fmt.Fprintf(t.w, "  %s\n", strings.Join(words, "\t"))
+}
+
+// end writes the table.
+func (t *table) end() { _ = t.w.Flush() }

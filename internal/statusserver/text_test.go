@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package statusserver
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"qatplugin/internal/status"
+)
+
+var exampleTime = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+
+func before(d time.Duration) *time.Time {
+	at := exampleTime.Add(-d)
+	return &at
+}
+
+// example returns a snapshot of a host with many problems.
+func example() *status.Snapshot {
+	reason := "its PF 0000:6b:00.0 is down"
+	return &status.Snapshot{
+		Time: exampleTime, Started: exampleTime.Add(-27 * time.Hour), Version: "v1.2.3", Mode: "dpdk", Node: "worker-1",
+		Checks: []status.Check{{Name: "event-loop"}, {Name: "registered", Err: "kubelet.sock not found in /x"}},
+		Loops: []status.Loop{{
+			Name: "devices", Complete: true, MayMissEvents: true, Uevents: "no uevents reach this process",
+			NextAudit: before(-30 * time.Second),
+			Skipped:   map[string]string{"0000:6b:00.3": "hidden by -max-num-devices=2"},
+		}},
+		Resources: []status.Resource{{
+			Name: "qat.intel.com/cy", Devices: 2, Phase: status.PhaseIdle, LastList: before(90 * time.Second),
+		}},
+		PFs: []status.PF{{
+			Address: "0000:6b:00.0", Family: "4xxx", Driver: "4xxx", NUMANode: 0, State: "down", Services: "sym;asym",
+			Resource: "cy", VFs: 3, TotalVFs: 16, Health: status.Unhealthy, Reason: "it is down",
+			Heartbeat: status.Heartbeat{Last: "good", LastAt: before(5 * time.Second), Good: 7, Failed: 1},
+		}},
+		VFs: []status.VF{
+			{
+				Address: "0000:6b:00.1", PF: "0000:6b:00.0", Family: "4xxx", Driver: "vfio-pci", NUMANode: -1, IOMMUGroup: group(12),
+				Node: "/dev/vfio/12", State: status.StateUnhealthy, Resource: "cy", Reason: reason, Holder: "default/pod",
+			},
+			{Address: "0000:6b:00.2", PF: "0000:6b:00.0", Family: "4xxx", State: status.StateUnhealthy, Reason: reason},
+		},
+		Counters: status.Counters{
+			Uevents: map[string]map[string]uint64{"add": {"pci": 3}, "bind": {"pci": 2}}, Dropped: 5, Overflows: 1,
+			Loops: map[string]status.LoopCounters{"devices": {Turns: 9, Resyncs: 1}},
+			Binds: map[string]uint64{"bound": 2},
+		},
+	}
+}
+
+// TestProblemsComeFirst shows all sections. Its expectation was written by hand from the example.
+func TestProblemsComeFirst(t *testing.T) {
+	const want = `QAT device plugin v1.2.3, mode dpdk, node worker-1
+2026-03-04T05:06:07Z, up for 1d3h
+
+PROBLEMS
+  check registered                     kubelet.sock not found in /x
+  kernel uevents                       no uevents reach this process
+  PF 0000:6b:00.0                      it is down
+  2 VFs, 0000:6b:00.1 to 0000:6b:00.2  its PF 0000:6b:00.0 is down
+
+NOT LISTED
+  0000:6b:00.3  hidden by -max-num-devices=2
+
+RESOURCES
+  NAME              DEVICES  HEALTHY  KUBELET  STREAMS  LISTS  LAST LIST  ALLOCATED  FAILED CALLS
+  qat.intel.com/cy  2        0        idle     0        0      1m30s ago  0          0
+
+PFS
+  ADDRESS       FAMILY  DRIVER  NUMA  STATE  SERVICES  RESOURCE  VFS      HEALTH     HEARTBEAT
+  0000:6b:00.0  4xxx    4xxx    0     down   sym;asym  cy        3 of 16  unhealthy  good 5s ago, 7 good, 1 failed
+
+VFS
+  ADDRESS       PF            FAMILY  DRIVER    NUMA  GROUP  NODE          STATE      RESOURCE  HOLDER       REASON
+  0000:6b:00.1  0000:6b:00.0  4xxx    vfio-pci  -     12     /dev/vfio/12  unhealthy  cy        default/pod  its PF 0000:6b:00.0 is down
+  0000:6b:00.2  0000:6b:00.0  4xxx    -         0     -      -             unhealthy  -         -            its PF 0000:6b:00.0 is down
+
+EVENT LOOPS
+  NAME     COMPLETE  MISSES EVENTS  NEXT AUDIT  TURNS  RESYNCS  AUDITS  DRIFT
+  devices  yes       yes            in 30s      9      1        0       0
+
+EVENTS SINCE THE START
+  uevents            5  3 pci add, 2 pci bind
+  not of the kernel  0
+  malformed          0
+  overflows          1  5 messages dropped
+  inotify events     0
+  VFs bound          2
+`
+	var text bytes.Buffer
+	writeText(&text, example())
+	if diff := cmp.Diff(want, text.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestTextOfAHealthyHostNamesNoProblem(t *testing.T) {
+	var text bytes.Buffer
+	writeText(&text, &status.Snapshot{
+		Checks:       []status.Check{{Name: "registered"}},
+		PFs:          []status.PF{{Address: "0000:6b:00.0", Health: status.Healthy}},
+		VFs:          []status.VF{{Address: "0000:6b:00.1", State: status.StateListed}},
+		Processes:    []status.Process{{ID: "SSL_dev0_0", Health: status.Healthy}},
+		Provisioning: &status.Provisioning{PFs: []status.ProvisionedPF{{State: status.ProvisioningDone}}},
+	})
+	if !strings.Contains(text.String(), "\nNo problems.\n") || strings.Contains(text.String(), "PROBLEMS") {
+		t.Errorf("the text names problems:\n%s", &text)
+	}
+}
+
+func TestEachProblemIsNamed(t *testing.T) {
+	for _, tt := range []struct {
+		snapshot status.Snapshot
+		want     string
+	}{
+		{status.Snapshot{Loops: []status.Loop{{Name: "devices", Err: "stuck"}}}, "  loop devices  stuck\n"},
+		{status.Snapshot{Resources: []status.Resource{{Name: "q/cy", Err: "refused"}}}, "  resource q/cy  refused\n"},
+		{status.Snapshot{PFs: []status.PF{{Address: "A", Health: status.Unhealthy}}}, "  PF A  unhealthy\n"},
+		{status.Snapshot{PFs: []status.PF{{Address: "A", Health: status.Healthy, ReadErr: "EIO"}}}, "  PF A  EIO\n"},
+		{
+			status.Snapshot{PFs: []status.PF{{Address: "A", Health: status.Healthy, Withdrawn: "it is provisioned"}}},
+			"  PF A  it is provisioned\n",
+		},
+		{
+			status.Snapshot{Processes: []status.Process{{ID: "SSL_dev0_0", Health: status.Unhealthy, Reason: "down"}}},
+			"  process SSL_dev0_0  down\n",
+		},
+		{status.Snapshot{Provisioning: &status.Provisioning{Err: "line 3"}}, "  provisioning  line 3\n"},
+		{
+			status.Snapshot{Provisioning: &status.Provisioning{PFs: []status.ProvisionedPF{
+				{Address: "A", State: status.ProvisioningWaiting, Reason: "pod x/y holds B"},
+			}}},
+			"  PF A  provisioning is waiting: pod x/y holds B\n",
+		},
+	} {
+		var text bytes.Buffer
+		writeText(&text, &tt.snapshot)
+		if !strings.Contains(text.String(), "\nPROBLEMS\n"+tt.want) {
+			t.Errorf("no %q in:\n%s", tt.want, &text)
+		}
+	}
+}
+
+func TestDurationsHaveTwoUnits(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second:                  "0s",
+		1500 * time.Millisecond:       "1s",
+		59 * time.Second:              "59s",
+		61 * time.Second:              "1m1s",
+		time.Hour + 2*time.Minute:     "1h2m",
+		23*time.Hour + 59*time.Minute: "23h59m",
+		26 * time.Hour:                "1d2h",
+	} {
+		if got := duration(d); got != want {
+			t.Errorf("duration(%v) = %s, want %s", d, got, want)
+		}
+	}
+}
