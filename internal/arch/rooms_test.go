@@ -48,6 +48,9 @@ var rooms = map[string]room{
 		ours: []string{"internal/status"},
 		why:  "internal/statusclient asks a running plugin and prints nothing",
 	},
+	"internal/statuspage": {
+		why: "internal/statuspage serves files, and its script reads JSON",
+	},
 	"internal/statusserver": {
 		ours:   []string{"internal/status", "kubeletapi/probe"},
 		theirs: []string{"k8s.io/klog/v2"},

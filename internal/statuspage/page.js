@@ -1,0 +1,1318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The script of the status page. It reads the server-sent events of "events" and keeps a copy of
+// the newest state. For each message it marks what has changed, and the next frame changes only the
+// parts of the document that show it.
+//
+// Everything from the server is inserted as text. The page's Content-Security-Policy demands
+// Trusted Types and allows no policy, so that the browser refuses any insertion as HTML.
+
+// Elements
+
+const $ = (id) => document.getElementById(id);
+
+// h returns a new element. Attributes whose value is null or false are left out. Children that are
+// strings become text.
+function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false && child !== ""));
+  return element;
+}
+
+// s returns a new SVG element.
+function s(tag, attributes = {}, text = "") {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text) element.textContent = text;
+  return element;
+}
+
+// setText and setAttribute change the document only if they have to.
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function setAttribute(element, name, value) {
+  if (value === null) {
+    if (element.hasAttribute(name)) element.removeAttribute(name);
+  } else if (element.getAttribute(name) !== value) {
+    element.setAttribute(name, value);
+  }
+}
+
+// Text
+
+const integer = new Intl.NumberFormat("en");
+const time = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const exactTime = new Intl.DateTimeFormat("en-GB", {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3,
+});
+const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+
+const count = (n, one, many = one + "s") => `${integer.format(n)} ${n === 1 ? one : many}`;
+const be = (n) => (n === 1 ? "is" : "are");
+
+// duration returns a duration in a unit that gives it two or three digits.
+function duration(seconds) {
+  const digits = (n) => (n < 10 ? n.toFixed(1) : n.toFixed(0));
+  if (seconds < 1e-3) return `${(seconds * 1e6).toFixed(0)} µs`;
+  if (seconds < 1) return `${digits(seconds * 1e3)} ms`;
+  if (seconds < 120) return `${digits(seconds)} s`;
+  if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86400)} days`;
+}
+
+// clockTime returns the time of day in the browser's time zone, with the day unless it is today's.
+function clockTime(date, format = time) {
+  const text = format.format(date);
+  return date.toDateString() === new Date().toDateString() ? text : `${day.format(date)} ${text}`;
+}
+
+function timeElement(text, format = time) {
+  const date = new Date(text);
+  return h("time", { datetime: text, title: text }, clockTime(date, format));
+}
+
+function bitRate(bits) {
+  for (const [unit, size] of [["Gbit/s", 1e9], ["Mbit/s", 1e6], ["kbit/s", 1e3]]) {
+    if (bits >= size) return `${(bits / size).toFixed(bits / size < 10 ? 1 : 0)} ${unit}`;
+  }
+  return `${bits.toFixed(0)} bit/s`;
+}
+
+// shortResource returns the name without the namespace, which is the same for all resources.
+const shortResource = (name) => name.slice(name.lastIndexOf("/") + 1);
+
+const pciAddress = /\b[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b/g;
+
+// compareAddresses orders PCI addresses. A domain may have more than four digits.
+function compareAddresses(a, b) {
+  const width = Math.max(a.length, b.length);
+  a = a.padStart(width, "0");
+  b = b.padStart(width, "0");
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+// State
+
+// The newest state, from the messages "snapshot" and "update".
+const state = {
+  about: null, // the Snapshot without its devices; null before the first one
+  pfs: new Map(), // by address
+  vfs: new Map(), // by address
+  telemetry: new Map(), // by address of the PF
+  events: [], // the oldest first
+};
+
+const maxEvents = 1000;
+const plotSeconds = 600;
+
+// The clock of the server: its time at the moment that performance.now() returned at.
+let serverClock = { time: Date.now(), at: performance.now() };
+const serverNow = () => serverClock.time + performance.now() - serverClock.at;
+
+function setServerClock(text) {
+  serverClock = { time: Date.parse(text), at: performance.now() };
+}
+
+// The kinds of cell. A VF in use is one that is listed and that a pod holds.
+const cellStates = {
+  free: "Offered",
+  used: "In use",
+  binding: "Being bound",
+  unhealthy: "Unhealthy",
+  skipped: "Not listed",
+};
+
+function cellState(vf) {
+  if (vf.state === "listed") return vf.holder ? "used" : "free";
+  return vf.state === "unhealthy" || vf.state === "binding" ? vf.state : "skipped";
+}
+
+const isOffered = (vf) => vf.state === "listed";
+
+// Rendering: messages mark what is dirty, and the next frame renders that.
+
+const dirty = { pfs: new Set(), vfs: new Set(), parts: new Set() };
+let frame = 0;
+
+function invalidate(...parts) {
+  for (const part of parts) dirty.parts.add(part);
+  if (!frame) frame = requestAnimationFrame(render);
+}
+
+function render() {
+  frame = 0;
+  const parts = new Set(dirty.parts);
+  dirty.parts.clear();
+  if (dirty.pfs.size || dirty.vfs.size) {
+    renderMap([...dirty.pfs], [...dirty.vfs]);
+    dirty.pfs.clear();
+    dirty.vfs.clear();
+  }
+  if (!state.about) return;
+  if (parts.has("about")) renderAbout();
+  if (parts.has("verdict")) renderVerdict();
+  if (parts.has("resources")) renderResources();
+  if (parts.has("health")) renderHealth();
+  if (parts.has("provisioning")) renderProvisioning();
+  if (parts.has("counters")) renderCounters();
+  if (parts.has("events")) renderEvents();
+  if (parts.has("details") || parts.has("events")) renderDetails();
+  if (parts.has("latency")) renderLatency();
+  if (parts.has("utilization")) renderUtilization();
+}
+
+// Messages
+
+function onSnapshot(snapshot) {
+  const restarted = !state.about || state.about.started !== snapshot.started;
+  const { pfs, vfs, ...about } = snapshot;
+  state.about = about;
+  setServerClock(snapshot.time);
+  if (restarted) {
+    state.events = [];
+    state.telemetry.clear();
+    utilization.length = 0;
+    clearEvents();
+  }
+  replaceAll(state.pfs, pfs ?? [], dirty.pfs);
+  replaceAll(state.vfs, vfs ?? [], dirty.vfs);
+  $("main").removeAttribute("aria-busy");
+  invalidate("about", "verdict", "resources", "health", "provisioning", "counters", "details", "events", "latency", "utilization");
+}
+
+// replaceAll makes list the content of map and marks what differs.
+function replaceAll(map, list, marks) {
+  const kept = new Set(list.map((item) => item.address));
+  for (const address of [...map.keys()]) {
+    if (!kept.has(address)) {
+      map.delete(address);
+      marks.add(address);
+    }
+  }
+  for (const item of list) {
+    if (JSON.stringify(map.get(item.address)) === JSON.stringify(item)) continue;
+    map.set(item.address, item);
+    marks.add(item.address);
+  }
+}
+
+function onUpdate(update) {
+  if (!state.about) return;
+  setServerClock(update.time);
+  for (const pf of update.pfs ?? []) {
+    state.pfs.set(pf.address, pf);
+    dirty.pfs.add(pf.address);
+  }
+  for (const vf of update.vfs ?? []) {
+    announceChange(state.vfs.get(vf.address), vf);
+    state.vfs.set(vf.address, vf);
+    dirty.vfs.add(vf.address);
+  }
+  for (const address of update.removed ?? []) {
+    if (state.pfs.delete(address)) dirty.pfs.add(address);
+    if (state.vfs.delete(address)) {
+      dirty.vfs.add(address);
+      announce(`VF ${address} is gone.`);
+    }
+  }
+  const { time, resources, loops, checks, processes, provisioning, counters } = update;
+  Object.assign(state.about, { time, resources, loops, checks, processes, provisioning, counters });
+  invalidate("verdict", "resources", "health", "provisioning", "counters", "details");
+}
+
+function onEvent(event) {
+  const last = state.events.at(-1);
+  if (last && event.seq <= last.seq) return; // it came again after a reconnect
+  state.events.push(event);
+  if (state.events.length > maxEvents) state.events.splice(0, state.events.length - maxEvents);
+  invalidate("events");
+  if (event.kind === "list" && event.seconds > 0) invalidate("latency", "verdict");
+}
+
+// Utilization of each slice type, averaged over the PFs: {at, types}. The oldest is first.
+const utilization = [];
+
+function onTelemetry(list) {
+  state.telemetry = new Map((list ?? []).map((item) => [item.address, item]));
+  const sums = new Map();
+  for (const item of list ?? []) {
+    for (const [type, value] of Object.entries(item.device?.utilization ?? {})) {
+      const sum = sums.get(type) ?? { total: 0, n: 0 };
+      sums.set(type, { total: sum.total + value, n: sum.n + 1 });
+    }
+  }
+  if (sums.size) {
+    const types = Object.fromEntries([...sums].map(([type, sum]) => [type, sum.total / sum.n]));
+    utilization.push({ at: serverNow(), types });
+    while (utilization[0].at < serverNow() - plotSeconds * 1000) utilization.shift();
+  }
+  invalidate("utilization", "details");
+}
+
+// Connection
+
+const connection = { source: null, lostAt: null, delay: 0, timer: 0, heard: performance.now() };
+
+function connect() {
+  clearTimeout(connection.timer);
+  connection.source?.close();
+  const source = new EventSource("events");
+  connection.source = source;
+  const on = (type, handle) => source.addEventListener(type, (message) => {
+    if (source !== connection.source) return;
+    connection.heard = performance.now();
+    handle(JSON.parse(message.data));
+    if (type === "snapshot") connected();
+  });
+  on("snapshot", onSnapshot);
+  on("update", onUpdate);
+  on("event", onEvent);
+  on("telemetry", onTelemetry);
+  source.addEventListener("error", () => {
+    if (source === connection.source) disconnected();
+  });
+}
+
+function connected() {
+  connection.delay = 0;
+  if (connection.lostAt) announce("Connected again.");
+  connection.lostAt = null;
+  showConnection("live", "Live");
+}
+
+// disconnected tries again, first at once and then with longer pauses.
+function disconnected() {
+  connection.source.close();
+  connection.lostAt ??= new Date();
+  showConnection("lost", `Not connected since ${clockTime(connection.lostAt)}`);
+  clearTimeout(connection.timer);
+  connection.timer = setTimeout(connect, connection.delay);
+  connection.delay = Math.min(Math.max(connection.delay * 2, 500), 5000);
+}
+
+function showConnection(value, text) {
+  $("connection").dataset.state = value;
+  setText($("connection"), text);
+  $("retry").hidden = value !== "lost";
+  document.documentElement.classList.toggle("stale", value === "lost");
+  showTitle();
+}
+
+// checkConnection finds a connection that has ended without a word, for example because the node
+// lost its power. EventSource does not report the server's keep-alive comments.
+async function checkConnection() {
+  if (connection.lostAt || performance.now() - connection.heard < 20000) return;
+  connection.heard = performance.now();
+  const source = connection.source;
+  try {
+    await fetch("livez", { cache: "no-store", signal: AbortSignal.timeout(5000) });
+  } catch {
+    if (source === connection.source) disconnected();
+  }
+}
+
+function tryNow() {
+  if (connection.lostAt) connect();
+}
+
+$("retry").addEventListener("click", tryNow);
+addEventListener("online", tryNow);
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible") tryNow();
+});
+
+// Announcements for screen readers: at most one in five seconds, and a summary of many.
+
+const announcements = { pending: [], last: -Infinity, timer: 0 };
+
+function announce(text) {
+  announcements.pending.push(text);
+  if (announcements.timer) return;
+  const wait = Math.max(300, announcements.last + 5000 - performance.now());
+  announcements.timer = setTimeout(() => {
+    announcements.timer = 0;
+    announcements.last = performance.now();
+    const list = announcements.pending.splice(0);
+    const text = list.length <= 3 ? list.join(" ") : `${list.length} changes. ${$("headline").textContent}.`;
+    $("announcer").textContent = text;
+  }, wait);
+}
+
+function announceChange(before, vf) {
+  const now = cellState(vf);
+  if (before && cellState(before) === now && before.reason === vf.reason) return;
+  announce(`VF ${vf.address}: ${cellStates[now].toLowerCase()}${vf.reason ? `, ${vf.reason}` : ""}.`);
+}
+
+// Header
+
+function renderAbout() {
+  const { node, version, mode, started } = state.about;
+  setText($("node"), node || "QAT device plugin");
+  const up = duration(Math.max(0, (serverNow() - Date.parse(started)) / 1000));
+  setText($("about"), [node ? "QAT device plugin" : "", version, mode && `mode ${mode}`, `up ${up}`].filter(Boolean).join(" · "));
+}
+
+function showTitle() {
+  const name = state.about?.node || "QAT";
+  const tone = $("verdict").dataset.tone;
+  const mark = connection.lostAt ? "⚠ not connected" : tone === "wait" ? "…" : tone === "ok" ? "✓" : $("headline").textContent;
+  document.title = `${name} ${mark}`;
+}
+
+// What is wrong
+
+// findProblems returns the problems: {tone, what, why, where: addresses}.
+function findProblems() {
+  const { checks, loops, resources, provisioning, processes } = state.about;
+  const problems = [];
+  const add = (tone, what, why = "", where = []) => problems.push({ tone, what, why, where });
+  for (const check of checks ?? []) {
+    if (check.err) add("bad", `Check ${check.name} fails`, check.err);
+  }
+  for (const loop of loops ?? []) {
+    if (loop.err) add("bad", `The state of loop ${loop.name} is that of an earlier time`, loop.err);
+    if (loop.uevents) add("warn", "Kernel uevents may not arrive", loop.uevents);
+    if (!loop.complete) add("warn", `Loop ${loop.name} has not read the whole host yet`);
+  }
+  for (const resource of resources ?? []) {
+    if (resource.phase !== "watching" || resource.err) {
+      add(resource.phase === "watching" ? "warn" : "bad", `${resource.name}: ${phases[resource.phase]?.text ?? resource.phase}`, resource.err);
+    }
+  }
+  for (const pf of state.pfs.values()) {
+    if (pf.health !== "healthy") add("bad", "PF is unhealthy", pf.reason, [pf.address]);
+    if (pf.readErr) add("warn", "PF cannot be read in full", pf.readErr, [pf.address]);
+    if (pf.withdrawn) add("warn", "VFs of a PF are withdrawn", pf.withdrawn, [pf.address]);
+  }
+  for (const group of groupByReason()) {
+    add(group.state === "binding" ? "warn" : "bad", `${count(group.vfs.length, "VF")} ${be(group.vfs.length)} ${groupText[group.state]}`,
+      group.reason, group.vfs.map((vf) => vf.address));
+  }
+  for (const loop of loops ?? []) {
+    for (const [name, reason] of Object.entries(loop.skipped ?? {})) {
+      if (!state.vfs.has(name) && !state.pfs.has(name)) add("warn", name, reason);
+    }
+  }
+  for (const unit of processes ?? []) {
+    if (unit.health !== "healthy") add("bad", `${unit.id} is unhealthy`, unit.reason);
+  }
+  if (provisioning?.err) add("bad", "The provisioning configuration is not in force", provisioning.err);
+  for (const pf of provisioning?.pfs ?? []) {
+    if (pf.state === "failed") add("bad", "PF cannot be provisioned", pf.reason, [pf.address]);
+  }
+  return mergeProblems(problems);
+}
+
+const groupText = { unhealthy: "unhealthy", binding: "being bound", skipped: "not listed" };
+
+// groupByReason returns the VFs that are not offered, the largest group first. Reasons that
+// differ only in addresses or group numbers are one group.
+function groupByReason() {
+  const groups = new Map();
+  for (const vf of state.vfs.values()) {
+    if (isOffered(vf)) continue;
+    const value = cellState(vf);
+    const reason = vf.reason ?? "";
+    const pattern = reason.replace(pciAddress, "…").replace(/\b(IOMMU group|group) \d+/g, "$1 …").replace(/\/dev\/[\w/-]+/g, "/dev/…");
+    const key = `${value} ${pattern}`;
+    const group = groups.get(key) ?? { state: value, reason, vfs: [] };
+    if (group.reason !== reason) group.reason = pattern;
+    group.vfs.push(vf);
+    groups.set(key, group);
+  }
+  return [...groups.values()].sort((a, b) => b.vfs.length - a.vfs.length);
+}
+
+// mergeProblems joins problems that are the same for several devices.
+function mergeProblems(problems) {
+  const merged = new Map();
+  for (const problem of problems) {
+    const key = `${problem.tone}\n${problem.what}\n${problem.why}`;
+    const other = merged.get(key);
+    if (other) other.where.push(...problem.where);
+    else merged.set(key, problem);
+  }
+  const list = [...merged.values()];
+  return [...list.filter((p) => p.tone === "bad"), ...list.filter((p) => p.tone !== "bad")];
+}
+
+// headline returns the answer to "is everything offered" and a tone.
+function headline(problems) {
+  const processes = state.about.processes ?? [];
+  const kernel = state.about.mode === "kernel";
+  const total = kernel ? processes.length : state.vfs.size;
+  const offered = kernel ? processes.filter((unit) => unit.health === "healthy").length : [...state.vfs.values()].filter(isOffered).length;
+  const noun = kernel ? "process unit" : "VF";
+  const rest = total - offered;
+  let tone = problems.some((p) => p.tone === "bad") ? "bad" : problems.length ? "warn" : "ok";
+  let text;
+  if (total === 0) {
+    text = state.pfs.size ? `${count(state.pfs.size, "PF")}, and no ${noun}s` : `No ${noun}s on this host`;
+    if (tone === "ok") tone = "warn";
+  } else if (rest > 0) {
+    text = `${integer.format(rest)} of ${count(total, noun)} ${be(rest)} not offered`;
+  } else {
+    text = total === 1 ? `The only ${noun} is offered` : `All ${count(total, noun)} are offered`;
+    if (tone !== "ok") text += `, and ${count(problems.length, "problem")} ${problems.length === 1 ? "needs" : "need"} attention`;
+  }
+  return { text, tone, total, offered };
+}
+
+function renderVerdict() {
+  const problems = findProblems();
+  const { text, tone, total, offered } = headline(problems);
+  if ($("verdict").dataset.tone !== "wait" && $("headline").textContent !== text) announce(`${text}.`);
+  $("verdict").dataset.tone = tone;
+  setText($("headline"), text);
+
+  const resources = (state.about.resources ?? []).filter((resource) => resource.devices > 0);
+  const watched = resources.filter((resource) => resource.phase === "watching");
+  setText($("subline"), resources.length === 0 ? "No resource has a device."
+    : `The kubelet follows ${watched.length === resources.length ? "" : `${watched.length} of `}${count(resources.length, "resource")} on this node.`);
+
+  reconcile($("problems"), problems, (p) => `${p.what}\n${p.why}`, problemItem, (item, p) => updateProblem(item, p));
+  renderFigures(total, offered);
+  showTitle();
+}
+
+function problemItem() {
+  return h("li", {}, h("span", { class: "sign", "aria-hidden": "true" }), h("div", {},
+    h("p", {}, h("b"), h("span")), h("p", { class: "where" })));
+}
+
+const maxChips = 8;
+
+// shortenPlaces returns the places of devices, {address, whole}. Where it has all the VFs of a PF,
+// and there are several, whole is true and the address is that of the PF.
+function shortenPlaces(addresses) {
+  const byPF = new Map();
+  for (const address of addresses) {
+    const pf = state.vfs.get(address)?.pf;
+    if (pf) byPF.set(pf, (byPF.get(pf) ?? 0) + 1);
+  }
+  const whole = new Set([...byPF].filter(([pf, n]) => n > 1 && n === rows.get(pf)?.cells.size).map(([pf]) => pf));
+  const places = [...whole].map((address) => ({ address, whole: true }));
+  for (const address of addresses) {
+    if (!whole.has(state.vfs.get(address)?.pf)) places.push({ address, whole: false });
+  }
+  return places.sort((a, b) => compareAddresses(a.address, b.address));
+}
+
+function updateProblem(item, problem) {
+  const [sign, body] = item.children;
+  const [sentence, where] = body.children;
+  item.dataset.tone = problem.tone;
+  setText(sign, problem.tone === "bad" ? "!" : "–");
+  setText(sentence.firstChild, problem.what);
+  setText(sentence.lastChild, problem.why ? `: ${problem.why}` : "");
+  const list = shortenPlaces(problem.where);
+  const chips = list.slice(0, list.length > maxChips + 1 ? maxChips : list.length);
+  reconcile(where, chips, (place) => `${place.whole} ${place.address}`,
+    (place) => h("span", {}, place.whole && "all of ", addressButton(place.address)), () => {});
+  const more = list.length - chips.length;
+  if (more) where.append(h("span", {}, `and ${more} more`));
+  where.hidden = list.length === 0;
+}
+
+function renderFigures(total, offered) {
+  const kernel = state.about.mode === "kernel";
+  const used = [...state.vfs.values()].filter((vf) => vf.holder).length;
+  const pfs = [...state.pfs.values()];
+  const latencies = latencyPoints().map((point) => point.seconds).sort((a, b) => a - b);
+  const median = latencies.length ? duration(latencies[Math.floor(latencies.length / 2)]).split(" ") : ["–", ""];
+  const figures = [
+    ["Offered", integer.format(offered), `of ${integer.format(total)}`],
+    kernel ? null : ["In use", used ? integer.format(used) : "–", ""],
+    pfs.length ? ["PFs healthy", integer.format(pfs.filter((pf) => pf.health === "healthy").length), `of ${integer.format(pfs.length)}`] : null,
+    ["Event to list", median[0], median[1] && `${median[1]} median`],
+  ].filter(Boolean);
+  reconcile($("figures"), figures, (f) => f[0],
+    (f) => h("div", {}, h("dt", {}, f[0]), h("dd", {}, h("span"), " ", h("small"))),
+    (item, f) => {
+      setText(item.querySelector("span"), f[1]);
+      setText(item.querySelector("small"), f[2]);
+    });
+}
+
+// reconcile makes the children of parent those of list, in its order. Children are found again by
+// their key, so that what has focus keeps it.
+function reconcile(parent, list, keyOf, create, update) {
+  const known = new Map();
+  for (const child of [...parent.children]) {
+    if (child.dataset.key === undefined || known.has(child.dataset.key)) child.remove();
+    else known.set(child.dataset.key, child);
+  }
+  let previous = null;
+  for (const item of list) {
+    const key = keyOf(item);
+    let child = known.get(key);
+    known.delete(key);
+    if (!child) {
+      child = create(item);
+      child.dataset.key = key;
+    }
+    const place = previous ? previous.nextSibling : parent.firstChild;
+    if (child !== place) parent.insertBefore(child, place);
+    update(child, item);
+    previous = child;
+  }
+  for (const child of known.values()) child.remove();
+}
+
+// addressButton returns a button that opens the details of a device.
+function addressButton(address) {
+  return h("button", { type: "button", class: "address", "data-address": address }, address);
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button.address");
+  if (button) openDetails(button.dataset.address, button);
+});
+
+// Resources
+
+const phases = {
+  idle: { tone: "bad", text: "no kubelet" },
+  registering: { tone: "warn", text: "registering" },
+  failed: { tone: "bad", text: "registration refused" },
+  registered: { tone: "warn", text: "registered, and the kubelet does not follow the list yet" },
+  watching: { tone: "ok", text: "follows the list" },
+  lost: { tone: "bad", text: "the kubelet has ended its stream" },
+};
+
+// numberCell returns a cell of a table. On a phone, it shows the name of its column.
+const numberCell = (label) => h("td", { role: "cell", class: "number", "data-label": label });
+
+function renderResources() {
+  const resources = state.about.resources ?? [];
+  const holders = [...state.vfs.values()].filter((vf) => vf.holder);
+  $("resources").hidden = resources.length === 0;
+  $("no-resources").hidden = resources.length > 0;
+  reconcile($("resources").tBodies[0], resources, (r) => r.name,
+    (r) => h("tr", { role: "row" }, h("th", { role: "rowheader", scope: "row", class: "mono" }, r.name),
+      h("td", { role: "cell", class: "broad" }, h("span", { class: "badge" }), h("small")),
+      numberCell("Healthy"), numberCell("In use"), numberCell("Allocated"), numberCell("Lists sent"),
+      h("td", { role: "cell", "data-label": "Last list" })),
+    (row, r) => {
+      const [, kubelet, healthy, used, allocated, lists, last] = row.cells;
+      const phase = phases[r.phase] ?? { tone: "warn", text: r.phase };
+      kubelet.firstChild.dataset.tone = phase.tone;
+      setText(kubelet.firstChild, phase.text);
+      setText(kubelet.lastChild, r.err ?? "");
+      setText(healthy, `${integer.format(r.healthy)} of ${integer.format(r.devices)}`);
+      setText(used, holders.length ? integer.format(holders.filter((vf) => vf.resource === shortResource(r.name)).length) : "–");
+      setText(allocated, integer.format(r.allocated) + (r.failed ? `, ${integer.format(r.failed)} failed` : ""));
+      setText(lists, integer.format(r.lists));
+      setText(last, r.lastList ? clockTime(new Date(r.lastList)) : "–");
+    });
+}
+
+// The map
+
+const map = $("map");
+const numaNodes = new Map(); // NUMA node -> {node, section, title, pfs}
+const rows = new Map(); // key of a PF -> {key, numa, element, …, cells: Map of address -> button}
+const filter = { words: [], state: "" };
+let rendered = false; // true after the first snapshot: a new cell is a change
+
+// keyOfVF returns the row of a VF. In a guest, a VF has no PF.
+const keyOfVF = (vf) => vf.pf || `no PF, NUMA node ${vf.numaNode}`;
+
+function renderMap(pfs, vfs) {
+  for (const address of pfs) renderPF(address);
+  const touched = new Set(pfs);
+  for (const address of vfs) {
+    const vf = state.vfs.get(address);
+    const cell = findCell(address);
+    if (cell && (!vf || cell.row.key !== keyOfVF(vf))) {
+      touched.add(cell.row.key);
+      removeCell(cell);
+    }
+    if (vf) touched.add(renderVF(vf).key);
+  }
+  for (const key of touched) {
+    const row = rows.get(key);
+    if (!row) continue;
+    if (!row.cells.size && !state.pfs.has(key)) removeRow(row);
+    else row.none.hidden = row.cells.size > 0;
+  }
+  applyFilter([...touched].map((key) => rows.get(key)).filter(Boolean));
+  renderLegend();
+  $("no-devices").hidden = rows.size > 0;
+  keepTabStop();
+  rendered = true;
+}
+
+const cellRows = new Map(); // address of a VF -> its row
+
+function findCell(address) {
+  const row = cellRows.get(address);
+  return row && { row, element: row.cells.get(address), address };
+}
+
+function removeCell({ row, element, address }) {
+  row.cells.delete(address);
+  cellRows.delete(address);
+  element.remove();
+}
+
+function numaNode(node) {
+  let numa = numaNodes.get(node);
+  if (numa) return numa;
+  const id = `numa${node}`;
+  const detail = h("small");
+  const list = h("div", { class: "pfs" });
+  const section = h("div", { class: "numa", role: "group", "aria-labelledby": id },
+    h("h3", { id }, node < 0 ? "NUMA node unknown" : `NUMA node ${node}`, detail), list);
+  numa = { node, section, list, detail };
+  numaNodes.set(node, numa);
+  const after = [...numaNodes.values()].filter((other) => other.node > node).sort((a, b) => a.node - b.node)[0];
+  map.insertBefore(section, after?.section ?? null);
+  return numa;
+}
+
+// rowOf returns the row of a PF, and creates it or moves it to another NUMA node if necessary.
+function rowOf(key, node) {
+  let row = rows.get(key);
+  if (row && row.numa.node === node) return row;
+  const numa = numaNode(node);
+  if (!row) {
+    const head = h("button", { type: "button", "data-pf": key, tabindex: "-1" });
+    row = {
+      key, numa, head, cells: new Map(),
+      state: h("span", { class: "state" }), meta: h("p", { class: "meta" }), why: h("p", { class: "why", hidden: true }),
+      none: h("p", { class: "none" }, "No VFs"), list: h("div", { class: "cells" }),
+    };
+    row.list.append(row.none);
+    row.element = h("div", { class: "pf", role: "group", "aria-label": `PF ${key}` }, h("h4", {}, head, row.state), row.meta, row.why, row.list);
+    rows.set(key, row);
+  } else {
+    const old = row.numa;
+    row.numa = numa;
+    if (old.list.children.length === 1) dropNUMANode(old);
+  }
+  const after = [...rows.values()].filter((other) => other.numa === numa && compareAddresses(other.key, key) > 0)
+    .sort((a, b) => compareAddresses(a.key, b.key))[0];
+  numa.list.insertBefore(row.element, after?.element ?? null);
+  return row;
+}
+
+function removeRow(row) {
+  row.element.remove();
+  rows.delete(row.key);
+  if (!row.numa.list.children.length) dropNUMANode(row.numa);
+}
+
+function dropNUMANode(numa) {
+  numa.section.remove();
+  numaNodes.delete(numa.node);
+}
+
+function renderPF(address) {
+  const pf = state.pfs.get(address);
+  if (!pf) {
+    const row = rows.get(address);
+    if (row) {
+      setText(row.meta, "");
+      setText(row.state, "gone");
+    }
+    return;
+  }
+  const row = rowOf(address, pf.numaNode);
+  const healthy = pf.health === "healthy";
+  setText(row.head, address);
+  setAttribute(row.head, "aria-label", `PF ${address}, ${healthy ? "healthy" : "unhealthy"}`);
+  setText(row.state, healthy ? pf.state || pf.driver || "no driver" : `✕ unhealthy`);
+  const vfs = pf.totalVFs ? `${pf.vfs} of ${pf.totalVFs} VFs` : count(pf.vfs, "VF");
+  const meta = [pf.family, pf.services && pf.services !== pf.resource ? `${pf.services} → ${pf.resource}` : pf.resource, vfs].filter(Boolean).join(" · ");
+  setText(row.meta, meta);
+  row.meta.title = meta;
+  setText(row.why, (healthy ? "" : pf.reason ?? "") || pf.withdrawn || pf.readErr || "");
+  row.why.hidden = !row.why.textContent;
+  row.element.dataset.tone = healthy ? "ok" : "bad";
+}
+
+function renderVF(vf) {
+  const key = keyOfVF(vf);
+  const row = rows.get(key) ?? rowOf(key, vf.numaNode);
+  if (!state.pfs.has(key)) setText(row.head, vf.pf || "VFs without a PF");
+  let cell = row.cells.get(vf.address);
+  const isNew = !cell;
+  if (isNew) {
+    cell = h("button", { type: "button", class: "cell", "data-vf": vf.address, tabindex: "-1" });
+    let after = row.none;
+    if (row.cells.size) {
+      after = null;
+      for (const other of row.list.children) {
+        if (other.dataset.vf && compareAddresses(other.dataset.vf, vf.address) > 0) {
+          after = other;
+          break;
+        }
+      }
+    }
+    row.list.insertBefore(cell, after);
+    row.cells.set(vf.address, cell);
+    cellRows.set(vf.address, row);
+  }
+  const value = cellState(vf);
+  const changed = cell.dataset.state !== undefined && cell.dataset.state !== value || isNew && rendered;
+  cell.dataset.state = value;
+  setAttribute(cell, "aria-label", [`VF ${vf.address}`, cellStates[value].toLowerCase(), vf.holder && `by ${vf.holder}`, vf.reason].filter(Boolean).join(", "));
+  if (changed) flash(cell);
+  return row;
+}
+
+function flash(cell) {
+  cell.classList.remove("changed");
+  void cell.offsetWidth; // restarts the animation
+  cell.classList.add("changed");
+  cell.addEventListener("animationend", () => cell.classList.remove("changed"), { once: true });
+}
+
+// The legend counts the VFs in each state, and is a filter.
+
+const legendButtons = new Map(Object.entries(cellStates).map(([value, name]) => {
+  const button = h("button", { type: "button", "aria-pressed": "false", "data-state-filter": value },
+    h("span", { class: "cell", "data-state": value, "aria-hidden": "true" }), name, h("b"));
+  button.addEventListener("click", () => {
+    filter.state = filter.state === value ? "" : value;
+    filterChanged();
+  });
+  $("legend").append(button);
+  return [value, button];
+}));
+
+function renderLegend() {
+  const counts = Object.fromEntries(Object.keys(cellStates).map((value) => [value, 0]));
+  for (const vf of state.vfs.values()) counts[cellState(vf)]++;
+  for (const [value, button] of legendButtons) {
+    setText(button.lastChild, integer.format(counts[value]));
+    setAttribute(button, "aria-pressed", String(filter.state === value));
+  }
+  for (const numa of numaNodes.values()) {
+    const vfs = [...rows.values()].filter((row) => row.numa === numa).reduce((n, row) => n + row.cells.size, 0);
+    setText(numa.detail, `${count(numa.list.children.length, "PF")}, ${count(vfs, "VF")}`);
+  }
+}
+
+// The search
+
+function textOf(vf) {
+  return [vf.address, vf.pf, vf.family, vf.driver, vf.node, vf.state, vf.resource, vf.reason, vf.holder,
+    vf.iommuGroup === undefined ? "" : `group ${vf.iommuGroup}`, cellStates[cellState(vf)]].filter(Boolean).join("\n").toLowerCase();
+}
+
+function matches(vf) {
+  if (filter.state && cellState(vf) !== filter.state) return false;
+  if (!filter.words.length) return true;
+  const text = textOf(vf);
+  return filter.words.every((word) => text.includes(word));
+}
+
+function applyFilter(list) {
+  const active = filter.state || filter.words.length > 0;
+  for (const row of list) {
+    let any = false;
+    for (const [address, cell] of row.cells) {
+      const match = matches(state.vfs.get(address));
+      cell.classList.toggle("dim", !match);
+      any ||= match;
+    }
+    if (!any && !filter.state && filter.words.length) {
+      const pf = state.pfs.get(row.key);
+      const text = pf ? Object.values(pf).join("\n").toLowerCase() : "";
+      any = filter.words.every((word) => text.includes(word));
+    }
+    row.element.classList.toggle("out", Boolean(active) && !any);
+  }
+  for (const numa of numaNodes.values()) {
+    numa.section.classList.toggle("out", !numa.list.querySelector(".pf:not(.out)"));
+  }
+  if (!active) {
+    setText($("found"), "");
+    return;
+  }
+  let found = 0;
+  for (const vf of state.vfs.values()) if (matches(vf)) found++;
+  setText($("found"), found ? count(found, "VF") : "No match");
+}
+
+function filterChanged() {
+  filter.words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  applyFilter([...rows.values()]);
+  renderLegend();
+  keepTabStop();
+}
+
+$("search").addEventListener("input", filterChanged);
+$("search").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  map.querySelector(".pf:not(.out) .cell:not(.dim)")?.focus();
+});
+
+// The keyboard in the map: one element is in the tab order, and the arrow keys move it.
+
+const mapItems = () => [...map.querySelectorAll(".pf:not(.out) h4 button, .pf:not(.out) .cell")];
+
+function setTabStop(element) {
+  for (const old of map.querySelectorAll('[tabindex="0"]')) if (old !== element) old.tabIndex = -1;
+  element.tabIndex = 0;
+}
+
+function keepTabStop() {
+  const current = map.querySelector('.pf:not(.out) [tabindex="0"]');
+  if (current) return;
+  const first = map.querySelector(".pf:not(.out) .cell") ?? map.querySelector(".pf:not(.out) h4 button");
+  if (first) setTabStop(first);
+}
+
+const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+map.addEventListener("focusin", (event) => {
+  if (event.target.matches("button")) setTabStop(event.target);
+});
+
+map.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  let next;
+  if (arrows[event.key]) next = nearest(event.target, ...arrows[event.key]);
+  else if (event.key === "Home") next = mapItems()[0];
+  else if (event.key === "End") next = mapItems().at(-1);
+  else return;
+  event.preventDefault();
+  next?.focus();
+});
+
+// nearest returns the item that is nearest in a direction. Distance across the direction counts
+// more, so that the keys stay in the line or column.
+function nearest(from, dx, dy) {
+  const center = (element) => {
+    const box = element.getBoundingClientRect();
+    return { x: box.left + box.width / 2, y: box.top + box.height / 2 };
+  };
+  const start = center(from);
+  let best = null;
+  let bestCost = Infinity;
+  for (const item of mapItems()) {
+    const { x, y } = center(item);
+    const along = (x - start.x) * dx + (y - start.y) * dy;
+    const across = Math.abs((x - start.x) * dy) + Math.abs((y - start.y) * dx);
+    if (along < 4) continue;
+    const cost = along + 6 * across;
+    if (cost < bestCost) [best, bestCost] = [item, cost];
+  }
+  return best;
+}
+
+map.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) openDetails(button.dataset.vf ?? button.dataset.pf, button);
+});
+
+// The tip repeats in the map what the details say, for a mouse.
+
+map.addEventListener("pointerover", (event) => {
+  const cell = event.pointerType === "mouse" && event.target.closest(".cell");
+  const vf = cell && state.vfs.get(cell.dataset.vf);
+  $("tip").hidden = !vf;
+  if (!vf) return;
+  const text = [cellStates[cellState(vf)], vf.holder && `by ${vf.holder}`].filter(Boolean).join(" ");
+  $("tip").replaceChildren(h("b", {}, vf.address), vf.reason ? `${text}: ${vf.reason}` : text);
+  const box = cell.getBoundingClientRect();
+  const tip = $("tip").getBoundingClientRect();
+  $("tip").style.left = `${Math.max(4, Math.min(box.left, innerWidth - tip.width - 4))}px`;
+  $("tip").style.top = `${box.top > tip.height + 10 ? box.top - tip.height - 6 : box.bottom + 6}px`;
+});
+map.addEventListener("pointerleave", () => { $("tip").hidden = true; });
+addEventListener("scroll", () => { $("tip").hidden = true; }, { passive: true });
+
+// Details
+
+const details = { address: "", opener: null };
+
+function openDetails(address, opener) {
+  if (!state.vfs.has(address) && !state.pfs.has(address)) return;
+  markCurrent(false);
+  if (!details.address || !$("details").contains(opener)) details.opener = opener;
+  details.address = address;
+  markCurrent(true);
+  $("details").hidden = false;
+  $("facts").replaceChildren();
+  renderDetails();
+  $("details").scrollTop = 0;
+  $("details-title").focus({ preventScroll: getComputedStyle($("details")).position === "fixed" });
+}
+
+function closeDetails() {
+  markCurrent(false);
+  const { address, opener } = details;
+  details.address = "";
+  details.opener = null;
+  $("details").hidden = true;
+  const target = opener?.isConnected ? opener : map.querySelector(`[data-vf="${CSS.escape(address)}"]`) ?? map.querySelector('[tabindex="0"]');
+  target?.focus();
+}
+
+function markCurrent(current) {
+  if (!details.address) return;
+  const name = CSS.escape(details.address);
+  const element = map.querySelector(`[data-vf="${name}"], [data-pf="${name}"]`);
+  if (element) setAttribute(element, "aria-current", current ? "true" : null);
+}
+
+$("details-close").addEventListener("click", closeDetails);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && details.address && event.target.type !== "search") closeDetails();
+});
+
+function renderDetails() {
+  if (!details.address) return;
+  markCurrent(true);
+  const vf = state.vfs.get(details.address);
+  const pf = state.pfs.get(details.address);
+  setText($("details-title"), `${pf && !vf ? "PF" : "VF"} ${details.address}`);
+  fillFacts($("facts"), vf ? factsOfVF(vf) : pf ? factsOfPF(pf) : [["State", "It does not exist any more.", "bad"]]);
+  const history = state.events.filter((event) => event.device === details.address || event.devices?.includes(details.address)).slice(-6).reverse();
+  $("history-title").hidden = history.length === 0;
+  reconcile($("history"), history, (event) => String(event.seq),
+    (event) => h("li", {}, timeElement(event.time, exactTime), h("span", {}, [event.action || kindName(event.kind), event.text, event.err].filter(Boolean).join(": "))), () => {});
+}
+
+const known = (value) => (value === undefined || value === "" ? null : String(value));
+const numaText = (node) => (node < 0 ? "unknown" : String(node));
+
+function factsOfVF(vf) {
+  const value = cellState(vf);
+  const pf = state.pfs.get(vf.pf);
+  return [
+    ["State", cellStates[value], { unhealthy: "bad", skipped: "bad", binding: "warn" }[value]],
+    ["Reason", known(vf.reason)],
+    ["Held by", known(vf.holder)],
+    ["Resource", known(vf.resource)],
+    ["PF", vf.pf ? { address: vf.pf } : null],
+    ["PF's state", pf && [pf.health, pf.state].filter(Boolean).join(", "), pf && pf.health !== "healthy" ? "bad" : ""],
+    ["Driver", vf.driver || "none"],
+    ["Device node", vf.node || "none"],
+    ["IOMMU group", vf.iommuGroup === undefined || vf.iommuGroup === null ? "none" : String(vf.iommuGroup)],
+    ["NUMA node", numaText(vf.numaNode)],
+    ["Family", `${vf.family} (8086:${vf.deviceID})`],
+  ];
+}
+
+function factsOfPF(pf) {
+  const healthy = pf.health === "healthy";
+  const beat = pf.heartbeat ?? {};
+  const rule = state.about.provisioning?.pfs?.find((item) => item.address === pf.address);
+  const facts = [
+    ["Health", healthy ? "Healthy" : "Unhealthy", healthy ? "" : "bad"],
+    ["Reason", known(pf.reason)],
+    ["Withdrawn", known(pf.withdrawn), "warn"],
+    ["Not readable", known(pf.readErr), "warn"],
+    ["State", pf.state || "not shown by the driver"],
+    ["Services", known(pf.services)],
+    ["Resource", known(pf.resource)],
+    ["VFs", pf.totalVFs ? `${pf.vfs} of ${pf.totalVFs}` : String(pf.vfs)],
+    ["Heartbeat", beat.last ? `${beat.last}${beat.lastAt ? ` at ${clockTime(new Date(beat.lastAt))}` : ""}\n${integer.format(beat.good)} good, ${integer.format(beat.failed)} failed` : "not checked"],
+    ["Driver", pf.driver || "none"],
+    ["NUMA node", numaText(pf.numaNode)],
+    ["Family", `${pf.family} (8086:${pf.deviceID})`],
+    ["Provisioning", rule ? [rule.state, rule.reason, rule.rule].filter(Boolean).join("\n") : null, rule?.state === "failed" ? "bad" : ""],
+  ];
+  return facts.concat(factsOfTelemetry(state.telemetry.get(pf.address)));
+}
+
+function factsOfTelemetry(telemetry) {
+  if (!telemetry) return [];
+  const { device, firmware, compressErrors, ras } = telemetry;
+  const facts = [];
+  if (device) {
+    const busy = Object.entries(device.utilization ?? {}).map(([type, value]) => `${sliceNames[type] ?? type} ${value.toFixed(0)}%`);
+    facts.push(["Utilization", busy.join("\n")]);
+    facts.push(["Bandwidth", `${bitRate(device.bandwidthIn)} in, ${bitRate(device.bandwidthOut)} out`]);
+    for (const [label, average, max] of [["Read latency", device.readLatency, device.maxReadLatency], ["Request latency", device.getPutLatency, device.maxGetPutLatency]]) {
+      if (average) facts.push([label, duration(average) + (max ? `, at most ${duration(max)}` : "")]);
+    }
+  }
+  if (firmware?.length) {
+    const sum = (name) => integer.format(firmware.reduce((n, engine) => n + engine[name], 0));
+    facts.push(["Firmware", `${sum("requests")} requests, ${sum("responses")} responses\nof ${count(firmware.length, "engine")}`]);
+  }
+  const total = (object) => Object.values(object ?? {}).reduce((n, value) => n + value, 0);
+  if (compressErrors) facts.push(["Compress errors", integer.format(total(compressErrors)), total(compressErrors) ? "warn" : ""]);
+  if (ras) {
+    facts.push(["RAS errors", Object.entries(ras).map(([severity, n]) => `${integer.format(n)} ${severity}`).join(", "), ras.fatal || ras.nonfatal ? "bad" : ""]);
+  }
+  return facts;
+}
+
+// fillFacts shows [label, value, tone]. A value is a text, or {address} for a device. Facts without
+// a value are left out.
+function fillFacts(list, facts) {
+  const shown = facts.filter((fact) => fact[1] !== null && fact[1] !== undefined && fact[1] !== "");
+  const items = shown.flatMap(([label, value, tone]) => [{ key: `dt ${label}`, label }, { key: `dd ${label}`, value, tone }]);
+  reconcile(list, items, (item) => item.key, (item) => h(item.label === undefined ? "dd" : "dt"), (element, item) => {
+    if (item.label !== undefined) {
+      setText(element, item.label);
+    } else if (item.value.address) {
+      if (element.textContent !== item.value.address) element.replaceChildren(addressButton(item.value.address));
+    } else {
+      setText(element, item.value);
+      setAttribute(element, "data-tone", item.tone || null);
+    }
+  });
+}
+
+// Events
+
+const kindGroups = [
+  ["Kernel", ["uevent", "inotify"]],
+  ["Changes", ["change", "drift", "resync"]],
+  ["Lists", ["list"]],
+  ["Allocations", ["allocation"]],
+  ["Kubelet", ["kubelet"]],
+];
+const kindNames = {
+  uevent: "Uevent", inotify: "File", resync: "Resync", drift: "Drift", change: "Change", list: "List",
+  allocation: "Allocation", kubelet: "Kubelet",
+};
+const kindName = (kind) => kindNames[kind] ?? kind;
+const maxEventRows = 300;
+
+const eventView = { shown: 0, paused: false, kinds: new Set(), text: "" };
+
+for (const [name, kinds] of kindGroups) {
+  const button = h("button", { type: "button", "aria-pressed": "false" }, name);
+  button.addEventListener("click", () => {
+    const pressed = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", String(pressed));
+    for (const kind of kinds) eventView.kinds[pressed ? "add" : "delete"](kind);
+    refillEvents();
+  });
+  $("kinds").append(button);
+}
+$("event-filter").addEventListener("input", () => {
+  eventView.text = $("event-filter").value.toLowerCase().trim();
+  refillEvents();
+});
+$("pause").addEventListener("click", () => {
+  eventView.paused = !eventView.paused;
+  $("pause").setAttribute("aria-pressed", String(eventView.paused));
+  invalidate("events");
+});
+
+function clearEvents() {
+  eventView.shown = 0;
+  $("events").replaceChildren();
+}
+
+function refillEvents() {
+  clearEvents();
+  invalidate("events");
+}
+
+function eventMatches(event) {
+  if (eventView.kinds.size && !eventView.kinds.has(event.kind)) return false;
+  return !eventView.text || JSON.stringify(event).toLowerCase().includes(eventView.text);
+}
+
+// renderEvents adds the events since the last call on top of the list.
+function renderEvents() {
+  const list = $("events");
+  const next = state.events.filter((event) => event.seq > eventView.shown);
+  if (eventView.paused && list.children.length) {
+    setText($("pause"), next.length ? `Resume (${next.length} new)` : "Resume");
+    return;
+  }
+  setText($("pause"), eventView.paused ? "Resume" : "Pause");
+  if (next.length) eventView.shown = next.at(-1).seq;
+  const items = next.filter(eventMatches).slice(-maxEventRows).reverse().map(eventItem);
+  if (items.length) list.prepend(...items);
+  while (list.children.length > maxEventRows) list.lastChild.remove();
+  $("no-events").hidden = list.children.length > 0;
+  setText($("no-events"), state.events.length ? "No event matches the filter." : "Nothing has happened yet.");
+}
+
+function eventItem(event) {
+  const what = h("span", { class: "what" });
+  const device = event.device && (/^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/.test(event.device) ? addressButton(event.device) : h("span", { class: "mono" }, event.device));
+  const words = [event.action && h("b", {}, event.action), device, !device && event.path && h("span", { class: "mono" }, event.path),
+    event.resource && h("span", { class: "mono" }, event.resource)];
+  let led = event.text;
+  let text = "";
+  switch (event.kind) {
+    case "list":
+      text = event.text;
+      led = event.seconds ? `sent ${duration(event.seconds)} after the event` : "";
+      break;
+    case "uevent":
+    case "inotify":
+      break;
+    default:
+      text = event.text;
+      led = "";
+  }
+  for (const word of [...words, text]) if (word) what.append(what.hasChildNodes() ? " " : "", word);
+  if (event.devices?.length) {
+    const shown = event.devices.slice(0, 4);
+    for (const id of shown) what.append(" ", state.vfs.has(id) ? addressButton(id) : h("span", { class: "mono" }, id));
+    if (event.devices.length > shown.length) what.append(` and ${event.devices.length - shown.length} more`);
+  }
+  return h("li", { "data-kind": event.kind },
+    h("div", { class: "at" }, h("span", { class: "kind" }, kindName(event.kind)), timeElement(event.time, exactTime)),
+    h("div", {}, what, led ? h("span", { class: "led" }, led) : null, event.err ? h("span", { class: "err" }, event.err) : null));
+}
+
+// Plots
+
+// frameOf prepares an SVG of the size that it has on the page, and returns functions from values to
+// coordinates. ticks are [value, text] of the vertical axis.
+function frameOf(svg, ticks, scale) {
+  const width = Math.max(200, svg.clientWidth || 400);
+  const height = 150;
+  const [left, right, top, bottom] = [46, 8, 8, 20];
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.replaceChildren();
+  const x = (secondsAgo) => width - right - (width - left - right) * (secondsAgo / plotSeconds);
+  const y = (value) => height - bottom - (height - top - bottom) * scale(value);
+  for (const [value, text] of ticks) {
+    svg.append(s("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
+    svg.append(s("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, text));
+  }
+  for (const minutes of [10, 5, 0]) {
+    const anchor = minutes === 0 ? "end" : minutes === 10 ? "start" : "middle";
+    svg.append(s("text", { x: x(minutes * 60), y: height - 5, "text-anchor": anchor }, minutes ? `−${minutes} min` : "now"));
+  }
+  return { x, y, left, right: width - right };
+}
+
+const secondsAgo = (at) => (serverNow() - at) / 1000;
+
+function latencyPoints() {
+  return state.events.filter((event) => event.kind === "list" && event.seconds > 0)
+    .map((event) => ({ ago: secondsAgo(Date.parse(event.time)), seconds: event.seconds }))
+    .filter((point) => point.ago <= plotSeconds);
+}
+
+function renderLatency() {
+  const points = latencyPoints();
+  const values = points.map((point) => point.seconds).sort((a, b) => a - b);
+  const low = Math.floor(Math.log10(Math.min(1e-4, values[0] ?? 1)));
+  const high = Math.ceil(Math.log10(Math.max(1e-2, values.at(-1) ?? 0)));
+  const ticks = [];
+  for (let decade = low; decade <= high; decade++) ticks.push([10 ** decade, duration(10 ** decade).replace(".0", "")]);
+  const { x, y, left, right } = frameOf($("latency"), ticks, (seconds) => (Math.log10(seconds) - low) / (high - low));
+  for (const point of points) $("latency").append(s("circle", { class: "dot", cx: x(Math.max(0, point.ago)), cy: y(point.seconds), r: 2.75 }));
+  if (!values.length) {
+    setText($("latency-caption"), "No event has led to a list in this time.");
+    return;
+  }
+  const median = values[Math.floor(values.length / 2)];
+  $("latency").append(s("line", { class: "median", x1: left, x2: right, y1: y(median), y2: y(median) }));
+  setText($("latency-caption"), `From an event to the end of the send to the kubelet: ${count(values.length, "list")}, median ${duration(median)}, longest ${duration(values.at(-1))}.`);
+}
+
+// Slice types, in the order of Documentation/ABI/testing/debugfs-driver-qat_telemetry.
+const sliceNames = {
+  cpr: "Compression", xlt: "Translator", dcpr: "Decompression", pke: "Public key", ucs: "Unified crypto",
+  wat: "Wireless authentication", wcp: "Wireless cipher", cph: "Cipher", ath: "Authentication",
+};
+const dashes = ["", "6 3", "2 3", "8 3 2 3", "12 3", "4 2", "1 4", "10 2 1 2 1 2", "5 5"];
+
+function renderUtilization() {
+  const newest = utilization.at(-1)?.types ?? {};
+  const types = [...new Set([...Object.keys(sliceNames), ...Object.keys(newest)])].filter((type) => utilization.some((sample) => type in sample.types));
+  const { x, y } = frameOf($("utilization"), [[0, "0%"], [50, "50%"], [100, "100%"]], (percent) => Math.min(100, percent) / 100);
+  types.forEach((type, i) => {
+    const samples = utilization.filter((sample) => type in sample.types && secondsAgo(sample.at) <= plotSeconds);
+    const points = samples.map((sample) => `${x(Math.max(0, secondsAgo(sample.at))).toFixed(1)},${y(sample.types[type]).toFixed(1)}`);
+    $("utilization").append(s("polyline", { class: `line s${i % 9 + 1}`, points: points.join(" "), "stroke-dasharray": dashes[i % 9] }));
+  });
+  reconcile($("utilization-legend"), types.map((type, i) => ({ type, i })), ({ type, i }) => `${type} ${i}`,
+    ({ type, i }) => {
+      const swatch = s("svg", { viewBox: "0 0 22 8", "aria-hidden": "true" });
+      swatch.append(s("line", { class: `s${i % 9 + 1}`, x1: 0, x2: 22, y1: 4, y2: 4, "stroke-width": 2.5, "stroke-dasharray": dashes[i % 9] }));
+      return h("li", {}, swatch, sliceNames[type] ?? type, h("b"));
+    },
+    (item, { type }) => setText(item.lastChild, type in newest ? `${newest[type].toFixed(0)}%` : "–"));
+  const devices = [...state.telemetry.values()].filter((item) => item.device).length;
+  setText($("utilization-caption"), types.length
+    ? `By slice type, the mean of ${count(devices, "PF")}.`
+    : "No telemetry. The flag -telemetry turns it on, for 4xxx and newer devices with Linux 6.8 or newer.");
+}
+
+// Provisioning, checks, loops and counters
+
+function renderProvisioning() {
+  const provisioning = state.about.provisioning;
+  $("provisioning").hidden = !provisioning;
+  if (!provisioning) return;
+  setText($("provisioning-file"), provisioning.file ?? "");
+  setText($("provisioning-err"), provisioning.err ?? "");
+  $("provisioning-err").hidden = !provisioning.err;
+  const tones = { done: "ok", running: "warn", waiting: "warn", failed: "bad" };
+  reconcile($("provisioning-rows"), provisioning.pfs ?? [], (pf) => pf.address,
+    (pf) => h("tr", { role: "row" }, h("th", { role: "rowheader", scope: "row" }, addressButton(pf.address)),
+      h("td", { role: "cell" }, h("span", { class: "badge" })), h("td", { role: "cell", class: "mono" }), h("td", { role: "cell", class: "broad" })),
+    (row, pf) => {
+      row.cells[1].firstChild.dataset.tone = tones[pf.state] ?? "warn";
+      setText(row.cells[1].firstChild, pf.state);
+      setText(row.cells[2], pf.rule);
+      setText(row.cells[3], pf.reason ?? "");
+    });
+}
+
+function renderHealth() {
+  const { checks, loops } = state.about;
+  reconcile($("checks"), checks ?? [], (check) => check.name,
+    (check) => h("li", {}, h("span", { class: "badge" }, check.name, h("span", { class: "unseen" })), " ", h("span", { class: "why" })),
+    (item, check) => {
+      item.firstChild.dataset.tone = check.err ? "bad" : "ok";
+      setText(item.firstChild.lastChild, check.err ? " fails:" : " passes");
+      setText(item.lastChild, check.err ?? "");
+    });
+  fillFacts($("loops"), (loops ?? []).map((loop) => [`Loop ${loop.name}`, [
+    loop.err || (loop.complete ? "The whole host has been read." : "The host is being read."),
+    loop.uevents ? `Kernel uevents may not arrive: ${loop.uevents}` : "Kernel uevents arrive.",
+    loop.mayMissEvents ? "Events may be missed, so audits run more often." : "",
+    loop.nextAudit ? `The next audit is at ${clockTime(new Date(loop.nextAudit))}.` : "",
+  ].filter(Boolean).join(" "), loop.err ? "bad" : ""]));
+}
+
+function renderCounters() {
+  const counters = state.about.counters ?? {};
+  const sorted = (object) => Object.entries(object ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
+  const list = (object) => sorted(object).map(([name, n]) => `${name} ${integer.format(n)}`).join(", ");
+  const number = (name) => (counters[name] === undefined ? null : integer.format(counters[name]));
+  fillFacts($("counters"), [
+    ...sorted(counters.uevents).map(([action, subsystems]) => [`Uevents “${action}”`, list(subsystems)]),
+    ["Inotify events", number("inotify")],
+    ["Messages rejected", number("rejected")],
+    ["Messages malformed", number("malformed")],
+    ["Buffer overflows", number("overflows")],
+    ["Messages dropped", number("dropped")],
+    ...sorted(counters.loops).map(([name, loop]) => [`Loop ${name}`, list(loop)]),
+    ["Bind attempts", list(counters.binds)],
+  ]);
+}
+
+// What depends on the time is rendered again each second while somebody looks.
+
+setInterval(() => {
+  checkConnection();
+  if (document.visibilityState !== "visible" || !state.about) return;
+  invalidate("about");
+  if (latencyPoints().length || $("latency").querySelector(".dot")) invalidate("latency");
+  if (utilization.length) invalidate("utilization");
+}, 1000);
+
+new ResizeObserver(() => invalidate("latency", "utilization")).observe($("latency"));
+
+connect();
