@@ -33,9 +33,6 @@ const (
 
 	keepAliveInterval = 15 * time.Second
 
-	// snapshotTimeout limits how long an event loop that is stuck delays what else there is.
-	snapshotTimeout = time.Second
-
 	defaultEvents = 200 // with which a client begins
 
 	// maxPending is the size in bytes of the messages that may wait until a client reads. A client
@@ -196,7 +193,8 @@ func (h *hub) join(c *client) (*session, error) {
 	}
 	s := h.session
 	if len(s.clients) == maxClients {
-		return nil, fmt.Errorf("%d clients follow /events, which is the limit: close one, or try again later", maxClients)
+		return nil, fmt.Errorf("%d clients follow /events, which is the limit: close one, or try again later",
+			maxClients)
 	}
 	s.clients = append(s.clients, c)
 	wake(s.joined)
@@ -416,7 +414,7 @@ func (s *session) broadcastTelemetry(ctx context.Context) {
 }
 
 func (s *session) readTelemetry(ctx context.Context) []status.Telemetry {
-	ctx, cancel := context.WithTimeout(ctx, telemetryInterval)
+	ctx, cancel := context.WithTimeout(ctx, telemetryTimeout)
 	defer cancel()
 	return s.hub.source.Telemetry(ctx)
 }

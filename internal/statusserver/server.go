@@ -10,6 +10,7 @@ package statusserver
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +43,15 @@ type Config struct {
 }
 
 const (
+	// A loop that is stuck, or a PF whose counters the kernel does not show, delays an answer for
+	// this long at most.
+	snapshotTimeout  = time.Second
+	telemetryTimeout = 2 * time.Second
+
+	// maxInProgress is the number of requests that may read the status at the same time. Clients of
+	// /events do not count.
+	maxInProgress = 4
+
 	// sendTimeout limits how long a client may take to receive a part of a long answer.
 	sendTimeout = 10 * time.Second
 
@@ -51,16 +61,21 @@ const (
 
 // New returns the handler.
 func New(c Config) http.Handler {
-	s := &server{config: c, events: newHub(c.Source), mux: http.NewServeMux()}
+	s := &server{
+		config:     c,
+		events:     newHub(c.Source),
+		inProgress: make(chan struct{}, maxInProgress),
+		mux:        http.NewServeMux(),
+	}
 	probes := probe.Handler(c.Live, c.Ready)
 	s.handle("/livez", "is the process alive? 200 or 500; ?verbose lists the checks", probes)
 	s.handle("/readyz", "does the kubelet have the current lists? 200 or 500; ?verbose lists the checks", probes)
 	s.handle("/metrics", "metrics for Prometheus", c.Metrics)
-	s.handle("/statusz", "all that the plugin knows, as text or with ?format=json", http.HandlerFunc(s.statusz))
+	s.handle("/statusz", "all that the plugin knows, as text or with ?format=json", s.limited(s.statusz))
 	s.handle("/flagz", "the values of the flags, as text or with ?format=json", http.HandlerFunc(s.flagz))
 	s.handle("/events", "what happens, as server-sent events", unhurried(s.events))
-	s.handle("/telemetry", "the counters of each PF, as JSON", http.HandlerFunc(s.telemetry))
-	s.handle("/debug/recording", "what the recorder holds, as lines of JSON", unhurried(http.HandlerFunc(s.recording)))
+	s.handle("/telemetry", "the counters of each PF, as JSON", s.limited(s.telemetry))
+	s.handle("/debug/recording", "what the recorder holds, as lines of JSON", unhurried(s.limited(s.recording)))
 	if c.Profiling {
 		s.handle("/debug/pprof/", "profiles of the process", unhurried(http.HandlerFunc(pprof.Index)))
 		for name, f := range map[string]http.HandlerFunc{
@@ -76,10 +91,11 @@ func New(c Config) http.Handler {
 
 // server is the handler.
 type server struct {
-	config Config
-	events *hub
-	mux    *http.ServeMux
-	paths  []path // that are served, in the order in which they are listed
+	config     Config
+	events     *hub
+	inProgress chan struct{} // holds a value for each request that reads the status
+	mux        *http.ServeMux
+	paths      []path // that are served, in the order in which they are listed
 }
 
 // A path is a path for people and what they find there.
@@ -107,7 +123,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Security-Policy", contentSecurityPolicy)
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		h.Set("Allow", "GET, HEAD")
-		answer(w, http.StatusMethodNotAllowed, "%s is not allowed: the status can only be read, with GET or HEAD", r.Method)
+		answer(w, http.StatusMethodNotAllowed, "%s is not allowed: the status can only be read, with GET or HEAD",
+			r.Method)
 		return
 	}
 	s.mux.ServeHTTP(w, r)
@@ -128,7 +145,23 @@ func (s *server) notFound(w http.ResponseWriter, r *http.Request) {
 		table.row("  "+p.name, p.what)
 	}
 	table.end()
-	answer(w, http.StatusNotFound, "%s does not exist. These paths do:\n%s", r.URL.Path, strings.TrimSuffix(list.String(), "\n"))
+	answer(w, http.StatusNotFound, "%s does not exist. These paths do:\n%s",
+		r.URL.Path, strings.TrimSuffix(list.String(), "\n"))
+}
+
+// limited refuses a request while maxInProgress others are in progress.
+func (s *server) limited(h http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case s.inProgress <- struct{}{}:
+			defer func() { <-s.inProgress }()
+			h(w, r)
+		default:
+			w.Header().Set("Retry-After", "1")
+			answer(w, http.StatusServiceUnavailable, "%d requests read the status already: try again later",
+				maxInProgress)
+		}
+	})
 }
 
 // unhurried lets a handler take longer than the read timeout of the server, whose end would end the
@@ -187,7 +220,9 @@ func (s *server) statusz(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, "%v", err)
 		return
 	}
-	snapshot := s.config.Source.Snapshot(r.Context())
+	ctx, cancel := context.WithTimeout(r.Context(), snapshotTimeout)
+	defer cancel()
+	snapshot := s.config.Source.Snapshot(ctx)
 	render(w, r, snapshot, func(w io.Writer) { writeText(w, snapshot) })
 }
 
@@ -200,7 +235,9 @@ func (s *server) flagz(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) telemetry(w http.ResponseWriter, r *http.Request) {
-	list := s.config.Source.Telemetry(r.Context())
+	ctx, cancel := context.WithTimeout(r.Context(), telemetryTimeout)
+	defer cancel()
+	list := s.config.Source.Telemetry(ctx)
 	if list == nil {
 		list = []status.Telemetry{} // not null
 	}
@@ -238,7 +275,8 @@ type sender struct {
 // Write implements [io.Writer].
 func (s *sender) Write(p []byte) (int, error) {
 	s.begun = true
-	if err := s.control.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	err := s.control.SetWriteDeadline(time.Now().Add(sendTimeout))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) { // the writers of some tests have none
 		return 0, err
 	}
 	return s.w.Write(p)

@@ -133,7 +133,8 @@ func TestEachPathOnlyReads(t *testing.T) {
 		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "X"} {
 			w := get(h, method, path)
 			if w.Code != 405 || w.Header().Get("Allow") != "GET, HEAD" {
-				t.Errorf("%s %s: status %d, Allow %q; want 405 and GET, HEAD", method, path, w.Code, w.Header().Get("Allow"))
+				t.Errorf("%s %s: status %d, Allow %q; want 405 and GET, HEAD",
+					method, path, w.Code, w.Header().Get("Allow"))
 			}
 		}
 	}
@@ -173,7 +174,9 @@ func TestPageHasItsOwnPolicy(t *testing.T) {
 func TestUnknownPathIsAnsweredWithThoseThatExist(t *testing.T) {
 	c := config(newSource())
 	c.Profiling = false
-	for _, path := range []string{"/status", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline", "/index.html"} {
+	for _, path := range []string{
+		"/status", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline", "/index.html",
+	} {
 		w := get(New(c), "GET", path)
 		if w.Code != 404 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") {
 			t.Errorf("%s: status %d, %s", path, w.Code, w.Header().Get("Content-Type"))
@@ -217,7 +220,8 @@ func TestStatuszIsTextOrJSON(t *testing.T) {
 		}
 	}
 	var got status.Snapshot
-	if err := json.Unmarshal(get(h, "GET", "/statusz?format=json").Body.Bytes(), &got); err != nil || got.Version != "v1.2.3" {
+	err := json.Unmarshal(get(h, "GET", "/statusz?format=json").Body.Bytes(), &got)
+	if err != nil || got.Version != "v1.2.3" {
 		t.Errorf("JSON is not the Snapshot: %v, %v", got, err)
 	}
 	for _, target := range []string{"/statusz?format=xml", "/flagz?format=xml"} {
@@ -274,6 +278,47 @@ func TestRecordingIsADownload(t *testing.T) {
 	if w.Code != 500 || w.Body.String() != "Cannot write the recording: the recorder is off\n" {
 		t.Errorf("without a recorder: %d %q", w.Code, w.Body)
 	}
+}
+
+func TestNumberOfRequestsInProgressIsLimited(t *testing.T) {
+	s := newSource()
+	begun, end := make(chan struct{}), make(chan struct{})
+	s.record = func(io.Writer) error {
+		begun <- struct{}{}
+		<-end
+		return nil
+	}
+	h := New(config(s))
+	var requests sync.WaitGroup
+	for range maxInProgress {
+		requests.Go(func() { get(h, "GET", "/debug/recording") })
+		<-begun
+	}
+	for _, path := range []string{"/statusz", "/telemetry", "/debug/recording"} {
+		if w := get(h, "GET", path); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+			t.Errorf("%s: status %d, want 503: %s", path, w.Code, w.Body)
+		}
+	}
+	for _, path := range []string{"/livez", "/readyz", "/flagz", "/"} {
+		if w := get(h, "GET", path); w.Code != 200 {
+			t.Errorf("%s: status %d, want 200", path, w.Code)
+		}
+	}
+	close(end)
+	requests.Wait()
+	if w := get(h, "GET", "/statusz"); w.Code != 200 {
+		t.Errorf("after the others: status %d", w.Code)
+	}
+}
+
+func TestStuckLoopDelaysStatuszForASecond(t *testing.T) {
+	bubble(t, func(t *testing.T, s *source, h http.Handler) {
+		s.stuck = true
+		start := time.Now()
+		if w := get(h, "GET", "/statusz"); w.Code != 200 || time.Since(start) != snapshotTimeout {
+			t.Errorf("status %d after %v, want 200 after %v", w.Code, time.Since(start), snapshotTimeout)
+		}
+	})
 }
 
 // A client must notice that the end of a recording is missing.

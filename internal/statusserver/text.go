@@ -196,7 +196,8 @@ func (t *text) pfs() {
 			heartbeat = fmt.Sprintf("%s %s, %d good, %d failed",
 				heartbeat, t.ago(f.Heartbeat.LastAt), f.Heartbeat.Good, f.Heartbeat.Failed)
 		}
-		tab.row(f.Address, f.Family, f.Driver, numaNode(f.NUMANode), f.State, f.Services, f.Resource, vfs, f.Health, heartbeat)
+		tab.row(f.Address, f.Family, f.Driver, numaNode(f.NUMANode), f.State, f.Services, f.Resource, vfs,
+			f.Health, heartbeat)
 	}
 	tab.end()
 }
@@ -206,13 +207,9 @@ func (t *text) vfs() {
 		return
 	}
 	tab := t.section("VFS",
-		"ADDRESS", "PF", "FAMILY", "DRIVER", "NUMA", "GROUP", "NODE", "STATE", "RESOURCE", "HOLDER", "REASON")
+		"ADDRESS", "PF", "DRIVER", "NUMA", "NODE", "STATE", "RESOURCE", "HOLDER", "REASON")
 	for _, f := range t.snapshot.VFs {
-		group := ""
-		if f.IOMMUGroup != nil {
-			group = strconv.Itoa(*f.IOMMUGroup)
-		}
-		tab.row(f.Address, f.PF, f.Family, f.Driver, numaNode(f.NUMANode), group, f.Node, f.State, f.Resource, f.Holder, f.Reason)
+		tab.row(f.Address, f.PF, f.Driver, numaNode(f.NUMANode), f.Node, f.State, f.Resource, f.Holder, f.Reason)
 	}
 	tab.end()
 }
@@ -255,7 +252,8 @@ func (t *text) provisioning() {
 
 func (t *text) loops() {
 	s := t.snapshot
-	tab := t.section("EVENT LOOPS", "NAME", "COMPLETE", "MISSES EVENTS", "NEXT AUDIT", "TURNS", "RESYNCS", "AUDITS", "DRIFT")
+	tab := t.section("EVENT LOOPS",
+		"NAME", "COMPLETE", "MISSES EVENTS", "NEXT AUDIT", "TURNS", "RESYNCS", "AUDITS", "DRIFT")
 	for _, l := range s.Loops {
 		c, next := s.Counters.Loops[l.Name], "never"
 		if l.NextAudit != nil {
