@@ -48,9 +48,6 @@ var rooms = map[string]room{
 		ours: []string{"internal/status"},
 		why:  "internal/statusclient asks a running plugin and prints nothing",
 	},
-	"internal/statuspage": {
-		why: "internal/statuspage serves files, and its script reads JSON",
-	},
 	"internal/statusserver": {
 		ours:   []string{"internal/status", "kubeletapi/probe"},
 		theirs: []string{"k8s.io/klog/v2"},
@@ -85,7 +82,7 @@ var rooms = map[string]room{
 		ours: []string{
 			"devtree", "events", "internal/status", "qat/internal/device", "qat/internal/doctor",
 			"qat/internal/dpdk", "qat/internal/hostwatch", "qat/internal/kernelmode", "qat/internal/pci",
-			"qat/internal/policy", "qat/internal/provision", "qat/internal/sysfs",
+			"qat/internal/policy", "qat/internal/provision", "qat/internal/sysfs", "qat/internal/telemetry",
 		},
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
@@ -144,6 +141,12 @@ var rooms = map[string]room{
 	},
 	"qat/internal/readpool": {
 		why: "qat/internal/readpool reads in goroutines of its own, whatever is read, and knows nothing of PCI or QAT",
+	},
+	"qat/internal/telemetry": {
+		ours:   []string{"internal/status", "qat/internal/device", "qat/internal/pci", "qat/internal/sysfs"},
+		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+		why:    "qat/internal/telemetry reads what drivers show of the work of PFs, and shows it to nobody itself",
 	},
 	"qat/internal/dpdk": {
 		ours: []string{

@@ -213,8 +213,8 @@ func (o *op) startTelemetry(pf *function) {
 	}
 	dir := o.h.telemetryDir(pf)
 	o.mkdir(dir)
-	o.create(path.Join(dir, "device_data"), "")
-	o.create(path.Join(dir, "control"), "0")
+	o.replace(path.Join(dir, "device_data"), "")
+	o.replace(path.Join(dir, "control"), "0")
 	o.watchWrites(dir)
 	ras := path.Join(pf.dir(o.h), "qat_ras")
 	o.mkdir(ras)

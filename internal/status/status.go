@@ -262,8 +262,9 @@ var BindResults = []string{"bound", "failed", "reserved", "lost"}
 // Telemetry holds the counters that a PF's driver shows. Each field is empty if the driver or the
 // kernel does not have it, and the device telemetry if it is off.
 type Telemetry struct {
-	Address string    `json:"address"` // of the PF
-	Time    time.Time `json:"time"`    // when it was read
+	Address string    `json:"address"`       // of the PF
+	Time    time.Time `json:"time"`          // when it was read
+	Err     string    `json:"err,omitempty"` // why a part of it could not be read
 
 	// Device is the telemetry of the device (Documentation/ABI/testing/debugfs-driver-qat_telemetry).
 	Device *DeviceTelemetry `json:"device,omitempty"`
@@ -288,7 +289,7 @@ type Telemetry struct {
 type DeviceTelemetry struct {
 	Samples uint64 `json:"samples"` // sample_cnt
 
-	// Utilization is the mean of the slices of each type in percent, by type: "cpr", "pke", "ucs", ...
+	// Utilization is the mean of the slices of each type in percent, by type: see Slice.
 	Utilization map[string]float64 `json:"utilization"`
 	Slices      []Slice            `json:"slices"`
 
@@ -308,7 +309,9 @@ type DeviceTelemetry struct {
 
 // A Slice is a hardware unit of a PF.
 type Slice struct {
-	Type        string  `json:"type"` // "cpr", "xlt", "dcpr", "pke", "ucs", "wat", "wcp", "cph" or "ath"
+	// Type is "cpr", "xlt", "dcpr", "pke", "wat", "wcp", "ucs", "cph" or "ath"; of 6xxx, "cnv",
+	// "dcprz", "pke", "wat", "wcp", "ucs" or "ath".
+	Type        string  `json:"type"`
 	Index       int     `json:"index"`
 	Utilization float64 `json:"utilization"` // percent
 	Executions  uint64  `json:"executions"`  // exec_<type><index>
