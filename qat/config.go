@@ -45,6 +45,7 @@ type Config struct {
 	NoBind           bool          // bind no VFs
 	Steal            bool          // also bind VFs that another driver holds, or that driver_override reserves
 	HealthInterval   time.Duration // time between heartbeats of a PF, at least [MinHealthInterval]; 5s. Negative: never
+	Telemetry        bool          // keep the telemetry of PFs on while Watch runs
 
 	// Of ModeDPDK: what PFs are to be.
 	ProvisioningDir   string // directory of the rules that PFs are provisioned by; none: PFs are left alone

@@ -18,6 +18,7 @@ import (
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/policy"
 	"qatplugin/qat/internal/sysfs"
+	"qatplugin/qat/internal/telemetry"
 )
 
 // A Plugin reports the QAT devices of a host. All its methods but Watch may be
@@ -28,6 +29,8 @@ type Plugin struct {
 	reader     *device.Reader
 	allocator  *dpdk.Allocator
 	preference *policy.Preference
+	telemetry  *telemetry.Reader
+	collection *telemetry.Switch // keeps the telemetry of PFs on; nil: it is left alone
 	loop       *hostwatch.Loop
 
 	provisioning *hostwatch.Loop // nil: no PF is provisioned
@@ -52,6 +55,7 @@ func New(config Config) (*Plugin, error) {
 		reader:     reader,
 		allocator:  dpdk.NewAllocator(reader, config.DPDKDriver),
 		preference: policy.NewPreference(policy.Policy(config.AllocationPolicy)),
+		telemetry:  telemetry.NewReader(config.SysfsRoot),
 		loop: hostwatch.New(hostwatch.Config{
 			Sysfs:         config.SysfsRoot,
 			Writer:        writer,
@@ -65,6 +69,9 @@ func New(config Config) (*Plugin, error) {
 	if config.Mode == ModeDPDK && config.ProvisioningDir != "" {
 		p.provisioning = p.newProvisioningLoop()
 	}
+	if config.Mode == ModeDPDK && config.Telemetry {
+		p.collection = telemetry.NewSwitch(config.SysfsRoot, writer)
+	}
 	return p, nil
 }
 
@@ -73,6 +80,9 @@ func New(config Config) (*Plugin, error) {
 // The error is always nil. When Watch returns, everything
 // that it started has ended, apart from a read or write of sysfs that the kernel blocks.
 func (p *Plugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
+	if p.collection != nil {
+		defer p.collection.Close()
+	}
 	switch {
 	case p.config.Mode == ModeKernel:
 		hostwatch.Run(ctx, p.loop, p.newKernelMode, publish)
@@ -102,7 +112,16 @@ func (p *Plugin) newDPDKMode(ctx context.Context, host hostwatch.Host[dpdk.Key])
 		HealthInterval: p.config.HealthInterval,
 		Policy:         policy.Policy(p.config.AllocationPolicy),
 		Preference:     p.preference,
+		PFRead:         p.pfRead(),
 	}, host)
+}
+
+// pfRead returns what mode dpdk must call when it has read a PF; nil: nothing.
+func (p *Plugin) pfRead() func(pf pci.Address, debugfs string) {
+	if p.collection == nil {
+		return nil
+	}
+	return p.collection.Notify
 }
 
 // inUseTimeout is how long the first list waits for the kubelet at most.

@@ -41,7 +41,7 @@ func modeOf(flag string) string {
 	case "adf-ctl", "etc-root":
 		return qat.ModeKernel
 	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "allocation-policy",
-		"max-num-devices", "health-interval", "use-cdi", "cdi-dir", "provisioning-dir", "provisioning-force",
+		"max-num-devices", "health-interval", "telemetry", "use-cdi", "cdi-dir", "provisioning-dir", "provisioning-force",
 		"pod-resources-socket":
 		return qat.ModeDPDK
 	}
@@ -97,6 +97,8 @@ func newFlagSet(o *options) *flag.FlagSet {
 	flags.Var(&count{&o.qat.MaxNumDevices}, "max-num-devices", "list at most this `number` of VFs; 0 means no limit")
 	flags.Var(&interval{&o.qat.HealthInterval, qat.MinHealthInterval}, "health-interval",
 		"`time` between two heartbeats of a PF, at least 1s; 0 disables them")
+	flags.BoolVar(&o.qat.Telemetry, "telemetry", false,
+		"keep the telemetry of PFs on: utilization, bandwidth and latency, which the device measures each second")
 	flags.Var(&optionalDirectory{&o.qat.ProvisioningDir}, "provisioning-dir",
 		"`directory` of qat.yaml or qat.conf, the rules by which PFs get their services and VFs; "+
 			"empty leaves PFs alone")

@@ -37,6 +37,10 @@ type Config struct {
 	HealthInterval time.Duration // time between heartbeats; not positive: never
 	Policy         policy.Policy
 	Preference     *policy.Preference // kept up to date with the lists
+
+	// PFRead is called whenever a PF was read, with its driver's directory in debugfs. It must not
+	// block. nil: nothing is called.
+	PFRead func(pf pci.Address, debugfs string)
 }
 
 // controller lists and binds the VFs of one host.
@@ -104,6 +108,7 @@ func newController(
 			allocator:  cfg.Allocator,
 			health:     monitor,
 			watches:    host.Watches,
+			pfRead:     cfg.PFRead,
 			pool:       readpool.New(read, func() { host.Mark(Key{kind: keyLateRead}, time.Now()) }),
 			known:      map[pci.Address]*function{},
 			unreadable: map[pci.Address]string{},

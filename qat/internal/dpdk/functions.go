@@ -60,6 +60,7 @@ type functions struct {
 	allocator *Allocator
 	health    *health.Monitor
 	watches   *hostwatch.Watches
+	pfRead    func(pf pci.Address, debugfs string) // see [Config.PFRead]
 
 	known      map[pci.Address]*function
 	unreadable map[pci.Address]string      // functions that exist but were never read → why not
@@ -231,6 +232,9 @@ func (r *refreshing) updateRead(a pci.Address, result readResult) {
 	delete(r.expired, a)
 	if result.isPF() {
 		r.monitorHealth(result.facts)
+		if r.pfRead != nil {
+			r.pfRead(a, result.facts.Debugfs)
+		}
 	}
 	r.update(a, result)
 }
