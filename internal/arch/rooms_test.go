@@ -150,9 +150,9 @@ var rooms = map[string]room{
 	},
 	"qat/internal/dpdk": {
 		ours: []string{
-			"devtree", "events", "qat/internal/bind", "qat/internal/device", "qat/internal/health",
-			"qat/internal/hostwatch", "qat/internal/pci", "qat/internal/policy", "qat/internal/readpool",
-			"qat/internal/sysfs",
+			"devtree", "events", "internal/status", "qat/internal/bind", "qat/internal/device",
+			"qat/internal/health", "qat/internal/hostwatch", "qat/internal/pci", "qat/internal/policy",
+			"qat/internal/readpool", "qat/internal/sysfs",
 		},
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
@@ -160,15 +160,18 @@ var rooms = map[string]room{
 	},
 	"qat/internal/provision": {
 		ours: []string{
-			"devtree", "events", "qat/internal/device", "qat/internal/hostwatch", "qat/internal/pci",
-			"qat/internal/provision/config", "qat/internal/readpool", "qat/internal/sysfs",
+			"devtree", "events", "internal/status", "qat/internal/device", "qat/internal/hostwatch",
+			"qat/internal/pci", "qat/internal/provision/config", "qat/internal/readpool", "qat/internal/sysfs",
 		},
 		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/provision configures PFs and knows nothing of mode dpdk or the kubelet's API",
 	},
 	"qat/internal/kernelmode": {
-		ours:   []string{"devtree", "events", "qat/internal/hostwatch", "qat/internal/pci", "qat/internal/sysfs"},
+		ours: []string{
+			"devtree", "events", "internal/status", "qat/internal/hostwatch", "qat/internal/pci",
+			"qat/internal/sysfs",
+		},
 		theirs: []string{"golang.org/x/sys/unix", "gopkg.in/ini.v1", "k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/kernelmode is mode kernel and knows nothing of mode dpdk or the kubelet's API",

@@ -88,6 +88,19 @@ type Binder struct {
 	queue    queue
 	next     time.Time // the earliest due of all attempts; zero: never
 	changed  bool      // an attempt may have changed since next was determined
+	results  results
+}
+
+// results count how attempts ended.
+type results struct{ bound, failed, reserved, lost uint64 }
+
+// Results returns how often a VF was bound, could not be bound, was reserved by driver_override,
+// and was lost soon after it was bound. The keys are "bound", "failed", "reserved" and "lost".
+func (b *Binder) Results() map[string]uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := &b.results
+	return map[string]uint64{"bound": r.bound, "failed": r.failed, "reserved": r.reserved, "lost": r.lost}
 }
 
 // lock locks b.mu for a change of an attempt.
@@ -180,13 +193,15 @@ func (b *Binder) Bound(a pci.Address, now time.Time) {
 	defer b.mu.Unlock()
 	if t := b.attempts[a]; t != nil && t.phase != phaseBound {
 		b.changed = true
-		t.bound(now)
+		b.bound(t, now)
 	}
 }
 
-func (t *attempt) bound(now time.Time) {
+// bound records that an attempt has succeeded. The caller holds b.mu.
+func (b *Binder) bound(t *attempt, now time.Time) {
 	if t.boundAt.IsZero() {
 		t.boundAt = now
+		b.results.bound++
 	}
 	if t.phase != phaseWriting { // the end of the step notices boundAt
 		t.phase = phaseBound
@@ -200,6 +215,7 @@ func (b *Binder) lose(t *attempt, vf VF, now time.Time) {
 		t.phase, t.failures = phaseNew, 0
 		return
 	}
+	b.results.lost++
 	t.fail(lossError(vf.Driver), now)
 	t.lost = true
 	args := []any{"device", vf.Address, "driver", b.cfg.Driver, "lostTo", vf.Driver, "boundFor", lasted,
@@ -231,7 +247,7 @@ func (b *Binder) AwaitNode(a pci.Address, now time.Time) {
 	}
 	t.next = t.probedAt.Add(driverTimeout) // there is nothing left to ask the kernel for
 	if !now.Before(t.next) {
-		t.bound(now)
+		b.bound(t, now)
 	}
 }
 
@@ -446,6 +462,11 @@ func (b *Binder) finish(j *job, err error, now time.Time) bool {
 // fail records that a try failed. The caller holds b.mu.
 func (b *Binder) fail(t *attempt, err error, now time.Time) {
 	t.fail(err, now)
+	if t.isReserved(nil) {
+		b.results.reserved++
+	} else {
+		b.results.failed++
+	}
 	args := []any{"device", t.vf.Address, "driver", b.cfg.Driver, "failures", t.failures}
 	message := "Cannot bind a VF, retrying"
 	if t.givenBack {

@@ -126,6 +126,20 @@ func (r *Reader) parameter(name string) string {
 	return value
 }
 
+// TotalVFs returns the number of VFs that a PF can have, or 0 if that cannot be read. The kernel
+// does not lock the device for it (drivers/pci/iov.c, sriov_totalvfs_show).
+func (r *Reader) TotalVFs(pf pci.Address) int {
+	text, err := sysfs.ReadFile(filepath.Join(r.entry(pf), "sriov_totalvfs"))
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
 // GroupMembers returns the PCI functions of an IOMMU group in ascending order. Like
 // [Reader.Exists], it does not wait for a device.
 func (r *Reader) GroupMembers(group int) ([]pci.Address, error) {

@@ -53,6 +53,7 @@ type controller struct {
 	binder     *bind.Binder
 	preference *policy.Preference
 	rules      rules
+	totals     totalVFs
 
 	// Of the loop's goroutine:
 	functions  *functions
@@ -101,6 +102,7 @@ func newController(
 			Wake:   wake,
 		}),
 		preference: cfg.Preference,
+		totals:     totalVFs{pfs: map[pci.Address]totalOfPF{}},
 		rules:      rules{driver: cfg.Driver, served: cfg.ServedDrivers, bind: !cfg.NoBind, steal: cfg.Steal},
 		functions: &functions{
 			reader:     cfg.Reader,

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"qatplugin/devtree"
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/pci"
 )
@@ -183,6 +184,10 @@ func TestDecide(t *testing.T) {
 			got := decide(&tt.facts, &r)
 			if (got.device != nil) != (got.action == actionList) {
 				t.Errorf("device %v with action %v", got.device, got.action)
+			}
+			if got.action == actionSkip && got.reason != "" && tt.facts.vf != nil &&
+				skipClass(tt.facts.vf, got.reason, tt.facts.withdrawn) == status.ClassOther {
+				t.Errorf("%q has no class", got.reason)
 			}
 			got.device = nil
 			if !reflect.DeepEqual(got, tt.want) {

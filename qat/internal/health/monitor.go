@@ -208,6 +208,16 @@ func (m *Monitor) Reason(a pci.Address) string {
 	return p.reason()
 }
 
+// Heartbeats returns the counts of a PF, or the zero value if the PF is not monitored.
+func (m *Monitor) Heartbeats(pf pci.Address) Heartbeats {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.pfs[pf]; p != nil {
+		return p.heartbeats
+	}
+	return Heartbeats{}
+}
+
 // schedule sets the timer to the next time at which run has something to do.
 func (m *Monitor) schedule(now time.Time) {
 	switch {

@@ -35,6 +35,30 @@ type pfHealth struct {
 	// started. It is -1 before that poll.
 	fatalBase int64
 	newFatal  int64 // fatal errors since then
+
+	heartbeats Heartbeats
+}
+
+// Heartbeats count the heartbeat checks of a PF since it is known.
+type Heartbeats struct {
+	Last         string    // result of the last check: "good", "failed" or "unknown"; "" if there was none
+	At           time.Time // when the last check ended; zero if there was none
+	Good, Failed uint64
+}
+
+// count counts a check. It also counts a doubtful check as failed.
+func (h *Heartbeats) count(result heartbeat, now time.Time) {
+	h.At = now
+	switch result {
+	case heartbeatGood:
+		h.Last = "good"
+		h.Good++
+	case heartbeatDoubtful, heartbeatFailed:
+		h.Last = "failed"
+		h.Failed++
+	default:
+		h.Last = "unknown"
+	}
 }
 
 // restart forgets the failures of a PF, because it was down.
@@ -85,6 +109,7 @@ func (p *pfHealth) updateFatal(fatal int64) {
 }
 
 func (p *pfHealth) updateHeartbeat(h heartbeat, now time.Time) {
+	p.heartbeats.count(h, now)
 	switch h {
 	case heartbeatDoubtful, heartbeatFailed:
 		p.bad, p.good = p.bad+1, 0

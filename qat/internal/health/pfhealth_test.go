@@ -50,6 +50,35 @@ func TestTwoFailedHeartbeatsInARowMakeAPFUnhealthy(t *testing.T) {
 	})
 }
 
+func TestHeartbeatsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pf := newTestPF(t, pfAddress)
+		m := newTestMonitor(t, pf)
+		if got := m.Heartbeats(pf.Address); got != (Heartbeats{}) {
+			t.Errorf("before the first poll: %+v", got)
+		}
+		for i, step := range []struct {
+			status string
+			want   Heartbeats
+		}{
+			{"0", Heartbeats{Last: "good", Good: 1}},
+			{"-1", Heartbeats{Last: "failed", Good: 1, Failed: 1}},
+			{"unknown", Heartbeats{Last: "unknown", Good: 1, Failed: 1}},
+			{"0", Heartbeats{Last: "good", Good: 2, Failed: 1}},
+		} {
+			pf.heartbeat(step.status)
+			m.poll()
+			step.want.At = time.Now()
+			if got := m.Heartbeats(pf.Address); got != step.want {
+				t.Errorf("poll %d: %+v, want %+v", i, got, step.want)
+			}
+		}
+		if got := m.Heartbeats(pci.Address{Bus: 0x70}); got != (Heartbeats{}) {
+			t.Errorf("a PF that is not monitored: %+v", got)
+		}
+	})
+}
+
 func TestHeartbeatOfOnePFDoesNotAffectAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pf, other := newTestPF(t, pfAddress), newTestPF(t, pci.Address{Bus: 0x70})

@@ -20,6 +20,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/events"
+	"qatplugin/internal/status"
 )
 
 // fakeMode is a mode whose keys are the last components of paths. It records what it is asked.
@@ -89,6 +90,15 @@ func (m *fakeMode) Reconcile(now time.Time, b *Batch[string]) State {
 }
 
 func (m *fakeMode) Outcome(key string) string { return "handled " + key }
+
+func (m *fakeMode) Snapshot() func(*status.Snapshot, map[string]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	calls := len(m.calls)
+	return func(s *status.Snapshot, skipped map[string]string) {
+		s.Mode = fmt.Sprintf("%d calls, %d skipped", calls, len(skipped))
+	}
+}
 
 func (m *fakeMode) Close() {
 	m.closed = true

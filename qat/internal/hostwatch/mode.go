@@ -8,6 +8,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/events"
+	"qatplugin/internal/status"
 )
 
 // A Mode decides what the host's events mean and what follows from them. K identifies what an
@@ -23,6 +24,11 @@ type Mode[K comparable] interface {
 
 	// Outcome says, for the log, what became of a key.
 	Outcome(key K) string
+
+	// Snapshot copies what the mode knows, as far as it may change, and returns a function that
+	// adds it to a status.Snapshot. That function is called in other goroutines, perhaps more than
+	// once, with a copy of State.Skipped. Snapshot delays events, so it must be fast.
+	Snapshot() func(s *status.Snapshot, skipped map[string]string)
 
 	// Close waits for the goroutines of the mode, after the context that it was made with ended.
 	// It may leave behind a goroutine that the kernel blocks; see AwaitClosed.

@@ -22,11 +22,14 @@ type inspections struct {
 }
 
 // A view is a copy of what a loop knew at one time. It does not change.
-type view struct{ loop status.Loop }
+type view struct {
+	loop  status.Loop
+	addTo func(s *status.Snapshot, skipped map[string]string) // see [Mode]; nil: the loop has not run
+}
 
-// AddStatus adds the state of the loop to s. It waits until the loop is idle and has copied its
-// state. If that does not happen before ctx ends, the state is the one that the loop copied last,
-// and has an Err.
+// AddStatus adds the state of the loop and of its mode to s. It waits until the loop is idle and has
+// copied its state. If that does not happen before ctx ends, the state is the one that the loop
+// copied last, and has an Err.
 func (l *Loop) AddStatus(ctx context.Context, s *status.Snapshot) {
 	v, err := l.inspect(ctx)
 	loop := v.loop
@@ -35,6 +38,9 @@ func (l *Loop) AddStatus(ctx context.Context, s *status.Snapshot) {
 		loop.Err = err.Error()
 	}
 	s.Loops = append(s.Loops, loop)
+	if v.addTo != nil {
+		v.addTo(s, loop.Skipped)
+	}
 }
 
 // inspect returns the state of the loop, or an error and the state that it copied last.
@@ -68,7 +74,7 @@ func (s *session[K]) view() *view {
 		Complete:      s.state.Complete,
 		MayMissEvents: s.mayMissEvents(),
 		Skipped:       maps.Clone(s.state.Skipped),
-	}}
+	}, addTo: s.mode.Snapshot()}
 	if err := s.loop.CheckKernelHeard(context.Background()); err != nil {
 		v.loop.Uevents = err.Error()
 	}

@@ -17,6 +17,7 @@ import (
 
 	"qatplugin/events"
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/hostwatch"
 )
 
@@ -537,6 +538,25 @@ func TestOutcome(t *testing.T) {
 			if got := r.mode.Outcome(key); got != want {
 				t.Errorf("the outcome of %v is %q, want %q", key, got, want)
 			}
+		}
+	})
+}
+
+func TestSnapshotDescribesDevicesAndUnits(t *testing.T) {
+	inBubble(t, 0, nil, func(t *testing.T, r *testRun, _ *testDevice) {
+		r.expectUnits("SSL_dev0_0")
+		r.stop()
+		var got status.Snapshot
+		r.mode.Snapshot()(&got, map[string]string{"c6xx_dev0": "it is broken"})
+		want := status.Snapshot{
+			Processes: []status.Process{{ID: "SSL_dev0_0", Resource: "cy1_dc0", Health: status.Healthy}},
+			PFs: []status.PF{{
+				Address: addressA, Family: "c6xx", Driver: "c6xx", NUMANode: 0, State: "up", Health: status.Healthy,
+				Reason: "it is broken",
+			}},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("snapshot (-want +got):\n%s", diff)
 		}
 	})
 }

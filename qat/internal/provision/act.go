@@ -27,6 +27,7 @@ func (m *mode) reconcile(a pci.Address, pf *pf, now time.Time) string {
 
 // act is reconcile for a PF that has no job and whose rule is known.
 func (m *mode) act(a pci.Address, pf *pf, now time.Time) string {
+	pf.waits = false
 	switch {
 	case pf.desired == nil:
 		m.offer(a, pf)
@@ -40,8 +41,12 @@ func (m *mode) act(a pci.Address, pf *pf, now time.Time) string {
 	p := newPlan(in, &m.rules)
 	if p.wait != "" || len(p.writes) == 0 {
 		pf.restore = pf.restore && p.wait != ""
+		pf.waits = p.wait != ""
 		pf.removal = removal{}
 		pf.attempts.reached()
+		if m.cfg.Writer.DryRun() {
+			pf.logged = ""
+		}
 		m.offer(a, pf)
 		return cmp.Or(p.wait, p.unmet)
 	}

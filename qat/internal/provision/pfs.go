@@ -38,6 +38,7 @@ type pf struct {
 
 	job       *job   // nil: nothing is done about it now
 	reason    string // why it was not as its rule wants before the job; "" if it was, or if there was none
+	waits     bool   // reason is what it waits for, before a plan can be made
 	attempts  attempts
 	removal   removal // of its VFs
 	withdrawn string  // the reason with which it is withdrawn; "": it is not
