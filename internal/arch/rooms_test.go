@@ -41,6 +41,13 @@ var rooms = map[string]room{
 		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
 		why:    "internal/logpipe passes lines on and does not know what is logged",
 	},
+	"internal/metrics": {
+		ours: []string{"devtree", "internal/status", "kubeletapi"},
+		theirs: []string{
+			"github.com/prometheus/client_golang/prometheus", "google.golang.org/grpc/status", "k8s.io/klog/v2",
+		},
+		why: "internal/metrics renders what the plugin knows as metrics and reads nothing of the host",
+	},
 	"internal/status": {
 		why: "internal/status describes what the plugin knows and knows nothing of where that comes from",
 	},
