@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -31,8 +32,12 @@ type options struct {
 	useCDI             bool
 	cdiDir             string
 	healthAddress      string
+	httpAddress        string
+	statusSocket       string
+	profiling          bool
 	version            bool
-	unused             []string // flags that were set and have no effect in this mode
+	unused             []string          // flags that were set and have no effect in this mode
+	values             map[string]string // of all flags by name, as text
 }
 
 // modeOf returns the mode that a flag belongs to; "" if it applies to both.
@@ -66,6 +71,7 @@ func defaultOptions() *options {
 		kubeletDir:         strings.TrimSuffix(pluginapi.DevicePluginPath, "/"),
 		podResourcesSocket: podresources.DefaultSocket,
 		cdiDir:             "/var/run/cdi",
+		statusSocket:       "/run/qat_plugin/status.sock",
 	}
 }
 
@@ -125,6 +131,13 @@ func newFlagSet(o *options) *flag.FlagSet {
 		"`time` between two full reads of the host that check that no event was missed, at least 1s; 0 disables them")
 	flags.Var((*probe.Address)(&o.healthAddress), "health-address",
 		"`address` HOST:PORT at which /livez and /readyz are served, such as :8081; empty disables them")
+	flags.Var((*probe.Address)(&o.httpAddress), "http-address",
+		"`address` HOST:PORT at which the status page, metrics and events are served, such as :8080; "+
+			"empty disables them")
+	flags.Var(&optionalPath{&o.statusSocket}, "status-socket",
+		"`socket` at which qatctl finds the status, if the directory exists; empty disables it")
+	flags.BoolVar(&o.profiling, "profiling", false,
+		"also serve /debug/pprof/ at -http-address and -status-socket")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	klog.InitFlags(flags)
 	return flags
@@ -147,6 +160,12 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	case flags.NArg() > 0:
 		return nil, unexpected(flags, args)
 	}
+	if sameAddress(o.healthAddress, o.httpAddress) {
+		return nil, fmt.Errorf("-http-address: invalid value %q: must differ from -health-address; "+
+			"without -health-address, /livez and /readyz are also served at -http-address", o.httpAddress)
+	}
+	o.values = map[string]string{}
+	flags.VisitAll(func(f *flag.Flag) { o.values[f.Name] = f.Value.String() })
 	flags.Visit(func(f *flag.Flag) {
 		if mode := modeOf(f.Name); mode != "" && mode != o.qat.Mode {
 			o.unused = append(o.unused, f.Name)
@@ -159,6 +178,17 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 		}
 	}
 	return o, nil
+}
+
+// sameAddress reports whether two servers cannot listen at both addresses.
+func sameAddress(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA == "0" { // one is empty, or any free port
+		return false
+	}
+	any := func(host string) bool { return host == "" || net.ParseIP(host).IsUnspecified() }
+	return portA == portB && (hostA == hostB || any(hostA) || any(hostB))
 }
 
 // explain turns an error of package flag, which has the form

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"net/http"
 
 	"qatplugin/kubeletapi/probe"
 )
@@ -16,14 +15,14 @@ type checker interface {
 	CheckKernelHeard(ctx context.Context) error
 }
 
-// healthHandler serves /livez (should the process keep running?) and /readyz (does the kubelet
-// know the truth?).
-func healthHandler(c checker, registered func(context.Context) error) http.Handler {
+// healthChecks returns the checks of /livez (should the process keep running?) and of /readyz (does
+// the kubelet know the truth?).
+func healthChecks(c checker, registered func(context.Context) error) (live, ready []probe.Check) {
 	eventLoop := probe.Check{Name: "event-loop", Run: c.CheckEventLoop}
-	return probe.Handler([]probe.Check{eventLoop}, []probe.Check{
+	return []probe.Check{eventLoop}, []probe.Check{
 		eventLoop,
 		{Name: "first-look", Run: c.CheckFirstLook},
 		{Name: "kernel-heard", Run: c.CheckKernelHeard},
 		{Name: "registered", Run: registered},
-	})
+	}
 }

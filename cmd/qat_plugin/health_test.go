@@ -18,6 +18,7 @@ import (
 
 	"qatplugin/internal/lookalike"
 	"qatplugin/kubeletapi/kubelettest"
+	"qatplugin/kubeletapi/probe"
 	"qatplugin/qat"
 )
 
@@ -77,13 +78,13 @@ func TestHealthEndpoints(t *testing.T) {
 		"another path": {fakeChecker{}, passes, "/metrics", 404, "404 page not found\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := answer(healthHandler(tt.checker, tt.registered), "GET", tt.path)
+			w := answer(probe.Handler(healthChecks(tt.checker, tt.registered)), "GET", tt.path)
 			if diff := cmp.Diff([]any{tt.status, tt.body}, []any{w.Code, w.Body.String()}); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
 			}
 		})
 	}
-	w := answer(healthHandler(fakeChecker{}, passes), "GET", "/livez")
+	w := answer(probe.Handler(healthChecks(fakeChecker{}, passes)), "GET", "/livez")
 	for name, want := range map[string]string{
 		"Cache-Control":          "no-store",
 		"Content-Type":           "text/plain; charset=utf-8",
@@ -93,7 +94,7 @@ func TestHealthEndpoints(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
-	if w := answer(healthHandler(fakeChecker{}, passes), "POST", "/livez"); w.Code != http.StatusMethodNotAllowed {
+	if w := answer(probe.Handler(healthChecks(fakeChecker{}, passes)), "POST", "/livez"); w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("POST: status %d, want 405", w.Code)
 	}
 }
@@ -101,7 +102,7 @@ func TestHealthEndpoints(t *testing.T) {
 func TestCheckOfAStuckEventLoopTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := time.Now()
-		w := answer(healthHandler(fakeChecker{stuck: true}, passes), "GET", "/livez")
+		w := answer(probe.Handler(healthChecks(fakeChecker{stuck: true}, passes)), "GET", "/livez")
 		const want = 3 * time.Second // shorter than the timeout of the probes in deployments/
 		if w.Code != 500 || time.Since(asked) != want {
 			t.Errorf("status %d after %v, want 500 after %v", w.Code, time.Since(asked), want)

@@ -21,11 +21,13 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"k8s.io/klog/v2"
 
 	"qatplugin/events"
 	"qatplugin/internal/logpipe"
+	"qatplugin/internal/status"
 	"qatplugin/kubeletapi"
 	"qatplugin/kubeletapi/podresources"
 	"qatplugin/kubeletapi/probe"
@@ -75,12 +77,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "qat_plugin", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
 		return 0
 	}
+	started := time.Now()
 	o.qat.NodeName = os.Getenv("NODE_NAME")
 	if o.podResourcesSocket != "" {
 		o.qat.Holders = podresources.New(o.podResourcesSocket, namespace, podName(os.Getenv)).Holders
 	}
 	o.qat.Sources = []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
 	o.qat.OpenWatcher = func() (qat.Watcher, error) { return events.NewWatcher() }
+	if o.servesStatus() {
+		o.qat.Journal = status.NewJournal(journalLimit)
+	}
 	plugin, err := qat.New(o.qat)
 	if err != nil {
 		fmt.Fprintln(stderr, "qat_plugin:", err)
@@ -94,7 +100,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if o.qat.ProvisioningForce && o.qat.ProvisioningDir == "" {
 		klog.InfoS("-provisioning-force has no effect without -provisioning-dir")
 	}
-	return serve(ctx, o, plugin)
+	if o.statusSocket != "" && !o.servesStatusSocket() {
+		klog.V(1).InfoS("Not serving the status socket, because its directory does not exist", "socket", o.statusSocket)
+	}
+	return serve(ctx, o, plugin, started)
 }
 
 // podName returns the name of the pod that the process runs in, as "namespace/pod", or "". The
@@ -108,20 +117,31 @@ func podName(getenv func(string) string) string {
 }
 
 // serve runs the plugin until ctx ends. It returns the exit status.
-func serve(ctx context.Context, o *options, plugin *qat.Plugin) int {
+func serve(ctx context.Context, o *options, plugin *qat.Plugin, started time.Time) int {
 	options := []kubeletapi.Option{kubeletapi.WithKubeletDir(o.kubeletDir)}
 	if o.useCDI && o.qat.Mode == qat.ModeDPDK {
 		options = append(options, kubeletapi.WithCDI(o.cdiDir, cdiClass))
 	}
 	manager := kubeletapi.NewManager(namespace, memoryReleaser{plugin, newRelease()}, options...)
+	live, ready := healthChecks(plugin, manager.CheckRegistered)
+	serving, cancel := context.WithCancel(ctx)
+	var servers sync.WaitGroup
+	defer servers.Wait()
+	defer cancel()
 	if o.healthAddress != "" {
-		ctx, cancel := context.WithCancel(ctx)
-		var health sync.WaitGroup
-		health.Go(func() {
-			probe.Serve(ctx, o.healthAddress, healthHandler(plugin, manager.CheckRegistered))
-		})
-		defer health.Wait()
-		defer cancel()
+		servers.Go(func() { probe.Serve(serving, o.healthAddress, probe.Handler(live, ready)) })
+	}
+	if o.servesStatus() {
+		v := &view{
+			plugin:  plugin,
+			manager: manager,
+			journal: o.qat.Journal,
+			checks:  ready,
+			holders: newHolderCache(o.qat.Holders, func() { o.qat.Journal.Append() }),
+			started: started,
+			node:    o.qat.NodeName,
+		}
+		servers.Go(func() { o.serveStatus(serving, v, live) })
 	}
 	if err := manager.Run(ctx); err != nil {
 		klog.ErrorS(err, "QAT device plugin failed")

@@ -56,6 +56,9 @@ func TestWrongFlagIsExplainedInOneLine(t *testing.T) {
 		{"-health-address", "localhost", port},
 		{"-health-address", ":http", port},
 		{"-health-address", ":65536", port},
+		{"-http-address", "8080", port},
+		{"-status-socket", "status.sock", "must be an absolute path, or empty"},
+		{"-profiling", "yes", "must be true or false"},
 		{"-audit-interval", "999ms", interval},
 		{"-audit-interval", "-1s", interval},
 		{"-audit-interval", "10", interval},
@@ -123,13 +126,39 @@ func wantUsageError(t *testing.T, arg, want string) {
 	}
 }
 
+func TestAddressOfTheProbesCannotBeThatOfTheStatus(t *testing.T) {
+	for _, tt := range []struct {
+		health, http string
+		same         bool
+	}{
+		{":8081", ":8081", true},
+		{":8081", "127.0.0.1:8081", true},
+		{"[::]:8081", "127.0.0.1:8081", true},
+		{"127.0.0.1:8081", "127.0.0.1:8081", true},
+		{"127.0.0.1:8081", "127.0.0.2:8081", false},
+		{":8081", ":8080", false},
+		{":0", ":0", false},
+		{"", ":8081", false},
+		{":8081", "", false},
+		{"", "", false},
+	} {
+		_, err := parseFlags([]string{"-health-address=" + tt.health, "-http-address=" + tt.http}, io.Discard)
+		want := fmt.Sprintf("-http-address: invalid value %q: must differ from -health-address; "+
+			"without -health-address, /livez and /readyz are also served at -http-address", tt.http)
+		if tt.same && (err == nil || err.Error() != want) || !tt.same && err != nil {
+			t.Errorf("%q and %q: error %v, want one: %v", tt.health, tt.http, err, tt.same)
+		}
+	}
+}
+
 func TestBoundaryValuesOfFlags(t *testing.T) {
 	value := func(o *options, name string) string { return newFlagSet(o).Lookup(name).Value.String() }
 	for _, arg := range []string{
 		"-audit-interval=1s", "-health-interval=1s", "-max-num-devices=0", "-health-address=", "-health-address=:0",
 		"-health-address=:65535", "-health-address=localhost:8081", "-health-address=[::1]:8081", "-allocation-policy=",
 		"-allocation-policy=packed", "-kernel-vf-drivers=4xxxvf,c6xxvf", "-pod-resources-socket=",
-		"-pod-resources-socket=/none/x.sock",
+		"-pod-resources-socket=/none/x.sock", "-http-address=:8080", "-http-address=", "-status-socket=",
+		"-status-socket=/none/x.sock",
 	} {
 		o, err := parseFlags([]string{arg}, io.Discard)
 		name, want, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
@@ -184,6 +213,7 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 		"etc-root":        "/etc",
 
 		"pod-resources-socket": "/var/lib/kubelet/pod-resources/kubelet.sock",
+		"status-socket":        "/run/qat_plugin/status.sock",
 	} {
 		_, rest, _ := strings.Cut(help, "\n  -"+name+" ")
 		usage, _, _ := strings.Cut(rest, "\n  -")
@@ -195,7 +225,8 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 
 // otherFlags are the flags that apply to both modes. Every other flag belongs to one mode.
 var otherFlags = []string{
-	"mode", "sysfs-root", "dev-root", "dry-run", "kubelet-dir", "audit-interval", "health-address", "version",
+	"mode", "sysfs-root", "dev-root", "dry-run", "kubelet-dir", "audit-interval", "health-address", "http-address",
+	"status-socket", "profiling", "version",
 }
 
 func TestFlagsOfTheOtherModeAreReportedAsUnused(t *testing.T) {

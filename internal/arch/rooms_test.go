@@ -55,6 +55,9 @@ var rooms = map[string]room{
 		ours: []string{"internal/status"},
 		why:  "internal/statusclient asks a running plugin and prints nothing",
 	},
+	"internal/statuspage": {
+		why: "internal/statuspage serves files, and its script reads JSON",
+	},
 	"internal/statusserver": {
 		ours:   []string{"internal/status", "kubeletapi/probe"},
 		theirs: []string{"k8s.io/klog/v2"},
@@ -191,7 +194,8 @@ var rooms = map[string]room{
 	},
 	"cmd/qat_plugin": {
 		ours: []string{
-			"devtree", "events", "internal/logpipe", "kubeletapi", "kubeletapi/podresources", "kubeletapi/probe", "qat",
+			"devtree", "events", "internal/logpipe", "internal/status", "internal/statuspage", "internal/statusserver",
+			"internal/unixsocket", "kubeletapi", "kubeletapi/podresources", "kubeletapi/probe", "qat",
 		},
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		why:    "cmd/qat_plugin knows flags, wiring and signals",

@@ -43,7 +43,7 @@ func example() *status.Snapshot {
 			{
 				Address: "0000:6b:00.1", PF: "0000:6b:00.0", Family: "4xxx", Driver: "vfio-pci", NUMANode: -1,
 				IOMMUGroup: group(12), Node: "/dev/vfio/12", State: status.StateUnhealthy, Resource: "cy",
-				Reason: reason, Holder: "default/pod",
+				Reason: reason, Holder: "app/web",
 			},
 			{Address: "0000:6b:00.2", PF: "0000:6b:00.0", Family: "4xxx", State: status.StateUnhealthy, Reason: reason},
 		},
@@ -78,9 +78,9 @@ PFS
   0000:6b:00.0  4xxx    4xxx    0     down   sym;asym  cy        3 of 16  unhealthy  good 5s ago, 7 good, 1 failed
 
 VFS
-  ADDRESS       PF            DRIVER    NUMA  NODE          STATE      RESOURCE  HOLDER       REASON
-  0000:6b:00.1  0000:6b:00.0  vfio-pci  -     /dev/vfio/12  unhealthy  cy        default/pod  its PF 0000:6b:00.0 is down
-  0000:6b:00.2  0000:6b:00.0  -         0     -             unhealthy  -         -            its PF 0000:6b:00.0 is down
+  ADDRESS       PF            DRIVER    NUMA  NODE          STATE      RESOURCE  HOLDER   REASON
+  0000:6b:00.1  0000:6b:00.0  vfio-pci  -     /dev/vfio/12  unhealthy  cy        app/web  its PF 0000:6b:00.0 is down
+  0000:6b:00.2  0000:6b:00.0  -         0     -             unhealthy  -         -        its PF 0000:6b:00.0 is down
 
 EVENT LOOPS
   NAME     COMPLETE  MISSES EVENTS  NEXT AUDIT  TURNS  RESYNCS  AUDITS  DRIFT

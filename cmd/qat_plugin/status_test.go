@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"qatplugin/internal/lookalike"
+	"qatplugin/internal/status"
+	"qatplugin/internal/unixsocket"
+	"qatplugin/kubeletapi/kubelettest"
+)
+
+// A statusRig is a program that serves its status, with a look-alike host and a kubelet.
+type statusRig struct {
+	*program
+	host    *lookalike.Host
+	kubelet *kubelettest.Kubelet
+	address string // of -http-address
+	socket  string
+}
+
+// startStatus starts the program on a host without devices.
+func startStatus(t *testing.T, args ...string) *statusRig {
+	t.Helper()
+	host, dir := lookalike.Start(t), t.TempDir()
+	kubelet, err := kubelettest.Start(dir)
+	must(t, err)
+	t.Cleanup(kubelet.Stop)
+	r := &statusRig{host: host, kubelet: kubelet, socket: filepath.Join(shortDir(t), "status.sock")}
+	r.program = start(t, append([]string{"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir,
+		"-pod-resources-socket=", "-http-address=127.0.0.1:0", "-status-socket", r.socket}, args...)...)
+	r.address = r.log.await(t, `"Serving the status" address="([0-9.:]+)"`)[1]
+	r.log.await(t, `"Serving the status" address="`+r.socket)
+	return r
+}
+
+// shortDir returns a directory whose path is short enough for sockets.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "s")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// client returns an HTTP client, of the socket if overSocket is set.
+func (r *statusRig) client(overSocket bool) *http.Client {
+	transport := &http.Transport{}
+	r.t.Cleanup(transport.CloseIdleConnections)
+	transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if overSocket {
+			return (&net.Dialer{}).DialContext(ctx, "unix", r.socket)
+		}
+		return (&net.Dialer{}).DialContext(ctx, "tcp", r.address)
+	}
+	return &http.Client{Transport: transport}
+}
+
+// do returns the answer to a request.
+func do(t *testing.T, c *http.Client, method, path string) (code int, header http.Header, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, "http://plugin"+path, nil)
+	must(t, err)
+	response, err := c.Do(request)
+	must(t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	must(t, err)
+	return response.StatusCode, response.Header, string(text)
+}
+
+// snapshot returns the answer of /statusz.
+func snapshot(t *testing.T, c *http.Client) *status.Snapshot {
+	t.Helper()
+	code, _, body := do(t, c, "GET", "/statusz?format=json")
+	s := &status.Snapshot{}
+	if err := json.Unmarshal([]byte(body), s); err != nil || code != 200 {
+		t.Fatalf("/statusz: %d, %v\n%s", code, err, body)
+	}
+	return s
+}
+
+// A stream is an open request for /events.
+type stream struct {
+	t        *testing.T
+	cancel   context.CancelFunc
+	messages chan [2]string // type and data
+	ended    chan struct{}
+}
+
+func openStream(t *testing.T, c *http.Client, query string) *stream {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	request, err := http.NewRequestWithContext(ctx, "GET", "http://plugin/events"+query, nil)
+	must(t, err)
+	response, err := c.Do(request)
+	must(t, err)
+	if response.StatusCode != 200 {
+		t.Fatalf("/events: %s", response.Status)
+	}
+	s := &stream{t: t, cancel: cancel, messages: make(chan [2]string, 10000), ended: make(chan struct{})}
+	go func() {
+		defer close(s.ended)
+		defer response.Body.Close()
+		var kind string
+		lines := bufio.NewScanner(response.Body)
+		lines.Buffer(nil, 16<<20)
+		for lines.Scan() {
+			switch name, value, _ := strings.Cut(lines.Text(), ": "); name {
+			case "event":
+				kind = value
+			case "data":
+				s.messages <- [2]string{kind, value}
+			}
+		}
+	}()
+	return s
+}
+
+func (s *stream) close() {
+	s.cancel()
+	<-s.ended
+}
+
+// await waits for a message of a type that is as wanted.
+func await[T any](s *stream, kind string, wanted func(T) bool) T {
+	s.t.Helper()
+	for deadline := time.After(timeout); ; {
+		select {
+		case m := <-s.messages:
+			var v T
+			if m[0] != kind {
+				continue
+			}
+			if err := json.Unmarshal([]byte(m[1]), &v); err != nil {
+				s.t.Fatalf("%v in %s", err, m[1])
+			}
+			if wanted(v) {
+				return v
+			}
+		case <-s.ended:
+			s.t.Fatalf("the stream has ended without the %s", kind)
+		case <-deadline:
+			s.t.Fatalf("no such %s", kind)
+		}
+	}
+}
+
+var statusPaths = []string{"/livez", "/readyz", "/statusz", "/flagz", "/telemetry", "/events?follow=false", "/"}
+
+func TestStatusIsServedAtAddressAndSocket(t *testing.T) {
+	r := startStatus(t)
+	addVF(t, r.host)
+	awaitVF(t, r.kubelet)
+	for name, overSocket := range map[string]bool{"address": false, "socket": true} {
+		c := r.client(overSocket)
+		for _, path := range statusPaths {
+			for method, want := range map[string]int{"GET": 200, "HEAD": 200, "POST": 405, "PUT": 405, "DELETE": 405} {
+				if code, _, body := do(t, c, method, path); code != want {
+					t.Errorf("%s: %s %s: status %d, want %d:\n%s", name, method, path, code, want, body)
+				}
+			}
+		}
+		if code, _, _ := do(t, c, "GET", "/debug/pprof/"); code != 404 {
+			t.Errorf("%s: profiles without -profiling: status %d, want 404", name, code)
+		}
+		if _, header, body := do(t, c, "GET", "/"); !strings.HasPrefix(header.Get("Content-Type"), "text/html") ||
+			!strings.Contains(body, "<title>") {
+			t.Errorf("%s: / is no page: %s", name, header.Get("Content-Type"))
+		}
+		if _, _, body := do(t, c, "GET", "/statusz"); !strings.Contains(body, "\n  "+resource+" ") {
+			t.Errorf("%s: /statusz does not name the resource:\n%s", name, body)
+		}
+		if _, _, body := do(t, c, "GET", "/flagz"); !strings.Contains(body, "\nsysfs-root="+r.host.Sysfs()+"\n") {
+			t.Errorf("%s: /flagz does not have the value of -sysfs-root:\n%s", name, body)
+		}
+	}
+	info, err := os.Stat(r.socket)
+	must(t, err)
+	if got := info.Mode().Perm(); got != 0o600 {
+		t.Errorf("the mode of the socket is %v, want 0600", got)
+	}
+	r.stop()
+	if _, err := os.Stat(r.socket); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is left behind: %v", err)
+	}
+	if _, err := net.Dial("tcp", r.address); err == nil {
+		t.Error("the address is served after the program has ended")
+	}
+}
+
+func TestProfilesAreServedWithTheFlag(t *testing.T) {
+	r := startStatus(t, "-profiling")
+	defer r.stop()
+	code, _, body := do(t, r.client(true), "GET", "/debug/pprof/goroutine?debug=1")
+	if code != 200 || !strings.Contains(body, "goroutine profile: total") {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
+// Clients leave nothing behind.
+func TestProgramIsAsBeforeWhenClientsHaveLeft(t *testing.T) {
+	r := startStatus(t)
+	defer r.stop()
+	addVF(t, r.host)
+	awaitVF(t, r.kubelet)
+	visit := func() {
+		var streams []*stream
+		c := r.client(true)
+		for range 10 {
+			streams = append(streams, openStream(t, c, ""))
+		}
+		for _, s := range streams {
+			await(s, status.MessageSnapshot, func(status.Snapshot) bool { return true })
+		}
+		for range 50 {
+			snapshot(t, c)
+		}
+		for _, s := range streams {
+			s.close()
+		}
+		c.CloseIdleConnections()
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	visit() // what is allocated once
+	goroutines, before := 0, uint64(0)
+	settled := func(most int) bool {
+		for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			if goroutines = runtime.NumGoroutine(); goroutines <= most {
+				return true
+			}
+		}
+		return false
+	}
+	settled(runtime.NumGoroutine() - 1) // until the connections are closed
+	start := goroutines
+	before = heap()
+	for range 5 {
+		visit()
+	}
+	if !settled(start) {
+		t.Errorf("%d goroutines, %d before", goroutines, start)
+	}
+	const most = 1 << 20 // of noise; a snapshot of each request would be several times that
+	if after := heap(); after > before+most {
+		t.Errorf("the heap is %d bytes, %d before", after, before)
+	}
+}
+
+func TestNothingIsServedByDefault(t *testing.T) {
+	// The directory of the default socket is missing on a machine for tests.
+	for name, socket := range map[string]string{
+		"default":   "/run/qat_plugin/status.sock",
+		"directory": filepath.Join(t.TempDir(), "missing", "status.sock"),
+		"empty":     "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := os.Stat(filepath.Dir(socket)); socket != "" && err == nil {
+				t.Skipf("%s exists", filepath.Dir(socket))
+			}
+			p := start(t, "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", t.TempDir(),
+				"-status-socket", socket, "-v=1")
+			p.log.await(t, `"Waiting for the kubelet`)
+			if socket != "" {
+				p.log.await(t, `"Not serving the status socket, because its directory does not exist" socket="`+socket)
+			}
+			p.stop()
+			if lines := p.log.lines(`"Serving`); len(lines) > 0 {
+				t.Errorf("served without flags: %q", lines)
+			}
+		})
+	}
+}
+
+func TestSocketOfAnotherPlugin(t *testing.T) {
+	path := filepath.Join(shortDir(t), "status.sock")
+	other, err := unixsocket.Listen(path, 0o600)
+	must(t, err)
+	args := []string{
+		"-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", t.TempDir(), "-status-socket", path,
+	}
+	p := start(t, args...)
+	p.log.await(t, `"Cannot serve the status, retrying; the devices are served regardless" `+
+		`err="listen on `+path+`: another process serves it" address="`+path)
+	must(t, other.Close()) // as if it was killed: the file stays
+	p.log.await(t, `"Serving the status" address="`+path)
+	p.stop()
+}
