@@ -200,6 +200,12 @@ var rooms = map[string]room{
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		why:    "cmd/qat_plugin knows flags, wiring and signals",
 	},
+	"cmd/qatctl": {
+		ours:   []string{"devtree", "internal/status", "internal/statusclient", "qat"},
+		theirs: []string{"github.com/spf13/cobra", "go.yaml.in/yaml/v4", "golang.org/x/sys/unix", "k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"}, // which would double its size
+		why:    "cmd/qatctl shows what the plugin knows",
+	},
 }
 
 // udev is the only library under the GPL. A single file of events imports it (NOTICE).

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -31,7 +30,19 @@ import (
 const DefaultSocket = "/run/qat_plugin/status.sock"
 
 // ErrNotRunning is the error of a Client if no plugin listens at its address.
-var ErrNotRunning = errors.New("no plugin listens there")
+var ErrNotRunning = errors.New("no plugin listens")
+
+// A notRunningError is ErrNotRunning with its cause.
+type notRunningError struct {
+	address string
+	cause   syscall.Errno
+}
+
+func (e *notRunningError) Error() string {
+	return fmt.Sprintf("%v at %s: %v", ErrNotRunning, e.address, e.cause)
+}
+
+func (e *notRunningError) Is(target error) bool { return target == ErrNotRunning }
 
 // maxLine is the longest line of a stream, in bytes. A Snapshot of 1024 VFs has 400 KiB.
 const maxLine = 64 << 20
@@ -148,8 +159,8 @@ func (m *Message) Decode(v any) error {
 }
 
 // Follow calls handle with each message of the given types, until ctx ends or handle returns an
-// error. Of events, it begins with the last ones in the plugin's journal, at most last. The error is
-// never nil. It is io.EOF if the plugin has ended the stream.
+// error. The first events are those in the plugin's journal, the last ones if there are more than
+// last. The error is never nil. It is io.EOF if the plugin has ended the stream.
 func (c *Client) Follow(ctx context.Context, types []string, last int, handle func(*Message) error) error {
 	return c.stream(ctx, url.Values{
 		"types": {strings.Join(types, ",")},
@@ -265,11 +276,12 @@ func (c *Client) failed(ctx context.Context, path string, err error) error {
 	if outer := (*url.Error)(nil); errors.As(err, &outer) {
 		err = outer.Err // without the URL, which is named anyway
 	}
+	cause := syscall.Errno(0)
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		err = fmt.Errorf("%w: %w", ErrNotRunning, err)
+	case errors.As(err, &cause) && (cause == syscall.ENOENT || cause == syscall.ECONNREFUSED):
+		return &notRunningError{c.name, cause}
 	}
 	return fmt.Errorf("ask the plugin at %s for %s: %w", c.name, path, err)
 }
