@@ -35,6 +35,7 @@ type options struct {
 	httpAddress        string
 	statusSocket       string
 	profiling          bool
+	loggingFormat      string // one of formatText and formatJSON
 	version            bool
 	unused             []string          // flags that were set and have no effect in this mode
 	values             map[string]string // of all flags by name, as text
@@ -72,6 +73,7 @@ func defaultOptions() *options {
 		podResourcesSocket: podresources.DefaultSocket,
 		cdiDir:             "/var/run/cdi",
 		statusSocket:       "/run/qat_plugin/status.sock",
+		loggingFormat:      formatText,
 	}
 }
 
@@ -138,6 +140,8 @@ func newFlagSet(o *options) *flag.FlagSet {
 		"`socket` at which qatctl finds the status, if the directory exists; empty disables it")
 	flags.BoolVar(&o.profiling, "profiling", false,
 		"also serve /debug/pprof/ at -http-address and -status-socket")
+	flags.Var(&oneOf{&o.loggingFormat, []string{formatText, formatJSON}}, "logging-format",
+		"`format` of the log: text, or json, one object on each line as Kubernetes components write them")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	klog.InitFlags(flags)
 	return flags
@@ -166,6 +170,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	}
 	o.values = map[string]string{}
 	flags.VisitAll(func(f *flag.Flag) { o.values[f.Name] = f.Value.String() })
+	if err := checkFormat(o.loggingFormat, flags); err != nil {
+		return nil, err
+	}
 	flags.Visit(func(f *flag.Flag) {
 		if mode := modeOf(f.Name); mode != "" && mode != o.qat.Mode {
 			o.unused = append(o.unused, f.Name)

@@ -58,17 +58,25 @@ func pipe(t *testing.T) (reader, writer *os.File) {
 
 // TestPluginDoesNotNeedAReaderOfItsLog runs the plugin as a process whose standard error is a pipe.
 func TestPluginDoesNotNeedAReaderOfItsLog(t *testing.T) {
-	for name, closed := range map[string]bool{"full": false, "closed": true} {
+	for name, test := range map[string]struct {
+		closed bool
+		format string
+	}{
+		"full":         {false, formatText},
+		"closed":       {true, formatText},
+		"full, JSON":   {false, formatJSON},
+		"closed, JSON": {true, formatJSON},
+	} {
 		t.Run(name, func(t *testing.T) {
 			host, dir := lookalike.Start(t), t.TempDir()
 			kubelet, err := kubelettest.Start(dir)
 			must(t, err)
 			defer kubelet.Stop()
 			reader, writer := pipe(t)
-			if closed {
+			if test.closed {
 				must(t, reader.Close())
 			}
-			cmd, wait := startProcess(t, writer, "-v=4",
+			cmd, wait := startProcess(t, writer, "-v=4", "-logging-format", test.format,
 				"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir)
 			must(t, writer.Close())
 			addVF(t, host)
@@ -87,9 +95,20 @@ func TestPluginDoesNotNeedAReaderOfItsLog(t *testing.T) {
 }
 
 func TestLogIsCompleteAtTheEnd(t *testing.T) {
+	for format, test := range map[string]struct{ begin, end string }{
+		formatText: {"I", "\"QAT device plugin ended\"\n"},
+		formatJSON: {`{"ts":`, "\"msg\":\"QAT device plugin ended\"}\n"},
+	} {
+		t.Run(format, func(t *testing.T) { testLogIsComplete(t, format, test.begin, test.end) })
+	}
+}
+
+// testLogIsComplete ends the plugin after its first line. All lines begin with begin, and the log
+// ends with end.
+func testLogIsComplete(t *testing.T, format, begin, end string) {
 	host, dir := lookalike.Start(t), t.TempDir()
 	reader, writer := pipe(t)
-	cmd, wait := startProcess(t, writer,
+	cmd, wait := startProcess(t, writer, "-logging-format", format,
 		"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir)
 	must(t, writer.Close())
 	log := make(chan []byte, 1)
@@ -105,11 +124,11 @@ func TestLogIsCompleteAtTheEnd(t *testing.T) {
 	must(t, cmd.Process.Signal(syscall.SIGTERM))
 	must(t, wait())
 	text := string(<-log)
-	if !strings.HasSuffix(text, "\"QAT device plugin ended\"\n") {
+	if !strings.HasSuffix(text, end) {
 		t.Errorf("the last line is missing from the log:\n%s", text)
 	}
 	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, "I") {
+		if !strings.HasPrefix(line, begin) {
 			t.Errorf("unexpected line: %s", line)
 		}
 	}

@@ -54,6 +54,7 @@ func init() { runtime.LockOSThread() }
 func main() {
 	keepHeapSmall()
 	exit := logpipe.GuardStderr()
+	logLibraries()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // a second signal kills the process
 	code := make(chan int)
@@ -78,6 +79,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	started := time.Now()
+	if o.loggingFormat == formatJSON {
+		logAsJSON(stderr)
+	}
 	o.qat.NodeName = os.Getenv("NODE_NAME")
 	if o.podResourcesSocket != "" {
 		o.qat.Holders = podresources.New(o.podResourcesSocket, namespace, podName(os.Getenv)).Holders

@@ -23,7 +23,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" {
+	switch os.Getenv(asProgram) {
+	case "":
+	case asLibraries:
+		logAsLibraries(os.Args[1])
+		os.Exit(0)
+	default:
 		main()
 	}
 	goleak.VerifyTestMain(m)
@@ -226,7 +231,7 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 // otherFlags are the flags that apply to both modes. Every other flag belongs to one mode.
 var otherFlags = []string{
 	"mode", "sysfs-root", "dev-root", "dry-run", "kubelet-dir", "audit-interval", "health-address", "http-address",
-	"status-socket", "profiling", "version",
+	"status-socket", "profiling", "logging-format", "version",
 }
 
 func TestFlagsOfTheOtherModeAreReportedAsUnused(t *testing.T) {

@@ -197,8 +197,11 @@ var rooms = map[string]room{
 			"devtree", "events", "internal/logpipe", "internal/status", "internal/statuspage", "internal/statusserver",
 			"internal/unixsocket", "kubeletapi", "kubeletapi/podresources", "kubeletapi/probe", "qat",
 		},
-		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
-		why:    "cmd/qat_plugin knows flags, wiring and signals",
+		theirs: []string{
+			"github.com/go-logr/logr", "google.golang.org/grpc/grpclog", "k8s.io/klog/v2",
+			"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1",
+		},
+		why: "cmd/qat_plugin knows flags, wiring and signals",
 	},
 	"cmd/qatctl": {
 		ours:   []string{"devtree", "internal/status", "internal/statusclient", "qat"},

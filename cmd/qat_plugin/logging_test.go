@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/grpclog"
+	"k8s.io/klog/v2"
+
+	"qatplugin/internal/lookalike"
+	"qatplugin/kubeletapi/kubelettest"
+)
+
+// processLog runs the plugin as a process on a host whose kubelet lists a VF, and returns its log.
+func processLog(t *testing.T, args ...string) (lines []string) {
+	t.Helper()
+	host, dir := lookalike.Start(t), t.TempDir()
+	kubelet, err := kubelettest.Start(dir)
+	must(t, err)
+	defer kubelet.Stop()
+	reader, writer, err := os.Pipe()
+	must(t, err)
+	cmd, wait := startProcess(t, writer, append(args,
+		"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir)...)
+	must(t, writer.Close())
+	log, copied := &logBuffer{written: make(chan struct{}, 1)}, make(chan error, 1)
+	go func() {
+		_, err := io.Copy(log, reader)
+		copied <- errors.Join(err, reader.Close())
+	}()
+	addVF(t, host)
+	awaitVF(t, kubelet)
+	log.await(t, "Registered with the kubelet") // the kubelet has the list before the answer
+	log.await(t, "List changed")                // logged after the list is sent
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	must(t, wait())
+	must(t, <-copied)
+	return log.lines()
+}
+
+// A jsonLine is a line of a log in JSON.
+type jsonLine struct {
+	Time      float64 `json:"ts"`
+	Caller    string  `json:"caller"`
+	Message   string  `json:"msg"`
+	Verbosity *int    `json:"v"`
+	Err       *string `json:"err"`
+}
+
+// parseJSON parses a line, which must be one object, and checks what each line has.
+func parseJSON(t *testing.T, text string) (line jsonLine, values map[string]any) {
+	t.Helper()
+	for _, into := range []any{&line, &values} {
+		if err := json.Unmarshal([]byte(text), into); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+	}
+	isError := line.Verbosity == nil
+	if line.Message == "" || strings.HasSuffix(line.Message, "\n") || isError != (line.Err != nil) && isError {
+		t.Errorf("no message, a message with a newline, or an error without err: %s", text)
+	}
+	if age := time.Since(time.UnixMicro(int64(line.Time * 1000))); age < 0 || age > time.Minute {
+		t.Errorf("written %v ago: %s", age, text)
+	}
+	return line, values
+}
+
+func TestJSONLogHasTheFormOfKubernetesComponents(t *testing.T) {
+	place := regexp.MustCompile(`^[a-z_]+/[a-z_]+\.go:[0-9]+$`)
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer busy.Close()
+	count, failures := map[int]int{}, 0
+	for _, text := range processLog(t, "-logging-format=json", "-v=4", "-health-address", busy.Addr().String()) {
+		line, values := parseJSON(t, text)
+		if dir, _, _ := strings.Cut(line.Caller, ":"); !place.MatchString(line.Caller) || !fileExists(t, dir) {
+			t.Errorf("the caller is no file of the plugin: %s", text)
+		}
+		for key, value := range values {
+			if _, isObject := value.(map[string]any); isObject {
+				t.Errorf("the value of %s is an object: %s", key, text)
+			}
+		}
+		if line.Verbosity == nil {
+			failures++
+			continue
+		}
+		count[*line.Verbosity]++
+		switch line.Message {
+		case "QAT device plugin started", "Registered with the kubelet":
+			if *line.Verbosity != 0 {
+				t.Errorf("v is not 0: %s", text)
+			}
+		case "Event":
+			if *line.Verbosity != 4 || values["source"] != "uevent" && values["source"] != "inotify" {
+				t.Errorf("v is not 4, or source is not a name: %s", text)
+			}
+		case "List changed":
+			if after, err := time.ParseDuration(values["after"].(string)); err != nil || after <= 0 {
+				t.Errorf("after is no duration: %s", text)
+			}
+		}
+	}
+	if count[0] == 0 || count[4] == 0 || failures == 0 {
+		t.Errorf("lines by verbosity: %v, errors: %d", count, failures)
+	}
+}
+
+// fileExists reports whether one package of the product has a file, which is named by its directory
+// and its name.
+func fileExists(t *testing.T, name string) bool {
+	t.Helper()
+	for _, pattern := range []string{"", "*/", "*/*/", "*/*/*/", "*/*/*/*/"} {
+		files, err := filepath.Glob("../../" + pattern + name)
+		must(t, err)
+		if len(files) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func TestJSONLogHasTheMessagesOfTheTextLog(t *testing.T) {
+	quoted := regexp.MustCompile(`\] ("(?:[^"\\]|\\.)*")`)
+	var text, asJSON []string
+	for _, line := range processLog(t, "-v=1") {
+		match := quoted.FindStringSubmatch(line)
+		if match == nil {
+			t.Fatalf("no message: %s", line)
+		}
+		var message string
+		must(t, json.Unmarshal([]byte(match[1]), &message))
+		text = append(text, message)
+	}
+	for _, line := range processLog(t, "-v=1", "-logging-format=json") {
+		parsed, _ := parseJSON(t, line)
+		asJSON = append(asJSON, parsed.Message)
+	}
+	for _, list := range []*[]string{&text, &asJSON} {
+		slices.Sort(*list)
+		*list = slices.Compact(*list)
+	}
+	if diff := cmp.Diff(text, asJSON); diff != "" {
+		t.Errorf("messages (-text +json):\n%s", diff)
+	}
+}
+
+func TestVModuleSelectsMessagesOfTheJSONLog(t *testing.T) {
+	files := map[string]bool{}
+	for _, text := range processLog(t, "-logging-format=json", "-v=0", "-vmodule=loop=4") {
+		if line, _ := parseJSON(t, text); line.Verbosity != nil && *line.Verbosity > 0 {
+			file, _, _ := strings.Cut(line.Caller, ":")
+			files[file] = true
+		}
+	}
+	if diff := cmp.Diff(map[string]bool{"hostwatch/loop.go": true}, files); diff != "" {
+		t.Errorf("files that log above verbosity 0 (-want +got):\n%s", diff)
+	}
+}
+
+// asLibraries is the value of asProgram with which the test binary logs as libraries do. gRPC must
+// be told where to log before it is used, so this test needs a process of its own.
+const asLibraries = "libraries"
+
+// logAsLibraries writes a message of package log and some of gRPC.
+func logAsLibraries(format string) {
+	logLibraries()
+	if format == formatJSON {
+		logAsJSON(os.Stderr)
+	}
+	log.Print("http: response is late")
+	grpclog.Info("ready")
+	grpclog.Warning("slow")
+	grpclog.Error("no transport")
+	klog.NewStandardLogger("WARNING").Print("http: panic serving") // for http.Server
+}
+
+func TestMessagesOfLibrariesAreLogged(t *testing.T) {
+	for _, format := range []string{formatText, formatJSON} {
+		t.Run(format, func(t *testing.T) {
+			reader, writer := pipe(t)
+			cmd := exec.Command(os.Args[0], format)
+			cmd.Env, cmd.Stderr = append(os.Environ(), asProgram+"="+asLibraries), writer
+			must(t, cmd.Run())
+			must(t, writer.Close())
+			text, err := io.ReadAll(reader)
+			must(t, err)
+			var got []string
+			for line := range strings.Lines(string(text)) {
+				if format == formatJSON {
+					_, values := parseJSON(t, line)
+					delete(values, "ts")
+					delete(values, "caller")
+					delete(values, "v")
+					encoded, err := json.Marshal(values)
+					must(t, err)
+					line = string(encoded)
+				} else if _, after, found := strings.Cut(line, "] "); found {
+					line = strings.TrimSuffix(after, "\n")
+				}
+				got = append(got, line)
+			}
+			want := map[string][]string{
+				formatText: {
+					`"Message of a library" library="log" text="http: response is late"`,
+					`"Message of a library" library="grpc" text="no transport"`,
+					`http: panic serving`,
+				},
+				formatJSON: {
+					`{"library":"log","msg":"Message of a library","text":"http: response is late"}`,
+					`{"library":"grpc","msg":"Message of a library","text":"no transport"}`,
+					`{"msg":"http: panic serving"}`,
+				},
+			}[format]
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("log (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTextFlagsAreRefusedWithJSON(t *testing.T) {
+	for flag, want := range map[string]string{
+		"-log_file=/tmp/x":    "-log_file has no effect with -logging-format=json: leave it out",
+		"-skip_headers":       "-skip_headers has no effect with -logging-format=json: leave it out",
+		"-logtostderr=true":   "",
+		"-v=3":                "",
+		"-vmodule=loop=4":     "",
+		"-logging-format=yes": `-logging-format: invalid value "yes": must be text or json`,
+	} {
+		_, err := parseFlags([]string{"-logging-format=json", flag}, io.Discard)
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if text != want {
+			t.Errorf("%s: error %q, want %q", flag, text, want)
+		}
+		_, err = parseFlags([]string{"-log_file=", "-skip_headers=false", "-v=0", "-vmodule="}, io.Discard)
+		must(t, err)
+	}
+}
