@@ -27,6 +27,7 @@ import (
 
 	"qatplugin/events"
 	"qatplugin/internal/logpipe"
+	"qatplugin/internal/metrics"
 	"qatplugin/internal/status"
 	"qatplugin/kubeletapi"
 	"qatplugin/kubeletapi/podresources"
@@ -88,8 +89,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	o.qat.Sources = []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
 	o.qat.OpenWatcher = func() (qat.Watcher, error) { return events.NewWatcher() }
+	var meters *metrics.Metrics // nil if nobody can read them
 	if o.servesStatus() {
 		o.qat.Journal = status.NewJournal(journalLimit)
+		meters = metrics.New(metrics.Config{Namespace: namespace, Version: version, Journal: o.qat.Journal})
+		o.qat.Publishing = meters.Publishing
 	}
 	plugin, err := qat.New(o.qat)
 	if err != nil {
@@ -107,7 +111,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if o.statusSocket != "" && !o.servesStatusSocket() {
 		klog.V(1).InfoS("Not serving the status socket, because its directory does not exist", "socket", o.statusSocket)
 	}
-	return serve(ctx, o, plugin, started)
+	return serve(ctx, o, plugin, meters, started)
 }
 
 // podName returns the name of the pod that the process runs in, as "namespace/pod", or "". The
@@ -121,10 +125,13 @@ func podName(getenv func(string) string) string {
 }
 
 // serve runs the plugin until ctx ends. It returns the exit status.
-func serve(ctx context.Context, o *options, plugin *qat.Plugin, started time.Time) int {
+func serve(ctx context.Context, o *options, plugin *qat.Plugin, meters *metrics.Metrics, started time.Time) int {
 	options := []kubeletapi.Option{kubeletapi.WithKubeletDir(o.kubeletDir)}
 	if o.useCDI && o.qat.Mode == qat.ModeDPDK {
 		options = append(options, kubeletapi.WithCDI(o.cdiDir, cdiClass))
+	}
+	if meters != nil {
+		options = append(options, kubeletapi.WithObserver(meters))
 	}
 	manager := kubeletapi.NewManager(namespace, memoryReleaser{plugin, newRelease()}, options...)
 	live, ready := healthChecks(plugin, manager.CheckRegistered)
@@ -135,7 +142,7 @@ func serve(ctx context.Context, o *options, plugin *qat.Plugin, started time.Tim
 	if o.healthAddress != "" {
 		servers.Go(func() { probe.Serve(serving, o.healthAddress, probe.Handler(live, ready)) })
 	}
-	if o.servesStatus() {
+	if meters != nil {
 		v := &view{
 			plugin:  plugin,
 			manager: manager,
@@ -145,7 +152,7 @@ func serve(ctx context.Context, o *options, plugin *qat.Plugin, started time.Tim
 			started: started,
 			node:    o.qat.NodeName,
 		}
-		servers.Go(func() { o.serveStatus(serving, v, live) })
+		servers.Go(func() { o.serveStatus(serving, v, meters, live) })
 	}
 	if err := manager.Run(ctx); err != nil {
 		klog.ErrorS(err, "QAT device plugin failed")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"qatplugin/internal/metrics"
 	"qatplugin/internal/statuspage"
 	"qatplugin/internal/statusserver"
 	"qatplugin/internal/unixsocket"
@@ -73,11 +74,12 @@ func (s statusSocket) Close() error {
 }
 
 // serveStatus serves v until ctx ends. It returns when the last request has ended.
-func (o *options) serveStatus(ctx context.Context, v *view, live []probe.Check) {
+func (o *options) serveStatus(ctx context.Context, v *view, meters *metrics.Metrics, live []probe.Check) {
 	handler := statusserver.New(statusserver.Config{
 		Source:    v,
 		Live:      live,
 		Ready:     v.checks,
+		Metrics:   meters.Handler(v),
 		Page:      statuspage.Handler(),
 		Flags:     o.values,
 		Profiling: o.profiling,

@@ -18,6 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
 	"qatplugin/internal/lookalike"
 	"qatplugin/internal/status"
 	"qatplugin/internal/unixsocket"
@@ -160,7 +163,7 @@ func await[T any](s *stream, kind string, wanted func(T) bool) T {
 	}
 }
 
-var statusPaths = []string{"/livez", "/readyz", "/statusz", "/flagz", "/telemetry", "/events?follow=false", "/"}
+var statusPaths = []string{"/livez", "/readyz", "/metrics", "/statusz", "/flagz", "/telemetry", "/events?follow=false", "/"}
 
 func TestStatusIsServedAtAddressAndSocket(t *testing.T) {
 	r := startStatus(t)
@@ -210,6 +213,48 @@ func TestProfilesAreServedWithTheFlag(t *testing.T) {
 	if code != 200 || !strings.Contains(body, "goroutine profile: total") {
 		t.Errorf("%d %s", code, body)
 	}
+}
+
+func TestMetricsAreValid(t *testing.T) {
+	r := startStatus(t)
+	defer r.stop()
+	addVF(t, r.host)
+	awaitVF(t, r.kubelet)
+	must(t, r.host.RemoveVF(vf)) // a change after the first list
+	await := func(n int) {
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		_, err := r.kubelet.WaitList(ctx, resource, func(l kubelettest.List) bool { return len(l.Devices) == n })
+		must(t, err)
+	}
+	await(0)
+	must(t, r.host.AddVF(lookalike.VF{Address: vf, PF: pf}))
+	await(1)
+	c, missing := r.client(false), ""
+	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		code, _, text := do(t, c, "GET", "/metrics")
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+		if err != nil || code != 200 {
+			t.Fatalf("status %d, %v", code, err)
+		}
+		missing = ""
+		for _, name := range []string{
+			"qat_plugin_build_info", "qat_plugin_event_to_list_seconds", "go_goroutines", "process_open_fds",
+		} {
+			if families[name] == nil {
+				missing = name
+			}
+		}
+		lists := families["qat_plugin_lists_sent_total"].GetMetric()
+		if len(lists) != 1 || lists[0].GetCounter().GetValue() < 3 {
+			missing = "three lists in qat_plugin_lists_sent_total"
+		}
+		if missing == "" { // it may be counted after the kubelet has the list
+			return
+		}
+	}
+	t.Errorf("no %s", missing)
 }
 
 // Clients leave nothing behind.
