@@ -53,6 +53,10 @@ chaos: ## break what surrounds the running plugin, and see it recover (SEED=N: a
 e2e-kubelet: ## test with the real kubelet's device manager (the first build takes minutes)
 	@test/run.sh kubelet
 
+.PHONY: e2e-browser
+e2e-browser: ## test the status page in a headless Chromium
+	@test/run.sh browser
+
 .PHONY: e2e
 e2e: ## test on a real Linux kernel in QEMU (TEST_ARGS='-test.run NAME': some tests)
 	@test/run.sh vm

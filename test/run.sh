@@ -12,6 +12,7 @@
 #   deployments  the modules test/deployments (what deployments/ renders) and tools/image
 #   chaos        the module test/chaos: the built plugin while its surroundings break (SEED=N)
 #   kubelet      the module test/kubelet: the plugin with the real kubelet's device manager
+#   browser      the module test/browser: the status page in a headless Chromium
 #   vm           test/vm/run.sh: the plugin on a real Linux kernel
 #   cluster      test/cluster/run.sh: the deployments on a real one-node Kubernetes
 #
@@ -22,7 +23,7 @@
 set -uo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) && cd "$top" || exit 1
 
-ALL=(lint unit deployments chaos kubelet vm cluster)
+ALL=(lint unit deployments chaos kubelet browser vm cluster)
 CANNOT=77 # exit status of a stage that cannot run on this machine; the reason is in $state/reason
 
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
@@ -110,7 +111,7 @@ stage_lint() {
 	plain_builds
 	say "tools/lint: line lengths, SPDX headers, unused exports"
 	go -C tools run ./lint || failed=1
-	for module in . test/chaos test/compare test/kubelet test/cluster test/deployments tools tools/image; do
+	for module in . test/browser test/chaos test/compare test/kubelet test/cluster test/deployments tools tools/image; do
 		say "module $module: go vet, staticcheck"
 		(cd "$module" && go vet ./...) || failed=1
 		(cd "$module" && "$staticcheck" ./...) || failed=1
@@ -156,6 +157,26 @@ stage_kubelet() {
 	cd test/kubelet || return
 	say "compiling the kubelet, which takes minutes the first time"
 	go_test "${race[@]}" -timeout 30m ./...
+}
+
+# The tests run the plugin, which the race detector watches in the stage chaos.
+stage_browser() {
+	have_chromium || cannot "no chromium: only root on Debian can install it"
+	plain_builds
+	cd test/browser || return
+	go_test -count=1 -timeout 10m .
+}
+
+# have_chromium reports whether there is a Chromium. As root on Debian it installs one, and the
+# font of the page.
+have_chromium() {
+	command -v chromium >/dev/null && return
+	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
+	say "installing chromium and fonts-inter"
+	{
+		apt-get -qq update &&
+			DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-inter
+	} >"$state/apt" 2>&1 || { cat "$state/apt" >&2; return 1; }
 }
 
 stage_vm() { machine test/vm/run.sh; }

@@ -642,7 +642,7 @@ function renderMap(pfs, vfs) {
     const row = rows.get(key);
     if (!row) continue;
     if (!row.cells.size && !state.pfs.has(key)) removeRow(row);
-    else row.none.hidden = row.cells.size > 0;
+    else setAttribute(row.none, "hidden", row.cells.size ? "" : null);
   }
   applyFilter([...touched].map((key) => rows.get(key)).filter(Boolean));
   renderLegend();
@@ -855,6 +855,7 @@ function filterChanged() {
 $("search").addEventListener("input", filterChanged);
 $("search").addEventListener("keydown", (event) => {
   if (event.key !== "Enter") return;
+  event.preventDefault(); // the device that gets the focus must not get the key too
   map.querySelector(".pf:not(.out) .cell:not(.dim)")?.focus();
 });
 
@@ -891,22 +892,21 @@ map.addEventListener("keydown", (event) => {
   next?.focus();
 });
 
-// nearest returns the item that is nearest in a direction. Distance across the direction counts
+// nearest returns the item that is nearest in a direction. An offset across the direction counts
 // more, so that the keys stay in the line or column.
 function nearest(from, dx, dy) {
-  const center = (element) => {
-    const box = element.getBoundingClientRect();
-    return { x: box.left + box.width / 2, y: box.top + box.height / 2 };
-  };
-  const start = center(from);
+  const start = from.getBoundingClientRect();
+  const between = (a, b, c, d) => Math.max(0, c - b, a - d); // the gap of two intervals
   let best = null;
   let bestCost = Infinity;
   for (const item of mapItems()) {
-    const { x, y } = center(item);
-    const along = (x - start.x) * dx + (y - start.y) * dy;
-    const across = Math.abs((x - start.x) * dy) + Math.abs((y - start.y) * dx);
+    const box = item.getBoundingClientRect();
+    const right = (box.left + box.right - start.left - start.right) / 2;
+    const down = (box.top + box.bottom - start.top - start.bottom) / 2;
+    const along = right * dx + down * dy;
     if (along < 4) continue;
-    const cost = along + 6 * across;
+    const gap = dx ? between(start.top, start.bottom, box.top, box.bottom) : between(start.left, start.right, box.left, box.right);
+    const cost = along + 6 * gap + 0.1 * Math.abs(dx ? down : right);
     if (cost < bestCost) [best, bestCost] = [item, cost];
   }
   return best;

@@ -41,7 +41,9 @@ func TestPolicyAllowsTheInlineScriptAndStyleOnly(t *testing.T) {
 			t.Errorf("no %q in the policy %q", want, policy)
 		}
 	}
-	for _, directive := range []string{"default-src 'none'", "connect-src 'self'", "require-trusted-types-for 'script'"} {
+	for _, directive := range []string{
+		"default-src 'none'", "connect-src 'self'", "require-trusted-types-for 'script'",
+	} {
 		if !strings.Contains(policy, directive) {
 			t.Errorf("no %q in the policy %q", directive, policy)
 		}
