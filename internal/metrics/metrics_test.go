@@ -40,7 +40,13 @@ type fakeSource struct {
 	blocked   bool // Telemetry returns nothing before its context ends
 }
 
-func (s *fakeSource) Snapshot(context.Context) *status.Snapshot { return s.snapshot }
+// Snapshot returns an empty state if ctx has ended.
+func (s *fakeSource) Snapshot(ctx context.Context) *status.Snapshot {
+	if ctx.Err() != nil {
+		return &status.Snapshot{}
+	}
+	return s.snapshot
+}
 
 func (s *fakeSource) Telemetry(ctx context.Context) []status.Telemetry {
 	if s.blocked {
@@ -68,6 +74,7 @@ func fullSource() *fakeSource {
 				{
 					Name: cy, Devices: 3, Healthy: 2, Phase: status.PhaseWatching, Streams: 2,
 					Lists: 17, Bytes: 4711, LastList: &sent, Allocated: 6, Failed: 1,
+					Err: "only the first 3 devices are offered",
 				},
 				{Name: dc, Phase: status.PhaseFailed, Err: "refused"},
 			},
@@ -82,7 +89,7 @@ func fullSource() *fakeSource {
 					Services: "dc", Resource: "dc", VFs: 1, Health: status.Unhealthy, Reason: "down",
 					Withdrawn: "it is being provisioned",
 				},
-				{Address: "0000:75:00.0", Family: "C62x", Resource: "generic", Health: status.Healthy},
+				{Address: "0000:75:00.0", Family: "C62x", Resource: "generic", State: "new", Health: status.Healthy},
 			},
 			VFs: []status.VF{
 				{Address: "0000:6b:00.1", PF: "0000:6b:00.0", NUMANode: 1, State: status.StateListed, Resource: "cy"},
@@ -270,6 +277,7 @@ func TestScrapeRendersTheSnapshot(t *testing.T) {
 	}
 	want.add("qat_device_pf_up", 1, "pf", s.PFs[0].Address, "numa_node", "1")
 	want.add("qat_device_pf_up", 0, "pf", s.PFs[1].Address, "numa_node", "-1")
+	want.add("qat_device_pf_up", 0, "pf", s.PFs[2].Address, "numa_node", "0")
 	want.add("qat_device_pf_vfs_max", s.PFs[0].TotalVFs, "pf", s.PFs[0].Address)
 	want.add("qat_device_heartbeats_total", s.PFs[0].Heartbeat.Good, "pf", s.PFs[0].Address, "result", "good")
 	want.add("qat_device_heartbeats_total", s.PFs[0].Heartbeat.Failed, "pf", s.PFs[0].Address, "result", "failed")
