@@ -62,9 +62,6 @@ func (in *installation) limitDevices(limit int) {
 	const container = "/spec/template/spec/containers/0"
 	type object = map[string]any
 	add := func(path string, value any) object { return object{"op": "add", "path": path, "value": value} }
-	field := func(name, path string) object {
-		return object{"name": name, "valueFrom": object{"fieldRef": object{"fieldPath": path}}}
-	}
 	patch, err := json.Marshal([]object{
 		add("/spec/template/spec/volumes/-", object{
 			"name":     "pod-resources",
@@ -75,8 +72,6 @@ func (in *installation) limitDevices(limit int) {
 			"mountPath": podResourcesDir,
 			"readOnly":  true,
 		}),
-		add(container+"/env/-", field("POD_NAME", "metadata.name")),
-		add(container+"/env/-", field("POD_NAMESPACE", "metadata.namespace")),
 		add(container+"/args/-", fmt.Sprintf("-max-num-devices=%d", limit)),
 	})
 	must(in.t, err)

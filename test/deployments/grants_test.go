@@ -27,6 +27,7 @@ var commonGrants = []grant{
 		"writes /var/lib/kubelet/device-plugins at /var/lib/kubelet/device-plugins",
 		"kubelet.sock and the plugin's sockets",
 	},
+	{"writes to a volume that is not of the host at /run/qat_plugin", "the status socket, and recordings"},
 	{"listens on port 8081 of the pod", "the kubelet's probes"},
 }
 
@@ -57,6 +58,10 @@ var provisioningGrants = append(slices.Clone(dpdkGrants),
 	},
 )
 
+var httpGrants = append(slices.Clone(dpdkGrants),
+	grant{"listens on port 8080 of the pod", "the status page, metrics and events"},
+)
+
 // TestEveryGrantIsListed fails if a pod has a privilege that is not listed above.
 // docs/security.md lists them for users.
 func TestEveryGrantIsListed(t *testing.T) {
@@ -69,6 +74,8 @@ func TestEveryGrantIsListed(t *testing.T) {
 			list = cdiGrants
 		case "provisioning":
 			list = provisioningGrants
+		case "http":
+			list = httpGrants
 		}
 		var want []string
 		for _, g := range list {

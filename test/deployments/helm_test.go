@@ -113,6 +113,8 @@ var settings = []setting{
 		"",
 		"path: /var/lib/k0s/kubelet/pod-resources\n",
 	},
+	{"http.enabled", `{http: {enabled: true}}`, "", "- -http-address=:8080"},
+	{"http.port", `{http: {enabled: true, port: 9464}}`, "", "containerPort: 9464"},
 	{"nfd.enabled", `{nfd: {enabled: true}}`, "", `intel.feature.node.kubernetes.io/qat: "true"`},
 	{"networkPolicy.enabled", `{networkPolicy: {enabled: false}}`, "", ""},
 	{"nodeSelector", `{nodeSelector: {pool: qat}}`, "", "pool: qat"},

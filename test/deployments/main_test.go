@@ -36,6 +36,7 @@ var overlays = []overlay{
 	{"cdi", "qat_plugin/overlays/cdi", `{cdi: {enabled: true}}`},
 	{"nfd", "qat_plugin/overlays/nfd", `{nfd: {enabled: true}}`},
 	{"provisioning", "qat_plugin/overlays/provisioning", `{provisioning: {enabled: true}}`},
+	{"http", "qat_plugin/overlays/monitoring", `{http: {enabled: true}}`},
 }
 
 // others maps the names of files in testdata to the directories of deployments that do

@@ -153,6 +153,9 @@ func testMounts(t *testing.T, p plugin, defaults map[string]string) {
 		"-dev-root":    "/dev",
 		"-kubelet-dir": "/var/lib/kubelet/device-plugins",
 	}
+	if m, _ := p.mount(t, defaults["-status-socket"]); m == nil || m.ReadOnly {
+		t.Errorf("-status-socket=%s is in no writable mount", defaults["-status-socket"])
+	}
 	if flags["-mode"] == "kernel" {
 		wants["-etc-root"], wants["-adf-ctl"] = "/etc", "/usr/local/bin/adf_ctl"
 	}
@@ -203,8 +206,9 @@ func testReady(t *testing.T, p plugin, program string) {
 	}
 
 	args := p.args(t)
+	c := p.container(t)
 	port := fmt.Sprintf(":%d", probedPort(t, p))
-	address := freeAddress(t)
+	address, statusAddress := freeAddress(t), ""
 	for i, arg := range args {
 		name, value, _ := strings.Cut(arg, "=")
 		if name == "-health-address" {
@@ -212,6 +216,12 @@ func testReady(t *testing.T, p plugin, program string) {
 				t.Errorf("%s=%s, but the probes use port %s", name, value, port)
 			}
 			args[i] = name + "=" + address
+		} else if name == "-http-address" {
+			if port := fmt.Sprintf(":%d", namedPort(t, c, "http")); value != port {
+				t.Errorf("%s=%s, but the container's port http is %s", name, value, port)
+			}
+			statusAddress = freeAddress(t)
+			args[i] = name + "=" + statusAddress
 		} else if strings.HasPrefix(value, "/") {
 			_, onHost := p.mount(t, value)
 			if onHost == "" {
@@ -228,9 +238,11 @@ func testReady(t *testing.T, p plugin, program string) {
 	}
 	stop := startProgram(t, program, append(args, "-kubelet-dir="+dir)...)
 	defer stop()
-	c := p.container(t)
 	awaitOK(t, "http://"+address+c.LivenessProbe.HTTPGet.Path)
 	awaitOK(t, "http://"+address+c.ReadinessProbe.HTTPGet.Path)
+	if statusAddress != "" {
+		awaitOK(t, "http://"+statusAddress+"/metrics")
+	}
 }
 
 // probes returns the probes of a container by name.
@@ -242,16 +254,25 @@ func probes(c *corev1.Container) map[string]*corev1.Probe {
 	}
 }
 
-// probedPort returns the only port of the container, which all probes must use.
+// probedPort returns the port of the container that all probes use.
 func probedPort(t *testing.T, p plugin) int32 {
 	t.Helper()
 	c := p.container(t)
 	for name, probe := range probes(c) {
-		if len(c.Ports) != 1 || probe.HTTPGet.Port.StrVal != c.Ports[0].Name {
-			t.Fatalf("the %s probe does not use the only port of %v", name, c.Ports)
+		if probe.HTTPGet.Port.StrVal != "health" {
+			t.Fatalf("the %s probe does not use the port health", name)
 		}
 	}
-	return c.Ports[0].ContainerPort
+	return namedPort(t, c, "health")
+}
+
+func namedPort(t *testing.T, c *corev1.Container, name string) int32 {
+	t.Helper()
+	i := slices.IndexFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name == name })
+	if i < 0 {
+		t.Fatalf("no port %s in %v", name, c.Ports)
+	}
+	return c.Ports[i].ContainerPort
 }
 
 // TestProbeTimeoutsExceedCheckTimeout: the kubelet discards the answer of a probe that it

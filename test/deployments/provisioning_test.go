@@ -56,20 +56,22 @@ func TestPodResourcesMountSurvivesKubeletRestart(t *testing.T) {
 
 // TestPodKnowsItsNames checks the variables that the program reads.
 func TestPodKnowsItsNames(t *testing.T) {
-	got := map[string]string{}
-	for _, e := range overlayNamed(t, "provisioning").container(t).Env {
-		if field := e.ValueFrom.FieldRef; field != nil {
-			got[e.Name] = field.FieldPath
-		}
-	}
 	want := map[string]string{
 		"NODE_NAME":     "spec.nodeName",
 		"POD_NAMESPACE": "metadata.namespace",
 		"POD_NAME":      "metadata.name",
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
+		got := map[string]string{}
+		for _, e := range p.container(t).Env {
+			if field := e.ValueFrom.FieldRef; field != nil {
+				got[e.Name] = field.FieldPath
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
 	for name := range want {
 		findInSource(t, "cmd/qat_plugin/main.go", `env\("`+name+`"\)`, 1)
 	}
