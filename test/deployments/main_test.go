@@ -48,6 +48,7 @@ var others = map[string]string{
 	"compress-perf":      "workloads/compress-perf",
 	"qatlib":             "workloads/qatlib",
 	"openshift":          "openshift",
+	"monitoring":         "monitoring",
 }
 
 // overlayNamed returns the plugin that an overlay installs.

@@ -5,6 +5,7 @@ package deployments
 import (
 	"testing"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -21,6 +22,8 @@ type objects struct {
 	pods       []corev1.Pod
 	rules      []nodeFeatureRule
 	sccs       []securityContextConstraints
+	monitors   []monitoringv1.PodMonitor
+	alerts     []monitoringv1.PrometheusRule
 }
 
 // decode decodes YAML documents. It fails the test for fields that the API does not know,
@@ -43,6 +46,10 @@ func decode(t testing.TB, text string) (o objects) {
 			o.rules = append(o.rules, decodeStrict[nodeFeatureRule](t, document))
 		case "security.openshift.io/v1 SecurityContextConstraints":
 			o.sccs = append(o.sccs, decodeStrict[securityContextConstraints](t, document))
+		case "monitoring.coreos.com/v1 PodMonitor":
+			o.monitors = append(o.monitors, decodeStrict[monitoringv1.PodMonitor](t, document))
+		case "monitoring.coreos.com/v1 PrometheusRule":
+			o.alerts = append(o.alerts, decodeStrict[monitoringv1.PrometheusRule](t, document))
 		default:
 			t.Fatalf("unexpected object %s %s:\n%s", kind.APIVersion, kind.Kind, document)
 		}
