@@ -20,11 +20,16 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"k8s.io/klog/v2"
 
 	"qatplugin/internal/status"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	goleak.VerifyTestMain(m)
+}
 
 // must fails the test for an error of the test's own surroundings.
 func must(t *testing.T, err error) {
@@ -308,7 +313,8 @@ func (r result) wantExit(t *testing.T, status int, text string) {
 // A running is a run of qatctl that goes on until it is interrupted.
 type running struct {
 	t         *testing.T
-	lines     chan string
+	lines     chan string // of standard output
+	messages  chan string // lines of standard error
 	interrupt func()
 	ended     chan result
 }
@@ -321,6 +327,7 @@ func (f *fakePlugin) start(t *testing.T, args ...string) *running {
 	r := &running{
 		t:         t,
 		lines:     make(chan string, 1000),
+		messages:  make(chan string, 1000),
 		interrupt: func() { cancel(errInterrupted) },
 		ended:     make(chan result, 1),
 	}
@@ -329,7 +336,7 @@ func (f *fakePlugin) start(t *testing.T, args ...string) *running {
 		var stderr bytes.Buffer
 		code := run(ctx, append([]string{"--socket", f.socket}, args...), &environment{
 			stdout: writer,
-			stderr: &stderr,
+			stderr: io.MultiWriter(&stderr, &lineWriter{lines: r.messages}),
 			getenv: func(string) string { return "" },
 			now:    func() time.Time { return now },
 		})
@@ -370,6 +377,27 @@ func (r *running) next() string {
 	case <-time.After(timeout):
 		r.t.Fatal("qatctl prints no line")
 		return ""
+	}
+}
+
+// await waits for a line of standard output that contains a text.
+func (r *running) await(text string) { r.t.Helper(); r.awaitIn(r.lines, text) }
+
+// awaitMessage waits for a line of standard error that contains a text.
+func (r *running) awaitMessage(text string) { r.t.Helper(); r.awaitIn(r.messages, text) }
+
+func (r *running) awaitIn(from chan string, text string) {
+	r.t.Helper()
+	var lines []string
+	for deadline := time.After(timeout); ; {
+		select {
+		case line := <-from:
+			if lines = append(lines, line); strings.Contains(line, text) {
+				return
+			}
+		case <-deadline:
+			r.t.Fatalf("no line contains %q:\n%s", text, strings.Join(lines, "\n"))
+		}
 	}
 }
 

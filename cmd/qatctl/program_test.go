@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"qatplugin/internal/lookalike"
+	"qatplugin/internal/testenv"
+	"qatplugin/kubeletapi/kubelettest"
+)
+
+// A program is a running qat_plugin, on a host with VFs of two PFs.
+type program struct {
+	*fakePlugin // for its methods that run qatctl
+	t           *testing.T
+	host        *lookalike.Host
+	kubelet     *kubelettest.Kubelet
+	cmd         *exec.Cmd
+}
+
+// startProgram builds qat_plugin, runs it, and waits until the kubelet has its lists.
+func startProgram(t *testing.T, flags ...string) *program {
+	t.Helper()
+	top := filepath.Join("..", "..")
+	testenv.Inputs(t, top)
+	binary := filepath.Join(t.TempDir(), "qat_plugin")
+	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "grpcnotrace", "-o", binary, "./cmd/qat_plugin")
+	build.Dir = top
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	host := lookalike.Start(t)
+	must(t, host.LoadDriver("vfio-pci"))
+	must(t, host.LoadDriver("uio_pci_generic"))
+	must(t, host.AddPF(lookalike.PF{Address: cyPF, Services: "sym;asym"}))
+	must(t, host.AddPF(lookalike.PF{Address: dcPF, DeviceID: "4944", Services: "dc", NUMANode: 1}))
+	must(t, host.SetVFs(cyPF, 2))
+	must(t, host.SetVFs(dcPF, 2))
+	dir := t.TempDir()
+	kubelet, err := kubelettest.Start(dir)
+	must(t, err)
+	t.Cleanup(kubelet.Stop)
+	p := &program{
+		fakePlugin: &fakePlugin{socket: filepath.Join(t.TempDir(), "status.sock")},
+		t:          t,
+		host:       host,
+		kubelet:    kubelet,
+	}
+	p.cmd = exec.Command(binary, append([]string{
+		"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir, "-status-socket", p.socket,
+		"-pod-resources-socket=",
+	}, flags...)...)
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	must(t, err)
+	p.cmd.Stderr = log
+	must(t, p.cmd.Start())
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		_ = p.cmd.Wait()
+		_ = log.Close()
+		if text, err := os.ReadFile(log.Name()); err == nil && t.Failed() {
+			t.Logf("log of qat_plugin:\n%s", text)
+		}
+	})
+	for _, resource := range []string{"qat.intel.com/cy", "qat.intel.com/dc"} {
+		_, err = kubelet.WaitList(t.Context(), resource, func(l kubelettest.List) bool { return len(l.Devices) == 2 })
+		must(t, err)
+	}
+	p.awaitSocket()
+	return p
+}
+
+// awaitSocket waits until the plugin listens.
+func (p *program) awaitSocket() {
+	p.t.Helper()
+	for deadline := time.Now().Add(timeout); ; time.Sleep(5 * time.Millisecond) {
+		c, err := net.Dial("unix", p.socket)
+		if err == nil {
+			_ = c.Close()
+			return
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(deadline) {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// TestAgainstRealProgram runs the commands at a plugin that runs as a process.
+func TestAgainstRealProgram(t *testing.T) {
+	p := startProgram(t)
+	vfs := append(p.host.VFs(cyPF), p.host.VFs(dcPF)...)
+	if got, want := p.qatctl(t, "list", "-o", "name").ok(t).stdout, strings.Join(vfs, "\n")+"\n"; got != want {
+		t.Errorf("list -o name prints\n%s, want\n%s", got, want)
+	}
+	if r := p.qatctl(t, "list", "--resource", "dc", "--state", "listed").ok(t); len(r.lines()) != 4 {
+		t.Errorf("not a header, a PF and 2 VFs:\n%s", r.stdout)
+	}
+	p.qatctl(t, append([]string{"describe", "--check", cyPF}, vfs...)...).ok(t)
+	if line := p.qatctl(t, "list", "resources").ok(t).line(t, "/cy"); !strings.Contains(line, "watching") {
+		t.Errorf("a resource that the kubelet follows has the row %q", line)
+	}
+	p.qatctl(t, "status", "--check").ok(t)
+	p.qatctl(t, "top").ok(t)
+	if r := p.qatctl(t, "version").ok(t); !strings.Contains(r.stdout, "qat_plugin devel") {
+		t.Errorf("version prints %q", r.stdout)
+	}
+	if r := p.qatctl(t, "doctor", "--dry-run"); !strings.Contains(r.line(t, "sysfs"), p.host.Sysfs()) {
+		t.Errorf("doctor does not check the host of the plugin:\n%s", r.stdout)
+	}
+
+	for what, line := range map[string]string{"events": "in cy", "events --kind change": vfs[0]} {
+		if r := p.qatctl(t, strings.Fields(what)...).ok(t); !strings.Contains(r.stdout, line) {
+			t.Errorf("%s lacks %q:\n%s", what, line, r.stdout)
+		}
+	}
+}
+
+// TestWatchRealProgram changes the host while watch and events --follow run.
+func TestWatchRealProgram(t *testing.T) {
+	p := startProgram(t)
+	watch, events := p.start(t, "watch"), p.start(t, "events", "--follow", "--kind", "change")
+	watch.awaitMessage("Watching 2 PFs, 4 VFs and 2 resources")
+	vf := p.host.VFs(cyPF)[0]
+	must(t, p.host.RemoveVF(vf))
+	watch.await("VF " + vf + "  is gone")
+	events.await("cy " + vf + ": removed")
+	must(t, p.host.SetState(dcPF, "down"))
+	watch.await("PF " + dcPF + "  healthy → unhealthy, state up → down")
+	must(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	for _, r := range []*running{watch, events} {
+		r.end().wantExit(t, 1, "")
+	}
+	p.qatctl(t, "watch").wantExit(t, exitNobody, "no plugin listens at "+p.socket)
+}
