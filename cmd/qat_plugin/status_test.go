@@ -14,10 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
@@ -215,6 +217,38 @@ func TestProfilesAreServedWithTheFlag(t *testing.T) {
 	}
 }
 
+func TestAddedVFIsInTheEventsAndTheStatus(t *testing.T) {
+	r := startStatus(t)
+	defer r.stop()
+	s := openStream(t, r.client(false), "")
+	defer s.close()
+	await(s, status.MessageSnapshot, func(got status.Snapshot) bool { return len(got.VFs) == 0 })
+	addVF(t, r.host)
+	isListed := func(f status.VF) bool { return f.Address == vf && f.State == status.StateListed }
+	u := await(s, status.MessageUpdate, func(u status.Update) bool { return slices.ContainsFunc(u.VFs, isListed) })
+	if !slices.ContainsFunc(u.Resources, func(r status.Resource) bool { return r.Name == resource }) {
+		t.Errorf("the resources of the update are %+v", u.Resources)
+	}
+	await(s, status.MessageUpdate, func(u status.Update) bool {
+		return slices.ContainsFunc(u.Resources, func(r status.Resource) bool {
+			return r.Name == resource && r.Phase == status.PhaseWatching && r.Lists > 0 && r.LastList != nil
+		})
+	})
+	got := snapshot(t, r.client(true))
+	want := []status.VF{{
+		Address: vf, PF: pf, Family: "4xxx", DeviceID: "4941", Driver: "vfio-pci", NUMANode: got.VFs[0].NUMANode,
+		IOMMUGroup: got.VFs[0].IOMMUGroup, Node: got.VFs[0].Node, State: status.StateListed, Resource: "cy",
+	}}
+	if diff := cmp.Diff(want, got.VFs); diff != "" {
+		t.Errorf("VFs of /statusz (-want +got):\n%s", diff)
+	}
+	if !strings.HasPrefix(got.VFs[0].Node, "/dev/vfio/") || got.Mode != "dpdk" || got.Version != version {
+		t.Errorf("snapshot %+v", got)
+	}
+	must(t, r.host.RemoveVF(vf))
+	await(s, status.MessageUpdate, func(u status.Update) bool { return slices.Contains(u.Removed, vf) })
+}
+
 func TestMetricsAreValid(t *testing.T) {
 	r := startStatus(t)
 	defer r.stop()
@@ -286,24 +320,23 @@ func TestProgramIsAsBeforeWhenClientsHaveLeft(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	visit() // what is allocated once
-	goroutines, before := 0, uint64(0)
-	settled := func(most int) bool {
+	start := runtime.NumGoroutine()
+	settle := func() {
+		t.Helper()
+		n := 0
 		for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			if goroutines = runtime.NumGoroutine(); goroutines <= most {
-				return true
+			if n = runtime.NumGoroutine(); n <= start {
+				return
 			}
 		}
-		return false
+		t.Fatalf("%d goroutines after the clients have left, %d before", n, start)
 	}
-	settled(runtime.NumGoroutine() - 1) // until the connections are closed
-	start := goroutines
-	before = heap()
+	visit() // what is allocated once
+	settle()
+	before := heap()
 	for range 5 {
 		visit()
-	}
-	if !settled(start) {
-		t.Errorf("%d goroutines, %d before", goroutines, start)
+		settle()
 	}
 	const most = 1 << 20 // of noise; a snapshot of each request would be several times that
 	if after := heap(); after > before+most {
