@@ -88,6 +88,7 @@ function bitRate(bits) {
 // shortResource returns the name without the namespace, which is the same for all resources.
 const shortResource = (name) => name.slice(name.lastIndexOf("/") + 1);
 
+const isAddress = (text) => /^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/.test(text);
 const pciAddress = /\b[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b/g;
 
 // compareAddresses orders PCI addresses. A domain may have more than four digits.
@@ -1133,37 +1134,48 @@ function renderEvents() {
   }
   setText($("pause"), eventView.paused ? "Resume" : "Pause");
   if (next.length) eventView.shown = next.at(-1).seq;
-  const items = next.filter(eventMatches).slice(-maxEventRows).reverse().map(eventItem);
+  const items = joinEvents(next.filter(eventMatches).slice(-maxEvents)).slice(-maxEventRows).reverse().map(eventItem);
   if (items.length) list.prepend(...items);
   while (list.children.length > maxEventRows) list.lastChild.remove();
   $("no-events").hidden = list.children.length > 0;
   setText($("no-events"), state.events.length ? "No event matches the filter." : "Nothing has happened yet.");
 }
 
+// joinEvents makes one event of those that differ only in the device, such as of all VFs of a PF.
+function joinEvents(events) {
+  const joined = [];
+  let lastKey = "";
+  for (const event of events) {
+    const { seq, device, path, ...rest } = event;
+    const key = device && !event.devices ? JSON.stringify(rest) : "";
+    if (key && key === lastKey) {
+      joined.at(-1).devices.push(device);
+    } else {
+      joined.push(key ? { ...event, device: "", path: "", devices: [device] } : event);
+    }
+    lastKey = key;
+  }
+  return joined;
+}
+
 function eventItem(event) {
   const what = h("span", { class: "what" });
-  const device = event.device && (/^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/.test(event.device) ? addressButton(event.device) : h("span", { class: "mono" }, event.device));
-  const words = [event.action && h("b", {}, event.action), device, !device && event.path && h("span", { class: "mono" }, event.path),
-    event.resource && h("span", { class: "mono" }, event.resource)];
+  const add = (...nodes) => { if (nodes[0]) what.append(what.hasChildNodes() ? " " : "", ...nodes); };
+  add(event.action && h("b", {}, event.action));
+  const devices = event.devices ?? [];
+  const shown = devices.slice(0, devices.length > 5 ? 4 : 5);
+  for (const id of shown) add(isAddress(id) ? addressButton(id) : h("span", { class: "mono" }, id));
+  if (devices.length > shown.length) add(`and ${devices.length - shown.length} more`);
+  if (!devices.length) add(event.path && h("span", { class: "mono" }, event.path));
+  add(event.resource && h("span", { class: "mono" }, event.resource));
+  // What a kernel event and a list led to is on a line of its own.
   let led = event.text;
-  let text = "";
-  switch (event.kind) {
-    case "list":
-      text = event.text;
-      led = event.seconds ? `sent ${duration(event.seconds)} after the event` : "";
-      break;
-    case "uevent":
-    case "inotify":
-      break;
-    default:
-      text = event.text;
-      led = "";
-  }
-  for (const word of [...words, text]) if (word) what.append(what.hasChildNodes() ? " " : "", word);
-  if (event.devices?.length) {
-    const shown = event.devices.slice(0, 4);
-    for (const id of shown) what.append(" ", state.vfs.has(id) ? addressButton(id) : h("span", { class: "mono" }, id));
-    if (event.devices.length > shown.length) what.append(` and ${event.devices.length - shown.length} more`);
+  if (event.kind === "list") {
+    add(event.text);
+    led = event.seconds ? `sent ${duration(event.seconds)} after the event` : "";
+  } else if (event.kind !== "uevent" && event.kind !== "inotify") {
+    add(event.text);
+    led = "";
   }
   return h("li", { "data-kind": event.kind },
     h("div", { class: "at" }, h("span", { class: "kind" }, kindName(event.kind)), timeElement(event.time, exactTime)),
@@ -1172,23 +1184,27 @@ function eventItem(event) {
 
 // Plots
 
+// spanOf returns how many seconds a plot shows if its oldest point is so many seconds old.
+const spanOf = (oldest) => [60, 120, 300].find((span) => span >= oldest) ?? plotSeconds;
+
 // frameOf prepares an SVG of the size that it has on the page, and returns functions from values to
-// coordinates. ticks are [value, text] of the vertical axis.
-function frameOf(svg, ticks, scale) {
+// coordinates. ticks are [value, text] of the vertical axis, and span is the number of seconds of
+// the horizontal one.
+function frameOf(svg, ticks, scale, span) {
   const width = Math.max(200, svg.clientWidth || 400);
   const height = 150;
   const [left, right, top, bottom] = [46, 8, 8, 20];
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.replaceChildren();
-  const x = (secondsAgo) => width - right - (width - left - right) * (secondsAgo / plotSeconds);
+  const x = (secondsAgo) => width - right - (width - left - right) * (secondsAgo / span);
   const y = (value) => height - bottom - (height - top - bottom) * scale(value);
   for (const [value, text] of ticks) {
     svg.append(s("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
     svg.append(s("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, text));
   }
-  for (const minutes of [10, 5, 0]) {
-    const anchor = minutes === 0 ? "end" : minutes === 10 ? "start" : "middle";
-    svg.append(s("text", { x: x(minutes * 60), y: height - 5, "text-anchor": anchor }, minutes ? `−${minutes} min` : "now"));
+  for (const [at, anchor] of [[span, "start"], [span / 2, "middle"], [0, "end"]]) {
+    const text = at === 0 ? "now" : at % 60 ? `−${at} s` : `−${at / 60} min`;
+    svg.append(s("text", { x: x(at), y: height - 5, "text-anchor": anchor }, text));
   }
   return { x, y, left, right: width - right };
 }
@@ -1208,7 +1224,8 @@ function renderLatency() {
   const high = Math.ceil(Math.log10(Math.max(1e-2, values.at(-1) ?? 0)));
   const ticks = [];
   for (let decade = low; decade <= high; decade++) ticks.push([10 ** decade, duration(10 ** decade).replace(".0", "")]);
-  const { x, y, left, right } = frameOf($("latency"), ticks, (seconds) => (Math.log10(seconds) - low) / (high - low));
+  const { x, y, left, right } = frameOf($("latency"), ticks, (seconds) => (Math.log10(seconds) - low) / (high - low),
+    spanOf(Math.max(...points.map((point) => point.ago))));
   for (const point of points) $("latency").append(s("circle", { class: "dot", cx: x(Math.max(0, point.ago)), cy: y(point.seconds), r: 2.75 }));
   if (!values.length) {
     setText($("latency-caption"), "No event has led to a list in this time.");
@@ -1219,19 +1236,21 @@ function renderLatency() {
   setText($("latency-caption"), `From an event to the end of the send to the kubelet: ${count(values.length, "list")}, median ${duration(median)}, longest ${duration(values.at(-1))}.`);
 }
 
-// Slice types, in the order of Documentation/ABI/testing/debugfs-driver-qat_telemetry.
+// Slice types (Documentation/ABI/testing/debugfs-driver-qat_telemetry).
 const sliceNames = {
-  cpr: "Compression", xlt: "Translator", dcpr: "Decompression", pke: "Public key", ucs: "Unified crypto",
+  cpr: "Compression", xlt: "Translator", dcpr: "Decompression", cnv: "Compress and verify", dcprz: "Decompression",
+  pke: "Public key", ucs: "Unified crypto",
   wat: "Wireless authentication", wcp: "Wireless cipher", cph: "Cipher", ath: "Authentication",
 };
-const dashes = ["", "6 3", "2 3", "8 3 2 3", "12 3", "4 2", "1 4", "10 2 1 2 1 2", "5 5"];
+const dashes = ["", "6 3", "2 3", "8 3 2 3", "12 3", "4 2", "1 4", "10 2 1 2 1 2", "5 5"]; // a line is told apart by its dashes too
 
 function renderUtilization() {
   const newest = utilization.at(-1)?.types ?? {};
   const types = [...new Set([...Object.keys(sliceNames), ...Object.keys(newest)])].filter((type) => utilization.some((sample) => type in sample.types));
-  const { x, y } = frameOf($("utilization"), [[0, "0%"], [50, "50%"], [100, "100%"]], (percent) => Math.min(100, percent) / 100);
+  const span = spanOf(utilization.length ? secondsAgo(utilization[0].at) : plotSeconds);
+  const { x, y } = frameOf($("utilization"), [[0, "0%"], [50, "50%"], [100, "100%"]], (percent) => Math.min(100, percent) / 100, span);
   types.forEach((type, i) => {
-    const samples = utilization.filter((sample) => type in sample.types && secondsAgo(sample.at) <= plotSeconds);
+    const samples = utilization.filter((sample) => type in sample.types && secondsAgo(sample.at) <= span);
     const points = samples.map((sample) => `${x(Math.max(0, secondsAgo(sample.at))).toFixed(1)},${y(sample.types[type]).toFixed(1)}`);
     $("utilization").append(s("polyline", { class: `line s${i % 9 + 1}`, points: points.join(" "), "stroke-dasharray": dashes[i % 9] }));
   });

@@ -276,6 +276,25 @@ func TestEventsAreFilteredAndPaused(t *testing.T) {
 	p.wait(kinds + ` === "Resync,List,Change,Uevent"`)
 }
 
+// A change of all VFs of a PF is one row.
+func TestEventsThatDifferInTheDeviceAreOneRow(t *testing.T) {
+	s := startServer(t, node(1))
+	at := time.Now()
+	change := func(vf, text string) {
+		s.happen(status.Event{Kind: status.KindChange, Resource: "qat.intel.com/cy", Device: vf, Text: text, Time: at})
+	}
+	for _, v := range s.snapshot.VFs {
+		change(v.Address, "added")
+	}
+	change("0000:10:00.1", "removed")
+	p := open(t, s.url(), desktop)
+	p.waitCount("#events li", 2)
+	const want = "0000:10:00.1 0000:10:00.2 0000:10:00.3 0000:10:00.4 and 12 more qat.intel.com/cy added"
+	if got := p.text("#events li:last-child .what"); got != want {
+		t.Errorf("the row is %q, want %q", got, want)
+	}
+}
+
 func TestPlots(t *testing.T) {
 	s, p := openNode(t, 2, desktop)
 	for i, seconds := range []float64{0.0002, 0.0004, 0.01} {
