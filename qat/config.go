@@ -76,6 +76,10 @@ type Config struct {
 	// milliseconds. If Journal is nil, nothing is recorded.
 	Journal *status.Journal
 
+	// RecorderLimit is the number of decisions about VFs that the recorder of ModeDPDK keeps, each
+	// of which takes about 1 KB; 2048. Negative: nothing is recorded.
+	RecorderLimit int
+
 	// Publishing is called right before Watch publishes a Tree, in the same goroutine, with the
 	// Tree before it, which may be nil, and the time at which the first cause of the change was
 	// noticed. It must take less than a microsecond. If Publishing is nil, it is not called.

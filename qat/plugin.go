@@ -31,6 +31,7 @@ type Plugin struct {
 	preference *policy.Preference
 	telemetry  *telemetry.Reader
 	collection *telemetry.Switch // keeps the telemetry of PFs on; nil: it is left alone
+	recorder   *dpdk.Recorder // nil: nothing is recorded
 	loop       *hostwatch.Loop
 
 	provisioning *hostwatch.Loop // nil: no PF is provisioned
@@ -55,6 +56,7 @@ func New(config Config) (*Plugin, error) {
 		reader:     reader,
 		allocator:  dpdk.NewAllocator(reader, config.DPDKDriver),
 		preference: policy.NewPreference(policy.Policy(config.AllocationPolicy)),
+		recorder:   dpdk.NewRecorder(config.RecorderLimit, config.Journal),
 		telemetry:  telemetry.NewReader(config.SysfsRoot),
 		loop: hostwatch.New(hostwatch.Config{
 			Sysfs:         config.SysfsRoot,
@@ -112,6 +114,7 @@ func (p *Plugin) newDPDKMode(ctx context.Context, host hostwatch.Host[dpdk.Key])
 		HealthInterval: p.config.HealthInterval,
 		Policy:         policy.Policy(p.config.AllocationPolicy),
 		Preference:     p.preference,
+		Recorder:       p.recorder,
 		PFRead:         p.pfRead(),
 	}, host)
 }

@@ -5,6 +5,7 @@ package dpdk
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -49,7 +50,7 @@ type assignment struct {
 	inUse  map[pci.Address]bool // VFs that containers had when the mode started, until they are listed
 
 	listed  map[pci.Address]*place   // listed VFs
-	placed  []pci.Address            // VFs that apply has listed, until the tree is built
+	changed []pci.Address            // VFs whose entries the last call of apply has changed
 	waiting map[pci.Address]decision // VFs that need a place and are not listed; some are being bound
 	skipped map[string]string        // VF → why it is not listed
 	tree    *devtree.Tree
@@ -85,6 +86,7 @@ type bindings interface {
 // returns the PF of a VF.
 func (s *assignment) apply(decisions []decision, b bindings, pfOf policy.PFOf, now time.Time) (bind []decision) {
 	tree := s.tree.Edit()
+	s.changed = s.changed[:0]
 	shared := false
 	for _, d := range decisions {
 		s.applyOne(tree, d, now)
@@ -114,12 +116,11 @@ func (s *assignment) apply(decisions []decision, b bindings, pfOf policy.PFOf, n
 // shareDevices replaces the devices of the VFs that apply has listed by their copies in the tree,
 // so that only one of the two stays in memory.
 func (s *assignment) shareDevices() {
-	for _, a := range s.placed {
+	for _, a := range s.changed {
 		if p := s.listed[a]; p != nil {
 			p.decision.device = s.tree.Resource(p.decision.resource).Device(a.String())
 		}
 	}
-	s.placed = nil
 }
 
 // applyOne applies one decision. It lists the VF if the VF is listed already or needs no place. A
@@ -134,6 +135,7 @@ func (s *assignment) applyOne(b *devtree.Builder, d decision, now time.Time) {
 	}
 	if listed && d.action != actionList {
 		delete(s.listed, a)
+		s.changed = append(s.changed, a)
 	}
 	switch {
 	case d.action == actionList && (listed || !s.needsPlace(d)):
@@ -157,6 +159,7 @@ func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 		klog.ErrorS(err, "Cannot list a device", "device", a)
 		b.Remove(d.resource, id)
 		delete(s.listed, a)
+		s.changed = append(s.changed, a)
 		s.skipped[id] = err.Error()
 		return
 	}
@@ -168,7 +171,7 @@ func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 		}
 	}
 	s.listed[a] = p
-	s.placed = append(s.placed, a)
+	s.changed = append(s.changed, a)
 	delete(s.inUse, a)
 }
 
@@ -379,6 +382,7 @@ func (r *assigner) unlist(a pci.Address) {
 	d := r.listed[a].decision
 	r.tree.Remove(d.resource, a.String())
 	delete(r.listed, a)
+	r.changed = append(r.changed, a)
 	if d.group != nil && r.groupHolders[*d.group] == a {
 		r.releaseGroup(*d.group)
 	}
@@ -390,7 +394,7 @@ func (r *assigner) unlist(a pci.Address) {
 // that VF becomes the holder. It reserves a place even if none is left.
 func (r *assigner) releaseGroup(group int) {
 	delete(r.groupHolders, group)
-	for a := range r.pending {
+	for _, a := range slices.SortedFunc(maps.Keys(r.pending), pci.Address.Compare) {
 		if d := r.waiting[a]; d.group != nil && *d.group == group {
 			r.groupHolders[group] = a
 			r.reserve()

@@ -35,6 +35,9 @@ func (c *controller) runAudit(b *hostwatch.Batch[Key], now time.Time) {
 			c.functions.expire(address)
 			c.update([]pci.Address{address}, nil, now)
 			c.drift.Report(b.MayMissEvents, "device", address, "before", before, "now", c.Outcome(key))
+			if !b.MayMissEvents {
+				c.recorder.keepDrift()
+			}
 		}
 	}
 	if b.Audit {

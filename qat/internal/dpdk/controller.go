@@ -37,6 +37,7 @@ type Config struct {
 	HealthInterval time.Duration // time between heartbeats; not positive: never
 	Policy         policy.Policy
 	Preference     *policy.Preference // kept up to date with the lists
+	Recorder       *Recorder          // records the decisions; nil: nothing does
 
 	// PFRead is called whenever a PF was read, with its driver's directory in debugfs. It must not
 	// block. nil: nothing is called.
@@ -52,6 +53,7 @@ type controller struct {
 	health     *health.Monitor
 	binder     *bind.Binder
 	preference *policy.Preference
+	recorder   *Recorder // may be nil
 	rules      rules
 	totals     totalVFs
 
@@ -87,6 +89,8 @@ func newController(
 		inUse[a] = true
 	}
 	cfg.Allocator.follow(func(pf pci.Address) { host.Mark(Key{kind: keyWithdrawal, address: pf}, time.Now()) })
+	rules := rules{driver: cfg.Driver, served: cfg.ServedDrivers, bind: !cfg.NoBind, steal: cfg.Steal}
+	cfg.Recorder.follow(settings{rules: rules, policy: cfg.Policy, limit: cfg.Limit})
 	return &controller{
 		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver, isShared: groups.isShared},
 		groups:     groups,
@@ -103,7 +107,8 @@ func newController(
 		}),
 		preference: cfg.Preference,
 		totals:     totalVFs{pfs: map[pci.Address]totalOfPF{}},
-		rules:      rules{driver: cfg.Driver, served: cfg.ServedDrivers, bind: !cfg.NoBind, steal: cfg.Steal},
+		recorder:   cfg.Recorder,
+		rules:      rules,
 		functions: &functions{
 			reader:     cfg.Reader,
 			reread:     reread,
@@ -146,6 +151,7 @@ func (c *controller) Classify(e *events.Event) (Key, hostwatch.Verdict) {
 // Reconcile reads the functions that the batch names, or that are due to be read again, and returns
 // the Tree that follows.
 func (c *controller) Reconcile(now time.Time, b *hostwatch.Batch[Key]) hostwatch.State {
+	c.recorder.because(b)
 	addresses := c.addresses(b.Keys, now)
 	for _, a := range addresses {
 		delete(c.suspects, a) // an event has reported the difference, so it is not drift
@@ -279,17 +285,14 @@ func (c *controller) update(addresses, unread []pci.Address, now time.Time) {
 	for _, a := range c.functions.pool.Outstanding() {
 		c.binder.Postpone(a, now.Add(maxRetry))
 	}
-	decisions := make([]decision, len(vfs))
-	for i := range vfs {
-		decisions[i] = decide(&vfs[i], &c.rules)
-		decisions[i].vf, decisions[i].function = vfs[i].address, vfs[i].vf
-		if vfs[i].shared {
-			decisions[i].group, decisions[i].taken = vfs[i].vf.Group, vfs[i].taken()
-		}
-	}
+	decisions := decideAll(vfs, &c.rules)
 	c.updateBinder(vfs, decisions, now)
 	before := c.assignment.tree
-	c.bind(c.assignment.apply(decisions, c.binder, c.functions.pfOf, now), now)
+	step := c.recorder.begin(vfs, decisions, c.assignment, now)
+	bindings, pfOf := c.recorder.observe(step, c.binder, c.functions.pfOf)
+	chosen := c.assignment.apply(decisions, bindings, pfOf, now)
+	c.bind(chosen, now)
+	c.recorder.end(step, chosen, c.assignment)
 	if c.assignment.tree != before {
 		c.preference.Update(maps.Keys(c.assignment.listed), c.functions.pfOf)
 	}

@@ -105,6 +105,19 @@ type decision struct {
 
 func skip(reason string) decision { return decision{action: actionSkip, reason: reason} }
 
+// decideAll decides about VFs. The results also have what identifies the VF and its IOMMU group.
+func decideAll(vfs []facts, r *rules) []decision {
+	decisions := make([]decision, len(vfs))
+	for i := range vfs {
+		decisions[i] = decide(&vfs[i], r)
+		decisions[i].vf, decisions[i].function = vfs[i].address, vfs[i].vf
+		if vfs[i].shared {
+			decisions[i].group, decisions[i].taken = vfs[i].vf.Group, vfs[i].taken()
+		}
+	}
+	return decisions
+}
+
 // decide decides what to do with a VF. It has no side effects.
 func decide(f *facts, r *rules) decision {
 	vf := f.vf

@@ -121,6 +121,9 @@ func newRig(t *testing.T, h *lookalike.Host, cfg Config) *rig {
 		held:    map[string]chan struct{}{},
 		reads:   holds{held: map[string]chan struct{}{}, begun: map[string]int{}},
 	}
+	if cfg.Recorder == nil {
+		cfg.Recorder = NewRecorder(50, nil)
+	}
 	r.config = withDefaults(h, cfg, r)
 	host := hostwatch.Host[Key]{
 		Mark:    func(key Key, _ time.Time) { r.mark(key) },
@@ -143,7 +146,10 @@ func newRig(t *testing.T, h *lookalike.Host, cfg Config) *rig {
 		return r.config.Reader.Reread(known)
 	}
 	r.controller = newController(t.Context(), r.config, host, read, reread)
-	t.Cleanup(r.controller.Close)
+	t.Cleanup(func() {
+		r.controller.Close()
+		checkRecording(t, r.controller) // whatever the test has done, its recording can be replayed
+	})
 	return r
 }
 

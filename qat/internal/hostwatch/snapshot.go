@@ -27,8 +27,8 @@ type view struct {
 	addTo func(s *status.Snapshot, skipped map[string]string) // see [Mode]; nil: the loop has not run
 }
 
-// AddStatus adds the state of the loop and of its mode to s. It waits until the loop is idle and has
-// copied its state. If that does not happen before ctx ends, the state is the one that the loop
+// AddStatus adds the state of the loop and of its mode to s. It waits until the loop is idle and
+// has copied its state. If that does not happen before ctx ends, the state is the one that the loop
 // copied last, and has an Err.
 func (l *Loop) AddStatus(ctx context.Context, s *status.Snapshot) {
 	v, err := l.inspect(ctx)
