@@ -44,7 +44,8 @@ var rooms = map[string]room{
 	"internal/metrics": {
 		ours: []string{"devtree", "internal/status", "kubeletapi"},
 		theirs: []string{
-			"github.com/prometheus/client_golang/prometheus", "google.golang.org/grpc/status", "k8s.io/klog/v2",
+			"github.com/prometheus/client_golang/prometheus", "google.golang.org/grpc/codes",
+			"google.golang.org/grpc/status", "k8s.io/klog/v2",
 		},
 		why: "internal/metrics renders what the plugin knows as metrics and reads nothing of the host",
 	},

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
@@ -52,6 +53,12 @@ type Metrics struct {
 }
 
 var _ kubeletapi.Observer = (*Metrics)(nil)
+
+// allocateCodes are the codes of a failed Allocate call. Their series exist before the first
+// failure: Prometheus does not count the failure with which a series appears.
+var allocateCodes = []codes.Code{
+	codes.FailedPrecondition, codes.InvalidArgument, codes.NotFound, codes.Unavailable, codes.Unknown,
+}
 
 // New returns Metrics that have counted nothing.
 func New(c Config) *Metrics {
@@ -171,6 +178,9 @@ func (m *Metrics) Registered(resource string, err error) {
 // StreamOpened implements [kubeletapi.Observer].
 func (m *Metrics) StreamOpened(resource string) {
 	m.tracker.opened(resource)
+	for _, code := range allocateCodes {
+		m.allocationErrors.WithLabelValues(resource, code.String()) // starts at 0
+	}
 	m.record(status.Event{Kind: status.KindKubelet, Resource: resource, Text: "the kubelet follows the list"})
 }
 

@@ -441,6 +441,31 @@ func TestCallsOfTheManagerAreCounted(t *testing.T) {
 	}
 }
 
+// TestFailedAllocationsStartAtZero: Prometheus computes no increase from the first value of a
+// series, so the series of a failure must exist before it.
+func TestFailedAllocationsStartAtZero(t *testing.T) {
+	m := newMetrics()
+	m.StreamOpened(cy)
+	h := m.Handler(&fakeSource{snapshot: &status.Snapshot{}})
+	failed := func() []string { return only(scrape(t, h), "qat_plugin_allocation_errors_total") }
+	before := failed()
+	for _, err := range []error{
+		grpcstatus.Error(codes.NotFound, "unknown device"), // kubeletapi, service.find
+		grpcstatus.Error(codes.FailedPrecondition, "unhealthy"),
+		grpcstatus.Error(codes.InvalidArgument, "too many"),
+		grpcstatus.Error(codes.Unavailable, "stopping"),
+		errors.New("of a plugin"),
+	} {
+		m.Allocated(cy, nil, err)
+	}
+	for _, series := range failed() {
+		name := strings.TrimSuffix(series, " 1")
+		if name == series || !slices.Contains(before, name+" 0") {
+			t.Errorf("%s did not start at 0: before the failures there were %q", series, before)
+		}
+	}
+}
+
 // TestHistogramIsClassicAndNative checks that the latency is in classic buckets in the text format,
 // and also in native buckets for a client that accepts protocol buffers.
 func TestHistogramIsClassicAndNative(t *testing.T) {
