@@ -9,7 +9,8 @@
 #   unit         the tests of the main module, with the seeds of the fuzz targets, and of tools and
 #                test/compare; those of events and of the plugin also in the build without code
 #                under the GPL
-#   deployments  the modules test/deployments (what deployments/ renders) and tools/image
+#   deployments  the modules test/deployments (what deployments/ renders), test/monitoring (alert
+#                rules and the dashboard) and tools/image
 #   chaos        the module test/chaos: the built plugin while its surroundings break (SEED=N)
 #   kubelet      the module test/kubelet: the plugin with the real kubelet's device manager
 #   browser      the module test/browser: the status page in a headless Chromium
@@ -111,7 +112,7 @@ stage_lint() {
 	plain_builds
 	say "tools/lint: line lengths, SPDX headers, unused exports"
 	go -C tools run ./lint || failed=1
-	for module in . test/browser test/chaos test/compare test/kubelet test/cluster test/deployments tools tools/image; do
+	for module in . test/browser test/chaos test/compare test/kubelet test/cluster test/deployments test/monitoring tools tools/image; do
 		say "module $module: go vet, staticcheck"
 		(cd "$module" && go vet ./...) || failed=1
 		(cd "$module" && "$staticcheck" ./...) || failed=1
@@ -134,9 +135,12 @@ stage_unit() {
 # These tests look at the output of programs. The race detector would only compile Helm and
 # Kubernetes once more. -count=1: the test cache of go ignores files outside of the module.
 stage_deployments() {
-	local failed=0 module
+	local failed=0 module prometheus
 	plain_builds
-	for module in test/deployments tools/image; do
+	if prometheus=$(test/prometheus.sh); then
+		export PROMTOOL=$prometheus/promtool
+	fi
+	for module in test/deployments test/monitoring tools/image; do
 		(cd "$module" && go_test -count=1 -timeout 15m ./...) || failed=1
 	done
 	return $failed
