@@ -47,8 +47,8 @@ func modeOf(flag string) string {
 	case "adf-ctl", "etc-root":
 		return qat.ModeKernel
 	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "allocation-policy",
-		"max-num-devices", "health-interval", "telemetry", "use-cdi", "cdi-dir", "provisioning-dir", "provisioning-force",
-		"pod-resources-socket":
+		"max-num-devices", "health-interval", "telemetry", "use-cdi", "cdi-dir", "provisioning-dir",
+		"provisioning-force", "pod-resources-socket":
 		return qat.ModeDPDK
 	}
 	return ""

@@ -94,7 +94,8 @@ func TestHealthEndpoints(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
-	if w := answer(probe.Handler(healthChecks(fakeChecker{}, passes)), "POST", "/livez"); w.Code != http.StatusMethodNotAllowed {
+	w = answer(probe.Handler(healthChecks(fakeChecker{}, passes)), "POST", "/livez")
+	if w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("POST: status %d, want 405", w.Code)
 	}
 }

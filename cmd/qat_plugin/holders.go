@@ -20,11 +20,13 @@ const (
 	holdersWait = 250 * time.Millisecond
 )
 
-// A holderCache knows which pod has which device, as far as the kubelet says so. It asks the kubelet
-// only when somebody looks, and not more often than every holdersMaxAge.
+// A holderCache knows which pod has which device, as far as the kubelet says so. It asks the
+// kubelet only when somebody looks, and not more often than every holdersMaxAge.
 type holderCache struct {
 	ask     func(context.Context) (map[string]string, error)
 	changed func() // is called when another answer has arrived
+	ctx     context.Context
+	cancel  context.CancelFunc // ends ctx, and with it a question to the kubelet
 
 	mu       sync.Mutex        // guards all following fields
 	holders  map[string]string // device → "namespace/pod"; nil after an error
@@ -33,12 +35,14 @@ type holderCache struct {
 	asking   sync.WaitGroup
 }
 
-// newHolderCache returns a holderCache that knows nothing yet, or nil if ask is nil.
+// newHolderCache returns a holderCache that knows nothing yet, or nil if ask is nil. The caller
+// must close it.
 func newHolderCache(ask func(context.Context) (map[string]string, error), changed func()) *holderCache {
 	if ask == nil {
 		return nil
 	}
-	return &holderCache{ask: ask, changed: changed}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &holderCache{ask: ask, changed: changed, ctx: ctx, cancel: cancel}
 }
 
 // get returns the pods by device. The caller must not change the map.
@@ -47,7 +51,7 @@ func (h *holderCache) get(ctx context.Context) map[string]string {
 	age := time.Since(h.at)
 	if age > holdersMaxAge && h.answered == nil {
 		h.answered = make(chan struct{})
-		h.asking.Go(func() { h.refresh(context.WithoutCancel(ctx)) })
+		h.asking.Go(h.refresh)
 	}
 	holders, answered := h.holders, h.answered
 	h.mu.Unlock()
@@ -66,9 +70,10 @@ func (h *holderCache) get(ctx context.Context) map[string]string {
 }
 
 // refresh asks the kubelet. The function ask limits how long that takes.
-func (h *holderCache) refresh(ctx context.Context) {
-	holders, err := h.ask(ctx)
+func (h *holderCache) refresh() {
+	holders, err := h.ask(h.ctx)
 	if err != nil {
+		holders = nil
 		klog.V(2).InfoS("Cannot show which pods hold VFs", "err", err)
 	}
 	h.mu.Lock()
@@ -82,5 +87,12 @@ func (h *holderCache) refresh(ctx context.Context) {
 	}
 }
 
-// wait waits until the kubelet is not being asked. The caller makes sure that nobody looks any more.
-func (h *holderCache) wait() { h.asking.Wait() }
+// close waits until the kubelet is not being asked. The caller makes sure that nobody looks any
+// more. A nil holderCache may be closed.
+func (h *holderCache) close() {
+	if h == nil {
+		return
+	}
+	h.cancel()
+	h.asking.Wait()
+}

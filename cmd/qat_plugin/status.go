@@ -89,7 +89,5 @@ func (o *options) serveStatus(ctx context.Context, v *view, meters *metrics.Metr
 		running.Go(func() { server.Run(ctx) })
 	}
 	running.Wait()
-	if v.holders != nil {
-		v.holders.wait()
-	}
+	v.holders.close()
 }

@@ -171,10 +171,13 @@ func TestStatusIsServedAtAddressAndSocket(t *testing.T) {
 	r := startStatus(t)
 	addVF(t, r.host)
 	awaitVF(t, r.kubelet)
+	r.log.await(t, `"Registered with the kubelet"`)
 	for name, overSocket := range map[string]bool{"address": false, "socket": true} {
 		c := r.client(overSocket)
 		for _, path := range statusPaths {
-			for method, want := range map[string]int{"GET": 200, "HEAD": 200, "POST": 405, "PUT": 405, "DELETE": 405} {
+			for method, want := range map[string]int{
+				"GET": 200, "HEAD": 200, "POST": 405, "PUT": 405, "DELETE": 405,
+			} {
 				if code, _, body := do(t, c, method, path); code != want {
 					t.Errorf("%s: %s %s: status %d, want %d:\n%s", name, method, path, code, want, body)
 				}
