@@ -35,6 +35,7 @@ type options struct {
 	httpAddress        string
 	statusSocket       string
 	profiling          bool
+	kubernetesEvents   bool
 	loggingFormat      string // one of formatText and formatJSON
 	version            bool
 	unused             []string          // flags that were set and have no effect in this mode
@@ -138,6 +139,8 @@ func newFlagSet(o *options) *flag.FlagSet {
 			"empty disables them")
 	flags.Var(&optionalPath{&o.statusSocket}, "status-socket",
 		"`socket` at which qatctl finds the status, if the directory exists; empty disables it")
+	flags.BoolVar(&o.kubernetesEvents, "kubernetes-events", false,
+		"report devices that fail, VFs that cannot be bound and missing uevents as Kubernetes Events of the Node")
 	flags.BoolVar(&o.profiling, "profiling", false,
 		"also serve /debug/pprof/ at -http-address and -status-socket")
 	flags.Var(&oneOf{&o.loggingFormat, []string{formatText, formatJSON}}, "logging-format",

@@ -90,8 +90,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o.qat.Sources = []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
 	o.qat.OpenWatcher = func() (qat.Watcher, error) { return events.NewWatcher() }
 	var meters *metrics.Metrics // nil if nobody can read them
-	if o.servesStatus() {
+	if o.servesStatus() || o.kubernetesEvents {
 		o.qat.Journal = status.NewJournal(journalLimit)
+	}
+	if o.servesStatus() {
 		meters = metrics.New(metrics.Config{Namespace: namespace, Version: version, Journal: o.qat.Journal})
 		o.qat.Publishing = meters.Publishing
 	}
@@ -153,6 +155,10 @@ func serve(ctx context.Context, o *options, plugin *qat.Plugin, meters *metrics.
 			node:    o.qat.NodeName,
 		}
 		servers.Go(func() { o.serveStatus(serving, v, meters, live) })
+	}
+	if o.kubernetesEvents {
+		v := &view{plugin: plugin, manager: manager, journal: o.qat.Journal, started: started, node: o.qat.NodeName}
+		servers.Go(func() { reportEvents(serving, v, os.Getenv) })
 	}
 	if err := manager.Run(ctx); err != nil {
 		klog.ErrorS(err, "QAT device plugin failed")

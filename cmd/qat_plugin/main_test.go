@@ -231,7 +231,7 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 // otherFlags are the flags that apply to both modes. Every other flag belongs to one mode.
 var otherFlags = []string{
 	"mode", "sysfs-root", "dev-root", "dry-run", "kubelet-dir", "audit-interval", "health-address", "http-address",
-	"status-socket", "profiling", "logging-format", "version",
+	"status-socket", "kubernetes-events", "profiling", "logging-format", "version",
 }
 
 func TestFlagsOfTheOtherModeAreReportedAsUnused(t *testing.T) {

@@ -49,6 +49,12 @@ var rooms = map[string]room{
 		},
 		why: "internal/metrics renders what the plugin knows as metrics and reads nothing of the host",
 	},
+	"internal/nodeevents": {
+		ours:   []string{"internal/status"},
+		theirs: []string{"golang.org/x/time/rate", "k8s.io/klog/v2"},
+		never:  []string{"k8s.io/client-go", "k8s.io/api"},
+		why:    "internal/nodeevents compares snapshots and talks to the API server, and reads nothing of the host",
+	},
 	"internal/status": {
 		why: "internal/status describes what the plugin knows and knows nothing of where that comes from",
 	},
@@ -195,8 +201,9 @@ var rooms = map[string]room{
 	},
 	"cmd/qat_plugin": {
 		ours: []string{
-			"devtree", "events", "internal/logpipe", "internal/metrics", "internal/status", "internal/statuspage",
-			"internal/statusserver", "internal/unixsocket", "kubeletapi", "kubeletapi/podresources", "kubeletapi/probe", "qat",
+			"devtree", "events", "internal/logpipe", "internal/metrics", "internal/nodeevents", "internal/status",
+			"internal/statuspage", "internal/statusserver", "internal/unixsocket", "kubeletapi", "kubeletapi/podresources",
+			"kubeletapi/probe", "qat",
 		},
 		theirs: []string{
 			"github.com/go-logr/logr", "google.golang.org/grpc/grpclog", "k8s.io/klog/v2",

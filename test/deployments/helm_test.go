@@ -18,7 +18,12 @@ import (
 func TestChartMatchesKustomize(t *testing.T) {
 	for _, o := range overlays {
 		t.Run(o.name, func(t *testing.T) {
-			want := objectsOf(t, kustomize(t, manifests+"/"+o.dir))
+			text := kustomize(t, manifests+"/"+o.dir)
+			if o.name == "events" { // the chart knows the namespace, and has the objects of both directories
+				rbac := kustomize(t, manifests+"/"+eventsRBAC)
+				text += "---\n" + strings.Replace(rbac, "namespace: qat\n", "namespace: accelerators\n", 1)
+			}
+			want := objectsOf(t, text)
 			got := objectsOf(t, mustHelm(t, o.values))
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("with values %s (-kustomize +helm):\n%s", o.values, diff)
@@ -115,6 +120,8 @@ var settings = []setting{
 	},
 	{"http.enabled", `{http: {enabled: true}}`, "", "- -http-address=:8080"},
 	{"http.port", `{http: {enabled: true, port: 9464}}`, "", "containerPort: 9464"},
+	{"telemetry.enabled", `{telemetry: {enabled: true}}`, "", "- -telemetry"},
+	{"events.enabled", `{events: {enabled: true}}`, "", "- -kubernetes-events"},
 	{"nfd.enabled", `{nfd: {enabled: true}}`, "", `intel.feature.node.kubernetes.io/qat: "true"`},
 	{"networkPolicy.enabled", `{networkPolicy: {enabled: false}}`, "", ""},
 	{"nodeSelector", `{nodeSelector: {pool: qat}}`, "", "pool: qat"},
@@ -207,6 +214,9 @@ func TestInvalidChartValues(t *testing.T) {
 		`{nfd: {enabled: 1}}`:                         "nfd",
 		`{provisioning: {config: {qat.yml: ""}}}`:     "qat.yml",
 		`{provisioning: {config: {qat.yaml: {}}}}`:    "config",
+		`{telemetry: {enabled: 1}}`:                   "telemetry",
+		`{events: true}`:                              "events",
+		`{mode: kernel, telemetry: {enabled: true}}`:  "telemetry.enabled",
 		`{provisioning: {force: 1}}`:                  "force",
 		`{provisioning: {podResourcesDir: pods}}`:     "podResourcesDir",
 		`{provisioning: {rules: []}}`:                 "rules",

@@ -36,6 +36,8 @@ var overlays = []overlay{
 	{"cdi", "qat_plugin/overlays/cdi", `{cdi: {enabled: true}}`},
 	{"nfd", "qat_plugin/overlays/nfd", `{nfd: {enabled: true}}`},
 	{"provisioning", "qat_plugin/overlays/provisioning", `{provisioning: {enabled: true}}`},
+	{"telemetry", "qat_plugin/overlays/telemetry", `{telemetry: {enabled: true}}`},
+	{"events", "qat_plugin/overlays/events", `{events: {enabled: true}}`},
 	{"http", "qat_plugin/overlays/monitoring", `{http: {enabled: true}}`},
 }
 
@@ -48,8 +50,12 @@ var others = map[string]string{
 	"compress-perf":      "workloads/compress-perf",
 	"qatlib":             "workloads/qatlib",
 	"openshift":          "openshift",
+	"events-rbac":        eventsRBAC,
 	"monitoring":         "monitoring",
 }
+
+// eventsRBAC has the objects that the overlay events needs in another namespace.
+const eventsRBAC = "qat_plugin/overlays/events/rbac"
 
 // overlayNamed returns the plugin that an overlay installs.
 func overlayNamed(t testing.TB, name string) plugin {

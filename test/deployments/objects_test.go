@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -22,6 +23,9 @@ type objects struct {
 	pods       []corev1.Pod
 	rules      []nodeFeatureRule
 	sccs       []securityContextConstraints
+	accounts   []corev1.ServiceAccount
+	roles      []rbacv1.Role
+	bindings   []rbacv1.RoleBinding
 	monitors   []monitoringv1.PodMonitor
 	alerts     []monitoringv1.PrometheusRule
 }
@@ -42,6 +46,12 @@ func decode(t testing.TB, text string) (o objects) {
 			o.policies = append(o.policies, decodeStrict[networkingv1.NetworkPolicy](t, document))
 		case "v1 Pod":
 			o.pods = append(o.pods, decodeStrict[corev1.Pod](t, document))
+		case "v1 ServiceAccount":
+			o.accounts = append(o.accounts, decodeStrict[corev1.ServiceAccount](t, document))
+		case "rbac.authorization.k8s.io/v1 Role":
+			o.roles = append(o.roles, decodeStrict[rbacv1.Role](t, document))
+		case "rbac.authorization.k8s.io/v1 RoleBinding":
+			o.bindings = append(o.bindings, decodeStrict[rbacv1.RoleBinding](t, document))
 		case "nfd.k8s-sigs.io/v1alpha1 NodeFeatureRule":
 			o.rules = append(o.rules, decodeStrict[nodeFeatureRule](t, document))
 		case "security.openshift.io/v1 SecurityContextConstraints":
@@ -74,16 +84,22 @@ type plugin struct {
 	config       corev1.ConfigMap
 	policy       networkingv1.NetworkPolicy
 	provisioning *corev1.ConfigMap // nil without provisioning
+	accounts     []corev1.ServiceAccount
 }
 
 func (o overlay) plugin(t testing.TB) plugin {
 	t.Helper()
 	got := decode(t, kustomize(t, manifests+"/"+o.dir))
 	single := len(got.daemonSets) == 1 && len(got.configMaps) > 0 && len(got.policies) == 1
-	if !single || len(got.pods)+len(got.rules) > 0 {
-		t.Fatalf("%s does not consist of a DaemonSet, its ConfigMaps and a NetworkPolicy", o.dir)
+	if !single || len(got.pods)+len(got.rules)+len(got.roles)+len(got.bindings) > 0 {
+		t.Fatalf("%s does not consist of a DaemonSet, its ConfigMaps, a NetworkPolicy and service accounts", o.dir)
 	}
-	p := plugin{daemonSet: got.daemonSets[0], config: got.configMaps[0], policy: got.policies[0]}
+	p := plugin{
+		daemonSet: got.daemonSets[0],
+		config:    got.configMaps[0],
+		policy:    got.policies[0],
+		accounts:  got.accounts,
+	}
 	for _, c := range got.configMaps[1:] {
 		if c.Name != "qat-provisioning" || p.provisioning != nil {
 			t.Fatalf("unexpected ConfigMap %s in %s", c.Name, o.dir)
@@ -126,10 +142,10 @@ func (p plugin) hostPath(t testing.TB, volume string) string {
 		case v.Name != volume:
 		case v.HostPath != nil:
 			return v.HostPath.Path
-		case v.EmptyDir != nil, v.ConfigMap != nil:
+		case v.EmptyDir != nil, v.ConfigMap != nil, v.Projected != nil:
 			return ""
 		default:
-			t.Fatalf("volume %s is neither a hostPath nor an emptyDir nor a ConfigMap", volume)
+			t.Fatalf("volume %s is none of hostPath, emptyDir, ConfigMap and projected", volume)
 		}
 	}
 	return ""

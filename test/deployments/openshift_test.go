@@ -62,6 +62,8 @@ func (s securityContextConstraints) denials(spec *corev1.PodSpec) (why []string)
 			kind = "emptyDir"
 		case v.ConfigMap != nil:
 			kind = "configMap"
+		case v.Projected != nil:
+			kind = "projected"
 		}
 		deny(!slices.Contains(s.Volumes, kind), "volume %s of kind %s", v.Name, kind)
 	}
@@ -134,7 +136,7 @@ func TestSCCsGrantNothingElse(t *testing.T) {
 	plugin.AllowHostDirVolumePlugin = true
 	plugin.ReadOnlyRootFilesystem = true
 	plugin.SELinuxContext = strategy{"RunAsAny"}
-	plugin.Volumes = []string{"configMap", "emptyDir", "hostPath"}
+	plugin.Volumes = []string{"configMap", "emptyDir", "hostPath", "projected"}
 	workload.AllowedCapabilities = []corev1.Capability{"IPC_LOCK"}
 	workload.SELinuxContext = strategy{"MustRunAs"}
 	workload.Volumes = []string{"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}

@@ -15,6 +15,10 @@
 qat-provisioning{{ .Values.nameSuffix }}
 {{- end }}
 
+{{- define "qat.events" -}}
+{{ include "qat.app" . }}-events{{ .Values.nameSuffix }}
+{{- end }}
+
 {{- define "qat.image" -}}
 {{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
