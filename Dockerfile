@@ -1,4 +1,4 @@
-# Builds the image of qat_plugin with docker, podman or buildah. `make image` needs none of
+# Builds the image of qat_plugin and qatctl with docker, podman or buildah. `make image` needs none of
 # them, is reproducible and writes an SBOM. Both images have the same files, labels, entry point
 # and user; a test in tools/image compares them.
 #
@@ -6,8 +6,8 @@
 #   docker build -t intel-qat-plugin:v1.0.0 --build-arg VERSION=v1.0.0 \
 #     --label org.opencontainers.image.revision="$(git rev-parse HEAD)" .
 #
-# VERSION is the version that the program reports. GO_IMAGE is an image with Go, which may be
-# pinned by its digest. With GPL=no the program contains no code under the GPL (NOTICE).
+# VERSION is the version that the programs report. GO_IMAGE is an image with Go, which may be
+# pinned by its digest. With GPL=no the programs contain no code under the GPL (NOTICE).
 
 ARG GPL=yes
 ARG GO_IMAGE=docker.io/library/golang:1.26
@@ -24,14 +24,14 @@ COPY . .
 ARG VERSION=devel
 ARG TARGETARCH
 ARG GPL
-# tools/image builds the program and collects the licenses of everything that is linked.
+# tools/image builds the programs and collects the licenses of everything that is linked.
 RUN go -C tools/image run . -version "$VERSION" -arch "${TARGETARCH:-$(go env GOARCH)}" -gpl "$GPL" -rootfs /rootfs
 
 FROM scratch AS gpl-yes
-LABEL org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause AND GPL-3.0-only"
+LABEL org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause AND GPL-3.0-only AND MIT"
 
 FROM scratch AS gpl-no
-LABEL org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause"
+LABEL org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause AND MIT"
 
 FROM gpl-${GPL}
 ARG VERSION=devel

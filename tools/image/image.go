@@ -127,7 +127,7 @@ func labels(o *options, licenses string, from commit) map[string]string {
 }
 
 // newImage creates the image. It has two layers: the licenses, which seldom change, and
-// the program.
+// the programs.
 func newImage(o *options, c *contents, from commit) (v1.Image, error) {
 	created := v1.Time{Time: from.time}
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
@@ -137,7 +137,7 @@ func newImage(o *options, c *contents, from commit) (v1.Image, error) {
 		Created:      created,
 		RootFS:       v1.RootFS{Type: "layers"},
 		Config: v1.Config{
-			Entrypoint: []string{"/" + programPath},
+			Entrypoint: []string{"/" + programPath(programs[0])},
 			User:       "0:0", // it writes to sysfs
 			Labels:     labels(o, c.licenses(), from),
 		},
@@ -145,7 +145,7 @@ func newImage(o *options, c *contents, from commit) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, files := range [][]file{c.licenseFiles, {c.program}} {
+	for _, files := range [][]file{c.licenseFiles, c.programs} {
 		layer, err := newLayer(files)
 		if err != nil {
 			return nil, err

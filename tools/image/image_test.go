@@ -22,9 +22,9 @@ import (
 
 const goUdev = "github.com/pilebones/go-udev"
 
-// TestImageHasProgramAndLicensesOnly also checks the owners, modes and times of the
+// TestImageHasProgramsAndLicensesOnly also checks the owners, modes and times of the
 // files.
-func TestImageHasProgramAndLicensesOnly(t *testing.T) {
+func TestImageHasProgramsAndLicensesOnly(t *testing.T) {
 	p := sharedProduct(t)
 	folders := append(p.modules(t), ".", "go")
 	files := 0
@@ -37,10 +37,10 @@ func TestImageHasProgramAndLicensesOnly(t *testing.T) {
 			mode = 0o755
 		case h.Typeflag != tar.TypeReg:
 			t.Errorf("%s is neither a file nor a directory: type %c", h.Name, h.Typeflag)
-		case h.Name == "usr/local/bin/qat_plugin":
+		case h.Name == "usr/local/bin/qat_plugin", h.Name == "usr/local/bin/qatctl":
 			mode = 0o755
 			files++
-		case isLicense && legalFile.MatchString(path.Base(rel)) && slices.Contains(folders, path.Dir(rel)):
+		case isLicense && legalFile.MatchString(path.Base(rel)) && isIn(path.Dir(rel), folders):
 			files++
 		default:
 			t.Errorf("unexpected file %s", h.Name)
@@ -51,9 +51,17 @@ func TestImageHasProgramAndLicensesOnly(t *testing.T) {
 				h.Name, h.Mode, h.Uid, h.Uname, h.Gid, h.Gname, h.ModTime, mode)
 		}
 	}
-	if files < len(folders)+1 {
+	if files < len(folders)+2 {
 		t.Errorf("the image has %d files, fewer than modules", files)
 	}
+}
+
+// isIn reports whether a directory is one of the folders or below one: code that a module has copied
+// from elsewhere has a license of its own.
+func isIn(dir string, folders []string) bool {
+	return slices.ContainsFunc(folders, func(folder string) bool {
+		return dir == folder || strings.HasPrefix(dir, folder+"/")
+	})
 }
 
 func TestDirectoriesPrecedeTheirFiles(t *testing.T) {
@@ -69,23 +77,32 @@ func TestDirectoriesPrecedeTheirFiles(t *testing.T) {
 	}
 }
 
-// modules returns the paths of the modules that the Go linker recorded in the program,
+// modules returns the paths of the modules that the Go linker recorded in the programs,
 // without the main module.
 func (p *product) modules(t *testing.T) (modules []string) {
 	t.Helper()
-	info, err := buildinfo.Read(bytes.NewReader(p.program(t)))
-	must(t, err)
-	for _, dep := range info.Deps {
-		modules = append(modules, dep.Path)
+	for name, program := range p.programs(t) {
+		info, err := buildinfo.Read(bytes.NewReader(program))
+		must(t, err)
+		if len(info.Deps) < 10 {
+			t.Fatalf("%s has the modules %v: too few", name, info.Deps)
+		}
+		for _, dep := range info.Deps {
+			modules = append(modules, dep.Path)
+		}
 	}
-	if len(modules) < 10 {
-		t.Fatalf("the program has the modules %q: too few", modules)
-	}
-	return modules
+	slices.Sort(modules)
+	return slices.Compact(modules)
 }
 
-func TestProgramIsStaticAndHasVersion(t *testing.T) {
-	text := sharedProduct(t).program(t)
+func TestProgramsAreStaticAndHaveVersion(t *testing.T) {
+	for name, text := range sharedProduct(t).programs(t) {
+		t.Run(name, func(t *testing.T) { checkProgram(t, name, text) })
+	}
+}
+
+func checkProgram(t *testing.T, name string, text []byte) {
+	t.Helper()
 	f, err := elf.NewFile(bytes.NewReader(text))
 	must(t, err)
 	for _, p := range f.Progs {
@@ -103,11 +120,12 @@ func TestProgramIsStaticAndHasVersion(t *testing.T) {
 		t.Log("not running the program on " + runtime.GOOS + "/" + runtime.GOARCH)
 		return
 	}
-	binary := filepath.Join(t.TempDir(), "qat_plugin")
+	binary := filepath.Join(t.TempDir(), name)
 	must(t, os.WriteFile(binary, text, 0o755))
-	out, err := exec.CommandContext(t.Context(), binary, "-version").CombinedOutput()
-	if want := "qat_plugin " + testVersion + " go"; err != nil || !strings.HasPrefix(string(out), want) {
-		t.Errorf("qat_plugin -version: %v, %q; want output that starts with %q", err, out, want)
+	argument := map[string]string{"qat_plugin": "-version", "qatctl": "version"}[name]
+	out, err := exec.CommandContext(t.Context(), binary, argument).CombinedOutput()
+	if want := name + " " + testVersion + " go"; err != nil || !strings.HasPrefix(string(out), want) {
+		t.Errorf("%s %s: %v, %q; want output that starts with %q", name, argument, err, out, want)
 	}
 }
 
@@ -117,10 +135,12 @@ func TestOtherArchitecture(t *testing.T) {
 	}
 	p, err := newProduct(t.Context(), sharedProduct(t).project, "arm64")
 	must(t, err)
-	f, err := elf.NewFile(bytes.NewReader(p.program(t)))
-	must(t, err)
-	if config := p.config(t); config.Architecture != "arm64" || f.Machine != elf.EM_AARCH64 {
-		t.Errorf("the image is for %s, its program for %v; want arm64", config.Architecture, f.Machine)
+	for name, program := range p.programs(t) {
+		f, err := elf.NewFile(bytes.NewReader(program))
+		must(t, err)
+		if config := p.config(t); config.Architecture != "arm64" || f.Machine != elf.EM_AARCH64 {
+			t.Errorf("the image is for %s, its program %s for %v; want arm64", config.Architecture, name, f.Machine)
+		}
 	}
 	if got := bomProperty(t, p.readBOM(t), "cdx:gomod:build:env:GOARCH"); got != "arm64" {
 		t.Errorf("the SBOM is for %q, want arm64", got)
@@ -182,7 +202,7 @@ func TestSBOMListsModulesAndLicenses(t *testing.T) {
 	p := sharedProduct(t)
 	want := append(p.modules(t), stdlib)
 	if !slices.Contains(want, goUdev) {
-		t.Errorf("the program has the modules %q, want %s among them", want, goUdev)
+		t.Errorf("the programs have the modules %q, want %s among them", want, goUdev)
 	}
 	var got []string
 	for _, c := range *p.readBOM(t).Components {
@@ -199,17 +219,35 @@ func TestSBOMListsModulesAndLicenses(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("components (-want +got):\n%s", diff)
 	}
+	dependencies := map[string]int{} // of each component, and how many it has itself
+	for _, d := range *p.readBOM(t).Dependencies {
+		dependencies[d.Ref] = 0
+		if d.Dependencies != nil {
+			dependencies[d.Ref] = len(*d.Dependencies)
+		}
+	}
+	modules := len(want) - 1 // without the standard library
+	if n := dependencies[p.readBOM(t).Metadata.Component.BOMRef]; n != modules || len(dependencies) != modules+2 {
+		t.Errorf("the main module has %d dependencies, and %d components are listed; want %d and %d",
+			n, len(dependencies), modules, modules+2)
+	}
 }
 
-func TestSBOMDescribesProgramAndNotTheBuild(t *testing.T) {
+func TestSBOMDescribesProgramsAndNotTheBuild(t *testing.T) {
 	bom := sharedProduct(t).readBOM(t)
-	type description struct{ Name, Version, Licenses, Program, Time, Serial, Tool, ToolVersion string }
+	type description struct{ Name, Version, Licenses, Programs, Time, Serial, Tool, ToolVersion string }
 	component, tool := bom.Metadata.Component, (*bom.Metadata.Tools.Components)[0]
+	var names []string
+	for _, property := range *bom.Metadata.Properties {
+		if property.Name == "cdx:gomod:binary:name" {
+			names = append(names, property.Value)
+		}
+	}
 	got := description{
 		Name:        component.Name,
 		Version:     component.Version,
 		Licenses:    (*component.Licenses)[0].Expression,
-		Program:     bomProperty(t, bom, "cdx:gomod:binary:name"),
+		Programs:    strings.Join(names, " "),
 		Time:        bom.Metadata.Timestamp,
 		Serial:      bom.SerialNumber,
 		Tool:        tool.Name,
@@ -218,8 +256,8 @@ func TestSBOMDescribesProgramAndNotTheBuild(t *testing.T) {
 	want := description{
 		Name:        "qatplugin",
 		Version:     testVersion,
-		Licenses:    "Apache-2.0 AND BSD-3-Clause AND GPL-3.0-only",
-		Program:     "qat_plugin",
+		Licenses:    "Apache-2.0 AND BSD-3-Clause AND GPL-3.0-only AND MIT",
+		Programs:    "qat_plugin qatctl",
 		Time:        "1970-01-01T00:00:00Z",
 		Tool:        "cyclonedx-gomod",
 		ToolVersion: "v1.10.0",
@@ -229,11 +267,11 @@ func TestSBOMDescribesProgramAndNotTheBuild(t *testing.T) {
 	}
 }
 
-// TestProgramHasNoTemplates checks that the program contains no package of templates, neither in
+// TestPluginHasNoTemplates checks that the plugin contains no package of templates, neither in
 // the image nor after make build. A template calls methods by name, so the linker must keep every
 // exported method of every linked type.
-func TestProgramHasNoTemplates(t *testing.T) {
-	program := sharedProduct(t).program(t)
+func TestPluginHasNoTemplates(t *testing.T) {
+	program := sharedProduct(t).programs(t)["qat_plugin"]
 	for _, name := range []string{"text/template.", "golang.org/x/net/trace."} {
 		if bytes.Contains(program, []byte(name)) {
 			t.Errorf("the program contains functions of package %s", strings.TrimSuffix(name, "."))
@@ -273,15 +311,17 @@ func TestImageWithoutGPL(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("files (-image with GPL, apart from go-udev +image without):\n%s", diff)
 	}
-	if modules := p.modules(t); slices.Contains(modules, goUdev) || bytes.Contains(p.program(t), []byte(goUdev)) {
-		t.Errorf("the program contains %s; its modules are %q", goUdev, modules)
+	for name, program := range p.programs(t) {
+		if bytes.Contains(program, []byte(goUdev)) {
+			t.Errorf("%s contains %s", name, goUdev)
+		}
 	}
 	for _, word := range []string{"GPL", goUdev} {
 		if bytes.Contains(readFile(t, p.bom), []byte(word)) {
 			t.Errorf("the SBOM contains %q", word)
 		}
 	}
-	if want := "licenses  Apache-2.0 AND BSD-3-Clause\n"; !strings.Contains(p.stdout, want) {
+	if want := "licenses  Apache-2.0 AND BSD-3-Clause AND MIT\n"; !strings.Contains(p.stdout, want) {
 		t.Errorf("the output lacks %q:\n%s", want, p.stdout)
 	}
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command image builds the container image of qat_plugin without a container daemon. It
-// exists because the licenses of all linked modules must accompany the program, and
+// Command image builds the container image of qat_plugin and qatctl without a container daemon.
+// It exists because the licenses of all linked modules must accompany the programs, and
 // neither a Dockerfile alone nor the image builders for Go collect them.
 //
-// It compiles the program, collects the licenses, and writes the image as an OCI layout
+// It compiles the programs, collects the licenses, and writes the image as an OCI layout
 // and as a docker-archive, each in a tar file, with an SBOM (CycloneDX) beside them. The
-// image is built from scratch; it contains only /usr/local/bin/qat_plugin and /licenses.
-// With -rootfs the tool writes these files to a directory instead, for the Dockerfile. With
-// -gpl=no the program contains no code under the GPL.
+// image is built from scratch; it contains only /usr/local/bin/qat_plugin, /usr/local/bin/qatctl
+// and /licenses. With -rootfs the tool writes these files to a directory instead, for the
+// Dockerfile. With -gpl=no the programs contain no code under the GPL.
 //
 // The same sources, Go version and flags give the same bytes, in any directory and at any
 // time. A module whose license is missing or unknown is an error.
@@ -45,10 +45,10 @@ type options struct {
 	out     string // the directory of the archives and the SBOM
 	rootfs  string // the directory for the image's files; "" to build an image
 	tag     name.Tag
-	version string // of the program; also the tag of the image
+	version string // of the programs; also the tag of the image
 	arch    string // a GOARCH
 	source  string // the URL of the sources, or ""
-	tags    string // build tags of the program
+	tags    string // build tags of the programs
 }
 
 // validTag matches the tags that the protocol of registries allows.
@@ -80,12 +80,12 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 	flags.StringVar(&o.rootfs, "rootfs", "",
 		"write the files of the image to this empty `directory`, and build no image")
 	flags.StringVar(&image, "image", title, "`name` of the image, without a tag")
-	flags.StringVar(&o.version, "version", "devel", "`version` of the program, and tag of the image")
+	flags.StringVar(&o.version, "version", "devel", "`version` of the programs, and tag of the image")
 	flags.StringVar(&o.arch, "arch", "amd64", "architecture of the image, a `GOARCH`")
 	flags.StringVar(&o.source, "source", "",
 		"`URL` of the sources, for a label; who distributes an image with -gpl=yes must offer the sources (GPL-3.0)")
 	flags.StringVar(&gpl, "gpl", "yes",
-		"yes or no: `whether` the program may contain code under the GPL; with no, go-udev is left out")
+		"yes or no: `whether` the programs may contain code under the GPL; with no, go-udev is left out")
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -116,8 +116,11 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 	if o.root, err = filepath.Abs(o.root); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(o.root, program)); err != nil {
-		return nil, fmt.Errorf("-root: invalid value %q: must be the directory with %s: %w", o.root, program, err)
+	for _, program := range programs {
+		if _, err := os.Stat(filepath.Join(o.root, program)); err != nil {
+			return nil, fmt.Errorf("-root: invalid value %q: must be the directory with %s: %w",
+				o.root, program, err)
+		}
 	}
 	if o.out == "" {
 		o.out = filepath.Join(o.root, "bin", "image")
@@ -141,8 +144,7 @@ func build(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, filepath.Base(program))
-	c, err := newContents(ctx, &goCommand{dir: o.root, arch: o.arch, tags: o.tags, stderr: stderr}, o.version, binary)
+	c, err := newContents(ctx, &goCommand{dir: o.root, arch: o.arch, tags: o.tags, stderr: stderr}, o.version, dir)
 	if err != nil {
 		return err
 	}
@@ -161,7 +163,7 @@ func build(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("create the image: %w", err)
 	}
-	bom, err := newBOM(binary, c, o.version, head.time)
+	bom, err := newBOM(dir, c, o.version, head.time)
 	if err != nil {
 		return fmt.Errorf("create the SBOM: %w", err)
 	}

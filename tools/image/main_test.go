@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -217,16 +219,19 @@ func readTar(t *testing.T, r io.Reader) (all []entry) {
 	}
 }
 
-// program returns the program in the image.
-func (p *product) program(t *testing.T) []byte {
+// programs returns the programs in the image, by name.
+func (p *product) programs(t *testing.T) map[string][]byte {
 	t.Helper()
+	all := map[string][]byte{}
 	for _, e := range p.entries(t) {
-		if e.header.Name == programPath {
-			return e.content
+		if dir, name := path.Split(e.header.Name); dir == "usr/local/bin/" && name != "" {
+			all[name] = e.content
 		}
 	}
-	t.Fatalf("the image has no %s", programPath)
-	return nil
+	if got := slices.Sorted(maps.Keys(all)); !slices.Equal(got, []string{"qat_plugin", "qatctl"}) {
+		t.Fatalf("the image has the programs %q, want qat_plugin and qatctl", got)
+	}
+	return all
 }
 
 func (p *product) readBOM(t *testing.T) *cdx.BOM {

@@ -12,19 +12,26 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 )
 
 const (
-	program     = "cmd/qat_plugin"           // the package; its last element names the program
-	programPath = "usr/local/bin/qat_plugin" // in the image
-	stdlib      = "std"                      // the standard library among the modules, as in an SBOM
-	noTrace     = "grpcnotrace"              // the build tag that leaves out golang.org/x/net/trace
-	noGPL       = "nogpl"                    // the build tag that leaves out all code under the GPL
+	stdlib  = "std"         // the standard library among the modules, as in an SBOM
+	noTrace = "grpcnotrace" // the build tag that leaves out golang.org/x/net/trace
+	noGPL   = "nogpl"       // the build tag that leaves out all code under the GPL
 )
 
-// A module is linked into the program.
+// programs are the packages of the programs in the image. The last element of each names the
+// program. The first one is the entry point.
+var programs = []string{"cmd/qat_plugin", "cmd/qatctl"}
+
+// programPath returns the path of a program in the image.
+func programPath(program string) string { return "usr/local/bin/" + path.Base(program) }
+
+// A module is linked into a program.
 type module struct {
 	Path    string // stdlib for the standard library
 	Dir     string
@@ -36,29 +43,33 @@ type module struct {
 
 // contents is what the image contains.
 type contents struct {
-	program      file
+	programs     []file              // in the order of the variable programs
 	licenseFiles []file              // sorted by path
 	spdx         map[string][]string // the SPDX identifiers of each module's licenses, by module path
 }
 
-// newContents compiles the program to the path binary and collects the licenses of its
+// newContents compiles the programs to the directory dir and collects the licenses of their
 // modules.
-func newContents(ctx context.Context, cmd *goCommand, version, binary string) (*contents, error) {
-	// Without these flags the program would contain paths, and the state of the checkout.
-	_, err := cmd.run(ctx, "build", "-tags", cmd.tags, "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w -X main.version="+version, "-o", binary, "./"+program)
-	if err != nil {
-		return nil, err
-	}
-	text, err := os.ReadFile(binary)
-	if err != nil {
-		return nil, err
+func newContents(ctx context.Context, cmd *goCommand, version, dir string) (*contents, error) {
+	c := &contents{spdx: map[string][]string{}}
+	for _, program := range programs {
+		binary := filepath.Join(dir, path.Base(program))
+		// Without these flags the program would contain paths, and the state of the checkout.
+		_, err := cmd.run(ctx, "build", "-tags", cmd.tags, "-trimpath", "-buildvcs=false",
+			"-ldflags", "-s -w -X main.version="+version, "-o", binary, "./"+program)
+		if err != nil {
+			return nil, err
+		}
+		text, err := os.ReadFile(binary)
+		if err != nil {
+			return nil, err
+		}
+		c.programs = append(c.programs, file{programPath(program), 0o755, text})
 	}
 	modules, err := cmd.linkedModules(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := &contents{program: file{programPath, 0o755, text}, spdx: map[string][]string{}}
 	for _, m := range modules {
 		files, spdx, err := m.licenses()
 		if err != nil {
@@ -72,9 +83,9 @@ func newContents(ctx context.Context, cmd *goCommand, version, binary string) (*
 }
 
 // files returns the files of the image.
-func (c *contents) files() []file { return append(slices.Clone(c.licenseFiles), c.program) }
+func (c *contents) files() []file { return slices.Concat(c.licenseFiles, c.programs) }
 
-// licenses returns the SPDX expression for the program's license: those of all modules
+// licenses returns the SPDX expression for the license of the programs: those of all modules
 // apply.
 func (c *contents) licenses() string {
 	all := slices.Concat(slices.Collect(maps.Values(c.spdx))...)
@@ -106,7 +117,7 @@ func (c *goCommand) run(ctx context.Context, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// linkedModules returns the modules of the program's packages, including the main module
+// linkedModules returns the modules of the packages of all programs, including the main module
 // and the standard library.
 func (c *goCommand) linkedModules(ctx context.Context) ([]*module, error) {
 	// The standard library of the toolchain that compiles: go.mod may select another one
@@ -115,7 +126,11 @@ func (c *goCommand) linkedModules(ctx context.Context) ([]*module, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.run(ctx, "list", "-tags", c.tags, "-deps", "-json=Dir,Standard,Module", "./"+program)
+	args := []string{"list", "-tags", c.tags, "-deps", "-json=Dir,Standard,Module"}
+	for _, program := range programs {
+		args = append(args, "./"+program)
+	}
+	out, err := c.run(ctx, args...)
 	if err != nil {
 		return nil, err
 	}
