@@ -122,6 +122,38 @@ var settings = []setting{
 	{"http.port", `{http: {enabled: true, port: 9464}}`, "", "containerPort: 9464"},
 	{"telemetry.enabled", `{telemetry: {enabled: true}}`, "", "- -telemetry"},
 	{"events.enabled", `{events: {enabled: true}}`, "", "- -kubernetes-events"},
+	{"monitoring.enabled", `{http: {enabled: true}, monitoring: {enabled: true}}`, "", "kind: PodMonitor"},
+	{
+		"monitoring.scraperNamespace",
+		`{http: {enabled: true}, monitoring: {enabled: true, scraperNamespace: observability}}`,
+		"",
+		"kubernetes.io/metadata.name: observability\n",
+	},
+	{
+		"monitoring.interval",
+		`{http: {enabled: true}, monitoring: {enabled: true, interval: 1m}}`,
+		"",
+		"interval: 1m\n",
+	},
+	{
+		"monitoring.labels",
+		`{http: {enabled: true}, monitoring: {enabled: true, labels: {release: prometheus}}}`,
+		"",
+		"kind: PrometheusRule\nmetadata:\n  name: intel-qat-plugin\n  labels:\n" +
+			"    app: intel-qat-plugin\n    release: prometheus\n",
+	},
+	{
+		"monitoring.dashboardLabels",
+		`{http: {enabled: true}, monitoring: {enabled: true, dashboardLabels: {dashboards: qat}}}`,
+		"",
+		"    dashboards: qat\n",
+	},
+	{
+		"monitoring.runbookPrefix",
+		`{http: {enabled: true}, monitoring: {enabled: true, runbookPrefix: "https://wiki.example.com/"}}`,
+		"",
+		"runbook_url: https://wiki.example.com/docs/monitoring.md#qatplugindown\n",
+	},
 	{"nfd.enabled", `{nfd: {enabled: true}}`, "", `intel.feature.node.kubernetes.io/qat: "true"`},
 	{"networkPolicy.enabled", `{networkPolicy: {enabled: false}}`, "", ""},
 	{"nodeSelector", `{nodeSelector: {pool: qat}}`, "", "pool: qat"},
@@ -172,7 +204,9 @@ func TestChartValuesAreTestedAndDocumented(t *testing.T) {
 }
 
 // maps are the values that users set as a whole.
-var wholeMaps = []string{"nodeSelector", "resources", "provisioning.config"}
+var wholeMaps = []string{
+	"nodeSelector", "resources", "provisioning.config", "monitoring.labels", "monitoring.dashboardLabels",
+}
 
 // valueNames returns the paths of the values, sorted.
 func valueNames(path string, values map[string]any) (names []string) {
@@ -221,6 +255,8 @@ func TestInvalidChartValues(t *testing.T) {
 		`{provisioning: {podResourcesDir: pods}}`:     "podResourcesDir",
 		`{provisioning: {rules: []}}`:                 "rules",
 		`{mode: kernel, provisioning: {enabled: 1}}`:  "provisioning",
+		`{monitoring: {enabled: true}}`:               "http.enabled",
+		`{monitoring: {interval: 15}}`:                "interval",
 		`{priorityClassName: [system-node-critical]}`: "priorityClassName",
 	} {
 		if _, _, err := helm(t, "any", values); err == nil || !strings.Contains(err.Error(), want) {
@@ -273,7 +309,9 @@ func TestChartIsValid(t *testing.T) {
 	if c.Name() != "intel-qat-plugin" || c.AppVersion() != "devel" {
 		t.Errorf("the chart is %s with appVersion %s", c.Name(), c.AppVersion())
 	}
-	known := []string{"Chart.yaml", "values.yaml", "values.schema.json", ".helmignore"}
+	known := []string{
+		"Chart.yaml", "values.yaml", "values.schema.json", ".helmignore", "files/rules.yaml", "files/dashboard.json",
+	}
 	for _, f := range c.Raw {
 		if !strings.HasPrefix(f.Name, "templates/") && !slices.Contains(known, f.Name) {
 			t.Errorf("unexpected file %s in the chart", f.Name)

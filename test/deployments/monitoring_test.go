@@ -42,6 +42,8 @@ spec:
 `
 	return map[string]string{
 		monitoringDir + "/prometheus-rule.yaml": head + spec.String(),
+		chartDir + "/files/rules.yaml":          rules,
+		chartDir + "/files/dashboard.json":      readFile(t, monitoringDir, "dashboard.json"),
 	}
 }
 
@@ -206,5 +208,26 @@ func TestPrometheusRuleHasPlainRules(t *testing.T) {
 	must(t, yaml.UnmarshalStrict([]byte(readFile(t, monitoringDir, "rules.yaml")), &plain))
 	if diff := cmp.Diff(plain, monitoring(t).alerts[0].Spec); diff != "" || len(plain.Groups) == 0 {
 		t.Errorf("%d groups (-rules.yaml +PrometheusRule):\n%s", len(plain.Groups), diff)
+	}
+}
+
+// TestChartMonitoringMatchesKustomize compares what the chart renders with monitoring and does not
+// render without it.
+func TestChartMonitoringMatchesKustomize(t *testing.T) {
+	const values = `{http: {enabled: true}, monitoring: {enabled: true}}`
+	got := objectsOf(t, mustHelm(t, values))
+	for key := range objectsOf(t, mustHelm(t, `{http: {enabled: true}}`)) {
+		delete(got, key)
+	}
+	if diff := cmp.Diff(objectsOf(t, kustomize(t, monitoringDir)), got); diff != "" {
+		t.Errorf("with values %s (-kustomize +helm):\n%s", values, diff)
+	}
+}
+
+// TestChartMonitoringWithoutPolicy: a policy that opens a port would close all others of the pods.
+func TestChartMonitoringWithoutPolicy(t *testing.T) {
+	const values = `{http: {enabled: true}, monitoring: {enabled: true}, networkPolicy: {enabled: false}}`
+	if policies := decode(t, mustHelm(t, values)).policies; len(policies) > 0 {
+		t.Errorf("with values %s there is the policy %s", values, policies[0].Name)
 	}
 }
