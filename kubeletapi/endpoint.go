@@ -100,7 +100,9 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 
 // reconcile creates the socket if it is missing and registers the resource if the kubelet
 // does not follow its list. For dirChanged and the result, see [reconciler.reconcile].
-func (e *endpoint) reconcile(ctx context.Context, kubeletSock unixsocket.FileID, now time.Time, dirChanged bool) time.Time {
+func (e *endpoint) reconcile(
+	ctx context.Context, kubeletSock unixsocket.FileID, now time.Time, dirChanged bool,
+) time.Time {
 	if kubeletSock == (unixsocket.FileID{}) {
 		// Nobody would connect to a socket, and the next kubelet first deletes it.
 		e.abandonAttempt()

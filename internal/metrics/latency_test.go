@@ -169,7 +169,8 @@ func TestUnreadStatesAreBounded(t *testing.T) {
 		t.Errorf("%d states are kept, want %d", n, maxUnsent)
 	}
 	wantSince(t, "a list of half of the states", tr.sent(cy, trees[maxUnsent/2].Resource("cy")), at(0))
-	wantSince(t, "a list of all but the newest state", tr.sent(cy, trees[maxUnsent-2].Resource("cy")), at(maxUnsent/2+1))
+	last := trees[maxUnsent-2].Resource("cy") // before the newest, to which half of the changes were added
+	wantSince(t, "the list before the newest", tr.sent(cy, last), at(maxUnsent/2+1))
 	wantSince(t, "the newest list", tr.sent(cy, before.Resource("cy")), at(maxUnsent-1))
 	if n := len(tr.resources["cy"].states); n != 0 {
 		t.Errorf("%d states are kept after the newest was sent", n)
