@@ -151,7 +151,7 @@ func (a *app) printDescription(s *status.Snapshot, d *description) {
 	if len(d.Events) > 0 {
 		a.printf("\n  Last events:\n")
 		for i := range d.Events {
-			a.printf("    %s\n", cut(a.eventLine(&d.Events[i]), max(a.width(), 40)-4))
+			a.printf("    %s\n", cut(a.eventLine(&d.Events[i], a.now()), max(a.width(), 40)-4))
 		}
 	}
 }

@@ -179,12 +179,12 @@ func (a *app) printEvent(e *status.Event, output string) error {
 	if output == "json" {
 		return a.printLine(e)
 	}
-	a.printf("%s\n", a.eventLine(e))
+	a.printf("%s\n", a.eventLine(e, a.now()))
 	return nil
 }
 
-// eventLine returns an event in one line.
-func (a *app) eventLine(e *status.Event) string {
+// eventLine returns an event in one line. Its time has the date unless it is of today.
+func (a *app) eventLine(e *status.Event, today time.Time) string {
 	c := plain
 	switch {
 	case e.Err != "" || e.Kind == status.KindDrift:
@@ -192,7 +192,7 @@ func (a *app) eventLine(e *status.Event) string {
 	case e.Kind == status.KindResync:
 		c = yellow
 	}
-	return fmt.Sprintf("%s  %s  %s", a.clock(e.Time), a.paint(c, fmt.Sprintf("%-10s", e.Kind)), eventText(e))
+	return fmt.Sprintf("%s  %s  %s", clock(e.Time, today), a.paint(c, fmt.Sprintf("%-10s", e.Kind)), eventText(e))
 }
 
 // eventText returns what an event says apart from its time and kind.

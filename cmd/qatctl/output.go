@@ -212,13 +212,13 @@ func setBlockStyle(n *yaml.Node) {
 	}
 }
 
-// clock returns a time of today in full, and one of another day with its date.
-func (a *app) clock(t time.Time) string {
-	t, now := t.Local(), a.now().Local()
-	if t.YearDay() == now.YearDay() && t.Year() == now.Year() {
+// clock returns a time of the same day as today, and one of another day with its date.
+func clock(t, today time.Time) string {
+	t, today = t.Local(), today.Local()
+	if t.YearDay() == today.YearDay() && t.Year() == today.Year() {
 		return t.Format("15:04:05.000")
 	}
-	return t.Format("2006-01-02 15:04:05")
+	return t.Format("2006-01-02 15:04:05.000")
 }
 
 // ago returns a time and how long ago it was.

@@ -78,8 +78,8 @@ func (a *app) newRoot() *cobra.Command {
 		"`when` to use colours: auto, on a terminal unless NO_COLOR is set; always; or never")
 	complete(root, "color", cobra.FixedCompletions(when, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
-		a.newList(), a.newDescribe(), a.newWatch(), a.newTop(), a.newEvents(), a.newStatus(), a.newRecord(),
-		a.newDoctor(), a.newVersion(), a.newCompletion(),
+		a.newList(), a.newDescribe(), a.newWatch(), a.newTop(), a.newEvents(), a.newStatus(), a.newDoctor(),
+		a.newRecord(), a.newReplay(), a.newVersion(), a.newCompletion(),
 	)
 	return root
 }

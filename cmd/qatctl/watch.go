@@ -60,7 +60,7 @@ func (a *app) watch(ctx context.Context, output string) error {
 			return a.printLine(&u)
 		}
 		for _, l := range lines {
-			a.printf("%s  %s  %s\n", a.clock(u.Time), cmp.Or(l.subject, ""), a.paint(l.color, l.text))
+			a.printf("%s  %s  %s\n", clock(u.Time, a.now()), l.subject, a.paint(l.color, l.text))
 		}
 		return nil
 	})
