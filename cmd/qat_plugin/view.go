@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"time"
 
@@ -91,6 +90,4 @@ func (v *view) Journal() *status.Journal { return v.journal }
 func (v *view) Telemetry(ctx context.Context) []status.Telemetry { return v.plugin.Telemetry(ctx) }
 
 // WriteRecording implements [status.Source].
-func (v *view) WriteRecording(context.Context, io.Writer) error {
-	return errors.New("there is no recorder")
-}
+func (v *view) WriteRecording(ctx context.Context, w io.Writer) error { return v.plugin.WriteRecording(ctx, w) }

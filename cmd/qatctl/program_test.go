@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -123,6 +124,23 @@ func TestAgainstRealProgram(t *testing.T) {
 			t.Errorf("%s lacks %q:\n%s", what, line, r.stdout)
 		}
 	}
+}
+
+// TestRecordAndReplayRealProgram replays what the plugin has recorded.
+func TestRecordAndReplayRealProgram(t *testing.T) {
+	p := startProgram(t)
+	vf := p.host.VFs(cyPF)[0]
+	must(t, p.host.RemoveVF(vf))
+	_, err := p.kubelet.WaitDevices(t.Context(), "qat.intel.com/cy", p.host.VFs(cyPF)...)
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "qat.ndjson")
+	p.qatctl(t, "record", "-o", file).wantExit(t, 0, "Wrote "+file)
+	r := qatctl(t, "replay", file).ok(t)
+	r.line(t, "→ "+vf+"  cy: removed")
+	for resource, vfs := range map[string][]string{"cy": p.host.VFs(cyPF), "dc": p.host.VFs(dcPF)} {
+		r.line(t, fmt.Sprintf("  %-*s%s", nameWidth, resource, strings.Join(vfs, " ")))
+	}
+	r.line(t, "The replay came to the recorded decisions and lists in all ")
 }
 
 // TestWatchRealProgram changes the host while watch and events --follow run.
