@@ -16,6 +16,7 @@ socket=/run/containerd/containerd.sock
 kubelet=$(dirname "${BASH_SOURCE[0]}")/kubelet.sh
 export KUBECONFIG=$dir/kubeconfig
 address=10.89.0.1 # of the node, on lo; pods are in 10.88.0.0/24
+service=10.0.0.1 # of the service kubernetes, the first of the services' addresses
 
 step() {
 	local us=$((${EPOCHREALTIME/./} - CLUSTER_STARTED))
@@ -73,6 +74,8 @@ isolate() {
 	mount --make-rshared / # as on any node, for pods with mount propagation
 	busybox ip link set lo up
 	busybox ip address add $address/32 dev lo
+	# There is no kube-proxy. Instead, the API server listens at the address and port of its service.
+	busybox ip address add $service/32 dev lo
 }
 
 # make_control_group creates the parent of the pods' control groups, in each hierarchy of cgroup
@@ -128,7 +131,8 @@ start_containerd() {
 	[ -x "$cni/ptp" ] || cannot "the CNI plugins ptp and host-local were not found"
 	cat >$dir/cni/net.conflist <<-END
 		{"cniVersion": "0.4.0", "name": "cluster", "plugins": [
-		  {"type": "ptp", "ipam": {"type": "host-local", "dataDir": "$dir/ipam", "ranges": [[{"subnet": "10.88.0.0/24"}]]}}]}
+		  {"type": "ptp", "ipam": {"type": "host-local", "dataDir": "$dir/ipam", "ranges": [[{"subnet": "10.88.0.0/24"}]],
+		   "routes": [{"dst": "$service/32"}]}}]}
 	END
 	# restrict_oom_score_adj: without CAP_SYS_RESOURCE, runc must not lower the score.
 	# disable_apparmor: a profile would stay loaded in the machine's kernel. The default path of
@@ -158,7 +162,7 @@ start_control_plane() {
 	cat >$KUBECONFIG <<-END
 		apiVersion: v1
 		kind: Config
-		clusters: [{name: c, cluster: {server: "https://127.0.0.1:6443", insecure-skip-tls-verify: true}}]
+		clusters: [{name: c, cluster: {server: "https://127.0.0.1", insecure-skip-tls-verify: true}}]
 		users: [{name: u, user: {token: test}}]
 		contexts: [{name: x, context: {cluster: c, user: u}}]
 		current-context: x
@@ -167,7 +171,7 @@ start_control_plane() {
 	openssl genrsa -out $dir/sa.key 2048 2>/dev/null
 	start etcd etcd --data-dir $dir/etcd --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
 		--listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync
-	start kube-apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --secure-port=6443 --bind-address=127.0.0.1 \
+	start kube-apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --secure-port=443 --bind-address=0.0.0.0 \
 		--advertise-address=$address --cert-dir=$dir/certs --service-account-key-file=$dir/sa.key --service-account-signing-key-file=$dir/sa.key \
 		--service-account-issuer=https://kubernetes.default.svc --token-auth-file=$dir/tokens.csv --authorization-mode=RBAC \
 		--service-cluster-ip-range=10.0.0.0/24 --allow-privileged=true --kubelet-preferred-address-types=InternalIP

@@ -23,6 +23,15 @@ func TestOverlays(t *testing.T) {
 		h := testOverlay(t, "qat_plugin/overlays/cdi", "intel-qat-plugin")
 		checkCDISpec(t, append(h.VFs(cyPF), h.VFs(dcPF)...))
 	})
+	t.Run("telemetry", func(t *testing.T) {
+		h := testOverlay(t, "qat_plugin/overlays/telemetry", "intel-qat-plugin")
+		for _, pf := range []string{cyPF, dcPF} { // through the pod's writable mount of debugfs
+			text := readFile(t, h.Sysfs(), "kernel/debug/qat_4xxx_"+pf, "telemetry/control")
+			if strings.TrimSpace(text) != "1" {
+				t.Errorf("telemetry/control of %s is %q, want 1", pf, text)
+			}
+		}
+	})
 	t.Run("nfd", func(t *testing.T) {
 		const label = "intel.feature.node.kubernetes.io/qat"
 		kubectl(t, "label", "node", nodeName, label+"=true")
