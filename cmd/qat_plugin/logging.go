@@ -78,8 +78,11 @@ func likeKubernetes(_ []string, a slog.Attr) slog.Attr {
 func logLibraries() {
 	log.SetFlags(0)
 	log.SetOutput(libraryLog{name: "log"})
-	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, libraryLog{"grpc", 2}, libraryLog{"grpc", 0}))
+	// The end of a connection is a warning of gRPC, also when the kubelet restarts.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, libraryLog{"grpc", 4}, libraryLog{"grpc", 0}))
 }
+
+const libraryMessage = "Message of a library"
 
 // A libraryLog passes the lines that a library writes on to klog.
 type libraryLog struct {
@@ -95,7 +98,7 @@ func (l libraryLog) Write(line []byte) (int, error) {
 			break
 		}
 	}
-	klog.V(l.verbosity).InfoS("Message of a library", "library", l.name, "text", string(text))
+	klog.V(l.verbosity).InfoS(libraryMessage, "library", l.name, "text", string(text))
 	return len(line), nil
 }
 

@@ -21,7 +21,8 @@ import (
 // asProgram is the environment variable with which the test binary is qat_plugin.
 const asProgram = "QAT_PLUGIN_TEST_MAIN"
 
-// startProcess runs qat_plugin as a process with this standard error. wait waits for its end.
+// startProcess runs qat_plugin as a process with this standard error. wait waits for its end. The
+// end of the test kills the process.
 func startProcess(t *testing.T, stderr *os.File, args ...string) (cmd *exec.Cmd, wait func() error) {
 	t.Helper()
 	cmd = exec.Command(os.Args[0], args...)
@@ -30,6 +31,7 @@ func startProcess(t *testing.T, stderr *os.File, args ...string) (cmd *exec.Cmd,
 	must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	return cmd, func() error {
 		t.Helper()
 		select {

@@ -93,7 +93,7 @@ func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.Conta
 	if err := c.allocate(vfs); err != nil {
 		return err
 	}
-	klog.V(3).InfoS("Allocated", "devices", len(devices))
+	klog.V(3).InfoS("Checked the devices of a container", "devices", len(devices))
 	return nil
 }
 

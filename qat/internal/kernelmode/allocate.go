@@ -41,6 +41,6 @@ func PostAllocate(dev, resource string, devices []*devtree.Device, edits *devtre
 			edits.Env[sectionVariable] = section
 		}
 	}
-	klog.V(3).InfoS("Allocated", "resource", resource, "units", len(devices))
+	klog.V(3).InfoS("Checked the devices of a container", "resource", resource, "units", len(devices))
 	return nil
 }
