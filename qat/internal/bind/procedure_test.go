@@ -134,6 +134,29 @@ func TestDriverThatLetGoByItselfIsNoFailure(t *testing.T) {
 	}
 }
 
+// The kernel sends the add event of a VF before its driver is probed, so the VF can be read without a
+// driver and bound to its own by the time the override is written (drivers/pci/bus.c,
+// pci_bus_add_device). The kernel then ignores the request for a probe.
+func TestVFIsTakenFromADriverThatBoundMeanwhile(t *testing.T) {
+	inBubble(t, func(b *testBinder) {
+		b.vf.Driver = ""
+		b.bind()
+		b.sysfs.take()
+		b.vf.Driver = "c6xxvf"
+		b.bindWhenDue()
+		want := []string{testAddress + " > " + unbind, testAddress + " > " + probe}
+		if diff := cmp.Diff(want, b.sysfs.take()); diff != "" {
+			t.Errorf("writes (-want +got):\n%s", diff)
+		}
+		b.vf.Driver = ""
+		b.bindUntilGivenUp()
+		want = []string{" > " + override, testAddress + " > " + giveBack}
+		if diff := cmp.Diff(want, b.sysfs.take()[maxProbes-2:]); diff != "" {
+			t.Errorf("writes after the last probe (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func TestDriverOverrideIsRestored(t *testing.T) {
 	for _, test := range []struct{ before, after string }{
 		{"(null)", ""},
