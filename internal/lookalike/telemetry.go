@@ -39,7 +39,7 @@ type sliceType struct {
 	name    string
 	slices  int    // number of units in a device; the firmware reports it to the driver
 	queues  int    // number of command queues of a unit, on Gen6
-	service string // service that uses it
+	service string // service that Work uses it for; "" none
 }
 
 // slicesOf returns the slices of a device with that driver. The names and their order are those of
@@ -52,8 +52,8 @@ func slicesOf(driver string) []sliceType {
 			{name: "xlt", slices: 1, service: "dc"},
 			{name: "dcpr", slices: 2, service: "dc"},
 			{name: "pke", slices: 6, service: "asym"},
-			{name: "wat", slices: 2, service: "sym"},
-			{name: "wcp", slices: 2, service: "sym"},
+			{name: "wat", slices: 2},
+			{name: "wcp", slices: 2},
 			{name: "ucs", slices: 4, service: "sym"},
 			{name: "cph", slices: 4, service: "sym"},
 			{name: "ath", slices: 4, service: "sym"},
@@ -63,8 +63,8 @@ func slicesOf(driver string) []sliceType {
 			{name: "cnv", slices: 2, queues: 5, service: "dc"},
 			{name: "dcprz", slices: 2, queues: 3, service: "decomp"},
 			{name: "pke", slices: 16, queues: 1, service: "asym"},
-			{name: "wat", slices: 2, queues: 7, service: "sym"},
-			{name: "wcp", slices: 2, queues: 7, service: "sym"},
+			{name: "wat", slices: 2, queues: 7},
+			{name: "wcp", slices: 2, queues: 7},
 			{name: "ucs", slices: 4, queues: 3, service: "sym"},
 			{name: "ath", slices: 4, queues: 2, service: "sym"},
 		}
