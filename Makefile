@@ -78,6 +78,11 @@ bench-compare: build ## measure beside Intel's plugin, for docs/performance.* (P
 	bin/compare -ours bin/qat_plugin -published "$(PUBLISHED)" -floor bin/floor.txt \
 		-doc docs/performance.md -plot docs/performance.svg $(ARGS)
 
+.PHONY: screenshots
+screenshots: ## write docs/images from the look-alike host (needs Debian's chromium and fonts-inter)
+	@mkdir -p docs/images
+	go -C test/browser test -count=1 -run '^TestScreenshots$$' . -args -images "$(CURDIR)/docs/images"
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@test/list.sh Fuzz | while read -r dir name; do \

@@ -388,12 +388,19 @@ function findProblems() {
       add(resource.phase === "watching" ? "warn" : "bad", `${resource.name}: ${phases[resource.phase]?.text ?? resource.phase}`, resource.err);
     }
   }
+  const blamed = new Set(); // VFs that are unhealthy because of their PF
+  for (const [reason, pfs] of groupBy([...state.pfs.values()].filter((pf) => pf.health !== "healthy"), (pf) => pf.reason ?? "")) {
+    const addresses = new Set(pfs.map((pf) => pf.address));
+    const vfs = [...state.vfs.values()].filter((vf) => addresses.has(vf.pf) && vf.state === "unhealthy" && vf.reason?.includes(vf.pf));
+    for (const vf of vfs) blamed.add(vf.address);
+    const of = vfs.length ? ` and ${pfs.length === 1 ? "its" : "their"} ${count(vfs.length, "VF")}` : "";
+    add("bad", `${count(pfs.length, "PF")}${of} ${be(pfs.length + vfs.length)} unhealthy`, reason, [...addresses]);
+  }
   for (const pf of state.pfs.values()) {
-    if (pf.health !== "healthy") add("bad", "PF is unhealthy", pf.reason, [pf.address]);
     if (pf.readErr) add("warn", "PF cannot be read in full", pf.readErr, [pf.address]);
     if (pf.withdrawn) add("warn", "VFs of a PF are withdrawn", pf.withdrawn, [pf.address]);
   }
-  for (const group of groupByReason()) {
+  for (const group of groupByReason(blamed)) {
     add(group.state === "binding" ? "warn" : "bad", `${count(group.vfs.length, "VF")} ${be(group.vfs.length)} ${groupText[group.state]}`,
       group.reason, group.vfs.map((vf) => vf.address));
   }
@@ -414,12 +421,22 @@ function findProblems() {
 
 const groupText = { unhealthy: "unhealthy", binding: "being bound", skipped: "not listed" };
 
-// groupByReason returns the VFs that are not offered, the largest group first. Reasons that
-// differ only in addresses or group numbers are one group.
-function groupByReason() {
+function groupBy(list, keyOf) {
+  const groups = new Map();
+  for (const item of list) {
+    const key = keyOf(item);
+    if (groups.has(key)) groups.get(key).push(item);
+    else groups.set(key, [item]);
+  }
+  return groups;
+}
+
+// groupByReason returns the VFs that are not offered, without those in a set, the largest group
+// first. Reasons that differ only in addresses or group numbers are one group.
+function groupByReason(without) {
   const groups = new Map();
   for (const vf of state.vfs.values()) {
-    if (isOffered(vf)) continue;
+    if (isOffered(vf) || without.has(vf.address)) continue;
     const value = cellState(vf);
     const reason = vf.reason ?? "";
     const pattern = reason.replace(pciAddress, "…").replace(/\b(IOMMU group|group) \d+/g, "$1 …").replace(/\/dev\/[\w/-]+/g, "/dev/…");
@@ -525,13 +542,14 @@ function updateProblem(item, problem) {
 
 function renderFigures(total, offered) {
   const kernel = state.about.mode === "kernel";
-  const used = [...state.vfs.values()].filter((vf) => vf.holder).length;
+  const used = [...state.vfs.values()].filter((vf) => vf.holder);
+  const broken = used.filter((vf) => !isOffered(vf)).length;
   const pfs = [...state.pfs.values()];
   const latencies = latencyPoints().map((point) => point.seconds).sort((a, b) => a - b);
   const median = latencies.length ? duration(latencies[Math.floor(latencies.length / 2)]).split(" ") : ["–", ""];
   const figures = [
     ["Offered", integer.format(offered), `of ${integer.format(total)}`],
-    kernel ? null : ["In use", used ? integer.format(used) : "–", ""],
+    kernel ? null : ["In use", used.length ? integer.format(used.length) : "–", broken ? `${integer.format(broken)} not healthy` : ""],
     pfs.length ? ["PFs healthy", integer.format(pfs.filter((pf) => pf.health === "healthy").length), `of ${integer.format(pfs.length)}`] : null,
     ["Event to list", median[0], median[1] && `${median[1]} median`],
   ].filter(Boolean);
@@ -981,9 +999,10 @@ function renderDetails() {
   const pf = state.pfs.get(details.address);
   setText($("details-title"), `${pf && !vf ? "PF" : "VF"} ${details.address}`);
   fillFacts($("facts"), vf ? factsOfVF(vf) : pf ? factsOfPF(pf) : [["State", "It does not exist any more.", "bad"]]);
-  const history = state.events.filter((event) => event.device === details.address || event.devices?.includes(details.address)).slice(-6).reverse();
+  const history = state.events.filter((event) => event.device === details.address || event.devices?.includes(details.address));
+  const newest = joinEvents(history).slice(-6).reverse();
   $("history-title").hidden = history.length === 0;
-  reconcile($("history"), history, (event) => String(event.seq),
+  reconcile($("history"), newest, (event) => String(event.seq),
     (event) => h("li", {}, timeElement(event.time, exactTime), h("span", {}, [event.action || kindName(event.kind), event.text, event.err].filter(Boolean).join(": "))), () => {});
 }
 
@@ -1141,19 +1160,22 @@ function renderEvents() {
   setText($("no-events"), state.events.length ? "No event matches the filter." : "Nothing has happened yet.");
 }
 
-// joinEvents makes one event of those that differ only in the device, such as of all VFs of a PF.
+// joinEvents makes one event of those that follow one another within a second and differ only in
+// the device, such as of all VFs of a PF.
 function joinEvents(events) {
   const joined = [];
-  let lastKey = "";
+  let first = { key: "", at: 0 };
   for (const event of events) {
-    const { seq, device, path, ...rest } = event;
+    const { seq, time, device, path, ...rest } = event;
     const key = device && !event.devices ? JSON.stringify(rest) : "";
-    if (key && key === lastKey) {
-      joined.at(-1).devices.push(device);
-    } else {
-      joined.push(key ? { ...event, device: "", path: "", devices: [device] } : event);
+    const at = Date.parse(time);
+    if (key && key === first.key && at - first.at < 1000) {
+      const { devices } = joined.at(-1);
+      if (!devices.includes(device)) devices.push(device);
+      continue;
     }
-    lastKey = key;
+    joined.push(key ? { ...event, device: "", path: "", devices: [device] } : event);
+    first = { key, at };
   }
   return joined;
 }
@@ -1167,7 +1189,7 @@ function eventItem(event) {
   for (const id of shown) add(isAddress(id) ? addressButton(id) : h("span", { class: "mono" }, id));
   if (devices.length > shown.length) add(`and ${devices.length - shown.length} more`);
   if (!devices.length) add(event.path && h("span", { class: "mono" }, event.path));
-  add(event.resource && h("span", { class: "mono" }, event.resource));
+  add(event.resource && h("span", { class: "mono" }, shortResource(event.resource)));
   // What a kernel event and a list led to is on a line of its own.
   let led = event.text;
   if (event.kind === "list") {
@@ -1246,7 +1268,7 @@ const dashes = ["", "6 3", "2 3", "8 3 2 3", "12 3", "4 2", "1 4", "10 2 1 2 1 2
 
 function renderUtilization() {
   const newest = utilization.at(-1)?.types ?? {};
-  const types = [...new Set([...Object.keys(sliceNames), ...Object.keys(newest)])].filter((type) => utilization.some((sample) => type in sample.types));
+  const types = [...new Set([...Object.keys(sliceNames), ...Object.keys(newest)])].filter((type) => utilization.some((sample) => sample.types[type] > 0));
   const span = spanOf(utilization.length ? secondsAgo(utilization[0].at) : plotSeconds);
   const { x, y } = frameOf($("utilization"), [[0, "0%"], [50, "50%"], [100, "100%"]], (percent) => Math.min(100, percent) / 100, span);
   types.forEach((type, i) => {
@@ -1262,8 +1284,8 @@ function renderUtilization() {
     },
     (item, { type }) => setText(item.lastChild, type in newest ? `${newest[type].toFixed(0)}%` : "–"));
   const devices = [...state.telemetry.values()].filter((item) => item.device).length;
-  setText($("utilization-caption"), types.length
-    ? `By slice type, the mean of ${count(devices, "PF")}.`
+  setText($("utilization-caption"), types.length ? `By slice type, the mean of ${count(devices, "PF")}. Types that were idle are left out.`
+    : utilization.length ? "All slices have been idle."
     : "No telemetry. The flag -telemetry turns it on, for 4xxx and newer devices with Linux 6.8 or newer.");
 }
 

@@ -8,5 +8,6 @@
 // At the end of each test, the console of the page must have no error and no warning, and the page
 // must have asked no other server. Chromium resolves no names and reaches nothing but 127.0.0.1.
 //
-// Run it with `make e2e-browser`.
+// Run it with `make e2e-browser`. `make screenshots` runs TestScreenshots with the flag -images,
+// which writes the images of docs/images.
 package browser

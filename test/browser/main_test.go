@@ -4,9 +4,11 @@ package browser
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -14,17 +16,30 @@ import (
 	"go.uber.org/goleak"
 )
 
-// chromium is the browser of all tests, or nil. TestMain sets it.
-var chromium context.Context
+var (
+	// chromium is the browser of all tests, or nil. TestMain sets it.
+	chromium context.Context
+
+	// workDir holds the browser's profile and the plugin. TestMain creates and removes it.
+	workDir string
+)
+
+var images = flag.String("images", "", "directory to which TestScreenshots writes; empty: a temporary one")
 
 func TestMain(m *testing.M) {
-	stop, err := startChromium()
+	flag.Parse()
+	var err error
+	stop := func() {}
+	if workDir, err = os.MkdirTemp("", "qat-browser-"); err == nil {
+		stop, err = startChromium()
+	}
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent(), goleak.Cleanup(func(code int) {
 		stop()
+		_ = os.RemoveAll(workDir)
 		os.Exit(code)
 	}))
 }
@@ -35,12 +50,8 @@ func startChromium() (stop func(), err error) {
 	if err != nil {
 		return func() {}, nil
 	}
-	profile, err := os.MkdirTemp("", "qat-chromium-")
-	if err != nil {
-		return nil, err
-	}
 	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(),
-		chromedp.ExecPath(path), chromedp.UserDataDir(profile),
+		chromedp.ExecPath(path), chromedp.UserDataDir(filepath.Join(workDir, "profile")),
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
@@ -52,7 +63,6 @@ func startChromium() (stop func(), err error) {
 	stop = func() {
 		_ = chromedp.Cancel(browser)
 		stopAllocator()
-		_ = os.RemoveAll(profile)
 	}
 	if err := chromedp.Do(browser); err != nil {
 		stop()

@@ -289,7 +289,7 @@ func TestEventsThatDifferInTheDeviceAreOneRow(t *testing.T) {
 	change("0000:10:00.1", "removed")
 	p := open(t, s.url(), desktop)
 	p.waitCount("#events li", 2)
-	const want = "0000:10:00.1 0000:10:00.2 0000:10:00.3 0000:10:00.4 and 12 more qat.intel.com/cy added"
+	const want = "0000:10:00.1 0000:10:00.2 0000:10:00.3 0000:10:00.4 and 12 more cy added"
 	if got := p.text("#events li:last-child .what"); got != want {
 		t.Errorf("the row is %q, want %q", got, want)
 	}
@@ -311,13 +311,13 @@ func TestPlots(t *testing.T) {
 
 	for _, percent := range []float64{10, 30} {
 		s.send(status.MessageTelemetry, []status.Telemetry{
-			busy(&s.snapshot.PFs[0], map[string]float64{"cpr": percent, "pke": 0}),
+			busy(&s.snapshot.PFs[0], map[string]float64{"cpr": percent, "pke": 1, "ucs": 0}),
 			busy(&s.snapshot.PFs[1], map[string]float64{"cpr": percent + 40}),
 		})
 	}
 	p.waitCount("#utilization .line", 2)
 	legend := strings.Join(strings.Fields(p.text("#utilization-legend")), " ")
-	if want := "Compression 50% Public key 0%"; legend != want {
+	if want := "Compression 50% Public key 1%"; legend != want {
 		t.Errorf("legend of the utilization: %q, want %q", legend, want)
 	}
 }

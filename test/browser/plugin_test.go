@@ -37,11 +37,7 @@ type rig struct {
 
 // program builds the plugin, once for all tests.
 var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "qat-browser-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "qat_plugin")
+	path := filepath.Join(workDir, "qat_plugin")
 	build := exec.Command("go", "build", "-buildvcs=false", "-tags=grpcnotrace",
 		"-ldflags=-X main.version=v0.1.0", "-o", path, "./cmd/qat_plugin")
 	build.Dir = "../.."
@@ -128,8 +124,8 @@ func (r *rig) stop() {
 	}
 }
 
-// failHeartbeats makes the heartbeats of a PF fail until done. Reading the status of a look-alike PF
-// checks nothing, so that each call of SetHeartbeat is a failed check.
+// failHeartbeats makes the heartbeats of a PF fail until done. Reading the status of a look-alike
+// PF checks nothing, so that each call of SetHeartbeat is a failed check.
 func (r *rig) failHeartbeats(pf string, done func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(waitTimeout); !done(); time.Sleep(100 * time.Millisecond) {
@@ -140,17 +136,24 @@ func (r *rig) failHeartbeats(pf string, done func() bool) {
 	}
 }
 
-// servePods serves the PodResources API: pod "namespace/name" → addresses of VFs in a resource.
-func (r *rig) servePods(resource string, pods map[string][]string) {
+// holder is a pod that has devices.
+type holder struct {
+	pod      string // "namespace/name"
+	resource string
+	devices  []string
+}
+
+// servePods serves the PodResources API.
+func (r *rig) servePods(holders ...holder) {
 	r.t.Helper()
 	list := &podresources.ListPodResourcesResponse{}
-	for pod, addresses := range pods {
-		namespace, name, _ := strings.Cut(pod, "/")
+	for _, h := range holders {
+		namespace, name, _ := strings.Cut(h.pod, "/")
 		list.PodResources = append(list.PodResources, &podresources.PodResources{
 			Name: name, Namespace: namespace,
 			Containers: []*podresources.ContainerResources{{
 				Name:    "main",
-				Devices: []*podresources.ContainerDevices{{ResourceName: resource, DeviceIds: addresses}},
+				Devices: []*podresources.ContainerDevices{{ResourceName: h.resource, DeviceIds: h.devices}},
 			}},
 		})
 	}
@@ -220,7 +223,7 @@ func TestFailedHeartbeatMakesVFsUnhealthyOnThePage(t *testing.T) {
 	const pod = "payments/proxy-7d9f4"
 	r := newRig(t, "-health-interval=1s")
 	r.addPF(lookalike.PF{Address: testPF, Services: "sym;asym"})
-	r.servePods("qat.intel.com/cy", map[string][]string{pod: {"0000:6b:00.5"}})
+	r.servePods(holder{pod, "qat.intel.com/cy", []string{"0000:6b:00.5"}})
 	r.start()
 	p := open(t, r.url(), desktop)
 	p.waitText("#headline", "All 16 VFs are offered")
@@ -231,7 +234,8 @@ func TestFailedHeartbeatMakesVFsUnhealthyOnThePage(t *testing.T) {
 
 	r.failHeartbeats(testPF, func() bool { return p.text("#headline") == "16 of 16 VFs are not offered" })
 	p.waitCount("#map .cell[data-state=unhealthy]", 16)
-	p.wait("document.querySelector('#problems').innerText.includes('heartbeat')")
+	const problem = "1 PF and its 16 VFs are unhealthy: failed its heartbeat"
+	p.wait("document.querySelector('#problems').innerText.includes('" + problem + "')")
 	p.wait("document.querySelector('#facts').innerText.includes('heartbeat')")
 	p.wait("document.querySelector('#events').innerText.includes('unhealthy: its PF')")
 	r.must(r.host.SetHeartbeat(testPF, "0"))
