@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -164,6 +165,23 @@ func TestHealthyHostHasNoFindings(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("checks (-want +got):\n%s", diff)
+	}
+}
+
+func TestChecksAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/troubleshooting.md")
+	must(t, err)
+	_, table, _ := strings.Cut(string(text), "| check | what it looks for |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var got, want []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\|").FindAllStringSubmatch(table, -1) {
+		got = append(got, row[1])
+	}
+	for _, c := range checks() {
+		want = append(want, c.name)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("checks in docs/troubleshooting.md (-want +got):\n%s", diff)
 	}
 }
 

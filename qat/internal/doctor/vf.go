@@ -95,12 +95,16 @@ func checkVFDriver(_ context.Context, f *facts) (findings []status.Finding) {
 	}
 	var drivers []string
 	selection(f.vfs).by(func(vf *function) string { return vf.Driver }, func(driver string, vfs selection) {
+		text := fmt.Sprintf("%d bound to %s", len(vfs), driver)
 		if driver == "" {
-			driver = "no driver"
+			text = fmt.Sprintf("%d without a driver", len(vfs))
 		}
-		drivers = append(drivers, fmt.Sprintf("%d VFs have %s", len(vfs), driver))
+		if !f.reader.IsBound(driver) {
+			text += ", which the plugin binds to " + f.host.Driver
+		}
+		drivers = append(drivers, text)
 	})
-	return ok("%s; the plugin binds them to %s", strings.Join(drivers, ", "), f.host.Driver)
+	return ok("VFs: %s", strings.Join(drivers, "; "))
 }
 
 // checkDenylist checks that vfio-pci accepts the VFs.
