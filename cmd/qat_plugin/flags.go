@@ -49,7 +49,7 @@ func modeOf(flag string) string {
 		return qat.ModeKernel
 	case "dpdk-driver", "kernel-vf-drivers", "vfio-interface", "bind", "steal", "allocation-policy",
 		"max-num-devices", "health-interval", "telemetry", "use-cdi", "cdi-dir", "provisioning-dir",
-		"provisioning-force", "pod-resources-socket":
+		"provisioning-force", "pod-resources-socket", "recorder-size":
 		return qat.ModeDPDK
 	}
 	return ""
@@ -69,6 +69,7 @@ func defaultOptions() *options {
 			EtcRoot:         "/etc",
 			ADFCtl:          "adf_ctl",
 			AuditInterval:   10 * time.Minute,
+			RecorderLimit:   2048,
 		},
 		kubeletDir:         strings.TrimSuffix(pluginapi.DevicePluginPath, "/"),
 		podResourcesSocket: podresources.DefaultSocket,
@@ -103,7 +104,8 @@ func newFlagSet(o *options) *flag.FlagSet {
 	flags.Var(&optional{&o.qat.AllocationPolicy, qat.Policies()}, "allocation-policy",
 		"`policy` for the VFs that a container should get: balanced spreads them over PFs, packed fills one PF "+
 			"before it uses the next; empty leaves the choice to the kubelet")
-	flags.Var(&count{&o.qat.MaxNumDevices}, "max-num-devices", "list at most this `number` of VFs; 0 means no limit")
+	flags.Var(&count{&o.qat.MaxNumDevices, "no limit"}, "max-num-devices",
+		"list at most this `number` of VFs; 0 means no limit")
 	flags.Var(&interval{&o.qat.HealthInterval, qat.MinHealthInterval}, "health-interval",
 		"`time` between two heartbeats of a PF, at least 1s; 0 disables them")
 	flags.BoolVar(&o.qat.Telemetry, "telemetry", false,
@@ -141,6 +143,8 @@ func newFlagSet(o *options) *flag.FlagSet {
 		"`socket` at which qatctl finds the status, if the directory exists; empty disables it")
 	flags.BoolVar(&o.kubernetesEvents, "kubernetes-events", false,
 		"report devices that fail, VFs that cannot be bound and missing uevents as Kubernetes Events of the Node")
+	flags.Var(&count{&o.qat.RecorderLimit, "nothing is recorded"}, "recorder-size",
+		"keep this `number` of decisions about VFs for a recording, of about 1 KB each; 0 records nothing")
 	flags.BoolVar(&o.profiling, "profiling", false,
 		"also serve /debug/pprof/ at -http-address and -status-socket")
 	flags.Var(&oneOf{&o.loggingFormat, []string{formatText, formatJSON}}, "logging-format",
@@ -186,6 +190,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 		if *d == 0 {
 			*d = -1 // never; 0 would select the default
 		}
+	}
+	if o.qat.RecorderLimit == 0 || !o.servesStatus() { // nobody could read the recording
+		o.qat.RecorderLimit = -1
 	}
 	return o, nil
 }

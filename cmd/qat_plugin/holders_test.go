@@ -104,6 +104,7 @@ func TestOnlyReadersWithoutAnAnswerWaitForTheKubelet(t *testing.T) {
 		time.Sleep(holdersMaxAge + time.Millisecond)
 		look(0, a)
 		time.Sleep(k.delay)
+		synctest.Wait()
 		look(0, b)
 		if _, changes := k.counts(); changes != 2 {
 			t.Errorf("%d changes reported, want 2", changes)

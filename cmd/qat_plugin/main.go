@@ -144,6 +144,10 @@ func serve(ctx context.Context, o *options, plugin *qat.Plugin, meters *metrics.
 	if o.healthAddress != "" {
 		servers.Go(func() { probe.Serve(serving, o.healthAddress, probe.Handler(live, ready)) })
 	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	defer signal.Stop(signals)
+	servers.Go(func() { writeRecordings(serving, signals, o.recordingPath(), plugin.WriteRecording) })
 	if meters != nil {
 		v := &view{
 			plugin:  plugin,

@@ -63,6 +63,7 @@ func TestWrongFlagIsExplainedInOneLine(t *testing.T) {
 		{"-health-address", ":65536", port},
 		{"-http-address", "8080", port},
 		{"-status-socket", "status.sock", "must be an absolute path, or empty"},
+		{"-recorder-size", "-1", "must be a whole number, 0 (nothing is recorded) or more"},
 		{"-profiling", "yes", "must be true or false"},
 		{"-audit-interval", "999ms", interval},
 		{"-audit-interval", "-1s", interval},
@@ -214,6 +215,7 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 		"cdi-dir":         "/var/run/cdi",
 		"audit-interval":  "10m0s",
 		"health-interval": "5s",
+		"recorder-size":   "2048",
 		"adf-ctl":         "adf_ctl",
 		"etc-root":        "/etc",
 

@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 	"qatplugin/internal/status"
 	"qatplugin/internal/unixsocket"
 	"qatplugin/kubeletapi/kubelettest"
+	"qatplugin/qat"
 )
 
 // A statusRig is a program that serves its status, with a look-alike host and a kubelet.
@@ -165,7 +167,10 @@ func await[T any](s *stream, kind string, wanted func(T) bool) T {
 	}
 }
 
-var statusPaths = []string{"/livez", "/readyz", "/metrics", "/statusz", "/flagz", "/telemetry", "/events?follow=false", "/"}
+var statusPaths = []string{
+	"/livez", "/readyz", "/metrics", "/statusz", "/flagz", "/telemetry", "/events?follow=false", "/debug/recording",
+	"/",
+}
 
 func TestStatusIsServedAtAddressAndSocket(t *testing.T) {
 	r := startStatus(t)
@@ -344,6 +349,46 @@ func TestProgramIsAsBeforeWhenClientsHaveLeft(t *testing.T) {
 	const most = 1 << 20 // of noise; a snapshot of each request would be several times that
 	if after := heap(); after > before+most {
 		t.Errorf("the heap is %d bytes, %d before", after, before)
+	}
+}
+
+func TestSignalWritesTheRecording(t *testing.T) {
+	r := startStatus(t)
+	defer r.stop()
+	addVF(t, r.host)
+	awaitVF(t, r.kubelet)
+	must(t, syscall.Kill(os.Getpid(), syscall.SIGUSR1))
+	file := filepath.Join(filepath.Dir(r.socket), "recording.ndjson")
+	r.log.await(t, `"Wrote the recording" file="`+file+`"`)
+	recording, err := os.Open(file)
+	must(t, err)
+	defer recording.Close()
+	if info, err := recording.Stat(); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the mode of the recording is %v, want 0600 (%v)", info.Mode(), err)
+	}
+	replayed, err := qat.Replay(recording)
+	if err != nil || len(replayed.Recordings) != 1 {
+		t.Fatalf("%d recordings, %v; want one that can be replayed", len(replayed.Recordings), err)
+	}
+	_, _, body := do(t, r.client(true), "GET", "/debug/recording")
+	if replayed, err = qat.Replay(strings.NewReader(body)); err != nil || len(replayed.Recordings) != 1 {
+		t.Errorf("/debug/recording cannot be replayed: %v", err)
+	}
+}
+
+func TestRecordingThatCannotBeWrittenIsExplained(t *testing.T) {
+	for _, tt := range []struct{ socket, size, want string }{
+		{filepath.Join(t.TempDir(), "missing", "x.sock"), "2048",
+			`"Cannot write the recording: create the directory, and restart the plugin"`},
+		{"", "2048", `"Not writing the recording, because -status-socket is empty`},
+		{filepath.Join(shortDir(t), "x.sock"), "0", `"Cannot write the recording" err="the recorder is switched off"`},
+	} {
+		p := start(t, "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", t.TempDir(),
+			"-status-socket", tt.socket, "-recorder-size", tt.size)
+		p.log.await(t, `"Waiting for the kubelet`) // it receives signals by then
+		must(t, syscall.Kill(os.Getpid(), syscall.SIGUSR1))
+		p.log.await(t, tt.want)
+		p.stop()
 	}
 }
 

@@ -94,13 +94,16 @@ func (f *optionalPath) Set(text string) error {
 }
 
 // count is a flag with a number that is not negative.
-type count struct{ value *int }
+type count struct {
+	value *int
+	zero  string // what 0 means
+}
 
 func (f *count) String() string { return strconv.Itoa(deref(f.value)) }
 func (f *count) Set(text string) error {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 {
-		return invalid("a whole number, 0 (no limit) or more")
+		return invalid("a whole number, 0 (" + f.zero + ") or more")
 	}
 	*f.value = n
 	return nil
