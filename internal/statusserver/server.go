@@ -142,7 +142,7 @@ func (s *server) notFound(w http.ResponseWriter, r *http.Request) {
 	var list strings.Builder
 	table := newTable(&list)
 	for _, p := range s.paths {
-		table.row("  "+p.name, p.what)
+		table.row(p.name, p.what)
 	}
 	table.end()
 	answer(w, http.StatusNotFound, "%s does not exist. These paths do:\n%s",

@@ -3,6 +3,7 @@
 package statusserver
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -273,7 +274,7 @@ func yes(b bool) string {
 
 func (t *text) counters() {
 	c := t.snapshot.Counters
-	t.printf("\nEVENTS SINCE THE START\n")
+	t.printf("\nSINCE THE START\n")
 	var uevents uint64
 	var kinds []string
 	for _, action := range slices.Sorted(maps.Keys(c.Uevents)) {
@@ -283,22 +284,31 @@ func (t *text) counters() {
 			kinds = append(kinds, fmt.Sprintf("%d %s %s", n, subsystem, action))
 		}
 	}
-	tab := newTable(t.w)
-	tab.row("uevents", uevents, strings.Join(kinds, ", "))
-	tab.row("not of the kernel", c.Rejected)
-	tab.row("malformed", c.Malformed)
-	tab.row("overflows", c.Overflows, fmt.Sprintf("%d messages dropped", c.Dropped))
-	tab.row("inotify events", c.Inotify)
+	var binds []string
 	for _, result := range slices.Sorted(maps.Keys(c.Binds)) {
-		tab.row("VFs "+result, c.Binds[result])
+		binds = append(binds, fmt.Sprintf("%d %s", c.Binds[result], result))
 	}
+	tab := newTable(t.w)
+	tab.row("uevents", strings.TrimSuffix(fmt.Sprintf("%d: %s", uevents, strings.Join(kinds, ", ")), ": "))
+	tab.row("uevents dropped", fmt.Sprintf("%d, in %d overflows of the buffer", c.Dropped, c.Overflows))
+	tab.row("messages rejected", fmt.Sprintf("%d not of the kernel, %d malformed", c.Rejected, c.Malformed))
+	tab.row("inotify events", c.Inotify)
+	tab.row("attempts to bind", cmp.Or(strings.Join(binds, ", "), "none"))
 	tab.end()
 }
 
 // A table aligns columns.
-type table struct{ w *tabwriter.Writer }
+type table struct {
+	w       io.Writer
+	aligned bytes.Buffer
+	columns *tabwriter.Writer
+}
 
-func newTable(w io.Writer) *table { return &table{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)} }
+func newTable(w io.Writer) *table {
+	t := &table{w: w}
+	t.columns = tabwriter.NewWriter(&t.aligned, 0, 0, 2, ' ', 0)
+	return t
+}
 
 // row writes a row. It shows "-" for an empty cell, except for those at the end.
 func (t *table) row(cells ...any) {
@@ -306,14 +316,19 @@ func (t *table) row(cells ...any) {
 	for _, cell := range cells {
 		words = append(words, fmt.Sprint(cell))
 	}
-	for len(words) > 0 && words[len(words)-1] == "" {
-		words = words[:len(words)-1]
+	for i := range words {
+		if words[i] == "" && slices.ContainsFunc(words[i:], func(later string) bool { return later != "" }) {
+			words[i] = "-"
+		}
 	}
-	for i, word := range words {
-		words[i] = cmp.Or(word, "-")
-	}
-	fmt.Fprintf(t.w, "  %s\n", strings.Join(words, "\t"))
+	// A cell that no tab ends would end its column for the rows below it.
+	fmt.Fprintf(t.columns, "  %s\t\n", strings.Join(words, "\t"))
 }
 
 // end writes the table.
-func (t *table) end() { _ = t.w.Flush() }
+func (t *table) end() {
+	_ = t.columns.Flush()
+	for line := range strings.Lines(t.aligned.String()) {
+		fmt.Fprintln(t.w, strings.TrimRight(line, " \n"))
+	}
+}

@@ -45,12 +45,14 @@ func example() *status.Snapshot {
 				IOMMUGroup: group(12), Node: "/dev/vfio/12", State: status.StateUnhealthy, Resource: "cy",
 				Reason: reason, Holder: "app/web",
 			},
-			{Address: "0000:6b:00.2", PF: "0000:6b:00.0", Family: "4xxx", State: status.StateUnhealthy, Reason: reason},
+			{Address: "0000:6b:00.2", PF: "0000:6b:00.0", State: status.StateListed, Resource: "cy"},
+			{Address: "0000:6b:00.4", PF: "0000:6b:00.0", Family: "4xxx", State: status.StateUnhealthy, Reason: reason},
 		},
 		Counters: status.Counters{
 			Uevents: map[string]map[string]uint64{"add": {"pci": 3}, "bind": {"pci": 2}}, Dropped: 5, Overflows: 1,
+			Rejected: 2, Malformed: 1,
 			Loops: map[string]status.LoopCounters{"devices": {Turns: 9, Resyncs: 1}},
-			Binds: map[string]uint64{"bound": 2},
+			Binds: map[string]uint64{"bound": 2, "failed": 1},
 		},
 	}
 }
@@ -64,7 +66,7 @@ PROBLEMS
   check registered                     kubelet.sock not found in /x
   kernel uevents                       no uevents reach this process
   PF 0000:6b:00.0                      it is down
-  2 VFs, 0000:6b:00.1 to 0000:6b:00.2  its PF 0000:6b:00.0 is down
+  2 VFs, 0000:6b:00.1 to 0000:6b:00.4  its PF 0000:6b:00.0 is down
 
 NOT LISTED
   0000:6b:00.3  hidden by -max-num-devices=2
@@ -80,19 +82,19 @@ PFS
 VFS
   ADDRESS       PF            DRIVER    NUMA  NODE          STATE      RESOURCE  HOLDER   REASON
   0000:6b:00.1  0000:6b:00.0  vfio-pci  -     /dev/vfio/12  unhealthy  cy        app/web  its PF 0000:6b:00.0 is down
-  0000:6b:00.2  0000:6b:00.0  -         0     -             unhealthy  -         -        its PF 0000:6b:00.0 is down
+  0000:6b:00.2  0000:6b:00.0  -         0     -             listed     cy
+  0000:6b:00.4  0000:6b:00.0  -         0     -             unhealthy  -         -        its PF 0000:6b:00.0 is down
 
 EVENT LOOPS
   NAME     COMPLETE  MISSES EVENTS  NEXT AUDIT  TURNS  RESYNCS  AUDITS  DRIFT
   devices  yes       yes            in 30s      9      1        0       0
 
-EVENTS SINCE THE START
-  uevents            5  3 pci add, 2 pci bind
-  not of the kernel  0
-  malformed          0
-  overflows          1  5 messages dropped
+SINCE THE START
+  uevents            5: 3 pci add, 2 pci bind
+  uevents dropped    5, in 1 overflows of the buffer
+  messages rejected  2 not of the kernel, 1 malformed
   inotify events     0
-  VFs bound          2
+  attempts to bind   2 bound, 1 failed
 `
 	var text bytes.Buffer
 	writeText(&text, example())
