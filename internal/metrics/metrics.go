@@ -54,8 +54,7 @@ type Metrics struct {
 
 var _ kubeletapi.Observer = (*Metrics)(nil)
 
-// allocateCodes are the codes of a failed Allocate call. Their series exist before the first
-// failure: Prometheus does not count the failure with which a series appears.
+// allocateCodes are the codes of a failed Allocate call.
 var allocateCodes = []codes.Code{
 	codes.FailedPrecondition, codes.InvalidArgument, codes.NotFound, codes.Unavailable, codes.Unknown,
 }
@@ -178,9 +177,7 @@ func (m *Metrics) Registered(resource string, err error) {
 // StreamOpened implements [kubeletapi.Observer].
 func (m *Metrics) StreamOpened(resource string) {
 	m.tracker.opened(resource)
-	for _, code := range allocateCodes {
-		m.allocationErrors.WithLabelValues(resource, code.String()) // starts at 0
-	}
+	m.startAtZero(resource)
 	m.record(status.Event{Kind: status.KindKubelet, Resource: resource, Text: "the kubelet follows the list"})
 }
 
@@ -194,6 +191,19 @@ func (m *Metrics) StreamClosed(resource string, err error) {
 		event.Err = err.Error()
 	}
 	m.record(event)
+}
+
+// startAtZero creates the series of a resource. Prometheus computes no increase from the value with
+// which a series appears.
+func (m *Metrics) startAtZero(resource string) {
+	m.eventToList.WithLabelValues(resource)
+	m.allocations.WithLabelValues(resource)
+	for _, code := range allocateCodes {
+		m.allocationErrors.WithLabelValues(resource, code.String())
+	}
+	for _, result := range []string{"success", "failure"} {
+		m.registrations.WithLabelValues(resource, result)
+	}
 }
 
 // record appends an event to the journal. Without a time it happened now.

@@ -441,15 +441,22 @@ func TestCallsOfTheManagerAreCounted(t *testing.T) {
 	}
 }
 
-// TestFailedAllocationsStartAtZero: Prometheus computes no increase from the first value of a
-// series, so the series of a failure must exist before it.
-func TestFailedAllocationsStartAtZero(t *testing.T) {
+// TestCountersStartAtZero checks that each series exists before the first call that it counts,
+// because Prometheus computes no increase from the first value of a series.
+func TestCountersStartAtZero(t *testing.T) {
 	m := newMetrics()
 	m.StreamOpened(cy)
-	h := m.Handler(&fakeSource{snapshot: &status.Snapshot{}})
-	failed := func() []string { return only(scrape(t, h), "qat_plugin_allocation_errors_total") }
-	before := failed()
+	counters := func() (series []string) {
+		for _, s := range scrape(t, m.Handler(&fakeSource{snapshot: &status.Snapshot{}})) {
+			if strings.Contains(s, cy) && !strings.Contains(s, "_bucket{") && !strings.Contains(s, "_sum{") {
+				series = append(series, s)
+			}
+		}
+		return series
+	}
+	before := counters()
 	for _, err := range []error{
+		nil,
 		grpcstatus.Error(codes.NotFound, "unknown device"), // kubeletapi, service.find
 		grpcstatus.Error(codes.FailedPrecondition, "unhealthy"),
 		grpcstatus.Error(codes.InvalidArgument, "too many"),
@@ -458,10 +465,19 @@ func TestFailedAllocationsStartAtZero(t *testing.T) {
 	} {
 		m.Allocated(cy, nil, err)
 	}
-	for _, series := range failed() {
+	m.Registered(cy, nil)
+	m.Registered(cy, errors.New("refused"))
+	tree := next(t, nil, "cy", "1")
+	m.Publishing(nil, tree, time.Now())
+	m.ListSent(cy, tree.Resource("cy"), 1, 10)
+	after := counters()
+	if len(after) != 9 { // six results of Allocate, two of Register, one list
+		t.Errorf("%d series, want 9: %q", len(after), after)
+	}
+	for _, series := range after {
 		name := strings.TrimSuffix(series, " 1")
 		if name == series || !slices.Contains(before, name+" 0") {
-			t.Errorf("%s did not start at 0: before the failures there were %q", series, before)
+			t.Errorf("%s did not start at 0: before the calls there were %q", series, before)
 		}
 	}
 }
