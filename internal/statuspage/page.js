@@ -105,7 +105,7 @@ function compareAddresses(a, b) {
 const state = {
   about: null, // the Snapshot without its devices; null before the first one
   pfs: new Map(), // by address
-  vfs: new Map(), // by address
+  vfs: new Map(), // by address; in mode kernel, the process units by ID
   telemetry: new Map(), // by address of the PF
   events: [], // the oldest first
 };
@@ -135,6 +135,16 @@ function cellState(vf) {
   return vf.state === "unhealthy" || vf.state === "binding" ? vf.state : "skipped";
 }
 
+// In mode kernel, a process unit is shown as a VF is, and a resource as a PF.
+const inKernelMode = () => state.about.mode === "kernel";
+const noun = () => (inKernelMode() ? "process unit" : "VF");
+const nameOf = (vf) => `${vf.unit ? "Process unit" : "VF"} ${vf.address}`;
+
+const unitAsVF = (unit) => ({
+  unit: true, address: unit.id, pf: unit.resource, resource: unit.resource, numaNode: -1, reason: unit.reason,
+  state: unit.health === "healthy" ? "listed" : "unhealthy",
+});
+
 const isOffered = (vf) => vf.state === "listed";
 
 // Rendering: messages mark what is dirty, and the next frame renders that.
@@ -151,12 +161,12 @@ function render() {
   frame = 0;
   const parts = new Set(dirty.parts);
   dirty.parts.clear();
+  if (!state.about) return;
   if (dirty.pfs.size || dirty.vfs.size) {
     renderMap([...dirty.pfs], [...dirty.vfs]);
     dirty.pfs.clear();
     dirty.vfs.clear();
   }
-  if (!state.about) return;
   if (parts.has("about")) renderAbout();
   if (parts.has("verdict")) renderVerdict();
   if (parts.has("resources")) renderResources();
@@ -173,7 +183,7 @@ function render() {
 
 function onSnapshot(snapshot) {
   const restarted = !state.about || state.about.started !== snapshot.started;
-  const { pfs, vfs, ...about } = snapshot;
+  const { pfs, vfs, processes, ...about } = snapshot;
   state.about = about;
   setServerClock(snapshot.time);
   if (restarted) {
@@ -183,7 +193,7 @@ function onSnapshot(snapshot) {
     clearEvents();
   }
   replaceAll(state.pfs, pfs ?? [], dirty.pfs);
-  replaceAll(state.vfs, vfs ?? [], dirty.vfs);
+  replaceAll(state.vfs, [...(vfs ?? []), ...(processes ?? []).map(unitAsVF)], dirty.vfs);
   $("main").removeAttribute("aria-busy");
   invalidate("about", "verdict", "resources", "health", "provisioning", "counters", "details", "events", "latency", "utilization");
 }
@@ -223,8 +233,9 @@ function onUpdate(update) {
       announce(`VF ${address} is gone.`);
     }
   }
-  const { time, resources, loops, checks, processes, provisioning, counters } = update;
-  Object.assign(state.about, { time, resources, loops, checks, processes, provisioning, counters });
+  if (inKernelMode()) replaceAll(state.vfs, (update.processes ?? []).map(unitAsVF), dirty.vfs);
+  const { time, resources, loops, checks, provisioning, counters } = update;
+  Object.assign(state.about, { time, resources, loops, checks, provisioning, counters });
   invalidate("verdict", "resources", "health", "provisioning", "counters", "details");
 }
 
@@ -349,7 +360,7 @@ function announce(text) {
 function announceChange(before, vf) {
   const now = cellState(vf);
   if (before && cellState(before) === now && before.reason === vf.reason) return;
-  announce(`VF ${vf.address}: ${cellStates[now].toLowerCase()}${vf.reason ? `, ${vf.reason}` : ""}.`);
+  announce(`${nameOf(vf)}: ${cellStates[now].toLowerCase()}${vf.reason ? `, ${vf.reason}` : ""}.`);
 }
 
 // Header
@@ -372,7 +383,7 @@ function showTitle() {
 
 // findProblems returns the problems: {tone, what, why, where: addresses}.
 function findProblems() {
-  const { checks, loops, resources, provisioning, processes } = state.about;
+  const { checks, loops, resources, provisioning } = state.about;
   const problems = [];
   const add = (tone, what, why = "", where = []) => problems.push({ tone, what, why, where });
   for (const check of checks ?? []) {
@@ -383,10 +394,9 @@ function findProblems() {
     if (loop.uevents) add("warn", "Kernel uevents may not arrive", loop.uevents);
     if (!loop.complete) add("warn", `Loop ${loop.name} has not read the whole host yet`);
   }
-  for (const resource of resources ?? []) {
-    if (resource.phase !== "watching" || resource.err) {
-      add(resource.phase === "watching" ? "warn" : "bad", `${resource.name}: ${phases[resource.phase]?.text ?? resource.phase}`, resource.err);
-    }
+  for (const { name, phase, err } of resources ?? []) {
+    if (phase !== "watching") add("bad", `${name}: ${phases[phase]?.text ?? phase}`, err);
+    else if (err) add("warn", `The kubelet does not follow the whole list of ${name}`, err);
   }
   const blamed = new Set(); // VFs that are unhealthy because of their PF
   for (const [reason, pfs] of groupBy([...state.pfs.values()].filter((pf) => pf.health !== "healthy"), (pf) => pf.reason ?? "")) {
@@ -401,16 +411,13 @@ function findProblems() {
     if (pf.withdrawn) add("warn", "VFs of a PF are withdrawn", pf.withdrawn, [pf.address]);
   }
   for (const group of groupByReason(blamed)) {
-    add(group.state === "binding" ? "warn" : "bad", `${count(group.vfs.length, "VF")} ${be(group.vfs.length)} ${groupText[group.state]}`,
+    add(group.state === "binding" ? "warn" : "bad", `${count(group.vfs.length, noun())} ${be(group.vfs.length)} ${groupText[group.state]}`,
       group.reason, group.vfs.map((vf) => vf.address));
   }
   for (const loop of loops ?? []) {
     for (const [name, reason] of Object.entries(loop.skipped ?? {})) {
       if (!state.vfs.has(name) && !state.pfs.has(name)) add("warn", name, reason);
     }
-  }
-  for (const unit of processes ?? []) {
-    if (unit.health !== "healthy") add("bad", `${unit.id} is unhealthy`, unit.reason);
   }
   if (provisioning?.err) add("bad", "The provisioning configuration is not in force", provisioning.err);
   for (const pf of provisioning?.pfs ?? []) {
@@ -464,21 +471,18 @@ function mergeProblems(problems) {
 
 // headline returns the answer to "is everything offered" and a tone.
 function headline(problems) {
-  const processes = state.about.processes ?? [];
-  const kernel = state.about.mode === "kernel";
-  const total = kernel ? processes.length : state.vfs.size;
-  const offered = kernel ? processes.filter((unit) => unit.health === "healthy").length : [...state.vfs.values()].filter(isOffered).length;
-  const noun = kernel ? "process unit" : "VF";
+  const total = state.vfs.size;
+  const offered = [...state.vfs.values()].filter(isOffered).length;
   const rest = total - offered;
   let tone = problems.some((p) => p.tone === "bad") ? "bad" : problems.length ? "warn" : "ok";
   let text;
   if (total === 0) {
-    text = state.pfs.size ? `${count(state.pfs.size, "PF")}, and no ${noun}s` : `No ${noun}s on this host`;
+    text = state.pfs.size ? `${count(state.pfs.size, "PF")}, and no ${noun()}s` : `No ${noun()}s on this host`;
     if (tone === "ok") tone = "warn";
   } else if (rest > 0) {
-    text = `${integer.format(rest)} of ${count(total, noun)} ${be(rest)} not offered`;
+    text = `${integer.format(rest)} of ${count(total, noun())} ${be(rest)} not offered`;
   } else {
-    text = total === 1 ? `The only ${noun} is offered` : `All ${count(total, noun)} are offered`;
+    text = total === 1 ? `The only ${noun()} is offered` : `All ${count(total, noun())} are offered`;
     if (tone !== "ok") text += `, and ${count(problems.length, "problem")} ${problems.length === 1 ? "needs" : "need"} attention`;
   }
   return { text, tone, total, offered };
@@ -541,7 +545,6 @@ function updateProblem(item, problem) {
 }
 
 function renderFigures(total, offered) {
-  const kernel = state.about.mode === "kernel";
   const used = [...state.vfs.values()].filter((vf) => vf.holder);
   const broken = used.filter((vf) => !isOffered(vf)).length;
   const pfs = [...state.pfs.values()];
@@ -549,7 +552,7 @@ function renderFigures(total, offered) {
   const median = latencies.length ? duration(latencies[Math.floor(latencies.length / 2)]).split(" ") : ["–", ""];
   const figures = [
     ["Offered", integer.format(offered), `of ${integer.format(total)}`],
-    kernel ? null : ["In use", used.length ? integer.format(used.length) : "–", broken ? `${integer.format(broken)} not healthy` : ""],
+    inKernelMode() ? null : ["In use", used.length ? integer.format(used.length) : "–", broken ? `${integer.format(broken)} not healthy` : ""],
     pfs.length ? ["PFs healthy", integer.format(pfs.filter((pf) => pf.health === "healthy").length), `of ${integer.format(pfs.length)}`] : null,
     ["Event to list", median[0], median[1] && `${median[1]} median`],
   ].filter(Boolean);
@@ -664,6 +667,7 @@ function renderMap(pfs, vfs) {
     else setAttribute(row.none, "hidden", row.cells.size ? "" : null);
   }
   applyFilter([...touched].map((key) => rows.get(key)).filter(Boolean));
+  $("legend").hidden = rows.size === 0;
   renderLegend();
   $("no-devices").hidden = rows.size > 0;
   keepTabStop();
@@ -690,7 +694,7 @@ function numaNode(node) {
   const detail = h("small");
   const list = h("div", { class: "pfs" });
   const section = h("div", { class: "numa", role: "group", "aria-labelledby": id },
-    h("h3", { id }, node < 0 ? "NUMA node unknown" : `NUMA node ${node}`, detail), list);
+    h("h3", { id }, inKernelMode() ? "By resource" : node < 0 ? "NUMA node unknown" : `NUMA node ${node}`, detail), list);
   numa = { node, section, list, detail };
   numaNodes.set(node, numa);
   const after = [...numaNodes.values()].filter((other) => other.node > node).sort((a, b) => a.node - b.node)[0];
@@ -711,7 +715,7 @@ function rowOf(key, node) {
       none: h("p", { class: "none" }, "No VFs"), list: h("div", { class: "cells" }),
     };
     row.list.append(row.none);
-    row.element = h("div", { class: "pf", role: "group", "aria-label": `PF ${key}` }, h("h4", {}, head, row.state), row.meta, row.why, row.list);
+    row.element = h("div", { class: "pf", role: "group", "aria-label": inKernelMode() ? `Resource ${key}` : `PF ${key}` }, h("h4", {}, head, row.state), row.meta, row.why, row.list);
     rows.set(key, row);
   } else {
     const old = row.numa;
@@ -763,6 +767,7 @@ function renderVF(vf) {
   const key = keyOfVF(vf);
   const row = rows.get(key) ?? rowOf(key, vf.numaNode);
   if (!state.pfs.has(key)) setText(row.head, vf.pf || "VFs without a PF");
+  row.head.disabled = !state.pfs.has(key); // there are no details
   let cell = row.cells.get(vf.address);
   const isNew = !cell;
   if (isNew) {
@@ -784,7 +789,7 @@ function renderVF(vf) {
   const value = cellState(vf);
   const changed = cell.dataset.state !== undefined && cell.dataset.state !== value || isNew && rendered;
   cell.dataset.state = value;
-  setAttribute(cell, "aria-label", [`VF ${vf.address}`, cellStates[value].toLowerCase(), vf.holder && `by ${vf.holder}`, vf.reason].filter(Boolean).join(", "));
+  setAttribute(cell, "aria-label", [nameOf(vf), cellStates[value].toLowerCase(), vf.holder && `by ${vf.holder}`, vf.reason].filter(Boolean).join(", "));
   if (changed) flash(cell);
   return row;
 }
@@ -818,7 +823,7 @@ function renderLegend() {
   }
   for (const numa of numaNodes.values()) {
     const vfs = [...rows.values()].filter((row) => row.numa === numa).reduce((n, row) => n + row.cells.size, 0);
-    setText(numa.detail, `${count(numa.list.children.length, "PF")}, ${count(vfs, "VF")}`);
+    setText(numa.detail, `${count(numa.list.children.length, inKernelMode() ? "resource" : "PF")}, ${count(vfs, noun())}`);
   }
 }
 
@@ -861,7 +866,7 @@ function applyFilter(list) {
   }
   let found = 0;
   for (const vf of state.vfs.values()) if (matches(vf)) found++;
-  setText($("found"), found ? count(found, "VF") : "No match");
+  setText($("found"), found ? count(found, noun()) : "No match");
 }
 
 function filterChanged() {
@@ -880,7 +885,7 @@ $("search").addEventListener("keydown", (event) => {
 
 // The keyboard in the map: one element is in the tab order, and the arrow keys move it.
 
-const mapItems = () => [...map.querySelectorAll(".pf:not(.out) h4 button, .pf:not(.out) .cell")];
+const mapItems = () => [...map.querySelectorAll(".pf:not(.out) h4 button:enabled, .pf:not(.out) .cell")];
 
 function setTabStop(element) {
   for (const old of map.querySelectorAll('[tabindex="0"]')) if (old !== element) old.tabIndex = -1;
@@ -890,7 +895,7 @@ function setTabStop(element) {
 function keepTabStop() {
   const current = map.querySelector('.pf:not(.out) [tabindex="0"]');
   if (current) return;
-  const first = map.querySelector(".pf:not(.out) .cell") ?? map.querySelector(".pf:not(.out) h4 button");
+  const first = map.querySelector(".pf:not(.out) .cell") ?? map.querySelector(".pf:not(.out) h4 button:enabled");
   if (first) setTabStop(first);
 }
 
@@ -997,7 +1002,7 @@ function renderDetails() {
   markCurrent(true);
   const vf = state.vfs.get(details.address);
   const pf = state.pfs.get(details.address);
-  setText($("details-title"), `${pf && !vf ? "PF" : "VF"} ${details.address}`);
+  setText($("details-title"), vf ? nameOf(vf) : `${pf ? "PF" : noun()} ${details.address}`);
   fillFacts($("facts"), vf ? factsOfVF(vf) : pf ? factsOfPF(pf) : [["State", "It does not exist any more.", "bad"]]);
   const history = state.events.filter((event) => event.device === details.address || event.devices?.includes(details.address));
   const newest = joinEvents(history).slice(-6).reverse();
@@ -1012,11 +1017,14 @@ const numaText = (node) => (node < 0 ? "unknown" : String(node));
 function factsOfVF(vf) {
   const value = cellState(vf);
   const pf = state.pfs.get(vf.pf);
-  return [
+  const facts = [
     ["State", cellStates[value], { unhealthy: "bad", skipped: "bad", binding: "warn" }[value]],
     ["Reason", known(vf.reason)],
     ["Held by", known(vf.holder)],
     ["Resource", known(vf.resource)],
+  ];
+  return vf.unit ? facts : [
+    ...facts,
     ["PF", vf.pf ? { address: vf.pf } : null],
     ["PF's state", pf && [pf.health, pf.state].filter(Boolean).join(", "), pf && pf.health !== "healthy" ? "bad" : ""],
     ["Driver", vf.driver || "none"],
@@ -1247,7 +1255,7 @@ function renderLatency() {
   const ticks = [];
   for (let decade = low; decade <= high; decade++) ticks.push([10 ** decade, duration(10 ** decade).replace(".0", "")]);
   const { x, y, left, right } = frameOf($("latency"), ticks, (seconds) => (Math.log10(seconds) - low) / (high - low),
-    spanOf(Math.max(...points.map((point) => point.ago))));
+    spanOf(points.length ? Math.max(...points.map((point) => point.ago)) : plotSeconds));
   for (const point of points) $("latency").append(s("circle", { class: "dot", cx: x(Math.max(0, point.ago)), cy: y(point.seconds), r: 2.75 }));
   if (!values.length) {
     setText($("latency-caption"), "No event has led to a list in this time.");

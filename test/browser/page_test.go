@@ -404,11 +404,20 @@ func TestModeKernel(t *testing.T) {
 		{ID: "SHIM_dev0_0", Resource: "cy1_dc0", Health: status.Healthy},
 		{ID: "SHIM_dev0_1", Resource: "cy1_dc0", Health: status.Unhealthy, Reason: "qat_dev0 is down"},
 	}
-	p := open(t, startServer(t, n).url(), desktop)
+	s := startServer(t, n)
+	p := open(t, s.url(), desktop)
 	p.waitText("#headline", "1 of 2 process units is not offered")
-	if got := p.text("#problems"); !strings.Contains(got, "SHIM_dev0_1 is unhealthy: qat_dev0 is down") {
+	if got := p.text("#problems"); !strings.Contains(got, "1 process unit is unhealthy: qat_dev0 is down") {
 		t.Errorf("problems: %q", got)
 	}
+	p.waitCount("#map .cell[data-state=unhealthy]", 1)
+	p.click(cell("SHIM_dev0_1"))
+	p.waitText("#details-title", "Process unit SHIM_dev0_1")
+
+	n.Processes[1].Health, n.Processes[1].Reason = status.Healthy, ""
+	s.send(status.MessageUpdate, status.Update{Time: time.Now(), Processes: n.Processes[1:]})
+	p.waitText("#headline", "The only process unit is offered")
+	p.waitCount("#map .cell", 1)
 }
 
 // A screen reader hears a change, and one summary of many changes.
