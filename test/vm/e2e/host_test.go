@@ -58,10 +58,13 @@ func (p *pf) control(name string) string {
 	return filepath.Join(debugfs, "qat_sim", strconv.Itoa(p.index), name)
 }
 
-// heartbeat returns the path of a file in the debugfs directory heartbeat of the PF's driver.
-func (p *pf) heartbeat(name string) string {
-	return filepath.Join(debugfs, "qat_"+linkBase(p.path("driver"))+"_"+p.address, "heartbeat", name)
+// debugfs returns the path of a file in the debugfs directory of the PF's driver.
+func (p *pf) debugfs(name string) string {
+	return filepath.Join(debugfs, "qat_"+linkBase(p.path("driver"))+"_"+p.address, name)
 }
+
+// heartbeat returns the path of a file in the debugfs directory heartbeat of the PF's driver.
+func (p *pf) heartbeat(name string) string { return p.debugfs(filepath.Join("heartbeat", name)) }
 
 // enableVFs creates all VFs of the PF. The driver ignores the number.
 func (p *pf) enableVFs(t *testing.T) {

@@ -80,6 +80,7 @@ int sim_up(struct sim_pf *s)
 	debugfs_create_u32("queries_sent", 0400, d, &s->sent);
 	debugfs_create_u32("queries_failed", 0400, d, &s->failed);
 	s->hb_read = false;
+	sim_telemetry_add(s);
 	s->up = true;
 	return 0;
 }
@@ -89,6 +90,7 @@ void sim_down(struct sim_pf *s)
 	if (!s->up)
 		return;
 	s->up = false;
+	sim_telemetry_remove(s);
 	debugfs_lookup_and_remove("heartbeat", s->dbg);
 	if (sim_updown_ms)
 		msleep(sim_updown_ms);

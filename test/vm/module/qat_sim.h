@@ -61,6 +61,8 @@ struct sim_pf {
 	bool hb_read;		/* hb_last is valid */
 	u32 sent, failed;	/* checks performed and failed */
 
+	unsigned int telemetry;	/* telemetry/control */
+
 	/* Set by tests. */
 	struct dentry *ctl;	/* debugfs qat_sim/<idx>/ */
 	bool hb_fail;		/* heartbeat checks fail */
@@ -100,6 +102,10 @@ int sim_up(struct sim_pf *s);
 void sim_down(struct sim_pf *s);
 int sim_drivers_register(void);
 void sim_drivers_unregister(void);
+
+/* telemetry.c; s->lock is held */
+void sim_telemetry_add(struct sim_pf *s);
+void sim_telemetry_remove(struct sim_pf *s);
 
 /* control.c */
 void sim_control_init(void);
