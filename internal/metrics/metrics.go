@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -157,9 +158,26 @@ func (m *Metrics) Allocated(resource string, devices []string, err error) {
 		m.allocations.WithLabelValues(resource).Inc()
 	} else {
 		m.allocationErrors.WithLabelValues(resource, grpcstatus.Code(err).String()).Inc()
-		event.Err = err.Error()
+		event.Devices, event.Err = firstOf(devices), brief(err.Error(), 1000)
 	}
 	m.record(event)
+}
+
+// firstOf returns the first devices of a request that failed. It may name any number of devices, of
+// any length.
+func firstOf(devices []string) (list []string) {
+	for _, d := range devices[:min(len(devices), 16)] {
+		list = append(list, brief(d, 64))
+	}
+	return list
+}
+
+// brief returns the text, or its beginning if it has more than most bytes.
+func brief(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // Registered implements [kubeletapi.Observer].

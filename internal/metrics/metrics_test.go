@@ -17,6 +17,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -478,6 +479,22 @@ func TestCountersStartAtZero(t *testing.T) {
 		name := strings.TrimSuffix(series, " 1")
 		if name == series || !slices.Contains(before, name+" 0") {
 			t.Errorf("%s did not start at 0: before the calls there were %q", series, before)
+		}
+	}
+}
+
+// TestFailedCallTakesLittleMemoryInTheJournal checks that the journal does not keep the devices of a
+// request that names many, or long ones: the journal has a limit of events, not of bytes.
+func TestFailedCallTakesLittleMemoryInTheJournal(t *testing.T) {
+	journal := status.NewJournal(10)
+	m := New(Config{Namespace: namespace, Journal: journal})
+	long := strings.Repeat("1", 1<<20)
+	for _, devices := range [][]string{slices.Repeat([]string{"1"}, 10_000), {long}, nil} {
+		m.Allocated(cy, devices, errors.New("refused: "+strings.Repeat("é", 10_000)))
+	}
+	for _, e := range journal.Since(0) {
+		if size := len(strings.Join(e.Devices, ",")) + len(e.Err); size > 4096 || !utf8.ValidString(e.Err) {
+			t.Errorf("%d devices and an error take %d bytes, want at most 4096 and valid text", len(e.Devices), size)
 		}
 	}
 }
