@@ -90,4 +90,6 @@ func (v *view) Journal() *status.Journal { return v.journal }
 func (v *view) Telemetry(ctx context.Context) []status.Telemetry { return v.plugin.Telemetry(ctx) }
 
 // WriteRecording implements [status.Source].
-func (v *view) WriteRecording(ctx context.Context, w io.Writer) error { return v.plugin.WriteRecording(ctx, w) }
+func (v *view) WriteRecording(ctx context.Context, w io.Writer) error {
+	return v.plugin.WriteRecording(ctx, w)
+}

@@ -27,6 +27,7 @@ type doctorOptions struct {
 	firmware string
 	dryRun   bool
 	strict   bool
+	problems bool // print only problems and warnings
 	output   string
 	given    func(flag string) bool // reports whether a flag was given
 }
@@ -56,6 +57,7 @@ The exit status is 1 if there is a problem.`,
 		"`directory` of the host's firmware; without it, "+hostFirmware+" if sysfs is at "+hostSysfs)
 	flags.BoolVar(&o.dryRun, "dry-run", false, "do not ask the kernel for a uevent")
 	flags.BoolVar(&o.strict, "strict", false, "exit with status 1 for a warning, too")
+	flags.BoolVar(&o.problems, "problems", false, "print only problems and warnings")
 	outputFlag(c, &o.output, "json", "yaml")
 	return c
 }
@@ -69,12 +71,16 @@ func (a *app) doctor(ctx context.Context, o *doctorOptions) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	shown := filter(findings, func(f *status.Finding) bool {
+		return !o.problems || f.Result == status.FindingProblem || f.Result == status.FindingWarning
+	})
 	if o.output != "" {
-		if err := a.print(o.output, findings); err != nil {
+		if err := a.print(o.output, shown); err != nil {
 			return err
 		}
 	} else {
-		a.printFindings(findings)
+		a.printFindings(shown)
+		a.printSummary(findings)
 	}
 	for _, f := range findings {
 		if f.Result == status.FindingProblem || o.strict && f.Result == status.FindingWarning {
@@ -136,11 +142,9 @@ func (a *app) printFindings(findings []status.Finding) {
 		status.FindingProblem: red,
 		status.FindingSkipped: faint,
 	}
-	number := map[string]int{}
 	indent := strings.Repeat(" ", resultWidth+checkWidth)
 	width := max(a.width()-len(indent), 30)
 	for _, f := range findings {
-		number[f.Result]++
 		begin := a.paint(colors[f.Result], fmt.Sprintf("%-*s", resultWidth, f.Result)) +
 			fmt.Sprintf("%-*s", checkWidth, f.Check)
 		for _, line := range wrap(f.Found, width) {
@@ -155,6 +159,14 @@ func (a *app) printFindings(findings []status.Finding) {
 			a.printf("%s%s\n", indent+mark, a.paint(bold, line))
 			mark = "  "
 		}
+	}
+}
+
+// printSummary prints how many findings there are.
+func (a *app) printSummary(findings []status.Finding) {
+	number := map[string]int{}
+	for _, f := range findings {
+		number[f.Result]++
 	}
 	a.printf("\n%s: %s, %s, %d ok, %d skipped.\n", count(len(findings), "finding"),
 		count(number[status.FindingProblem], "problem"), count(number[status.FindingWarning], "warning"),

@@ -143,6 +143,7 @@ func newTelemetry() []status.Telemetry {
 // A fakePlugin answers as the plugin's status server does.
 type fakePlugin struct {
 	socket   string
+	now      func() time.Time
 	messages chan string   // of the stream, which ends when the channel is closed
 	opened   chan string   // the query of each stream that stays open
 	closed   chan struct{} // gets a value when a client has closed a stream
@@ -166,6 +167,7 @@ func startPlugin(t *testing.T) *fakePlugin {
 	t.Helper()
 	f := &fakePlugin{
 		socket:    filepath.Join(t.TempDir(), "status.sock"),
+		now:       func() time.Time { return now },
 		messages:  make(chan string),
 		opened:    make(chan string, 10),
 		closed:    make(chan struct{}, 10),
@@ -262,18 +264,23 @@ type result struct {
 // qatctl runs qatctl at the socket of the plugin.
 func (f *fakePlugin) qatctl(t *testing.T, args ...string) result {
 	t.Helper()
-	return qatctl(t, append([]string{"--socket", f.socket}, args...)...)
+	return qatctlAt(t, f.now, append([]string{"--socket", f.socket}, args...)...)
 }
 
 // qatctl runs qatctl with no environment variables.
 func qatctl(t *testing.T, args ...string) result {
+	t.Helper()
+	return qatctlAt(t, func() time.Time { return now }, args...)
+}
+
+func qatctlAt(t *testing.T, clock func() time.Time, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), args, &environment{
 		stdout: &stdout,
 		stderr: &stderr,
 		getenv: func(string) string { return "" },
-		now:    func() time.Time { return now },
+		now:    clock,
 	})
 	return result{code, stdout.String(), stderr.String()}
 }
@@ -338,7 +345,7 @@ func (f *fakePlugin) start(t *testing.T, args ...string) *running {
 			stdout: writer,
 			stderr: io.MultiWriter(&stderr, &lineWriter{lines: r.messages}),
 			getenv: func(string) string { return "" },
-			now:    func() time.Time { return now },
+			now:    f.now,
 		})
 		_ = writer.Close()
 		r.ended <- result{status: code, stderr: stderr.String()}

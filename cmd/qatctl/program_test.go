@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,17 +21,43 @@ import (
 	"qatplugin/kubeletapi/kubelettest"
 )
 
-// A program is a running qat_plugin, on a host with VFs of two PFs.
+// A program is a running qat_plugin.
 type program struct {
 	*fakePlugin // for its methods that run qatctl
 	t           *testing.T
 	host        *lookalike.Host
 	kubelet     *kubelettest.Kubelet
+	kubeletDir  string
 	cmd         *exec.Cmd
 }
 
-// startProgram builds qat_plugin, runs it, and waits until the kubelet has its lists.
-func startProgram(t *testing.T, flags ...string) *program {
+// startProgram runs qat_plugin on a host with two VFs of each of two PFs, and waits until the
+// kubelet has its lists.
+func startProgram(t *testing.T) *program {
+	t.Helper()
+	host := lookalike.Start(t)
+	must(t, host.LoadDriver("vfio-pci"))
+	must(t, host.AddPF(lookalike.PF{Address: cyPF, Services: "sym;asym"}))
+	must(t, host.AddPF(lookalike.PF{Address: dcPF, DeviceID: "4944", Services: "dc", NUMANode: 1}))
+	must(t, host.SetVFs(cyPF, 2))
+	must(t, host.SetVFs(dcPF, 2))
+	p := startProgramOn(t, host)
+	p.awaitDevices("cy", host.VFs(cyPF)...)
+	p.awaitDevices("dc", host.VFs(dcPF)...)
+	return p
+}
+
+// awaitDevices waits until the kubelet has a list with these devices.
+func (p *program) awaitDevices(resource string, ids ...string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), timeout)
+	defer cancel()
+	_, err := p.kubelet.WaitDevices(ctx, "qat.intel.com/"+resource, ids...)
+	must(p.t, err)
+}
+
+// startProgramOn builds qat_plugin and runs it on a host.
+func startProgramOn(t *testing.T, host *lookalike.Host, flags ...string) *program {
 	t.Helper()
 	top := filepath.Join("..", "..")
 	testenv.Inputs(t, top)
@@ -40,25 +67,18 @@ func startProgram(t *testing.T, flags ...string) *program {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	host := lookalike.Start(t)
-	must(t, host.LoadDriver("vfio-pci"))
-	must(t, host.LoadDriver("uio_pci_generic"))
-	must(t, host.AddPF(lookalike.PF{Address: cyPF, Services: "sym;asym"}))
-	must(t, host.AddPF(lookalike.PF{Address: dcPF, DeviceID: "4944", Services: "dc", NUMANode: 1}))
-	must(t, host.SetVFs(cyPF, 2))
-	must(t, host.SetVFs(dcPF, 2))
-	dir := t.TempDir()
-	kubelet, err := kubelettest.Start(dir)
-	must(t, err)
-	t.Cleanup(kubelet.Stop)
 	p := &program{
-		fakePlugin: &fakePlugin{socket: filepath.Join(t.TempDir(), "status.sock")},
+		fakePlugin: &fakePlugin{socket: filepath.Join(t.TempDir(), "status.sock"), now: time.Now},
 		t:          t,
 		host:       host,
-		kubelet:    kubelet,
+		kubeletDir: t.TempDir(),
 	}
+	var err error
+	p.kubelet, err = kubelettest.Start(p.kubeletDir)
+	must(t, err)
+	t.Cleanup(p.kubelet.Stop)
 	p.cmd = exec.Command(binary, append([]string{
-		"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir, "-status-socket", p.socket,
+		"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", p.kubeletDir, "-status-socket", p.socket,
 		"-pod-resources-socket=",
 	}, flags...)...)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -73,10 +93,6 @@ func startProgram(t *testing.T, flags ...string) *program {
 			t.Logf("log of qat_plugin:\n%s", text)
 		}
 	})
-	for _, resource := range []string{"qat.intel.com/cy", "qat.intel.com/dc"} {
-		_, err = kubelet.WaitList(t.Context(), resource, func(l kubelettest.List) bool { return len(l.Devices) == 2 })
-		must(t, err)
-	}
 	p.awaitSocket()
 	return p
 }
@@ -131,8 +147,7 @@ func TestRecordAndReplayRealProgram(t *testing.T) {
 	p := startProgram(t)
 	vf := p.host.VFs(cyPF)[0]
 	must(t, p.host.RemoveVF(vf))
-	_, err := p.kubelet.WaitDevices(t.Context(), "qat.intel.com/cy", p.host.VFs(cyPF)...)
-	must(t, err)
+	p.awaitDevices("cy", p.host.VFs(cyPF)...)
 	file := filepath.Join(t.TempDir(), "qat.ndjson")
 	p.qatctl(t, "record", "-o", file).wantExit(t, 0, "Wrote "+file)
 	r := qatctl(t, "replay", file).ok(t)
