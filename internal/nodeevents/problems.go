@@ -62,15 +62,21 @@ func ueventProblems(s *status.Snapshot) (list []problem) {
 
 func pfProblems(s *status.Snapshot) (list []problem) {
 	for _, pf := range s.PFs {
-		if pf.Health != status.Unhealthy {
+		// Provisioning takes a PF down on purpose, and withdraws its VFs before.
+		provisioned := pf.Withdrawn != "" && pf.State == "down"
+		if pf.Health != status.Unhealthy || provisioned {
 			continue
+		}
+		note := fmt.Sprintf("QAT device %s (%s) %s", pf.Address, pf.Family, pf.Reason)
+		if pf.VFs > 0 {
+			note += fmt.Sprintf("; its %d VFs are unhealthy", pf.VFs)
 		}
 		list = append(list, problem{
 			key:     "pf " + pf.Address,
 			lasts:   unhealthyTime,
 			action:  "CheckingHealth",
 			reason:  "QATDeviceUnhealthy",
-			note:    fmt.Sprintf("QAT device %s (%s) is unhealthy, and with it %d VFs: %s", pf.Address, pf.Family, pf.VFs, pf.Reason),
+			note:    note,
 			over:    "QATDeviceHealthy",
 			overPF:  pf.Address,
 			overFor: fmt.Sprintf("QAT device %s (%s) is healthy again", pf.Address, pf.Family),

@@ -164,7 +164,7 @@ func snapshot(unhealthy ...string) *status.Snapshot {
 		pf := status.PF{Address: address, Family: "4xxx", VFs: 16, Health: status.Healthy}
 		for _, u := range unhealthy {
 			if u == address {
-				pf.Health, pf.Reason = status.Unhealthy, "its heartbeat failed"
+				pf.Health, pf.Reason = status.Unhealthy, "failed its heartbeat"
 			}
 		}
 		s.PFs = append(s.PFs, pf)
@@ -173,9 +173,9 @@ func snapshot(unhealthy ...string) *status.Snapshot {
 }
 
 const (
-	warningA = "Warning QATDeviceUnhealthy: QAT device 0000:6b:00.0 (4xxx) is unhealthy, and with it 16 VFs: its heartbeat failed"
+	warningA = "Warning QATDeviceUnhealthy: QAT device 0000:6b:00.0 (4xxx) failed its heartbeat; its 16 VFs are unhealthy"
 	normalA  = "Normal QATDeviceHealthy: QAT device 0000:6b:00.0 (4xxx) is healthy again"
-	warningB = "Warning QATDeviceUnhealthy: QAT device 0000:70:00.0 (4xxx) is unhealthy, and with it 16 VFs: its heartbeat failed"
+	warningB = "Warning QATDeviceUnhealthy: QAT device 0000:70:00.0 (4xxx) failed its heartbeat; its 16 VFs are unhealthy"
 )
 
 func TestUnhealthyPFIsReportedUntilItIsHealthy(t *testing.T) {
@@ -193,6 +193,19 @@ func TestUnhealthyPFIsReportedUntilItIsHealthy(t *testing.T) {
 		r.becomes(s)
 		r.after(2*minInterval, "Normal QATDeviceHealthy: QAT device 0000:70:00.0 is gone")
 		r.after(24 * time.Hour)
+	})
+}
+
+func TestAPFThatIsTakenDownForProvisioningIsNoProblem(t *testing.T) {
+	run(t, func(r *rig) {
+		s := snapshot(pfA)
+		s.PFs[0].State, s.PFs[0].Reason, s.PFs[0].Withdrawn = "down", "is down", "its services change"
+		r.becomes(s)
+		r.after(time.Hour)
+		s = snapshot(pfA)
+		s.PFs[0].State, s.PFs[0].Reason, s.PFs[0].VFs = "down", "is down", 0
+		r.becomes(s)
+		r.after(time.Minute, "Warning QATDeviceUnhealthy: QAT device 0000:6b:00.0 (4xxx) is down")
 	})
 }
 
