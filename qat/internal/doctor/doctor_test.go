@@ -13,12 +13,16 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
+	"qatplugin/events"
 	"qatplugin/internal/lookalike"
 	"qatplugin/internal/status"
+	"qatplugin/internal/testenv"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/pci"
 )
@@ -487,6 +491,22 @@ func TestChecksThatDoNotApplyAreSkipped(t *testing.T) {
 				t.Errorf("results (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Whether the process may ask the kernel for a uevent there depends on the user of the test.
+func TestUserNamespaceReceivesNoUevents(t *testing.T) {
+	if !testenv.InNamespaces(t, unix.CLONE_NEWNET) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	listen := func() (events.Source, error) { return events.ListenUevents() }
+	got := checkUevents(ctx, &facts{host: Host{Sysfs: "/sys"}, listen: listen})
+	const reason = "this process runs in a user namespace"
+	if len(got) != 1 || got[0].Result != status.FindingProblem || !strings.HasPrefix(got[0].Found, reason) ||
+		!strings.Contains(got[0].Remedy, "hostUsers: true") {
+		t.Errorf("findings %+v, want a problem: %s", got, reason)
 	}
 }
 
