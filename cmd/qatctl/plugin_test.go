@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -26,6 +27,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
 	goleak.VerifyTestMain(m)
@@ -142,8 +146,11 @@ func newTelemetry() []status.Telemetry {
 
 // A fakePlugin answers as the plugin's status server does.
 type fakePlugin struct {
-	socket   string
-	now      func() time.Time
+	socket string
+	now    func() time.Time
+
+	onTelemetry func() // if it is not nil, it is called before telemetry is sent
+
 	messages chan string   // of the stream, which ends when the channel is closed
 	opened   chan string   // the query of each stream that stays open
 	closed   chan struct{} // gets a value when a client has closed a stream
@@ -181,7 +188,12 @@ func startPlugin(t *testing.T) *fakePlugin {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /statusz", f.serveStatus)
 	mux.HandleFunc("GET /telemetry", func(w http.ResponseWriter, _ *http.Request) {
-		f.change(func() { _ = json.NewEncoder(w).Encode(f.telemetry) })
+		f.change(func() {
+			if f.onTelemetry != nil {
+				f.onTelemetry()
+			}
+			_ = json.NewEncoder(w).Encode(f.telemetry)
+		})
 	})
 	mux.HandleFunc("GET /flagz", func(w http.ResponseWriter, _ *http.Request) {
 		f.change(func() { _ = json.NewEncoder(w).Encode(map[string]any{"flags": f.flags}) })

@@ -18,6 +18,9 @@ import (
 	"qatplugin/internal/statusclient"
 )
 
+// clearScreen clears a terminal (console_codes(4)).
+const clearScreen = "\x1b[H\x1b[2J"
+
 func (a *app) newTop() *cobra.Command {
 	var once bool
 	var interval time.Duration
@@ -69,7 +72,7 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration, output
 			return a.print(output, list)
 		}
 		if terminal && !once {
-			a.printf("\x1b[H\x1b[2J") // clear the screen
+			a.printf(clearScreen)
 		}
 		a.printf("qat_plugin %s, up %s, %s\n", s.Version, age(s.Time.Sub(s.Started)),
 			s.Time.Local().Format(time.TimeOnly))
