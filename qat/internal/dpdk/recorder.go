@@ -28,7 +28,8 @@ const defaultRecorderLimit = 2048
 // A Recorder holds pointers to values that do not change, and encodes them when somebody asks for
 // the recording. Steps are kept in two segments. Each begins with a checkpoint, which is the state
 // before its first step. When the second segment is full, the first one is dropped. So a Recorder
-// holds at most limit decisions, or those of two steps if these are more.
+// holds at most limit decisions, or those of two steps if these are more. A step counts as one
+// decision more than it has.
 //
 // Write may be called from any goroutine. Everything else belongs to the goroutine of the loop.
 type Recorder struct {
@@ -68,7 +69,7 @@ type recording struct {
 type segment struct {
 	checkpoint checkpoint
 	steps      []*step
-	decisions  int // of all steps
+	size       int // of all steps
 }
 
 // A checkpoint is the state of an assignment.
@@ -158,11 +159,12 @@ func (r *Recorder) begin(vfs []facts, decisions []decision, a *assignment, now t
 	if r == nil {
 		return nil
 	}
-	s := &step{at: now, cause: r.cause, facts: vfs, decisions: decisions}
+	s := &step{at: now, cause: r.cause}
+	s.facts, s.decisions = withoutOthers(vfs, decisions, a)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(r.segments)
-	if n == 0 || len(r.segments[n-1].steps) > 0 && r.segments[n-1].decisions+len(decisions) > r.limit/2 {
+	if n == 0 || len(r.segments[n-1].steps) > 0 && r.segments[n-1].size+s.size() > r.limit/2 {
 		if n == 2 {
 			r.segments = slices.Delete(r.segments, 0, 1)
 		}
@@ -175,6 +177,37 @@ func (r *Recorder) begin(vfs []facts, decisions []decision, a *assignment, now t
 	}
 	return s
 }
+
+// withoutOthers leaves out the addresses at which there is no VF and was none. A full read finds one
+// for each PCI function of the host.
+func withoutOthers(vfs []facts, decisions []decision, a *assignment) ([]facts, []decision) {
+	isOther := func(f *facts) bool {
+		_, waits := a.waiting[f.address]
+		return f.vf == nil && f.unreadable == "" && !waits && a.listed[f.address] == nil
+	}
+	n := 0
+	for i := range vfs {
+		if !isOther(&vfs[i]) {
+			n++
+		}
+	}
+	if n == len(vfs) {
+		return vfs, decisions
+	}
+	facts, decided := make([]facts, 0, n), make([]decision, 0, n)
+	for i := range vfs {
+		if !isOther(&vfs[i]) {
+			facts, decided = append(facts, vfs[i]), append(decided, decisions[i])
+		}
+	}
+	return facts, decided
+}
+
+// size is how much a step counts in the limit of a Recorder.
+func (s *step) size() int { return 1 + len(s.decisions) }
+
+// isEmpty reports whether nothing would be different without a step.
+func (s *step) isEmpty() bool { return len(s.decisions)+len(s.changes)+len(s.links) == 0 }
 
 // observe returns b and pfOf, and has what they return recorded in a step, which may be nil.
 func (r *Recorder) observe(s *step, b bindings, pfOf policy.PFOf) (bindings, policy.PFOf) {
@@ -245,11 +278,14 @@ func (r *Recorder) end(s *step, bound []decision, a *assignment) {
 			d.device = a.listed[d.vf].decision.device
 		}
 	}
+	if s.isEmpty() {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	current := r.segments[len(r.segments)-1]
 	current.steps = append(current.steps, s)
-	current.decisions += len(s.decisions)
+	current.size += s.size()
 	r.tree = a.tree
 }
 

@@ -115,14 +115,37 @@ func TestRecorderKeepsTheNewestSteps(t *testing.T) {
 			steps++
 			decisions += len(e.Step.Decisions)
 		}
-		if decisions > 10 || decisions < 5 || steps != decisions {
-			t.Errorf("%d decisions in %d steps are kept, want 5 to 10, each a step", decisions, steps)
+		if size := steps + decisions; size > 10 || size < 5 || steps != decisions {
+			t.Errorf("%d decisions in %d steps are kept, want 5 to 10 of both", decisions, steps)
 		}
 		if step := last.Entries[steps-1].Step; step.Cause != vfA1 || step.Decisions[0].Text != "list in cy" {
 			t.Errorf("the last step is %+v", step)
 		}
 		r.rescan() // more decisions than a segment holds
 		checkRecording(t, r.controller)
+	})
+}
+
+// Events of PFs and of devices that are not QAT can be many, and lead to no decision.
+func TestRecorderKeepsNothingOfStepsWithoutDecisions(t *testing.T) {
+	inBubble(t, "steps", func(t *testing.T) {
+		h := newHost4xxx(t)
+		addVFs(t, h, pfA, vfA1, vfA2)
+		r := newRig(t, h, Config{Recorder: NewRecorder(10, nil)})
+		r.rescan()
+		for range 100 {
+			r.read(pfA, "0000:00:1f.0")
+		}
+		entries := checkRecording(t, r.controller).Entries
+		if len(entries) != 1 || entries[0].Step.Cause != "full read" {
+			t.Errorf("%d steps are recorded, want that of the full read: %+v", len(entries), entries)
+		}
+		must(t, h.RemoveVF(vfA1)) // there is no VF any more, which is a decision
+		r.read(vfA1)
+		entries = checkRecording(t, r.controller).Entries
+		if last := entries[len(entries)-1].Step; len(last.Decisions) != 1 || last.Decisions[0].Text != "no VF there" {
+			t.Errorf("the removal of a VF led to %+v", last)
+		}
 	})
 }
 
@@ -205,11 +228,11 @@ func TestReplayRejectsWhatIsNoRecording(t *testing.T) {
 		header + `{"type":"new"}`:     `line 2: unknown type "new"`,
 		header + "\n{\"type\":\"step": "line 3: ",
 		listed(`"vf":"x"`):            `line 2: "x" is not a PCI address`,
-		listed(`"vf":"` + vf + `","action":"list"`):                                 "line 2: listed VF " + vf + " has no device",
-		listed(`"vf":"` + vf + `","action":"explode"`):                              `line 2: unknown action "explode"`,
-		step(`"vf":{"deviceID":"1"}`):                                               `line 3: "1" is not the device ID`,
-		step(`"groupErr":"x"`):                                                      "line 3: VF " + vf + " without an IOMMU group",
-		header + `{"type":"tree","resources":{"!":{"` + vf + `":{"nodes":["x"]}}}}`: "line 2: list " + vf,
+		listed(`"vf":"` + vf + `","action":"list"`):                    "line 2: listed VF " + vf + " has no device",
+		listed(`"vf":"` + vf + `","action":"explode"`):                 `line 2: unknown action "explode"`,
+		step(`"vf":{"deviceID":"1"}`):                                  `line 3: "1" is not the device ID`,
+		step(`"groupErr":"x"`):                                         "line 3: VF " + vf + " without an IOMMU group",
+		header + `{"type":"tree","resources":{"!":{"` + vf + `":{}}}}`: "line 2: list " + vf,
 	} {
 		_, err := Replay(strings.NewReader(text))
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestServiceChangeMovesVFsToAnotherResource(t *testing.T) {
-	n := startNode(t, "npf=2")
+	n := startNode(t, "npf=2", "-status-socket="+recorderSocket)
 	a, b := n.pfs[0], n.pfs[1]
 	a.enableVFs(t)
 	b.enableVFs(t)
@@ -23,6 +23,7 @@ func TestServiceChangeMovesVFsToAnotherResource(t *testing.T) {
 		n.waitForVFs(t, a, b)
 		n.checkAllocation(t, a.resource(t), 1)
 	}
+	n.checkRecording(t)
 }
 
 func TestUnboundVFIsBoundAgain(t *testing.T) {
