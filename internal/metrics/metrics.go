@@ -122,7 +122,10 @@ func (m *Metrics) Handler(source status.Source) http.Handler {
 type errorLog struct{}
 
 // Println implements [promhttp.Logger].
-func (errorLog) Println(v ...any) { klog.InfoS("Cannot serve all metrics", "details", v) }
+func (errorLog) Println(v ...any) {
+	// The text, because klog does not format errors in a list.
+	klog.ErrorS(nil, "Cannot serve all metrics", "reason", strings.TrimSpace(fmt.Sprintln(v...)))
+}
 
 // Publishing remembers which resources differ between two Trees, because of an event that was
 // received at since. since is zero if no event caused the change. The caller publishes the new Tree

@@ -28,6 +28,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/internal/status"
+	"qatplugin/internal/testlog"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -376,6 +377,22 @@ func TestDriverTextIsValidUTF8(t *testing.T) {
 	got := only(scrape(t, newMetrics().Handler(source)), "qat_device_pf_info")
 	if len(got) != 1 || !strings.Contains(got[0], `services="d`+"\uFFFD"+`c"`) {
 		t.Errorf("series %q, want one with a replacement character", got)
+	}
+}
+
+// TestWrongMetricHidesNoOther checks that a source that contradicts itself, here with a PF that occurs
+// twice, costs only the metrics that are wrong, and that the log says which.
+func TestWrongMetricHidesNoOther(t *testing.T) {
+	logged := testlog.Capture(t)
+	source := fullSource()
+	source.snapshot.PFs = append(source.snapshot.PFs, source.snapshot.PFs[0])
+	got := scrape(t, newMetrics().Handler(source))
+	if len(only(got, "qat_device_pf_vfs{")) != 3 || len(only(got, "qat_plugin_streams")) != 2 {
+		t.Errorf("series %q, want those of three PFs and two resources", got)
+	}
+	text := strings.Join(logged(), "\n")
+	if !strings.Contains(text, "Cannot serve all metrics") || !strings.Contains(text, "qat_device_pf_vfs") {
+		t.Errorf("the log does not name the metric:\n%s", text)
 	}
 }
 
