@@ -79,7 +79,8 @@ bench-compare: build ## measure beside Intel's plugin, for docs/performance.* (P
 		-doc docs/performance.md -plot docs/performance.svg $(ARGS)
 
 .PHONY: screenshots
-screenshots: ## write docs/images from the look-alike host (needs Debian's chromium and fonts-inter)
+screenshots: ## write docs/images, and the outputs in docs/qatctl.md (needs Debian's chromium and fonts-inter)
+	go test -count=1 -run '^TestDocumentShowsRealOutput$$' ./cmd/qatctl -update
 	@mkdir -p docs/images
 	go -C test/browser test -count=1 -run '^TestScreenshots$$' . -args -images "$(CURDIR)/docs/images"
 

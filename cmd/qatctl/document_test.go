@@ -136,7 +136,7 @@ func TestDocumentShowsRealOutput(t *testing.T) {
 	}
 	lines := func(text string) []string { return strings.Split(normalize(text), "\n") }
 	if diff := cmp.Diff(lines(string(text)), lines(got.String())); diff != "" {
-		t.Errorf("run `go test ./cmd/qatctl -run Document -update` (-document +printed):\n%s", diff)
+		t.Errorf("run make screenshots (-document +printed):\n%s", diff)
 	}
 }
 

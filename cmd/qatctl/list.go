@@ -107,7 +107,8 @@ func (a *app) list(s *status.Snapshot, what string, o *listOptions) error {
 		list := filter(s.PFs, func(p *status.PF) bool {
 			return (o.pf == "" || p.Address == o.pf) && (o.resource == "" || p.Resource == baseName(o.resource))
 		})
-		return printList(a, list, o, func(p *status.PF) string { return p.Address }, a.pfTable)
+		return printList(a, list, o, func(p *status.PF) string { return p.Address },
+			func(list []status.PF, wide bool) *table { return pfTable(s, list, wide) })
 	case listResources:
 		list := filter(s.Resources, func(r *status.Resource) bool {
 			return o.resource == "" || baseName(r.Name) == baseName(o.resource)
@@ -258,7 +259,7 @@ func phaseText(r *status.Resource) string {
 	return "not registered with a kubelet"
 }
 
-func (a *app) pfTable(list []status.PF, wide bool) *table {
+func pfTable(s *status.Snapshot, list []status.PF, wide bool) *table {
 	t := &table{header: []string{"PF", "FAMILY", "NUMA", "STATE", "SERVICES", "RESOURCE", "VFS", "HEALTH", "NOTE"}}
 	if wide {
 		t.header = slices.Insert(t.header, 8, "DRIVER", "ID", "HEARTBEAT", "GOOD", "FAILED")
@@ -278,7 +279,11 @@ func (a *app) pfTable(list []status.PF, wide bool) *table {
 			row = append(row, cell{orDash(p.Driver), plain}, cell{p.DeviceID, plain}, cell{orDash(h.Last), plain},
 				cell{strconv.FormatUint(h.Good, 10), plain}, cell{strconv.FormatUint(h.Failed, 10), plain})
 		}
-		t.add(append(row, cell{cmp.Or(p.Reason, p.ReadErr, p.Withdrawn), plain})...)
+		note := cmp.Or(p.Reason, p.ReadErr, p.Withdrawn)
+		if r := provisionedPF(s, p.Address); note == "" && r != nil && r.State != status.ProvisioningDone {
+			note = explained("provisioning "+r.State, r.Reason)
+		}
+		t.add(append(row, cell{note, plain})...)
 	}
 	return t
 }

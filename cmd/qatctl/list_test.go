@@ -177,6 +177,41 @@ func TestListsOfPFsAndResources(t *testing.T) {
 	}
 }
 
+func TestPFsShowTheirProvisioning(t *testing.T) {
+	f := startPlugin(t)
+	f.change(func() {
+		f.snapshot.Provisioning = &status.Provisioning{PFs: []status.ProvisionedPF{
+			{
+				Address: "0000:6b:00.0", Rule: "qat.yaml:7", State: status.ProvisioningWaiting,
+				Reason: "pod default/app-1 holds 0000:6b:00.1",
+			},
+			{Address: "0001:6b:00.0", Rule: "qat.yaml:9", State: status.ProvisioningDone},
+		}}
+	})
+	r := f.qatctl(t, "list", "pfs", "-o", "wide").ok(t)
+	const note = "provisioning waiting: pod default/app-1 holds 0000:6b:00.1"
+	if line := r.line(t, "0000:6b:00.0"); !strings.HasSuffix(line, note) {
+		t.Errorf("the row %q lacks %q", line, note)
+	}
+	if strings.Count(r.stdout, "provisioning") != 1 {
+		t.Errorf("another row has such a note:\n%s", r.stdout)
+	}
+	text := strings.Join(strings.Fields(f.qatctl(t, "describe", "0000:6b:00.0").ok(t).stdout), " ")
+	if want := "Rule qat.yaml:7 Provisioning waiting: pod default/app-1 holds"; !strings.Contains(text, want) {
+		t.Errorf("describe lacks %q:\n%s", want, text)
+	}
+}
+
+func TestStateThatIsNotNewIsNoted(t *testing.T) {
+	f := startPlugin(t)
+	f.change(func() { f.snapshot.Loops[0].Complete = false })
+	f.qatctl(t, "list").wantExit(t, 0, "The plugin has not read the whole host yet.")
+	f.change(func() { f.snapshot.Loops[0].Err = "it waits for the kernel" })
+	r := f.qatctl(t, "describe", "6b:00.1")
+	r.wantExit(t, 0, "This is the last known state, because")
+	r.wantExit(t, 0, "it waits for the kernel")
+}
+
 func TestModeKernelListsProcesses(t *testing.T) {
 	f := startPlugin(t)
 	f.change(func() {

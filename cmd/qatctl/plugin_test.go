@@ -32,7 +32,10 @@ func TestMain(m *testing.M) {
 	}
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(pluginDir)
+		os.Exit(code)
+	}))
 }
 
 // must fails the test for an error of the test's own surroundings.

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -56,24 +57,38 @@ func (p *program) awaitDevices(resource string, ids ...string) {
 	must(p.t, err)
 }
 
-// startProgramOn builds qat_plugin and runs it on a host.
-func startProgramOn(t *testing.T, host *lookalike.Host, flags ...string) *program {
-	t.Helper()
-	top := filepath.Join("..", "..")
-	testenv.Inputs(t, top)
-	binary := filepath.Join(t.TempDir(), "qat_plugin")
+// pluginDir is the directory of the plugin that buildPlugin has built. TestMain removes it.
+var pluginDir string
+
+// buildPlugin builds qat_plugin once for all tests, and returns its path.
+var buildPlugin = sync.OnceValues(func() (string, error) {
+	var err error
+	if pluginDir, err = os.MkdirTemp("", "qatctl-test-"); err != nil {
+		return "", err
+	}
+	binary := filepath.Join(pluginDir, "qat_plugin")
 	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "grpcnotrace", "-o", binary, "./cmd/qat_plugin")
 	build.Dir = top
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
+	return binary, nil
+})
+
+var top = filepath.Join("..", "..")
+
+// startProgramOn runs qat_plugin on a host.
+func startProgramOn(t *testing.T, host *lookalike.Host, flags ...string) *program {
+	t.Helper()
+	testenv.Inputs(t, top)
+	binary, err := buildPlugin()
+	must(t, err)
 	p := &program{
 		fakePlugin: &fakePlugin{socket: filepath.Join(t.TempDir(), "status.sock"), now: time.Now},
 		t:          t,
 		host:       host,
 		kubeletDir: t.TempDir(),
 	}
-	var err error
 	p.kubelet, err = kubelettest.Start(p.kubeletDir)
 	must(t, err)
 	t.Cleanup(p.kubelet.Stop)

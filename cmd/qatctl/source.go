@@ -53,6 +53,9 @@ func (a *app) snapshot(ctx context.Context) (*status.Snapshot, error) {
 		s, err = c.Snapshot(ctx)
 		return err
 	})
+	if err == nil {
+		a.warn(s)
+	}
 	if a.server != "" || !errors.Is(err, statusclient.ErrNotRunning) {
 		return s, err
 	}
@@ -66,4 +69,17 @@ func (a *app) snapshot(ctx context.Context) (*status.Snapshot, error) {
 	fmt.Fprintf(a.stderr, "No plugin listens at %s: showing what this host has, as a plugin with -dry-run sees it.\n",
 		a.socket)
 	return s, nil
+}
+
+// warn says on standard error if a snapshot is not the newest state.
+func (a *app) warn(s *status.Snapshot) {
+	for _, l := range s.Loops {
+		switch {
+		case l.Err != "":
+			fmt.Fprintf(a.stderr, "This is the last known state, because an event loop of the plugin (%s) "+
+				"does not answer: %s\n", l.Name, l.Err)
+		case !l.Complete:
+			fmt.Fprintln(a.stderr, "The plugin has not read the whole host yet. Its log says what is missing.")
+		}
+	}
 }
