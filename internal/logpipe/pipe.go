@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	waitingMax = 1 << 20 // bytes of lines that wait to be written
-	lineMax    = 4 << 10 // bytes; a longer line is passed on in parts
+	waitingMax = 1 << 20   // bytes of lines that wait to be written
+	lineMax    = 4 << 10   // bytes of most lines; a longer one is copied
+	passMax    = 256 << 10 // bytes; a longer line is passed on in parts, of which some can be lost
 )
 
 // Pipe passes lines on to a file. A write to the Pipe does not wait for the file.
@@ -88,12 +89,22 @@ func (p *Pipe) Close(timeout time.Duration) bool {
 // readLines calls put with each line of r until r ends, including a last line without a newline.
 func readLines(r io.Reader, put func(line []byte)) {
 	lines := bufio.NewReaderSize(r, lineMax)
+	var long []byte // the beginning of a long line
 	for {
 		line, err := lines.ReadSlice('\n')
+		isPart := errors.Is(err, bufio.ErrBufferFull)
+		if isPart || len(long) > 0 {
+			long = append(long, line...)
+			line = long
+		}
+		if isPart && len(line) < passMax {
+			continue
+		}
 		if len(line) > 0 {
 			put(line)
 		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+		long = nil
+		if err != nil && !isPart {
 			return
 		}
 	}

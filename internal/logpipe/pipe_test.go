@@ -79,6 +79,36 @@ func TestWriterNeverWaitsForAFullPipe(t *testing.T) {
 	}
 }
 
+// TestLongLinesAreLostAsAWhole writes more lines than both pipes and the queue hold. Each line is
+// longer than the buffer that lines are read into, as that of a list of 1024 devices.
+func TestLongLinesAreLostAsAWhole(t *testing.T) {
+	lost := make(chan int, 10)
+	p, reader, writer := openPipe(t, func(n int) { lost <- n })
+	line := strings.Repeat("x", 5*lineMax+lineMax/2) + "\n"
+	lines := 2 * waitingMax / len(line)
+	for range lines {
+		_, err := io.WriteString(p.File(), line)
+		must(t, err)
+	}
+	go func() {
+		for !p.Close(timeout) {
+		}
+		_ = writer.Close()
+	}()
+	got, err := io.ReadAll(reader)
+	must(t, err)
+	complete := 0
+	for text := range strings.Lines(string(got)) {
+		if text != line {
+			t.Fatalf("read a line of %d bytes, want %d", len(text), len(line))
+		}
+		complete++
+	}
+	if n := <-lost; complete == 0 || n != lines-complete {
+		t.Errorf("%d of %d lines lost, but %d lines read", n, lines, complete)
+	}
+}
+
 // TestClosedPipeCostsLines writes to a Pipe in front of a pipe without a reader.
 func TestClosedPipeCostsLines(t *testing.T) {
 	p, reader, _ := openPipe(t, func(n int) { t.Errorf("%d lines lost, and a write succeeded", n) })

@@ -5,6 +5,7 @@ package logpipe
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -110,16 +111,13 @@ func TestEndWritesWhatWaits(t *testing.T) {
 	})
 }
 
-func TestLongLineIsPutInParts(t *testing.T) {
-	long := strings.Repeat("x", 3*lineMax) + "\n"
-	var parts []string
-	readLines(strings.NewReader("a\n"+long+"b"), func(line []byte) { parts = append(parts, string(line)) })
-	if got := strings.Join(parts, ""); got != "a\n"+long+"b" {
-		t.Errorf("read %d bytes, which differ", len(got))
-	}
-	for _, part := range parts {
-		if len(part) > lineMax {
-			t.Errorf("a part has %d bytes, want at most %d", len(part), lineMax)
-		}
+func TestLongLineIsPutAsAWholeUpToALimit(t *testing.T) {
+	long, tooLong := strings.Repeat("x", 3*lineMax)+"\n", strings.Repeat("y", passMax+lineMax)+"\n"
+	var got []string
+	text := "a\n" + long + "b\n" + tooLong + "c"
+	readLines(strings.NewReader(text), func(line []byte) { got = append(got, string(line)) })
+	want := []string{"a\n", long, "b\n", tooLong[:passMax], tooLong[passMax:], "c"}
+	if !slices.Equal(want, got) {
+		t.Errorf("%d lines and parts, want %d, or others", len(got), len(want))
 	}
 }
