@@ -181,6 +181,7 @@ have_chromium() {
 		apt-get -qq update &&
 			DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-inter
 	} >"$state/apt" 2>&1 || { cat "$state/apt" >&2; return 1; }
+	command -v chromium >/dev/null
 }
 
 stage_vm() { machine test/vm/run.sh; }

@@ -11,15 +11,14 @@
 
 const $ = (id) => document.getElementById(id);
 
-// h returns a new element. Attributes whose value is null or false are left out. Children that are
-// strings become text.
+// h returns a new element. Attributes whose value is null or false are left out, as are children
+// that are empty. Children that are strings become text.
 function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
-    element.setAttribute(name, value === true ? "" : value);
+    if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false && child !== ""));
+  element.append(...children.filter(Boolean));
   return element;
 }
 
@@ -53,7 +52,8 @@ const exactTime = new Intl.DateTimeFormat("en-GB", {
 });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
-const count = (n, one, many = one + "s") => `${integer.format(n)} ${n === 1 ? one : many}`;
+const count = (n, noun) => `${integer.format(n)} ${noun}${n === 1 ? "" : "s"}`;
+const join = (separator, ...texts) => texts.filter(Boolean).join(separator);
 const be = (n) => (n === 1 ? "is" : "are");
 
 // duration returns a duration in a unit that gives it two or three digits.
@@ -73,10 +73,7 @@ function clockTime(date, format = time) {
   return date.toDateString() === new Date().toDateString() ? text : `${day.format(date)} ${text}`;
 }
 
-function timeElement(text, format = time) {
-  const date = new Date(text);
-  return h("time", { datetime: text, title: text }, clockTime(date, format));
-}
+const timeElement = (text) => h("time", { datetime: text, title: text }, clockTime(new Date(text), exactTime));
 
 function bitRate(bits) {
   for (const [unit, size] of [["Gbit/s", 1e9], ["Mbit/s", 1e6], ["kbit/s", 1e3]]) {
@@ -116,6 +113,7 @@ const plotSeconds = 600;
 // The clock of the server: its time at the moment that performance.now() returned at.
 let serverClock = { time: Date.now(), at: performance.now() };
 const serverNow = () => serverClock.time + performance.now() - serverClock.at;
+const secondsAgo = (at) => (serverNow() - at) / 1000;
 
 function setServerClock(text) {
   serverClock = { time: Date.parse(text), at: performance.now() };
@@ -195,7 +193,8 @@ function onSnapshot(snapshot) {
   replaceAll(state.pfs, pfs ?? [], dirty.pfs);
   replaceAll(state.vfs, [...(vfs ?? []), ...(processes ?? []).map(unitAsVF)], dirty.vfs);
   $("main").removeAttribute("aria-busy");
-  invalidate("about", "verdict", "resources", "health", "provisioning", "counters", "details", "events", "latency", "utilization");
+  invalidate("about", "verdict", "resources", "health", "provisioning", "counters", "details", "events", "latency",
+    "utilization");
 }
 
 // replaceAll makes list the content of map and marks what differs.
@@ -368,15 +367,15 @@ function announceChange(before, vf) {
 function renderAbout() {
   const { node, version, mode, started } = state.about;
   setText($("node"), node || "QAT device plugin");
-  const up = duration(Math.max(0, (serverNow() - Date.parse(started)) / 1000));
-  setText($("about"), [node ? "QAT device plugin" : "", version, mode && `mode ${mode}`, `up ${up}`].filter(Boolean).join(" · "));
+  const up = duration(Math.max(0, secondsAgo(Date.parse(started))));
+  setText($("about"), join(" · ", node && "QAT device plugin", version, mode && `mode ${mode}`, `up ${up}`));
 }
 
 function showTitle() {
   const name = state.about?.node || "QAT";
   const tone = $("verdict").dataset.tone;
-  const mark = connection.lostAt ? "⚠ not connected" : tone === "wait" ? "…" : tone === "ok" ? "✓" : $("headline").textContent;
-  document.title = `${name} ${mark}`;
+  const mark = { wait: "…", ok: "✓" }[tone] ?? $("headline").textContent;
+  document.title = `${name} ${connection.lostAt ? "⚠ not connected" : mark}`;
 }
 
 // What is wrong
@@ -399,9 +398,11 @@ function findProblems() {
     else if (err) add("warn", `The kubelet does not follow the whole list of ${name}`, err);
   }
   const blamed = new Set(); // VFs that are unhealthy because of their PF
-  for (const [reason, pfs] of groupBy([...state.pfs.values()].filter((pf) => pf.health !== "healthy"), (pf) => pf.reason ?? "")) {
+  const unhealthy = [...state.pfs.values()].filter((pf) => pf.health !== "healthy");
+  for (const [reason, pfs] of groupBy(unhealthy, (pf) => pf.reason ?? "")) {
     const addresses = new Set(pfs.map((pf) => pf.address));
-    const vfs = [...state.vfs.values()].filter((vf) => addresses.has(vf.pf) && vf.state === "unhealthy" && vf.reason?.includes(vf.pf));
+    const isBlamed = (vf) => vf.state === "unhealthy" && addresses.has(vf.pf) && vf.reason?.includes(vf.pf);
+    const vfs = [...state.vfs.values()].filter(isBlamed);
     for (const vf of vfs) blamed.add(vf.address);
     const of = vfs.length ? ` and ${pfs.length === 1 ? "its" : "their"} ${count(vfs.length, "VF")}` : "";
     add("bad", `${count(pfs.length, "PF")}${of} ${be(pfs.length + vfs.length)} unhealthy`, reason, [...addresses]);
@@ -410,9 +411,9 @@ function findProblems() {
     if (pf.readErr) add("warn", "PF cannot be read in full", pf.readErr, [pf.address]);
     if (pf.withdrawn) add("warn", "VFs of a PF are withdrawn", pf.withdrawn, [pf.address]);
   }
-  for (const group of groupByReason(blamed)) {
-    add(group.state === "binding" ? "warn" : "bad", `${count(group.vfs.length, noun())} ${be(group.vfs.length)} ${groupText[group.state]}`,
-      group.reason, group.vfs.map((vf) => vf.address));
+  for (const { state, reason, vfs } of groupByReason(blamed)) {
+    const what = `${count(vfs.length, noun())} ${be(vfs.length)} ${groupText[state]}`;
+    add(state === "binding" ? "warn" : "bad", what, reason, vfs.map((vf) => vf.address));
   }
   for (const loop of loops ?? []) {
     for (const [name, reason] of Object.entries(loop.skipped ?? {})) {
@@ -446,7 +447,8 @@ function groupByReason(without) {
     if (isOffered(vf) || without.has(vf.address)) continue;
     const value = cellState(vf);
     const reason = vf.reason ?? "";
-    const pattern = reason.replace(pciAddress, "…").replace(/\b(IOMMU group|group) \d+/g, "$1 …").replace(/\/dev\/[\w/-]+/g, "/dev/…");
+    const pattern = reason.replace(pciAddress, "…").replace(/\bgroup \d+/g, "group …")
+      .replace(/\/dev\/[\w/-]+/g, "/dev/…");
     const key = `${value} ${pattern}`;
     const group = groups.get(key) ?? { state: value, reason, vfs: [] };
     if (group.reason !== reason) group.reason = pattern;
@@ -483,7 +485,8 @@ function headline(problems) {
     text = `${integer.format(rest)} of ${count(total, noun())} ${be(rest)} not offered`;
   } else {
     text = total === 1 ? `The only ${noun()} is offered` : `All ${count(total, noun())} are offered`;
-    if (tone !== "ok") text += `, and ${count(problems.length, "problem")} ${problems.length === 1 ? "needs" : "need"} attention`;
+    const n = problems.length;
+    if (n > 0) text += `, and ${count(n, "problem")} ${n === 1 ? "needs" : "need"} attention`;
   }
   return { text, tone, total, offered };
 }
@@ -497,10 +500,11 @@ function renderVerdict() {
 
   const resources = (state.about.resources ?? []).filter((resource) => resource.devices > 0);
   const watched = resources.filter((resource) => resource.phase === "watching");
+  const some = watched.length === resources.length ? "" : `${watched.length} of `;
   setText($("subline"), resources.length === 0 ? "No resource has a device."
-    : `The kubelet follows ${watched.length === resources.length ? "" : `${watched.length} of `}${count(resources.length, "resource")} on this node.`);
+    : `The kubelet follows ${some}${count(resources.length, "resource")} on this node.`);
 
-  reconcile($("problems"), problems, (p) => `${p.what}\n${p.why}`, problemItem, (item, p) => updateProblem(item, p));
+  reconcile($("problems"), problems, (p) => `${p.what}\n${p.why}`, problemItem, updateProblem);
   renderFigures(total, offered);
   showTitle();
 }
@@ -549,13 +553,14 @@ function renderFigures(total, offered) {
   const broken = used.filter((vf) => !isOffered(vf)).length;
   const pfs = [...state.pfs.values()];
   const latencies = latencyPoints().map((point) => point.seconds).sort((a, b) => a - b);
-  const median = latencies.length ? duration(latencies[Math.floor(latencies.length / 2)]).split(" ") : ["–", ""];
-  const figures = [
-    ["Offered", integer.format(offered), `of ${integer.format(total)}`],
-    inKernelMode() ? null : ["In use", used.length ? integer.format(used.length) : "–", broken ? `${integer.format(broken)} not healthy` : ""],
-    pfs.length ? ["PFs healthy", integer.format(pfs.filter((pf) => pf.health === "healthy").length), `of ${integer.format(pfs.length)}`] : null,
-    ["Event to list", median[0], median[1] && `${median[1]} median`],
-  ].filter(Boolean);
+  const [median, unit] = latencies.length ? duration(latencies[Math.floor(latencies.length / 2)]).split(" ") : ["–"];
+  const healthy = pfs.filter((pf) => pf.health === "healthy").length;
+  const figures = [["Offered", integer.format(offered), `of ${integer.format(total)}`]];
+  if (!inKernelMode()) {
+    figures.push(["In use", used.length ? integer.format(used.length) : "–", broken ? `${broken} not healthy` : ""]);
+  }
+  if (pfs.length) figures.push(["PFs healthy", integer.format(healthy), `of ${integer.format(pfs.length)}`]);
+  figures.push(["Event to list", median, unit ? `${unit} median` : ""]);
   reconcile($("figures"), figures, (f) => f[0],
     (f) => h("div", {}, h("dt", {}, f[0]), h("dd", {}, h("span"), " ", h("small"))),
     (item, f) => {
@@ -615,7 +620,7 @@ const numberCell = (label) => h("td", { role: "cell", class: "number", "data-lab
 
 function renderResources() {
   const resources = state.about.resources ?? [];
-  const holders = [...state.vfs.values()].filter((vf) => vf.holder);
+  const held = [...state.vfs.values()].filter((vf) => vf.holder);
   $("resources").hidden = resources.length === 0;
   $("no-resources").hidden = resources.length > 0;
   reconcile($("resources").tBodies[0], resources, (r) => r.name,
@@ -630,7 +635,8 @@ function renderResources() {
       setText(kubelet.firstChild, phase.text);
       setText(kubelet.lastChild, r.err ?? "");
       setText(healthy, `${integer.format(r.healthy)} of ${integer.format(r.devices)}`);
-      setText(used, holders.length ? integer.format(holders.filter((vf) => vf.resource === shortResource(r.name)).length) : "–");
+      const inUse = held.filter((vf) => vf.resource === shortResource(r.name)).length;
+      setText(used, held.length ? integer.format(inUse) : "–"); // no VF is in use, or the kubelet does not say
       setText(allocated, integer.format(r.allocated) + (r.failed ? `, ${integer.format(r.failed)} failed` : ""));
       setText(lists, integer.format(r.lists));
       setText(last, r.lastList ? clockTime(new Date(r.lastList)) : "–");
@@ -640,7 +646,7 @@ function renderResources() {
 // The map
 
 const map = $("map");
-const numaNodes = new Map(); // NUMA node -> {node, section, title, pfs}
+const numaNodes = new Map(); // NUMA node -> {node, section, list, detail}
 const rows = new Map(); // key of a PF -> {key, numa, element, …, cells: Map of address -> button}
 const filter = { words: [], state: "" };
 let rendered = false; // true after the first snapshot: a new cell is a change
@@ -682,6 +688,10 @@ function findCell(address) {
 }
 
 function removeCell({ row, element, address }) {
+  if (element === document.activeElement) {
+    const [before, after] = [element.previousElementSibling, element.nextElementSibling];
+    [after, before, row.head].find((other) => other?.matches("button:enabled"))?.focus();
+  }
   row.cells.delete(address);
   cellRows.delete(address);
   element.remove();
@@ -693,8 +703,9 @@ function numaNode(node) {
   const id = `numa${node}`;
   const detail = h("small");
   const list = h("div", { class: "pfs" });
-  const section = h("div", { class: "numa", role: "group", "aria-labelledby": id },
-    h("h3", { id }, inKernelMode() ? "By resource" : node < 0 ? "NUMA node unknown" : `NUMA node ${node}`, detail), list);
+  const title = inKernelMode() ? "By resource" : node < 0 ? "NUMA node unknown" : `NUMA node ${node}`;
+  const heading = h("h3", { id }, title, detail);
+  const section = h("div", { class: "numa", role: "group", "aria-labelledby": id }, heading, list);
   numa = { node, section, list, detail };
   numaNodes.set(node, numa);
   const after = [...numaNodes.values()].filter((other) => other.node > node).sort((a, b) => a.node - b.node)[0];
@@ -711,11 +722,16 @@ function rowOf(key, node) {
     const head = h("button", { type: "button", "data-pf": key, tabindex: "-1" });
     row = {
       key, numa, head, cells: new Map(),
-      state: h("span", { class: "state" }), meta: h("p", { class: "meta" }), why: h("p", { class: "why", hidden: true }),
-      none: h("p", { class: "none" }, "No VFs"), list: h("div", { class: "cells" }),
+      state: h("span", { class: "state" }),
+      meta: h("p", { class: "meta" }),
+      why: h("p", { class: "why", hidden: true }),
+      none: h("p", { class: "none" }, "No VFs"),
+      list: h("div", { class: "cells" }),
     };
     row.list.append(row.none);
-    row.element = h("div", { class: "pf", role: "group", "aria-label": inKernelMode() ? `Resource ${key}` : `PF ${key}` }, h("h4", {}, head, row.state), row.meta, row.why, row.list);
+    const name = inKernelMode() ? `Resource ${key}` : `PF ${key}`;
+    row.element = h("div", { class: "pf", role: "group", "aria-label": name },
+      h("h4", {}, head, row.state), row.meta, row.why, row.list);
     rows.set(key, row);
   } else {
     const old = row.numa;
@@ -746,19 +762,21 @@ function renderPF(address) {
     if (row) {
       setText(row.meta, "");
       setText(row.state, "gone");
+      row.head.disabled = true;
     }
     return;
   }
   const row = rowOf(address, pf.numaNode);
+  row.head.disabled = false;
   const healthy = pf.health === "healthy";
   setText(row.head, address);
   setAttribute(row.head, "aria-label", `PF ${address}, ${healthy ? "healthy" : "unhealthy"}`);
-  setText(row.state, healthy ? pf.state || pf.driver || "no driver" : `✕ unhealthy`);
-  const vfs = pf.totalVFs ? `${pf.vfs} of ${pf.totalVFs} VFs` : count(pf.vfs, "VF");
-  const meta = [pf.family, pf.services && pf.services !== pf.resource ? `${pf.services} → ${pf.resource}` : pf.resource, vfs].filter(Boolean).join(" · ");
+  setText(row.state, healthy ? pf.state || pf.driver || "no driver" : "✕ unhealthy");
+  const offer = pf.services && pf.services !== pf.resource ? `${pf.services} → ${pf.resource}` : pf.resource;
+  const meta = join(" · ", pf.family, offer, pf.totalVFs ? `${pf.vfs} of ${pf.totalVFs} VFs` : count(pf.vfs, "VF"));
   setText(row.meta, meta);
   row.meta.title = meta;
-  setText(row.why, (healthy ? "" : pf.reason ?? "") || pf.withdrawn || pf.readErr || "");
+  setText(row.why, !healthy && pf.reason || pf.withdrawn || pf.readErr || "");
   row.why.hidden = !row.why.textContent;
   row.element.dataset.tone = healthy ? "ok" : "bad";
 }
@@ -766,8 +784,10 @@ function renderPF(address) {
 function renderVF(vf) {
   const key = keyOfVF(vf);
   const row = rows.get(key) ?? rowOf(key, vf.numaNode);
-  if (!state.pfs.has(key)) setText(row.head, vf.pf || "VFs without a PF");
-  row.head.disabled = !state.pfs.has(key); // there are no details
+  if (!state.pfs.has(key)) {
+    setText(row.head, vf.pf || "VFs without a PF");
+    row.head.disabled = true; // there are no details
+  }
   let cell = row.cells.get(vf.address);
   const isNew = !cell;
   if (isNew) {
@@ -789,7 +809,8 @@ function renderVF(vf) {
   const value = cellState(vf);
   const changed = cell.dataset.state !== undefined && cell.dataset.state !== value || isNew && rendered;
   cell.dataset.state = value;
-  setAttribute(cell, "aria-label", [nameOf(vf), cellStates[value].toLowerCase(), vf.holder && `by ${vf.holder}`, vf.reason].filter(Boolean).join(", "));
+  const name = join(", ", nameOf(vf), cellStates[value].toLowerCase(), vf.holder && `by ${vf.holder}`, vf.reason);
+  setAttribute(cell, "aria-label", name);
   if (changed) flash(cell);
   return row;
 }
@@ -804,7 +825,7 @@ function flash(cell) {
 // The legend counts the VFs in each state, and is a filter.
 
 const legendButtons = new Map(Object.entries(cellStates).map(([value, name]) => {
-  const button = h("button", { type: "button", "aria-pressed": "false", "data-state-filter": value },
+  const button = h("button", { type: "button", "aria-pressed": "false" },
     h("span", { class: "cell", "data-state": value, "aria-hidden": "true" }), name, h("b"));
   button.addEventListener("click", () => {
     filter.state = filter.state === value ? "" : value;
@@ -822,16 +843,17 @@ function renderLegend() {
     setAttribute(button, "aria-pressed", String(filter.state === value));
   }
   for (const numa of numaNodes.values()) {
-    const vfs = [...rows.values()].filter((row) => row.numa === numa).reduce((n, row) => n + row.cells.size, 0);
-    setText(numa.detail, `${count(numa.list.children.length, inKernelMode() ? "resource" : "PF")}, ${count(vfs, noun())}`);
+    const pfs = count(numa.list.children.length, inKernelMode() ? "resource" : "PF");
+    setText(numa.detail, `${pfs}, ${count(numa.list.querySelectorAll(".cell").length, noun())}`);
   }
 }
 
 // The search
 
 function textOf(vf) {
-  return [vf.address, vf.pf, vf.family, vf.driver, vf.node, vf.state, vf.resource, vf.reason, vf.holder,
-    vf.iommuGroup === undefined ? "" : `group ${vf.iommuGroup}`, cellStates[cellState(vf)]].filter(Boolean).join("\n").toLowerCase();
+  const group = vf.iommuGroup === undefined ? "" : `group ${vf.iommuGroup}`;
+  return join("\n", vf.address, vf.pf, vf.family, vf.driver, vf.node, vf.state, vf.resource, vf.reason, vf.holder,
+    group, cellStates[cellState(vf)]).toLowerCase();
 }
 
 function matches(vf) {
@@ -842,7 +864,7 @@ function matches(vf) {
 }
 
 function applyFilter(list) {
-  const active = filter.state || filter.words.length > 0;
+  const active = filter.state !== "" || filter.words.length > 0;
   for (const row of list) {
     let any = false;
     for (const [address, cell] of row.cells) {
@@ -855,7 +877,7 @@ function applyFilter(list) {
       const text = pf ? Object.values(pf).join("\n").toLowerCase() : "";
       any = filter.words.every((word) => text.includes(word));
     }
-    row.element.classList.toggle("out", Boolean(active) && !any);
+    row.element.classList.toggle("out", active && !any);
   }
   for (const numa of numaNodes.values()) {
     numa.section.classList.toggle("out", !numa.list.querySelector(".pf:not(.out)"));
@@ -895,7 +917,7 @@ function setTabStop(element) {
 function keepTabStop() {
   const current = map.querySelector('.pf:not(.out) [tabindex="0"]');
   if (current) return;
-  const first = map.querySelector(".pf:not(.out) .cell") ?? map.querySelector(".pf:not(.out) h4 button:enabled");
+  const first = map.querySelector(".pf:not(.out) .cell") ?? mapItems()[0];
   if (first) setTabStop(first);
 }
 
@@ -929,7 +951,8 @@ function nearest(from, dx, dy) {
     const down = (box.top + box.bottom - start.top - start.bottom) / 2;
     const along = right * dx + down * dy;
     if (along < 4) continue;
-    const gap = dx ? between(start.top, start.bottom, box.top, box.bottom) : between(start.left, start.right, box.left, box.right);
+    const gap = dx ? between(start.top, start.bottom, box.top, box.bottom)
+      : between(start.left, start.right, box.left, box.right);
     const cost = along + 6 * gap + 0.1 * Math.abs(dx ? down : right);
     if (cost < bestCost) [best, bestCost] = [item, cost];
   }
@@ -948,8 +971,8 @@ map.addEventListener("pointerover", (event) => {
   const vf = cell && state.vfs.get(cell.dataset.vf);
   $("tip").hidden = !vf;
   if (!vf) return;
-  const text = [cellStates[cellState(vf)], vf.holder && `by ${vf.holder}`].filter(Boolean).join(" ");
-  $("tip").replaceChildren(h("b", {}, vf.address), vf.reason ? `${text}: ${vf.reason}` : text);
+  const text = join(" ", cellStates[cellState(vf)], vf.holder && `by ${vf.holder}`);
+  $("tip").replaceChildren(h("b", {}, vf.address), join(": ", text, vf.reason));
   const box = cell.getBoundingClientRect();
   const tip = $("tip").getBoundingClientRect();
   $("tip").style.left = `${Math.max(4, Math.min(box.left, innerWidth - tip.width - 4))}px`;
@@ -963,7 +986,6 @@ addEventListener("scroll", () => { $("tip").hidden = true; }, { passive: true })
 const details = { address: "", opener: null };
 
 function openDetails(address, opener) {
-  if (!state.vfs.has(address) && !state.pfs.has(address)) return;
   markCurrent(false);
   if (!details.address || !$("details").contains(opener)) details.opener = opener;
   details.address = address;
@@ -981,14 +1003,17 @@ function closeDetails() {
   details.address = "";
   details.opener = null;
   $("details").hidden = true;
-  const target = opener?.isConnected ? opener : map.querySelector(`[data-vf="${CSS.escape(address)}"]`) ?? map.querySelector('[tabindex="0"]');
+  const target = opener?.isConnected ? opener : deviceOnMap(address) ?? map.querySelector('[tabindex="0"]');
   target?.focus();
 }
 
+function deviceOnMap(address) {
+  const name = CSS.escape(address);
+  return map.querySelector(`[data-vf="${name}"], [data-pf="${name}"]`);
+}
+
 function markCurrent(current) {
-  if (!details.address) return;
-  const name = CSS.escape(details.address);
-  const element = map.querySelector(`[data-vf="${name}"], [data-pf="${name}"]`);
+  const element = details.address && deviceOnMap(details.address);
   if (element) setAttribute(element, "aria-current", current ? "true" : null);
 }
 
@@ -1003,15 +1028,16 @@ function renderDetails() {
   const vf = state.vfs.get(details.address);
   const pf = state.pfs.get(details.address);
   setText($("details-title"), vf ? nameOf(vf) : `${pf ? "PF" : noun()} ${details.address}`);
-  fillFacts($("facts"), vf ? factsOfVF(vf) : pf ? factsOfPF(pf) : [["State", "It does not exist any more.", "bad"]]);
-  const history = state.events.filter((event) => event.device === details.address || event.devices?.includes(details.address));
-  const newest = joinEvents(history).slice(-6).reverse();
+  fillFacts($("facts"), vf ? factsOfVF(vf) : pf ? factsOfPF(pf) : [["State", "It does not exist.", "bad"]]);
+  const { address } = details;
+  const concerns = (event) => event.device === address || event.devices?.includes(address);
+  const history = joinEvents(state.events.filter(concerns));
   $("history-title").hidden = history.length === 0;
-  reconcile($("history"), newest, (event) => String(event.seq),
-    (event) => h("li", {}, timeElement(event.time, exactTime), h("span", {}, [event.action || kindName(event.kind), event.text, event.err].filter(Boolean).join(": "))), () => {});
+  const text = (event) => join(": ", event.action || kindName(event.kind), event.text, event.err);
+  reconcile($("history"), history.slice(-6).reverse(), (event) => String(event.seq),
+    (event) => h("li", {}, timeElement(event.time), h("span", {}, text(event))), () => {});
 }
 
-const known = (value) => (value === undefined || value === "" ? null : String(value));
 const numaText = (node) => (node < 0 ? "unknown" : String(node));
 
 function factsOfVF(vf) {
@@ -1019,14 +1045,14 @@ function factsOfVF(vf) {
   const pf = state.pfs.get(vf.pf);
   const facts = [
     ["State", cellStates[value], { unhealthy: "bad", skipped: "bad", binding: "warn" }[value]],
-    ["Reason", known(vf.reason)],
-    ["Held by", known(vf.holder)],
-    ["Resource", known(vf.resource)],
+    ["Reason", vf.reason],
+    ["Held by", vf.holder],
+    ["Resource", vf.resource],
   ];
   return vf.unit ? facts : [
     ...facts,
     ["PF", vf.pf ? { address: vf.pf } : null],
-    ["PF's state", pf && [pf.health, pf.state].filter(Boolean).join(", "), pf && pf.health !== "healthy" ? "bad" : ""],
+    ["PF's state", pf && join(", ", pf.health, pf.state), pf && pf.health !== "healthy" ? "bad" : ""],
     ["Driver", vf.driver || "none"],
     ["Device node", vf.node || "none"],
     ["IOMMU group", vf.iommuGroup === undefined || vf.iommuGroup === null ? "none" : String(vf.iommuGroup)],
@@ -1037,22 +1063,24 @@ function factsOfVF(vf) {
 
 function factsOfPF(pf) {
   const healthy = pf.health === "healthy";
-  const beat = pf.heartbeat ?? {};
+  const { last, lastAt, good, failed } = pf.heartbeat ?? {};
+  const beat = last && join("\n", join(" at ", last, lastAt && clockTime(new Date(lastAt))),
+    `${integer.format(good)} good, ${integer.format(failed)} failed`);
   const rule = state.about.provisioning?.pfs?.find((item) => item.address === pf.address);
   const facts = [
     ["Health", healthy ? "Healthy" : "Unhealthy", healthy ? "" : "bad"],
-    ["Reason", known(pf.reason)],
-    ["Withdrawn", known(pf.withdrawn), "warn"],
-    ["Not readable", known(pf.readErr), "warn"],
+    ["Reason", pf.reason],
+    ["Withdrawn", pf.withdrawn, "warn"],
+    ["Not readable", pf.readErr, "warn"],
     ["State", pf.state || "not shown by the driver"],
-    ["Services", known(pf.services)],
-    ["Resource", known(pf.resource)],
+    ["Services", pf.services],
+    ["Resource", pf.resource],
     ["VFs", pf.totalVFs ? `${pf.vfs} of ${pf.totalVFs}` : String(pf.vfs)],
-    ["Heartbeat", beat.last ? `${beat.last}${beat.lastAt ? ` at ${clockTime(new Date(beat.lastAt))}` : ""}\n${integer.format(beat.good)} good, ${integer.format(beat.failed)} failed` : "not checked"],
+    ["Heartbeat", beat || "not checked", last === "failed" ? "bad" : ""],
     ["Driver", pf.driver || "none"],
     ["NUMA node", numaText(pf.numaNode)],
     ["Family", `${pf.family} (8086:${pf.deviceID})`],
-    ["Provisioning", rule ? [rule.state, rule.reason, rule.rule].filter(Boolean).join("\n") : null, rule?.state === "failed" ? "bad" : ""],
+    ["Provisioning", rule && join("\n", rule.state, rule.reason, rule.rule), rule?.state === "failed" ? "bad" : ""],
   ];
   return facts.concat(factsOfTelemetry(state.telemetry.get(pf.address)));
 }
@@ -1062,21 +1090,27 @@ function factsOfTelemetry(telemetry) {
   const { device, firmware, compressErrors, ras } = telemetry;
   const facts = [];
   if (device) {
-    const busy = Object.entries(device.utilization ?? {}).map(([type, value]) => `${sliceNames[type] ?? type} ${value.toFixed(0)}%`);
-    facts.push(["Utilization", busy.join("\n")]);
-    facts.push(["Bandwidth", `${bitRate(device.bandwidthIn)} in, ${bitRate(device.bandwidthOut)} out`]);
-    for (const [label, average, max] of [["Read latency", device.readLatency, device.maxReadLatency], ["Request latency", device.getPutLatency, device.maxGetPutLatency]]) {
-      if (average) facts.push([label, duration(average) + (max ? `, at most ${duration(max)}` : "")]);
-    }
+    const busy = ([type, value]) => `${sliceNames[type] ?? type} ${value.toFixed(0)}%`;
+    const latency = (average, max) => average && join(", at most ", duration(average), max && duration(max));
+    facts.push(
+      ["Utilization", Object.entries(device.utilization ?? {}).map(busy).join("\n")],
+      ["Bandwidth", `${bitRate(device.bandwidthIn)} in, ${bitRate(device.bandwidthOut)} out`],
+      ["Read latency", latency(device.readLatency, device.maxReadLatency)],
+      ["Get-put latency", latency(device.getPutLatency, device.maxGetPutLatency)],
+    );
   }
   if (firmware?.length) {
     const sum = (name) => integer.format(firmware.reduce((n, engine) => n + engine[name], 0));
-    facts.push(["Firmware", `${sum("requests")} requests, ${sum("responses")} responses\nof ${count(firmware.length, "engine")}`]);
+    const of = count(firmware.length, "engine");
+    facts.push(["Firmware", `${sum("requests")} requests, ${sum("responses")} responses\nof ${of}`]);
   }
   const total = (object) => Object.values(object ?? {}).reduce((n, value) => n + value, 0);
-  if (compressErrors) facts.push(["Compress errors", integer.format(total(compressErrors)), total(compressErrors) ? "warn" : ""]);
+  if (compressErrors) {
+    facts.push(["Compress errors", integer.format(total(compressErrors)), total(compressErrors) ? "warn" : ""]);
+  }
   if (ras) {
-    facts.push(["RAS errors", Object.entries(ras).map(([severity, n]) => `${integer.format(n)} ${severity}`).join(", "), ras.fatal || ras.nonfatal ? "bad" : ""]);
+    const errors = Object.entries(ras).map(([severity, n]) => `${integer.format(n)} ${severity}`);
+    facts.push(["RAS errors", errors.join(", "), ras.fatal || ras.nonfatal ? "bad" : ""]);
   }
   return facts;
 }
@@ -1084,13 +1118,14 @@ function factsOfTelemetry(telemetry) {
 // fillFacts shows [label, value, tone]. A value is a text, or {address} for a device. Facts without
 // a value are left out.
 function fillFacts(list, facts) {
-  const shown = facts.filter((fact) => fact[1] !== null && fact[1] !== undefined && fact[1] !== "");
-  const items = shown.flatMap(([label, value, tone]) => [{ key: `dt ${label}`, label }, { key: `dd ${label}`, value, tone }]);
+  const items = facts.filter(([, value]) => value)
+    .flatMap(([label, value, tone]) => [{ key: `dt ${label}`, label }, { key: `dd ${label}`, value, tone }]);
   reconcile(list, items, (item) => item.key, (item) => h(item.label === undefined ? "dd" : "dt"), (element, item) => {
     if (item.label !== undefined) {
       setText(element, item.label);
     } else if (item.value.address) {
-      if (element.textContent !== item.value.address) element.replaceChildren(addressButton(item.value.address));
+      const { address } = item.value;
+      if (element.textContent !== address) element.replaceChildren(addressButton(address));
     } else {
       setText(element, item.value);
       setAttribute(element, "data-tone", item.tone || null);
@@ -1161,7 +1196,7 @@ function renderEvents() {
   }
   setText($("pause"), eventView.paused ? "Resume" : "Pause");
   if (next.length) eventView.shown = next.at(-1).seq;
-  const items = joinEvents(next.filter(eventMatches).slice(-maxEvents)).slice(-maxEventRows).reverse().map(eventItem);
+  const items = joinEvents(next.filter(eventMatches)).slice(-maxEventRows).reverse().map(eventItem);
   if (items.length) list.prepend(...items);
   while (list.children.length > maxEventRows) list.lastChild.remove();
   $("no-events").hidden = list.children.length > 0;
@@ -1194,7 +1229,9 @@ function eventItem(event) {
   add(event.action && h("b", {}, event.action));
   const devices = event.devices ?? [];
   const shown = devices.slice(0, devices.length > 5 ? 4 : 5);
-  for (const id of shown) add(isAddress(id) ? addressButton(id) : h("span", { class: "mono" }, id));
+  for (const id of shown) {
+    add(isAddress(id) || state.vfs.has(id) ? addressButton(id) : h("span", { class: "mono" }, id));
+  }
   if (devices.length > shown.length) add(`and ${devices.length - shown.length} more`);
   if (!devices.length) add(event.path && h("span", { class: "mono" }, event.path));
   add(event.resource && h("span", { class: "mono" }, shortResource(event.resource)));
@@ -1208,8 +1245,8 @@ function eventItem(event) {
     led = "";
   }
   return h("li", { "data-kind": event.kind },
-    h("div", { class: "at" }, h("span", { class: "kind" }, kindName(event.kind)), timeElement(event.time, exactTime)),
-    h("div", {}, what, led ? h("span", { class: "led" }, led) : null, event.err ? h("span", { class: "err" }, event.err) : null));
+    h("div", { class: "at" }, h("span", { class: "kind" }, kindName(event.kind)), timeElement(event.time)),
+    h("div", {}, what, led && h("span", { class: "led" }, led), event.err && h("span", { class: "err" }, event.err)));
 }
 
 // Plots
@@ -1239,8 +1276,6 @@ function frameOf(svg, ticks, scale, span) {
   return { x, y, left, right: width - right };
 }
 
-const secondsAgo = (at) => (serverNow() - at) / 1000;
-
 function latencyPoints() {
   return state.events.filter((event) => event.kind === "list" && event.seconds > 0)
     .map((event) => ({ ago: secondsAgo(Date.parse(event.time)), seconds: event.seconds }))
@@ -1254,16 +1289,20 @@ function renderLatency() {
   const high = Math.ceil(Math.log10(Math.max(1e-2, values.at(-1) ?? 0)));
   const ticks = [];
   for (let decade = low; decade <= high; decade++) ticks.push([10 ** decade, duration(10 ** decade).replace(".0", "")]);
-  const { x, y, left, right } = frameOf($("latency"), ticks, (seconds) => (Math.log10(seconds) - low) / (high - low),
-    spanOf(points.length ? Math.max(...points.map((point) => point.ago)) : plotSeconds));
-  for (const point of points) $("latency").append(s("circle", { class: "dot", cx: x(Math.max(0, point.ago)), cy: y(point.seconds), r: 2.75 }));
+  const span = spanOf(points.length ? Math.max(...points.map((point) => point.ago)) : plotSeconds);
+  const scale = (seconds) => (Math.log10(seconds) - low) / (high - low);
+  const { x, y, left, right } = frameOf($("latency"), ticks, scale, span);
+  for (const { ago, seconds } of points) {
+    $("latency").append(s("circle", { class: "dot", cx: x(Math.max(0, ago)), cy: y(seconds), r: 2.75 }));
+  }
   if (!values.length) {
     setText($("latency-caption"), "No event has led to a list in this time.");
     return;
   }
   const median = values[Math.floor(values.length / 2)];
   $("latency").append(s("line", { class: "median", x1: left, x2: right, y1: y(median), y2: y(median) }));
-  setText($("latency-caption"), `From an event to the end of the send to the kubelet: ${count(values.length, "list")}, median ${duration(median)}, longest ${duration(values.at(-1))}.`);
+  const result = `${count(values.length, "list")}, median ${duration(median)}, longest ${duration(values.at(-1))}`;
+  setText($("latency-caption"), `From an event to the end of the send to the kubelet: ${result}.`);
 }
 
 // Slice types (Documentation/ABI/testing/debugfs-driver-qat_telemetry).
@@ -1272,27 +1311,33 @@ const sliceNames = {
   pke: "Public key", ucs: "Unified crypto",
   wat: "Wireless authentication", wcp: "Wireless cipher", cph: "Cipher", ath: "Authentication",
 };
-const dashes = ["", "6 3", "2 3", "8 3 2 3", "12 3", "4 2", "1 4", "10 2 1 2 1 2", "5 5"]; // a line is told apart by its dashes too
+
+// The lines of the types differ in their dashes as well as in their colours.
+const dashes = ["", "6 3", "2 3", "8 3 2 3", "12 3", "4 2", "1 4", "10 2 1 2 1 2", "5 5"];
+const lineStyle = (i) => ({ class: `line s${i % dashes.length + 1}`, "stroke-dasharray": dashes[i % dashes.length] });
 
 function renderUtilization() {
   const newest = utilization.at(-1)?.types ?? {};
-  const types = [...new Set([...Object.keys(sliceNames), ...Object.keys(newest)])].filter((type) => utilization.some((sample) => sample.types[type] > 0));
+  const types = [...new Set([...Object.keys(sliceNames), ...Object.keys(newest)])]
+    .filter((type) => utilization.some((sample) => sample.types[type] > 0));
   const span = spanOf(utilization.length ? secondsAgo(utilization[0].at) : plotSeconds);
-  const { x, y } = frameOf($("utilization"), [[0, "0%"], [50, "50%"], [100, "100%"]], (percent) => Math.min(100, percent) / 100, span);
+  const ticks = [[0, "0%"], [50, "50%"], [100, "100%"]];
+  const { x, y } = frameOf($("utilization"), ticks, (percent) => Math.min(100, percent) / 100, span);
   types.forEach((type, i) => {
-    const samples = utilization.filter((sample) => type in sample.types && secondsAgo(sample.at) <= span);
-    const points = samples.map((sample) => `${x(Math.max(0, secondsAgo(sample.at))).toFixed(1)},${y(sample.types[type]).toFixed(1)}`);
-    $("utilization").append(s("polyline", { class: `line s${i % 9 + 1}`, points: points.join(" "), "stroke-dasharray": dashes[i % 9] }));
+    const points = utilization.filter((sample) => type in sample.types && secondsAgo(sample.at) <= span)
+      .map(({ at, types }) => `${x(Math.max(0, secondsAgo(at))).toFixed(1)},${y(types[type]).toFixed(1)}`);
+    $("utilization").append(s("polyline", { ...lineStyle(i), points: points.join(" ") }));
   });
   reconcile($("utilization-legend"), types.map((type, i) => ({ type, i })), ({ type, i }) => `${type} ${i}`,
     ({ type, i }) => {
       const swatch = s("svg", { viewBox: "0 0 22 8", "aria-hidden": "true" });
-      swatch.append(s("line", { class: `s${i % 9 + 1}`, x1: 0, x2: 22, y1: 4, y2: 4, "stroke-width": 2.5, "stroke-dasharray": dashes[i % 9] }));
+      swatch.append(s("line", { ...lineStyle(i), x1: 0, x2: 22, y1: 4, y2: 4 }));
       return h("li", {}, swatch, sliceNames[type] ?? type, h("b"));
     },
     (item, { type }) => setText(item.lastChild, type in newest ? `${newest[type].toFixed(0)}%` : "–"));
   const devices = [...state.telemetry.values()].filter((item) => item.device).length;
-  setText($("utilization-caption"), types.length ? `By slice type, the mean of ${count(devices, "PF")}. Types that were idle are left out.`
+  setText($("utilization-caption"),
+    types.length ? `By slice type, the mean of ${count(devices, "PF")}. Types that were idle are left out.`
     : utilization.length ? "All slices have been idle."
     : "No telemetry. The flag -telemetry turns it on, for 4xxx and newer devices with Linux 6.8 or newer.");
 }
@@ -1309,7 +1354,8 @@ function renderProvisioning() {
   const tones = { done: "ok", running: "warn", waiting: "warn", failed: "bad" };
   reconcile($("provisioning-rows"), provisioning.pfs ?? [], (pf) => pf.address,
     (pf) => h("tr", { role: "row" }, h("th", { role: "rowheader", scope: "row" }, addressButton(pf.address)),
-      h("td", { role: "cell" }, h("span", { class: "badge" })), h("td", { role: "cell", class: "mono" }), h("td", { role: "cell", class: "broad" })),
+      h("td", { role: "cell" }, h("span", { class: "badge" })), h("td", { role: "cell", class: "mono" }),
+      h("td", { role: "cell", class: "broad" })),
     (row, pf) => {
       row.cells[1].firstChild.dataset.tone = tones[pf.state] ?? "warn";
       setText(row.cells[1].firstChild, pf.state);
@@ -1321,18 +1367,19 @@ function renderProvisioning() {
 function renderHealth() {
   const { checks, loops } = state.about;
   reconcile($("checks"), checks ?? [], (check) => check.name,
-    (check) => h("li", {}, h("span", { class: "badge" }, check.name, h("span", { class: "unseen" })), " ", h("span", { class: "why" })),
+    (check) => h("li", {}, h("span", { class: "badge" }, check.name, h("span", { class: "unseen" })), " ",
+      h("span", { class: "why" })),
     (item, check) => {
       item.firstChild.dataset.tone = check.err ? "bad" : "ok";
       setText(item.firstChild.lastChild, check.err ? " fails:" : " passes");
       setText(item.lastChild, check.err ?? "");
     });
-  fillFacts($("loops"), (loops ?? []).map((loop) => [`Loop ${loop.name}`, [
+  fillFacts($("loops"), (loops ?? []).map((loop) => [`Loop ${loop.name}`, join(" ",
     loop.err || (loop.complete ? "The whole host has been read." : "The host is being read."),
     loop.uevents ? `Kernel uevents may not arrive: ${loop.uevents}` : "Kernel uevents arrive.",
-    loop.mayMissEvents ? "Events may be missed, so audits run more often." : "",
-    loop.nextAudit ? `The next audit is at ${clockTime(new Date(loop.nextAudit))}.` : "",
-  ].filter(Boolean).join(" "), loop.err ? "bad" : ""]));
+    loop.mayMissEvents && "Events may be missed, so audits run more often.",
+    loop.nextAudit && `The next audit is at ${clockTime(new Date(loop.nextAudit))}.`,
+  ), loop.err ? "bad" : ""]));
 }
 
 function renderCounters() {

@@ -144,6 +144,46 @@ func TestMapFollowsVFsThatComeAndGo(t *testing.T) {
 	p.waitCount("#map .numa", 1)
 }
 
+func TestFocusStaysInTheMapWhenItsVFGoes(t *testing.T) {
+	s, p := openNode(t, 1, desktop)
+	gone := s.snapshot.VFs[3].Address
+	p.run(fmt.Sprintf("document.querySelector(%q).focus()", cell(gone)))
+	s.update(nil, gone)
+	p.wait(fmt.Sprintf("!document.querySelector(%q)", cell(gone)))
+	if got, want := eval[string](p, "document.activeElement.dataset.vf"), s.snapshot.VFs[4].Address; got != want {
+		t.Errorf("the focus is on %q, want %s", got, want)
+	}
+}
+
+func TestDetailsOfAVFThatIsGone(t *testing.T) {
+	s, p := openNode(t, 1, desktop)
+	gone := s.snapshot.VFs[3].Address
+	s.happen(status.Event{Kind: status.KindUevent, Action: "remove", Device: gone, Text: "gone"})
+	p.click(cell(gone))
+	s.update(nil, gone)
+	p.wait("document.querySelector('#facts').innerText.includes('It does not exist.')")
+	p.click("#details-close")
+	p.click("#events button.address")
+	p.waitText("#details-title", "VF "+gone)
+	p.wait("document.querySelector('#history').innerText.includes('remove: gone')")
+}
+
+// In a guest there are VFs and no PFs. On a host, a PF can be read after its VFs.
+func TestVFsWithoutTheirPF(t *testing.T) {
+	n := node(1)
+	pf := n.PFs[0]
+	n.PFs, n.VFs = nil, n.VFs[:3]
+	n.VFs[2].PF, n.VFs[2].NUMANode = "", -1
+	s := startServer(t, n)
+	p := open(t, s.url(), desktop)
+	p.waitCount("#map .numa", 2)
+	p.waitCount("#map h4 button:disabled", 2)
+	s.send(status.MessageUpdate, status.Update{Time: time.Now(), PFs: []status.PF{pf}})
+	p.waitCount("#map h4 button:disabled", 1)
+	p.click("[data-pf='" + pf.Address + "']")
+	p.waitText("#details-title", "PF "+pf.Address)
+}
+
 func TestDetailsOpenByKeyboard(t *testing.T) {
 	s, p := openNode(t, 2, desktop)
 	v := s.snapshot.VFs[1]
