@@ -380,8 +380,8 @@ func TestDriverTextIsValidUTF8(t *testing.T) {
 	}
 }
 
-// TestWrongMetricHidesNoOther checks that a source that contradicts itself, here with a PF that occurs
-// twice, costs only the metrics that are wrong, and that the log says which.
+// TestWrongMetricHidesNoOther checks that a source that contradicts itself, here with a PF that
+// occurs twice, costs only the metrics that are wrong, and that the log names them.
 func TestWrongMetricHidesNoOther(t *testing.T) {
 	logged := testlog.Capture(t)
 	source := fullSource()
@@ -500,8 +500,8 @@ func TestCountersStartAtZero(t *testing.T) {
 	}
 }
 
-// TestFailedCallTakesLittleMemoryInTheJournal checks that the journal does not keep the devices of a
-// request that names many, or long ones: the journal has a limit of events, not of bytes.
+// TestFailedCallTakesLittleMemoryInTheJournal checks that the journal does not keep all devices of
+// a request that names many, or long ones. The journal limits the number of events, not of bytes.
 func TestFailedCallTakesLittleMemoryInTheJournal(t *testing.T) {
 	journal := status.NewJournal(10)
 	m := New(Config{Namespace: namespace, Journal: journal})
