@@ -178,7 +178,7 @@ func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
 	case t.phase == phaseNew, t.phase == phaseFailed && due:
 		t.probes, t.boundAt, t.lost, t.returned = 0, time.Time{}, false, false
 		b.start(t, vf, b.configure)
-	case t.phase == phaseProbing && due && t.probes < maxProbes && vf.Driver != "":
+	case t.phase == phaseProbing && due && t.probes < maxProbes && vf.Driver != "" && t.vf.Driver == "":
 		b.start(t, vf, b.configure) // its driver has bound to the VF meanwhile, so a request has no effect
 	case t.phase == phaseProbing && due && t.probes < maxProbes:
 		b.start(t, vf, b.probe)

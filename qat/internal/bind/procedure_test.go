@@ -134,8 +134,8 @@ func TestDriverThatLetGoByItselfIsNoFailure(t *testing.T) {
 	}
 }
 
-// The kernel sends the add event of a VF before its driver is probed, so the VF can be read without a
-// driver and bound to its own by the time the override is written (drivers/pci/bus.c,
+// The kernel sends the add event of a VF before its driver is probed, so the VF can be read without
+// a driver and bound to its own by the time the override is written (drivers/pci/bus.c,
 // pci_bus_add_device). The kernel then ignores the request for a probe.
 func TestVFIsTakenFromADriverThatBoundMeanwhile(t *testing.T) {
 	inBubble(t, func(b *testBinder) {

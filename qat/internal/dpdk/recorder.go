@@ -178,8 +178,8 @@ func (r *Recorder) begin(vfs []facts, decisions []decision, a *assignment, now t
 	return s
 }
 
-// withoutOthers leaves out the addresses at which there is no VF and was none. A full read finds one
-// for each PCI function of the host.
+// withoutOthers leaves out the addresses at which there is no VF and was none. A full read has one
+// for each other PCI function of the host.
 func withoutOthers(vfs []facts, decisions []decision, a *assignment) ([]facts, []decision) {
 	isOther := func(f *facts) bool {
 		_, waits := a.waiting[f.address]
