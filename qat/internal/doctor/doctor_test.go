@@ -203,6 +203,14 @@ func TestBrokenHosts(t *testing.T) {
 		check, result string
 		found, remedy string // parts of the text
 	}{
+		"firmware of one family missing": {
+			healthyWith(func(t *testing.T, h *testHost) { // 402xx has the driver of 4xxx and its own firmware
+				must(t, h.AddPF(lookalike.PF{Address: gen2, DeviceID: "4944", Services: "dc"}))
+				must(t, h.Unbind(gen2))
+			}),
+			"firmware", status.FindingProblem, gen2 + ": qat_402xx.bin, qat_402xx_mmp.bin not found",
+			"modprobe qat_4xxx",
+		},
 		"no sysfs": {
 			healthyWith(func(t *testing.T, h *testHost) { h.remove(t, "sys/bus") }),
 			"sysfs", status.FindingProblem, "bus/pci/devices: no such file", "mount the host's whole /sys",

@@ -53,40 +53,44 @@ func checkDevices(_ context.Context, f *facts) []status.Finding {
 		"none of the %d PCI functions in %s is a known QAT device", f.others, dir)
 }
 
-// checkPFDriver checks that each PF has its driver, if the driver can be loaded.
+// checkPFDriver checks that each PF has its driver.
 func checkPFDriver(_ context.Context, f *facts) (findings []status.Finding) {
+	if len(f.pfs) == 0 {
+		return skip("there is no PF")
+	}
 	bare := choose(f.pfs, func(pf *function) bool { return pf.Driver == "" })
+	noFirmware := choose(bare, func(pf *function) bool {
+		missing, _ := f.missingFirmware(pf)
+		return f.isLoaded(pf) && missing != nil
+	})
+	bare = choose(bare, func(pf *function) bool { return !slices.Contains(noFirmware, pf) })
 	bare.by(func(pf *function) string { return pf.Family.PFDriver() }, func(driver string, pfs selection) {
-		module := pfs[0].Family.PFModule()
 		dir := filepath.Join(f.host.Sysfs, "bus/pci/drivers", driver)
-		if loaded, err := sysfs.Exists(dir); err == nil && !loaded {
+		if !f.isLoaded(pfs[0]) {
+			module := pfs[0].Family.PFModule()
 			findings = append(findings, problem(
 				fmt.Sprintf("modprobe %s; echo %[1]s > /etc/modules-load.d/%[1]s.conf", module),
 				"%s: no driver, and %s does not exist: the module %s is not loaded", pfs, dir, module)...)
 			return
 		}
-		if missing, _ := f.missingFirmware(pfs); missing == nil { // else checkFirmware reports it
-			findings = append(findings, problem(
-				"see why the driver refuses the device, with: dmesg | grep "+pfs[0].Address.String()+
-					"; then "+pfs.forEach("echo $a > /sys/bus/pci/drivers/"+driver+"/bind"),
-				"%s: no driver, although %s exists", pfs, dir)...)
-		}
+		findings = append(findings, problem(
+			"see why the driver refuses the device, with: dmesg | grep "+pfs[0].Address.String()+
+				"; then "+pfs.forEach("echo $a > /sys/bus/pci/drivers/"+driver+"/bind"),
+			"%s: no driver, although %s exists", pfs, dir)...)
 	})
 	others := choose(f.pfs, func(pf *function) bool { return pf.Driver != "" && !pf.hasDriver() })
-	others.by(func(pf *function) string { return pf.Driver }, func(driver string, pfs selection) {
-		findings = append(findings, problem(
-			pfs.forEach("echo > /sys/bus/pci/devices/$a/driver_override; "+
-				"echo $a > /sys/bus/pci/devices/$a/driver/unbind; echo $a > /sys/bus/pci/drivers_probe"),
-			"%s: bound to %s instead of %s (%s)", pfs, driver, pfs[0].Family.PFDriver(),
-			f.path(pfs[0].Address, "driver"))...)
-	})
+	others.by(func(pf *function) string { return pf.Driver + " instead of " + pf.Family.PFDriver() },
+		func(drivers string, pfs selection) {
+			findings = append(findings, problem(
+				pfs.forEach("echo > /sys/bus/pci/devices/$a/driver_override; "+
+					"echo $a > /sys/bus/pci/devices/$a/driver/unbind; echo $a > /sys/bus/pci/drivers_probe"),
+				"%s: bound to %s (%s)", pfs, drivers, f.path(pfs[0].Address, "driver"))...)
+		})
 	switch {
 	case findings != nil:
 		return findings
-	case len(f.pfs) == 0:
-		return skip("there is no PF")
-	case len(bare) > 0:
-		return skip("%s: no driver, because the firmware is missing: see firmware", bare)
+	case len(noFirmware) > 0:
+		return skip("%s: no driver, because the firmware is missing: see firmware", noFirmware)
 	}
 	var bound []string
 	selection(f.pfs).by(func(pf *function) string { return pf.Driver }, func(driver string, pfs selection) {
@@ -105,15 +109,15 @@ func checkFirmware(_ context.Context, f *facts) (findings []status.Finding) {
 	unknown := ""
 	idle.by(func(pf *function) string { return strings.Join(pf.Family.Firmware(), ", ") },
 		func(files string, pfs selection) {
-			missing, reason := f.missingFirmware(pfs)
+			missing, reason := f.missingFirmware(pfs[0])
 			switch {
 			case reason != "":
 				unknown = reason
 			case missing != nil:
 				module := pfs[0].Family.PFModule()
 				findings = append(findings, problem(
-					fmt.Sprintf("install %s of linux-firmware in /lib/firmware (package linux-firmware, or "+
-						"firmware-intel-misc on Debian); then modprobe -r %[2]s; modprobe %[2]s", files, module),
+					fmt.Sprintf("install %s of linux-firmware in /lib/firmware; then modprobe -r %[2]s; modprobe %[2]s",
+						files, module),
 					"%s: %s not found in %s", pfs, strings.Join(missing, ", "), f.host.Firmware)...)
 			}
 		})
@@ -132,17 +136,17 @@ func checkFirmware(_ context.Context, f *facts) (findings []status.Finding) {
 	return ok("the driver has loaded it: %s", up)
 }
 
-// isLoaded reports whether the driver of a PF is loaded.
+// isLoaded reports whether the driver of a PF is loaded, or whether that cannot be read.
 func (f *facts) isLoaded(pf *function) bool {
 	loaded, err := sysfs.Exists(filepath.Join(f.host.Sysfs, "bus/pci/drivers", pf.Family.PFDriver()))
-	return loaded && err == nil
+	return loaded || err != nil
 }
 
-// missingFirmware returns the firmware files of a family that do not exist, or why that is not
+// missingFirmware returns the firmware files of a PF that do not exist, or why that is not
 // known. It looks where the kernel looks (drivers/base/firmware_loader/main.c, fw_path), but for
 // the directory of the parameter path of firmware_class.
-func (f *facts) missingFirmware(pfs selection) (missing []string, unknown string) {
-	files := pfs[0].Family.Firmware()
+func (f *facts) missingFirmware(pf *function) (missing []string, unknown string) {
+	files := pf.Family.Firmware()
 	if files == nil {
 		return nil, "the files of the out-of-tree driver's firmware are not known"
 	}
@@ -172,12 +176,12 @@ func (f *facts) missingFirmware(pfs selection) (missing []string, unknown string
 // checkPFState checks that each PF is up.
 func checkPFState(_ context.Context, f *facts) (findings []status.Finding) {
 	bound := choose(f.pfs, (*function).hasDriver)
-	down := choose(bound, func(pf *function) bool { return pf.IsDown() })
+	noFirmware := choose(bound, func(pf *function) bool {
+		missing, _ := f.missingFirmware(pf)
+		return pf.IsDown() && missing != nil
+	})
+	down := choose(bound, func(pf *function) bool { return pf.IsDown() && !slices.Contains(noFirmware, pf) })
 	down.by(func(pf *function) string { return pf.State }, func(state string, pfs selection) {
-		if missing, _ := f.missingFirmware(pfs); missing != nil {
-			findings = append(findings, skip("%s: %s, because the firmware is missing: see firmware", pfs, state)...)
-			return
-		}
 		findings = append(findings, problem(pfs.forEach("echo up > /sys/bus/pci/devices/$a/qat/state"),
 			"%s: %s (%s)", pfs, state, f.path(pfs[0].Address, "qat/state"))...)
 	})
@@ -185,6 +189,8 @@ func checkPFState(_ context.Context, f *facts) (findings []status.Finding) {
 	switch {
 	case findings != nil:
 		return findings
+	case len(noFirmware) > 0:
+		return skip("%s: not up, because the firmware is missing: see firmware", noFirmware)
 	case len(bound) == 0:
 		return skip("there is no PF with its driver")
 	case len(shown) == 0:

@@ -37,8 +37,11 @@ func checkMemlock(_ context.Context, f *facts) []status.Finding {
 			continue
 		}
 		limit, err := strconv.ParseUint(fields[0], 10, 64)
-		if err != nil || limit >= memlockMin { // "unlimited"
-			return ok("%s bytes of memory can be locked (%s)", fields[0], file)
+		if err != nil { // "unlimited"
+			return ok("the memory that this process may lock is %s (%s)", fields[0], file)
+		}
+		if limit >= memlockMin {
+			return ok("this process may lock %d bytes of memory (%s)", limit, file)
 		}
 		return warn("set LimitMEMLOCK=infinity in a drop-in of containerd's or CRI-O's systemd unit and restart it; "+
 			"or run workloads as user 0 with the capability IPC_LOCK, and set QAT_POLICY=1 for qatlib",
@@ -63,9 +66,9 @@ func checkHugepages(_ context.Context, f *facts) []status.Finding {
 	}
 	total := values["HugePages_Total"]
 	if total == "" || total == "0" {
-		return ok("no hugepages (%s): DPDK programs need them, such as vm.nr_hugepages=1024, or --no-huge", file)
+		return ok("no hugepages (%s): a DPDK program that needs them needs vm.nr_hugepages set, or --no-huge", file)
 	}
-	return ok("%s hugepages of %s, %s free (%s): qatlib from 25.08 to 26.05 needs hugepages in its container then",
+	return ok("%s hugepages of %s, %s free (%s): qatlib since 25.08 and before 26.08 then needs some in its container",
 		total, values["Hugepagesize"], values["HugePages_Free"], file)
 }
 
@@ -74,11 +77,11 @@ func checkUevents(ctx context.Context, f *facts) []status.Finding {
 	if f.host.DryRun {
 		return skip("a dry run does not ask the kernel for a uevent")
 	}
-	asked, err := hostwatch.ProbeUevents(ctx, f.host.Sysfs, sysfs.NewWriter(f.host.Sysfs, false), f.listen)
+	certain, err := hostwatch.ProbeUevents(ctx, f.host.Sysfs, sysfs.NewWriter(f.host.Sysfs, false), f.listen)
 	switch {
-	case !asked && err == nil:
+	case !certain && err == nil:
 		return ok("no sysfs is mounted at %s, so there are no uevents to receive", f.host.Sysfs)
-	case !asked:
+	case !certain:
 		return skip("%v", err)
 	case err != nil:
 		return problem("for a pod: hostUsers: true, and the host's whole /sys mounted at "+f.host.Sysfs, "%v", err)
@@ -112,7 +115,7 @@ func checkInotify(ctx context.Context, f *facts) (findings []status.Finding) {
 		switch {
 		case l.inUse >= limit:
 			findings = append(findings, problem(remedy, "this user has %s in use", count)...)
-		case l.inUse >= limit/10*9:
+		case l.inUse*10 >= limit*9:
 			findings = append(findings, warn(remedy, "this user has %s in use", count)...)
 		}
 	}

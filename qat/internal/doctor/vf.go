@@ -119,9 +119,14 @@ func checkDenylist(_ context.Context, f *facts) []status.Finding {
 	case !f.driver.Denylist:
 		return ok("vfio-pci is loaded with disable_denylist=1 (%s)", filepath.Join(f.host.Sysfs, parameter))
 	}
+	var families []string
+	refused.by(func(d *function) string { return d.Family.Name }, func(family string, _ selection) {
+		families = append(families, family)
+	})
 	return problem("echo 'options vfio-pci disable_denylist=1' > /etc/modprobe.d/vfio-pci.conf; "+
 		"modprobe -r vfio-pci; modprobe vfio-pci",
-		"vfio-pci refuses the VFs of %s: N in %s", refused[0].Family.Name, filepath.Join(f.host.Sysfs, parameter))
+		"vfio-pci refuses the VFs of %s: N in %s", strings.Join(families, ", "),
+		filepath.Join(f.host.Sysfs, parameter))
 }
 
 // checkGroups checks that no VF shares its IOMMU group with a device that the host uses.
