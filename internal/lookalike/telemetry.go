@@ -297,9 +297,9 @@ func (t *telemetry) deviceData(driver string) string {
 	return strings.Join(lines, "\n")
 }
 
-// handleTelemetry is tl_control_write (adf_tl_debugfs.c). The device takes the first sample at once,
-// not after a second. While telemetry is off, device_data is empty; a kernel refuses to read it with
-// EPERM.
+// handleTelemetry is tl_control_write (adf_tl_debugfs.c). The device takes the first sample at
+// once, not after a second. While telemetry is off, device_data is empty; a kernel refuses to
+// read it with EPERM.
 func (o *op) handleTelemetry(pf *function) {
 	state, dir := &pf.telemetry, o.h.telemetryDir(pf)
 	file := path.Join(dir, "control")

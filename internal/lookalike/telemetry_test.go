@@ -17,8 +17,8 @@ func text(t *testing.T, elem ...string) string {
 	return string(b)
 }
 
-// The expected texts follow the format strings of the kernel: adf_fw_counters.c, adf_cnv_dbgfs.c and
-// adf_tl_debugfs.c in drivers/crypto/intel/qat/qat_common.
+// The expected texts follow the format strings of the kernel: adf_fw_counters.c, adf_cnv_dbgfs.c
+// and adf_tl_debugfs.c in drivers/crypto/intel/qat/qat_common.
 
 func TestEngineCountersHaveTheFormatOfTheKernel(t *testing.T) {
 	const pf1 = "0000:70:00.0"

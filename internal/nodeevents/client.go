@@ -119,8 +119,9 @@ type refusal struct {
 
 func (r *refusal) Error() string { return fmt.Sprintf("the API server answers %d: %s", r.code, r.text) }
 
-// isFinal reports whether the same request would be refused again: it is invalid, or its object does
-// not exist. An answer about permissions is not final, because an administrator may grant them.
+// isFinal reports whether the same request would be refused again: it is invalid, or its object
+// does not exist. An answer about permissions is not final, because an administrator may grant
+// them.
 func (r *refusal) isFinal() bool {
 	switch r.code {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout, http.StatusTooManyRequests:
@@ -164,8 +165,9 @@ func (c *Client) send(ctx context.Context, method, url, contentType string, body
 	}
 	defer transport.CloseIdleConnections()
 	client := http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // keep the token here
+		Transport: transport,
+		// A redirect would give the token to another server.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	response, err := client.Do(request)
 	if err != nil {

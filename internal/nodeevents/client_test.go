@@ -69,6 +69,7 @@ func TestCreateSendsAnEvent(t *testing.T) {
 	if err := json.Unmarshal([]byte(<-s.bodies), &got); err != nil {
 		t.Fatal(err)
 	}
+	node := map[string]any{"apiVersion": "v1", "kind": "Node", "name": "worker-1", "uid": "worker-1"}
 	want := map[string]any{
 		"apiVersion":          "events.k8s.io/v1",
 		"kind":                "Event",
@@ -78,7 +79,7 @@ func TestCreateSendsAnEvent(t *testing.T) {
 		"reportingInstance":   "worker-1",
 		"action":              "Binding",
 		"reason":              "Why",
-		"regarding":           map[string]any{"apiVersion": "v1", "kind": "Node", "name": "worker-1", "uid": "worker-1"},
+		"regarding":           node,
 		"note":                "What",
 		"type":                "Warning",
 	}
@@ -89,7 +90,8 @@ func TestCreateSendsAnEvent(t *testing.T) {
 
 func TestRepeatPatchesOnlyTheSeries(t *testing.T) {
 	s, c := newAPIServer(t)
-	if err := c.repeat(t.Context(), "worker-1.17", series{Count: 3, LastObservedTime: microTime(time.Unix(0, 0))}); err != nil {
+	at := microTime(time.Unix(0, 0))
+	if err := c.repeat(t.Context(), "worker-1.17", series{Count: 3, LastObservedTime: at}); err != nil {
 		t.Fatal(err)
 	}
 	r := <-s.requests
@@ -114,14 +116,16 @@ func TestTokenAndCertificateAreReadForEachRequest(t *testing.T) {
 		}
 	}
 	s.write(t, "ca.crt", "x")
-	if err := c.create(t.Context(), &event{}); err == nil || !strings.Contains(err.Error(), "ca.crt: there is no certificate") {
+	err := c.create(t.Context(), &event{})
+	if err == nil || !strings.Contains(err.Error(), "ca.crt: there is no certificate") {
 		t.Errorf("error %v with a file that is no certificate", err)
 	}
 	for _, name := range []string{"ca.crt", "token"} {
 		if err := os.Remove(filepath.Join(s.dir, name)); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.create(t.Context(), &event{}); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), name) {
+		err := c.create(t.Context(), &event{})
+		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), name) {
 			t.Errorf("error %v without %s", err, name)
 		}
 	}
@@ -149,13 +153,22 @@ func TestAnswersOfTheServer(t *testing.T) {
 		final   bool
 		retryIn time.Duration
 	}{
-		"created":          {code: 201},
-		"created before":   {code: 409, body: `{"kind":"Status","message":"events \"x\" already exists"}`},
-		"forbidden":        {code: 403, body: `{"message":"events is forbidden"}`, err: "the API server answers 403: events is forbidden"},
-		"unauthorized":     {code: 401, err: "401 Unauthorized"},
-		"busy":             {code: 429, header: "7", err: "429", retryIn: 7 * time.Second},
-		"broken":           {code: 500, body: "not JSON", err: "500 Internal Server Error"},
-		"invalid":          {code: 422, body: `{"message":"note: Invalid value"}`, err: "note: Invalid value", final: true},
+		"created":        {code: 201},
+		"created before": {code: 409, body: `{"kind":"Status","message":"events \"x\" already exists"}`},
+		"forbidden": {
+			code: 403,
+			body: `{"message":"events is forbidden"}`,
+			err:  "the API server answers 403: events is forbidden",
+		},
+		"unauthorized": {code: 401, err: "401 Unauthorized"},
+		"busy":         {code: 429, header: "7", err: "429", retryIn: 7 * time.Second},
+		"broken":       {code: 500, body: "not JSON", err: "500 Internal Server Error"},
+		"invalid": {
+			code:  422,
+			body:  `{"message":"note: Invalid value"}`,
+			err:   "note: Invalid value",
+			final: true,
+		},
 		"no such resource": {code: 404, err: "404", final: true},
 		"elsewhere":        {code: 307, err: "307"},
 	}
@@ -186,8 +199,8 @@ func TestAnswersOfTheServer(t *testing.T) {
 			if !errors.As(err, &refused) || !strings.Contains(err.Error(), test.err) {
 				t.Fatalf("error %v, want one with %q", err, test.err)
 			}
-			if refused.isFinal() != test.final || refused.retryIn != test.retryIn {
-				t.Errorf("final: %v, wait %v; want %v, %v", refused.isFinal(), refused.retryIn, test.final, test.retryIn)
+			if final := refused.isFinal(); final != test.final || refused.retryIn != test.retryIn {
+				t.Errorf("final: %v, wait %v; want %v, %v", final, refused.retryIn, test.final, test.retryIn)
 			}
 		})
 	}

@@ -10,8 +10,8 @@ import (
 	"qatplugin/internal/status"
 )
 
-// Times for which a problem must last before it is reported. A PF that is reset, or VFs that are just
-// being bound, recover within seconds.
+// Times for which a problem must last before it is reported. A PF that is reset, or VFs that are
+// just being bound, recover within seconds.
 const (
 	unhealthyTime = 5 * time.Second
 	lastingTime   = 30 * time.Second
@@ -29,8 +29,8 @@ type problem struct {
 	overFor string        // what the Normal Event says, if there still is such a PF
 }
 
-// notBound are the classes of reasons for which a VF cannot be bound, and which somebody can remedy.
-// The others follow from the configuration, or end by themselves.
+// notBound are the classes of reasons for which a VF cannot be bound, and which somebody can
+// remedy. The others follow from the configuration, or end by themselves.
 var notBound = []string{
 	status.ClassUnreadable, status.ClassDriverNotLoaded, status.ClassNoIOMMUGroup, status.ClassDenylist,
 	status.ClassGroupBlocked, status.ClassBindFailed,
@@ -48,11 +48,12 @@ func ueventProblems(s *status.Snapshot) (list []problem) {
 			continue
 		}
 		list = append(list, problem{
-			key:     "uevents",
-			lasts:   lastingTime,
-			action:  "Listening",
-			reason:  "QATUeventsNotReceived",
-			note:    "The QAT device plugin does not receive kernel uevents, and reads the host at intervals instead: " + loop.Uevents,
+			key:    "uevents",
+			lasts:  lastingTime,
+			action: "Listening",
+			reason: "QATUeventsNotReceived",
+			note: "The QAT device plugin does not receive kernel uevents, and reads the host at intervals instead: " +
+				loop.Uevents,
 			over:    "QATUeventsReceived",
 			overFor: "The QAT device plugin receives kernel uevents",
 		})
@@ -107,14 +108,16 @@ func vfProblems(s *status.Snapshot) (list []problem) {
 		}
 		first := vfs[g][0]
 		list = append(list, problem{
-			key:     "vfs " + g.pf + " " + g.class,
-			lasts:   lastingTime,
-			action:  "Binding",
-			reason:  "QATDevicesNotBound",
-			note:    fmt.Sprintf("%d QAT VFs%s cannot be offered to pods, such as %s: %s", len(vfs[g]), of, first.Address, first.Reason),
-			over:    "QATDevicesBound",
-			overPF:  g.pf,
-			overFor: fmt.Sprintf("The QAT VFs%s that could not be offered to pods are offered, or are skipped for another reason", of),
+			key:    "vfs " + g.pf + " " + g.class,
+			lasts:  lastingTime,
+			action: "Binding",
+			reason: "QATDevicesNotBound",
+			note: fmt.Sprintf("%d QAT VFs%s cannot be offered to pods, such as %s: %s",
+				len(vfs[g]), of, first.Address, first.Reason),
+			over:   "QATDevicesBound",
+			overPF: g.pf,
+			overFor: fmt.Sprintf("The QAT VFs%s that could not be offered to pods are offered, "+
+				"or are skipped for another reason", of),
 		})
 	}
 	return list

@@ -165,8 +165,9 @@ func (r *Reporter) update(problems []problem, now time.Time) {
 	}
 	for key, t := range r.problems {
 		t.lasting = lasting[key]
-		ended := !t.lasting && !t.reported
-		if ended && (now.Sub(t.warning.at) >= seriesTime && now.Sub(t.normal.at) >= seriesTime || len(r.problems) > 2*maxProblems) {
+		forgettable := now.Sub(t.warning.at) >= seriesTime && now.Sub(t.normal.at) >= seriesTime ||
+			len(r.problems) > 2*maxProblems
+		if !t.lasting && !t.reported && forgettable {
 			delete(r.problems, key)
 		}
 	}
@@ -250,7 +251,8 @@ func (r *Reporter) postpone(err error, refused *refusal) {
 	r.retryAt = time.Now().Add(wait)
 	if text := err.Error(); text != r.failure {
 		r.failure = text
-		klog.ErrorS(err, "Cannot report a Kubernetes Event, trying again; docs/install.md says what it needs", "node", r.node)
+		klog.ErrorS(err, "Cannot report a Kubernetes Event, trying again; docs/install.md says what it needs",
+			"node", r.node)
 	}
 }
 
@@ -278,8 +280,9 @@ func (r *Reporter) write(ctx context.Context, to *record, e event) error {
 	return nil
 }
 
-// complete returns e with the fields that are the same for all Events of the node. Like the Events of
-// the kubelet, they have the name of the Node as its UID: kubectl describe node looks for that.
+// complete returns e with the fields that are the same for all Events of the node. Like the
+// Events of the kubelet, they have the name of the Node as its UID: kubectl describe node looks
+// for that.
 func (r *Reporter) complete(e event, now time.Time) event {
 	e.APIVersion, e.Kind = "events.k8s.io/v1", "Event"
 	r.lastName = max(r.lastName+1, now.UnixNano())

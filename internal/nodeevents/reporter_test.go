@@ -173,9 +173,11 @@ func snapshot(unhealthy ...string) *status.Snapshot {
 }
 
 const (
-	warningA = "Warning QATDeviceUnhealthy: QAT device 0000:6b:00.0 (4xxx) failed its heartbeat; its 16 VFs are unhealthy"
+	warningA = "Warning QATDeviceUnhealthy: QAT device 0000:6b:00.0 (4xxx) failed its heartbeat; " +
+		"its 16 VFs are unhealthy"
 	normalA  = "Normal QATDeviceHealthy: QAT device 0000:6b:00.0 (4xxx) is healthy again"
-	warningB = "Warning QATDeviceUnhealthy: QAT device 0000:70:00.0 (4xxx) failed its heartbeat; its 16 VFs are unhealthy"
+	warningB = "Warning QATDeviceUnhealthy: QAT device 0000:70:00.0 (4xxx) failed its heartbeat; " +
+		"its 16 VFs are unhealthy"
 )
 
 func TestUnhealthyPFIsReportedUntilItIsHealthy(t *testing.T) {
@@ -301,7 +303,10 @@ func TestVFsThatCannotBeBoundMakeOneEvent(t *testing.T) {
 func TestMissingUeventsAreReported(t *testing.T) {
 	run(t, func(r *rig) {
 		s := snapshot()
-		s.Loops = []status.Loop{{Name: "devices", Uevents: "the kernel has not answered"}, {Name: "provisioning", Uevents: "x"}}
+		s.Loops = []status.Loop{
+			{Name: "devices", Uevents: "the kernel has not answered"},
+			{Name: "provisioning", Uevents: "x"},
+		}
 		r.source.set(s)
 		r.after(lastingTime+2*maxInterval, "Warning QATUeventsNotReceived: The QAT device plugin does not receive "+
 			"kernel uevents, and reads the host at intervals instead: the kernel has not answered")
@@ -345,7 +350,8 @@ func TestFailedRequestsAreRepeatedWithBackOff(t *testing.T) {
 		}
 		r.server.setErr(nil)
 		r.after(maxRetry+maxInterval, warningA)
-		want := `"Cannot report a Kubernetes Event, trying again; docs/install.md says what it needs" err="connection refused"`
+		want := `"Cannot report a Kubernetes Event, trying again; docs/install.md says what it needs" ` +
+			`err="connection refused"`
 		if lines := log(); len(lines) != 2 || !strings.HasPrefix(lines[0], want) ||
 			lines[1] != `"Reporting Kubernetes Events again"` {
 			t.Errorf("log %q", lines)
@@ -378,8 +384,8 @@ func TestInvalidEventsAreDropped(t *testing.T) {
 	})
 }
 
-// Whether an attempt without an answer has created the Event is unknown, so the next one must have the
-// same name.
+// Whether an attempt without an answer has created the Event is unknown, so the next one must
+// have the same name.
 func TestAnEventHasOneNameForAllAttempts(t *testing.T) {
 	run(t, func(r *rig) {
 		server := &lossyServer{fakeServer: r.server}

@@ -266,7 +266,8 @@ type Telemetry struct {
 	Time    time.Time `json:"time"`          // when it was read
 	Err     string    `json:"err,omitempty"` // why a part of it could not be read
 
-	// Device is the telemetry of the device (Documentation/ABI/testing/debugfs-driver-qat_telemetry).
+	// Device is the telemetry of the device
+	// (Documentation/ABI/testing/debugfs-driver-qat_telemetry).
 	Device *DeviceTelemetry `json:"device,omitempty"`
 
 	// Firmware counts the messages of each engine (fw_counters,

@@ -82,7 +82,8 @@ func nodeEvents(reason string) ([]corev1.Event, error) {
 	return list.Items, json.Unmarshal([]byte(text), &list)
 }
 
-// awaitNodeEvent waits for the only Event of the Node with a reason. It calls meanwhile again and again.
+// awaitNodeEvent waits for the only Event of the Node with a reason. It calls meanwhile again and
+// again.
 func awaitNodeEvent(t *testing.T, reason string, meanwhile func()) (event corev1.Event) {
 	t.Helper()
 	poll(t, func() error {

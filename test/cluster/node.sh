@@ -74,7 +74,7 @@ isolate() {
 	mount --make-rshared / # as on any node, for pods with mount propagation
 	busybox ip link set lo up
 	busybox ip address add $address/32 dev lo
-	# There is no kube-proxy. Instead, the API server listens at the address and port of its service.
+	# There is no kube-proxy. Instead, the API server listens at the address of its service.
 	busybox ip address add $service/32 dev lo
 }
 

@@ -9,8 +9,9 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
-// TestEventsNeedNothingButEvents checks the rights of the service account, which are in the namespace
-// of the Events of Nodes, and that the pod of the overlay gets the token of that account.
+// TestEventsNeedNothingButEvents checks the rights of the service account, which are in the
+// namespace of the Events of Nodes, and that the pod of the overlay gets the token of that
+// account.
 func TestEventsNeedNothingButEvents(t *testing.T) {
 	p := overlayNamed(t, "events")
 	got := decode(t, kustomize(t, manifests+"/"+eventsRBAC))

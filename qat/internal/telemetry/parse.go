@@ -51,8 +51,8 @@ func parseDeviceData(text string) (*status.DeviceTelemetry, error) {
 	return d, nil
 }
 
-// setCounter sets a counter of the device, and reports whether it is one. The kernel shows latencies
-// in nanoseconds and bandwidth in Mbit/s.
+// setCounter sets a counter of the device, and reports whether it is one. The kernel shows
+// latencies in nanoseconds and bandwidth in Mbit/s.
 func setCounter(d *status.DeviceTelemetry, name string, value uint64) bool {
 	seconds := func(to *float64) bool {
 		*to = float64(value) / 1e9

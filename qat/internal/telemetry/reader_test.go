@@ -100,7 +100,8 @@ func TestReadsWhatTheDriversShow(t *testing.T) {
 	if diff := cmp.Diff(status.Telemetry{
 		Address: pf0,
 		Firmware: []status.EngineCounters{
-			{Engine: "0", Requests: 7, Responses: 6}, {Engine: "1"}, {Engine: "2"}, {Engine: "3"}, {Engine: "4"}, {Engine: "5"},
+			{Engine: "0", Requests: 7, Responses: 6},
+			{Engine: "1"}, {Engine: "2"}, {Engine: "3"}, {Engine: "4"}, {Engine: "5"},
 		},
 		CompressErrors: zeros,
 		AER:            map[string]uint64{"correctable": 3, "fatal": 0},

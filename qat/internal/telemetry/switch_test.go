@@ -139,9 +139,10 @@ func TestSwitchLogsEachProblemOnceAndTriesAgain(t *testing.T) {
 	if len(lines) != 2 {
 		t.Errorf("log %q, want a line for each PF", lines)
 	}
+	remedy := "read-only file system: mount debugfs writable at " + r.host.Sysfs() + "/kernel/debug"
 	for _, line := range lines {
 		if !strings.HasPrefix(line, `"Cannot switch device telemetry on" err="open kernel/debug/qat_`) ||
-			!strings.Contains(line, "read-only file system: mount debugfs writable at "+r.host.Sysfs()+"/kernel/debug") {
+			!strings.Contains(line, remedy) {
 			t.Errorf("log line %s", line)
 		}
 	}
