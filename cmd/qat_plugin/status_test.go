@@ -257,6 +257,21 @@ func TestAddedVFIsInTheEventsAndTheStatus(t *testing.T) {
 	await(s, status.MessageUpdate, func(u status.Update) bool { return slices.Contains(u.Removed, vf) })
 }
 
+func TestStatusOfModeKernel(t *testing.T) {
+	r := startStatus(t, "-mode=kernel", "-adf-ctl=true")
+	defer r.stop()
+	if got := snapshot(t, r.client(true)); got.Mode != "kernel" || got.Processes == nil || len(got.Loops) != 1 {
+		t.Errorf("snapshot %+v", got)
+	}
+	code, _, body := do(t, r.client(true), "GET", "/debug/recording")
+	if want := "Cannot write the recording: mode kernel has no recorder\n"; code != 500 || body != want {
+		t.Errorf("/debug/recording: %d %q, want 500 %q", code, body, want)
+	}
+	s := openStream(t, r.client(true), "")
+	defer s.close()
+	await(s, status.MessageSnapshot, func(s status.Snapshot) bool { return s.Mode == "kernel" })
+}
+
 func TestMetricsAreValid(t *testing.T) {
 	r := startStatus(t)
 	defer r.stop()

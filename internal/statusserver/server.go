@@ -73,15 +73,15 @@ func New(c Config) http.Handler {
 	s.handle("/metrics", "metrics for Prometheus", c.Metrics)
 	s.handle("/statusz", "all that the plugin knows, as text or with ?format=json", s.limited(s.statusz))
 	s.handle("/flagz", "the values of the flags, as text or with ?format=json", http.HandlerFunc(s.flagz))
-	s.handle("/events", "what happens, as server-sent events", unhurried(s.events))
+	s.handle("/events", "what happens, as server-sent events", s.events)
 	s.handle("/telemetry", "the counters of each PF, as JSON", s.limited(s.telemetry))
-	s.handle("/debug/recording", "what the recorder holds, as lines of JSON", unhurried(s.limited(s.recording)))
+	s.handle("/debug/recording", "what the recorder holds, as lines of JSON", s.limited(s.recording))
 	if c.Profiling {
-		s.handle("/debug/pprof/", "profiles of the process", unhurried(http.HandlerFunc(pprof.Index)))
+		s.handle("/debug/pprof/", "profiles of the process", http.HandlerFunc(pprof.Index))
 		for name, f := range map[string]http.HandlerFunc{
 			"cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace,
 		} {
-			s.mux.Handle("/debug/pprof/"+name, unhurried(f))
+			s.mux.Handle("/debug/pprof/"+name, f)
 		}
 	}
 	s.handle("/{$}", "", c.Page)
@@ -161,19 +161,6 @@ func (s *server) limited(h http.HandlerFunc) http.Handler {
 			answer(w, http.StatusServiceUnavailable, "%d requests read the status already: try again later",
 				maxInProgress)
 		}
-	})
-}
-
-// unhurried lets a handler take longer than the read timeout of the server, whose end would end the
-// context of the request (net/http/server.go, connReader.backgroundRead).
-func unhurried(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ContentLength != 0 {
-			answer(w, http.StatusBadRequest, "the request must not have a body")
-			return
-		}
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // not supported by some tests
-		h.ServeHTTP(w, r)
 	})
 }
 
