@@ -243,6 +243,16 @@ func TestBrokenHosts(t *testing.T) {
 			"noiommu", status.FindingWarning, "Y in ",
 			"echo N > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode",
 		},
+		"noiommu mode without an IOMMU": {
+			func(t *testing.T) *testHost {
+				h := newHost(t, lookalike.WithoutIOMMU()) // where it is switched on
+				must(t, h.LoadDriver("vfio-pci"))
+				h.addVFs(t, lookalike.PF{Address: pfA, Services: "sym;asym"})
+				return h
+			},
+			"noiommu", status.FindingWarning, "without an IOMMU, a program with a VF can write to all memory",
+			"boot with intel_iommu=on",
+		},
 		"PF driver not loaded": {
 			healthyWith(func(t *testing.T, h *testHost) {
 				must(t, h.AddPF(lookalike.PF{
@@ -446,6 +456,15 @@ func results(findings []status.Finding, names ...string) (list []string) {
 		}
 	}
 	return list
+}
+
+func TestGroupsOfNoIOMMUModeAreNoIOMMU(t *testing.T) {
+	h := newHost(t, lookalike.WithoutIOMMU())
+	must(t, h.LoadDriver("vfio-pci"))
+	h.addVFs(t, lookalike.PF{Address: pfA, Services: "sym;asym"})
+	if got := results(Run(t.Context(), h.config), "iommu"); !slices.Equal(got, []string{"iommu skipped"}) {
+		t.Errorf("%v, want it to be skipped", got)
+	}
 }
 
 func TestGuestWithVFsIsHealthy(t *testing.T) {

@@ -228,8 +228,15 @@ func checkNoIOMMU(_ context.Context, f *facts) []status.Finding {
 // checkIOMMU checks that the kernel uses an IOMMU.
 func checkIOMMU(_ context.Context, f *facts) []status.Finding {
 	dir := filepath.Join(f.host.Sysfs, "kernel/iommu_groups")
-	names, err := sysfs.Names(dir)
-	names = slices.DeleteFunc(names, func(name string) bool { return name == "." || name == ".." })
+	groups, err := sysfs.Names(dir)
+	groups = slices.DeleteFunc(groups, func(group string) bool {
+		if group == "." || group == ".." {
+			return true
+		}
+		// VFIO makes groups in noiommu mode (drivers/vfio/group.c, vfio_noiommu_group_alloc).
+		name, err := sysfs.ReadFile(filepath.Join(dir, group, "name"))
+		return err == nil && name == "vfio-noiommu"
+	})
 	cmdline := filepath.Join(f.host.Proc, "cmdline")
 	text, _ := sysfs.ReadFile(cmdline)
 	parameters := strings.Fields(text)
@@ -237,10 +244,10 @@ func checkIOMMU(_ context.Context, f *facts) []status.Finding {
 	switch {
 	case err != nil && !sysfs.IsAbsent(err):
 		return skip("%v", err)
-	case len(names) > 0:
-		return ok("%d IOMMU groups in %s", len(names), dir)
+	case len(groups) > 0:
+		return ok("%d IOMMU groups in %s", len(groups), dir)
 	case f.driver.Loaded && !f.driver.NeedsGroup:
-		return skip("%s is empty, and VFIO works without an IOMMU: see noiommu", dir)
+		return skip("no group of an IOMMU in %s, and VFIO works without one: see noiommu", dir)
 	case has("intel_iommu=off") || has("iommu=off"):
 		return problem("remove intel_iommu=off and iommu=off from the kernel's command line, add "+
 			"intel_iommu=on iommu=pt, and boot again", "%s is empty: %s disables the IOMMU", dir, cmdline)
