@@ -129,9 +129,17 @@ func TestReducedMotionHasNoAnimations(t *testing.T) {
 	}
 }
 
+// Paper is white, also for a browser in dark mode.
 func TestPrintHasAllAndNoControls(t *testing.T) {
-	_, p := openBroken(t, desktop)
-	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
+	sheet := look{width: 794, height: 1123, scale: 1, dark: true}
+	s, p := openBroken(t, sheet)
+	for n := range 40 {
+		s.happen(status.Event{Kind: status.KindResync, Text: fmt.Sprint(n)})
+	}
+	p.waitCount("#events li", 43)
+	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Media: "print", Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}},
+	})
 	for _, selector := range []string{"#search", "#pause", "#kinds", "footer"} {
 		if eval[bool](p, fmt.Sprintf("document.querySelector(%q).checkVisibility()", selector)) {
 			t.Errorf("%s is printed", selector)
@@ -145,6 +153,11 @@ func TestPrintHasAllAndNoControls(t *testing.T) {
 	p.run("window.list = document.querySelector('.scroll-y')")
 	if hidden := eval[int](p, "list.scrollHeight - list.clientHeight"); hidden > 0 {
 		t.Errorf("%d pixels of the events are not printed", hidden)
+	}
+	const white = "rgb(255, 255, 255)"
+	got := eval[string](p, "getComputedStyle(document.querySelector('#verdict')).backgroundColor")
+	if got != white {
+		t.Errorf("the background is printed in %s, want %s", got, white)
 	}
 }
 
