@@ -231,3 +231,25 @@ func TestChartMonitoringWithoutPolicy(t *testing.T) {
 		t.Errorf("with values %s there is the policy %s", values, policies[0].Name)
 	}
 }
+
+// TestPageKustomizationRenders renders the kustomization in docs/monitoring.md.
+func TestPageKustomizationRenders(t *testing.T) {
+	_, text, ok := strings.Cut(readFile(t, top, "docs/monitoring.md"), "resources:\n- deployments/monitoring\n")
+	lines, _, closed := strings.Cut(text, "```")
+	if !ok || !closed {
+		t.Fatal("the page has no kustomization on top of deployments/monitoring")
+	}
+	o := decode(t, kustomizeOn(t, "monitoring", lines))
+	if o.monitors[0].Labels["release"] != "prometheus" || o.alerts[0].Labels["release"] != "prometheus" {
+		t.Error("the label release is not set")
+	}
+	selector := o.policies[0].Spec.Ingress[0].From[0].NamespaceSelector
+	if !matches(t, selector, map[string]string{corev1.LabelMetadataName: "observability"}) {
+		t.Errorf("the policy selects the namespace %v", selector)
+	}
+	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
+		if !matches(t, &o.policies[0].Spec.PodSelector, p.daemonSet.Spec.Template.Labels) {
+			t.Errorf("the policy does not select the pods of %s", p.daemonSet.Name)
+		}
+	})
+}

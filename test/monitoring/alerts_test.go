@@ -3,6 +3,7 @@
 package monitoring
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -210,6 +211,15 @@ func TestAlertsHaveLabelsAndAnnotations(t *testing.T) {
 		}
 		if !strings.Contains(text, "\n### "+r.Alert+"\n") {
 			t.Errorf("%s has no section %s", page, r.Alert)
+		}
+		after := ""
+		if r.For > 0 {
+			after = r.For.String()
+		}
+		row := fmt.Sprintf("| [%s](#%s) | %s | %s | %s |", r.Alert, strings.ToLower(r.Alert),
+			r.Labels["severity"], after, r.Annotations["summary"])
+		if row = strings.ReplaceAll(row, "|  |", "| |"); !strings.Contains(text, "\n"+row+"\n") {
+			t.Errorf("the table in %s lacks the row\n%s", page, row)
 		}
 	})
 }
