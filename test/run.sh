@@ -135,10 +135,10 @@ stage_unit() {
 # These tests look at the output of programs. The race detector would only compile Helm and
 # Kubernetes once more. -count=1: the test cache of go ignores files outside of the module.
 stage_deployments() {
-	local failed=0 module prometheus
+	local failed=0 module promtool
 	plain_builds
-	if prometheus=$(test/prometheus.sh); then
-		export PROMTOOL=$prometheus/promtool
+	if promtool=$(test/promtool.sh); then
+		export PROMTOOL=$promtool
 	fi
 	for module in test/deployments test/monitoring tools/image; do
 		(cd "$module" && go_test -count=1 -timeout 15m ./...) || failed=1
