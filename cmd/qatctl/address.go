@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -30,6 +31,34 @@ func findAddress(text string, addresses []string) (string, error) {
 	}
 	return "", fmt.Errorf("%s can be %s: name one of them", text, alternatives(found))
 }
+
+// unreadable returns the addresses of the skipped functions about which nothing else is known,
+// because not even their kind could be read.
+func unreadable(s *status.Snapshot) (list []string) {
+	for _, l := range s.Loops {
+		for address := range l.Skipped {
+			known := slices.Contains(addressesOfPFs(s), address) || slices.Contains(addressesOfVFs(s), address)
+			if !known && fullAddress.MatchString(address) {
+				list = append(list, address)
+			}
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// skipReason returns why a function is skipped, or "".
+func skipReason(s *status.Snapshot, address string) string {
+	for _, l := range s.Loops {
+		if reason := l.Skipped[address]; reason != "" {
+			return reason
+		}
+	}
+	return ""
+}
+
+// fullAddress matches a PCI address.
+var fullAddress = regexp.MustCompile(`^[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
 
 func addressesOfPFs(s *status.Snapshot) (list []string) {
 	for i := range s.PFs {

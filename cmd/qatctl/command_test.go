@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,19 @@ func TestDescribeJSON(t *testing.T) {
 	}
 	if len(got[0].Events) != 3 || got[0].Events[0].Kind != status.KindUevent {
 		t.Errorf("the VF has the events %v, want those that name it", got[0].Events)
+	}
+}
+
+// TestEachKindOfEventIsKnown compares the kinds with the constants of package status.
+func TestEachKindOfEventIsKnown(t *testing.T) {
+	text, err := os.ReadFile("../../internal/status/journal.go")
+	must(t, err)
+	var want []string
+	for _, found := range regexp.MustCompile(`(?m)^\tKind\w+ += "(\w+)"`).FindAllSubmatch(text, -1) {
+		want = append(want, string(found[1]))
+	}
+	if diff := cmp.Diff(want, eventKinds()); diff != "" || len(want) < 5 {
+		t.Errorf("kinds (-package status +qatctl):\n%s", diff)
 	}
 }
 

@@ -52,7 +52,7 @@ func (a *app) describe(ctx context.Context, names []string, output string, check
 	if err != nil {
 		return err
 	}
-	known := append(addressesOfPFs(s), addressesOfVFs(s)...)
+	known := slices.Concat(addressesOfPFs(s), addressesOfVFs(s), unreadable(s))
 	var list []*description
 	for _, name := range names {
 		address, err := findAddress(name, known)
@@ -134,18 +134,22 @@ func (a *app) facts(pairs ...string) {
 }
 
 func (a *app) printDescription(s *status.Snapshot, d *description) {
-	if d.VF != nil {
+	explain := func() { a.facts("Explanation", d.Explanation, "What to do", d.Advice) }
+	switch {
+	case d.VF != nil && d.VF.Family == "":
+		a.printf("%s\n", a.paint(bold, "Function "+d.VF.Address))
+		explain()
+	case d.VF != nil:
 		a.printf("%s\n", a.paint(bold, "VF "+d.VF.Address))
 		a.fact("State", d.VF.State, stateColor(d.VF.State))
-	} else {
+		explain()
+		a.printf("\n")
+		a.vfFacts(s, d.VF)
+	default:
 		a.printf("%s\n", a.paint(bold, "PF "+d.PF.Address))
 		a.fact("Health", d.PF.Health, stateColor(d.PF.Health))
-	}
-	a.facts("Explanation", d.Explanation, "What to do", d.Advice)
-	a.printf("\n")
-	if d.VF != nil {
-		a.vfFacts(s, d.VF)
-	} else {
+		explain()
+		a.printf("\n")
 		a.pfFacts(s, d.PF)
 	}
 	if len(d.Events) > 0 {

@@ -132,8 +132,9 @@ func (a *app) events(ctx context.Context, o *eventOptions, from time.Time) error
 		seen = list[len(list)-1].Seq
 	}
 	list = filter(list, wanted)
-	for i := range list[max(0, len(list)-o.last):] {
-		if err := a.printEvent(&list[max(0, len(list)-o.last)+i], o.output); err != nil {
+	list = list[max(0, len(list)-o.last):]
+	for i := range list {
+		if err := a.printEvent(&list[i], o.output); err != nil {
 			return err
 		}
 	}

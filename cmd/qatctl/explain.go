@@ -132,8 +132,16 @@ func describe(s *status.Snapshot, address string) *description {
 	if i := slices.IndexFunc(s.VFs, func(v status.VF) bool { return v.Address == address }); i >= 0 {
 		return describeVF(s, &s.VFs[i])
 	}
-	i := slices.IndexFunc(s.PFs, func(p status.PF) bool { return p.Address == address })
-	return describePF(s, &s.PFs[i])
+	if i := slices.IndexFunc(s.PFs, func(p status.PF) bool { return p.Address == address }); i >= 0 {
+		return describePF(s, &s.PFs[i])
+	}
+	// It is not known whether it is a PF or a VF.
+	return describeVF(s, &status.VF{
+		Address:  address,
+		State:    status.StateSkipped,
+		Reason:   skipReason(s, address),
+		NUMANode: -1,
+	})
 }
 
 func describeVF(s *status.Snapshot, v *status.VF) *description {
@@ -144,6 +152,10 @@ func describeVF(s *status.Snapshot, v *status.VF) *description {
 	}
 	switch v.State {
 	case status.StateListed:
+		if s.Started.IsZero() {
+			d.Explanation, d.Advice = "A plugin would list it in "+resource+", but none runs.", "Start the plugin."
+			break
+		}
 		d.OK = r == nil || r.Phase == status.PhaseWatching
 		d.Explanation = "It is listed in " + resource + "."
 		switch {

@@ -89,9 +89,10 @@ func TestListWithoutPlugin(t *testing.T) {
 func TestDescribeWithoutPlugin(t *testing.T) {
 	host, args := newHost(t)
 	must(t, host.SetState(dcPF, "down"))
-	text := qatctl(t, args("describe", "6b:00.2", "6b:00.3", "e8:00.0")...).stdout
+	text := qatctl(t, args("describe", "6b:00.1", "6b:00.2", "6b:00.3", "e8:00.0")...).stdout
 	text = strings.Join(strings.Fields(text), " ")
 	for _, part := range []string{
+		"A plugin would list it in qat.intel.com/cy, but none runs. What to do Start the plugin.",
 		"It is not listed: dry run: not bound to vfio-pci. What to do Nothing on the host prevents",
 		"Unbind the VF from that driver, or start the plugin with -steal.",
 		"Bring the PF up: echo up > /sys/bus/pci/devices/0000:e8:00.0/qat/state.",

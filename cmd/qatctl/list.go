@@ -125,7 +125,13 @@ func (a *app) list(s *status.Snapshot, what string, o *listOptions) error {
 			(o.resource == "" || v.Resource == baseName(o.resource))
 	})
 	return printList(a, list, o, func(v *status.VF) string { return v.Address },
-		func(list []status.VF, wide bool) *table { return a.vfTable(s, list, o.groupBy, wide) })
+		func(list []status.VF, wide bool) *table {
+			t := vfTable(s, list, o.groupBy, wide)
+			if o.pf == "" && o.state == "" && o.resource == "" {
+				t.addUnreadable(s)
+			}
+			return t
+		})
 }
 
 // printList prints a list in the format of o.
@@ -163,7 +169,7 @@ func filter[T any](list []T, keep func(*T) bool) []T {
 }
 
 // vfTable returns the table of VFs, in groups.
-func (a *app) vfTable(s *status.Snapshot, list []status.VF, groupBy string, wide bool) *table {
+func vfTable(s *status.Snapshot, list []status.VF, groupBy string, wide bool) *table {
 	t := &table{header: []string{"VF", "STATE", "RESOURCE", "DRIVER", "NUMA", "NOTE"}}
 	if groupBy == "resource" {
 		t.header[2] = "PF"
@@ -202,6 +208,20 @@ func (a *app) vfTable(s *status.Snapshot, list []status.VF, groupBy string, wide
 		t.add(append(row, cell{note, plain})...)
 	}
 	return t
+}
+
+// addUnreadable adds the functions that could not be read.
+func (t *table) addUnreadable(s *status.Snapshot) {
+	for i, address := range unreadable(s) {
+		if i == 0 {
+			t.add(cell{"Functions that cannot be read", bold})
+		}
+		row := []cell{{"  " + address, plain}, {status.StateSkipped, stateColor(status.StateSkipped)}}
+		for range len(t.header) - len(row) - 1 {
+			row = append(row, cell{"-", plain})
+		}
+		t.add(append(row, cell{skipReason(s, address), plain})...)
+	}
 }
 
 // pfTitle describes a PF and its VFs in one line.

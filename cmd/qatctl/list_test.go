@@ -202,6 +202,32 @@ func TestPFsShowTheirProvisioning(t *testing.T) {
 	}
 }
 
+func TestFunctionsThatCannotBeReadAreShown(t *testing.T) {
+	f := startPlugin(t)
+	const reason = "read numa_node: it has not returned yet"
+	f.change(func() {
+		f.snapshot.Loops[0].Skipped = map[string]string{
+			"0000:6b:00.5": f.snapshot.VFs[4].Reason,
+			"0000:6b:00.7": reason,
+			"qat.yaml":     "line 7",
+		}
+	})
+	r := f.qatctl(t, "list").ok(t)
+	r.line(t, "Functions that cannot be read")
+	got := strings.Fields(r.line(t, "0000:6b:00.7"))
+	if want := strings.Fields("0000:6b:00.7 skipped - - - " + reason); !slices.Equal(got, want) {
+		t.Errorf("such a function has the row %q, want %q", got, want)
+	}
+	if strings.Contains(r.stdout, "qat.yaml") || strings.Count(r.stdout, "0000:6b:00.5") != 1 {
+		t.Errorf("another problem is shown as a function, or a VF twice:\n%s", r.stdout)
+	}
+	text := strings.Join(strings.Fields(f.qatctl(t, "describe", "6b:00.7").ok(t).stdout), " ")
+	want := "Function 0000:6b:00.7 Explanation It is not listed: " + reason + ". What to do The kernel blocks"
+	if !strings.HasPrefix(text, want) {
+		t.Errorf("describe prints %q, want %q", text, want)
+	}
+}
+
 func TestStateThatIsNotNewIsNoted(t *testing.T) {
 	f := startPlugin(t)
 	f.change(func() { f.snapshot.Loops[0].Complete = false })

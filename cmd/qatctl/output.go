@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -85,15 +86,6 @@ type table struct {
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
 
-// addTexts adds a row without colours.
-func (t *table) addTexts(texts ...string) {
-	cells := make([]cell, len(texts))
-	for i, text := range texts {
-		cells[i].text = text
-	}
-	t.rows = append(t.rows, cells)
-}
-
 // printTable prints a table. If limit is not 0, the last column is cut off there.
 func (a *app) printTable(t *table, limit int) {
 	widths := make([]int, len(t.header))
@@ -126,7 +118,7 @@ func (a *app) printTable(t *table, limit int) {
 		}
 		out.WriteByte('\n')
 	}
-	_, _ = io.WriteString(a.stdout, out.String())
+	a.printf("%s", out.String())
 }
 
 func isBlank(cells []cell) bool {
@@ -162,8 +154,25 @@ func wrap(text string, width int) (lines []string) {
 	return append(lines, line)
 }
 
-// printf prints to standard output.
-func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
+// printf prints text for people to standard output. What others have written, such as a recording,
+// cannot control the terminal.
+func (a *app) printf(format string, args ...any) {
+	_, _ = io.WriteString(a.stdout, printable(fmt.Sprintf(format, args...)))
+}
+
+// control matches the sequences that this program uses, and control characters apart from tabs and
+// line feeds.
+var control = regexp.MustCompile(`\x1b\[(?:[012]m|3[123]m|H|2J)|[\x00-\x08\x0b-\x1f\x7f-\x{9f}]`)
+
+// printable replaces control characters that this program does not use.
+func printable(text string) string {
+	return control.ReplaceAllStringFunc(text, func(found string) string {
+		if len(found) > 2 {
+			return found
+		}
+		return "�"
+	})
+}
 
 // print prints a value as JSON or YAML.
 func (a *app) print(format string, v any) error {

@@ -97,6 +97,22 @@ func TestReplayReportsOtherDecisions(t *testing.T) {
 	}
 }
 
+func TestRecordingCannotControlTheTerminal(t *testing.T) {
+	text, err := os.ReadFile(recordingFile)
+	must(t, err)
+	const evil = `\u001b]0;title\u0007\u001b[8mhidden\u009b31m\r`
+	changed := bytes.Replace(text, []byte(`"text":"PF with 0 VFs, resource generic"`), []byte(`"text":"`+evil+`"`), 1)
+	if bytes.Equal(changed, text) {
+		t.Fatal("the recording has no such event")
+	}
+	file := filepath.Join(t.TempDir(), "evil.ndjson")
+	must(t, os.WriteFile(file, changed, 0o600))
+	line := qatctl(t, "replay", "--color", "always", file).ok(t).line(t, "title")
+	if !strings.HasSuffix(line, ": �]0;title��[8mhidden�31m�") {
+		t.Errorf("the line is %q", line)
+	}
+}
+
 func TestReplayOfWhatIsNoRecording(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "broken.ndjson")
