@@ -127,6 +127,7 @@ func TestDocumentedMessagesAreThoseOfEachLevel(t *testing.T) {
 	documented := documentedLevels(t)
 	for verbosity := range maxLevel + 1 {
 		t.Run(fmt.Sprint(verbosity), func(t *testing.T) {
+			t.Parallel() // it mostly waits for an audit
 			want, got := expected(verbosity, documented), observedLevels(t, verbosity, documented)
 			for _, message := range sometimes {
 				level, ok := documented[message]
