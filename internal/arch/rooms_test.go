@@ -202,8 +202,8 @@ var rooms = map[string]room{
 	"cmd/qat_plugin": {
 		ours: []string{
 			"devtree", "events", "internal/logpipe", "internal/metrics", "internal/nodeevents", "internal/status",
-			"internal/statuspage", "internal/statusserver", "internal/unixsocket", "kubeletapi", "kubeletapi/podresources",
-			"kubeletapi/probe", "qat",
+			"internal/statuspage", "internal/statusserver", "internal/unixsocket", "kubeletapi",
+			"kubeletapi/podresources", "kubeletapi/probe", "qat",
 		},
 		theirs: []string{
 			"github.com/go-logr/logr", "google.golang.org/grpc/grpclog", "k8s.io/klog/v2",
@@ -228,8 +228,8 @@ const cdiModule = "tags.cncf.io/container-device-interface"
 // forTests lists what tests and support packages may import in addition.
 var forTests = []string{
 	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp",
-	"github.com/opencontainers/runtime-spec", "github.com/prometheus/common", "github.com/santhosh-tekuri/jsonschema/v6", "go.uber.org/goleak",
-	"go.yaml.in/yaml/v4",
+	"github.com/opencontainers/runtime-spec", "github.com/prometheus/common",
+	"github.com/santhosh-tekuri/jsonschema/v6", "go.uber.org/goleak", "go.yaml.in/yaml/v4",
 	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2",
 	"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "k8s.io/kubelet/pkg/apis/podresources/v1",
 	"pgregory.net/rapid",
