@@ -35,6 +35,7 @@ func TestExitStatusOfUsageErrors(t *testing.T) {
 		"events --since x":        `--since: invalid value "x": must be a duration such as 10m`,
 		"events --last -1":        "--last: invalid value -1",
 		"top --interval 1ms":      "--interval: invalid value 1ms: must be at least 100ms",
+		"doctor --server x":       "doctor checks the host that it runs on: run it there, without --server",
 		"status -o wide":          "must be json or yaml",
 		"version x":               `version: unexpected argument "x"`,
 		"list --color sometimes":  "must be auto, always or never",

@@ -47,6 +47,9 @@ which nothing reacts.
 The exit status is 1 if there is a problem.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if a.server != "" {
+				return usageError{errors.New("doctor checks the host that it runs on: run it there, without --server")}
+			}
 			o.given = c.Flags().Changed
 			return a.doctor(c.Context(), o)
 		},
@@ -118,7 +121,7 @@ func (a *app) host(ctx context.Context, o *doctorOptions) (qat.Host, error) {
 			}
 		}
 		host.Driver = values["dpdk-driver"]
-	case a.server == "" && errors.Is(err, statusclient.ErrNotRunning):
+	case errors.Is(err, statusclient.ErrNotRunning):
 		host.Plugin = nil
 		fmt.Fprintf(a.stderr, "No plugin listens at %s: checking this host without it.\n", a.socket)
 	default:
