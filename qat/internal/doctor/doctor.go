@@ -28,7 +28,6 @@ import (
 type Host struct {
 	Sysfs string // where the host's sysfs is mounted; /sys
 	Dev   string // where the host's /dev is mounted; /dev
-	Proc  string // where a proc is mounted, that of the host or of a container; /proc
 
 	// Firmware is the host's /lib/firmware, and KubeletDir the directory of kubelet.sock. Without
 	// them, what they show is not checked.
@@ -41,6 +40,8 @@ type Host struct {
 	Plugin *status.Snapshot
 
 	DryRun bool // do not ask the kernel for a uevent
+
+	proc string // where proc is mounted, for this process and the host's settings; /proc
 }
 
 // timeLimit is how long the devices may take to be read, and then each check.
@@ -96,7 +97,7 @@ func checks() []check {
 func Run(ctx context.Context, host Host) []status.Finding {
 	host.Sysfs = cmp.Or(host.Sysfs, "/sys")
 	host.Dev = cmp.Or(host.Dev, "/dev")
-	host.Proc = cmp.Or(host.Proc, "/proc")
+	host.proc = cmp.Or(host.proc, "/proc")
 	host.Driver = cmp.Or(host.Driver, device.DriverVFIO)
 	listen := func() (events.Source, error) { return events.ListenUevents() }
 	return run(ctx, gather(ctx, host, readFunction, listen), checks())

@@ -86,7 +86,7 @@ func newHost(t testing.TB, options ...lookalike.Option) *testHost {
 	h.config = Host{
 		Sysfs:      h.Sysfs(),
 		Dev:        h.Dev(),
-		Proc:       filepath.Join(dir, "proc"),
+		proc:       filepath.Join(dir, "proc"),
 		Firmware:   filepath.Join(dir, "firmware"),
 		KubeletDir: filepath.Join(dir, "kubelet"),
 		Plugin: &status.Snapshot{

@@ -159,7 +159,7 @@ func (f *facts) missingFirmware(pf *function) (missing []string, unknown string)
 	if custom, _ := sysfs.ReadFile(filepath.Join(f.host.Sysfs, "module/firmware_class/parameters/path")); custom != "" {
 		return nil, "the kernel also looks for the firmware in " + custom
 	}
-	release, _ := sysfs.ReadFile(filepath.Join(f.host.Proc, "sys/kernel/osrelease"))
+	release, _ := sysfs.ReadFile(filepath.Join(f.host.proc, "sys/kernel/osrelease"))
 	for _, name := range files {
 		if !slices.ContainsFunc([]string{"updates/" + release, "updates", release, "."}, func(dir string) bool {
 			return slices.ContainsFunc([]string{"", ".zst", ".xz"}, func(suffix string) bool {

@@ -25,7 +25,7 @@ const memlockMin = 216 << 20
 // checkMemlock checks how much memory a process like this one may lock. VFIO counts the memory that
 // a VF can access as locked (drivers/vfio/vfio_iommu_type1.c, vfio_lock_acct).
 func checkMemlock(_ context.Context, f *facts) []status.Finding {
-	file := filepath.Join(f.host.Proc, "self/limits")
+	file := filepath.Join(f.host.proc, "self/limits")
 	text, err := sysfs.ReadFile(file)
 	if err != nil {
 		return skip("%v", err)
@@ -53,7 +53,7 @@ func checkMemlock(_ context.Context, f *facts) []status.Finding {
 
 // checkHugepages reports the hugepages, which DPDK needs and qatlib mostly does not.
 func checkHugepages(_ context.Context, f *facts) []status.Finding {
-	file := filepath.Join(f.host.Proc, "meminfo")
+	file := filepath.Join(f.host.proc, "meminfo")
 	text, err := sysfs.ReadFile(file)
 	if err != nil {
 		return skip("%v", err)
@@ -91,8 +91,8 @@ func checkUevents(ctx context.Context, f *facts) []status.Finding {
 
 // checkInotify checks that inotify instances and watches are left for this user.
 func checkInotify(ctx context.Context, f *facts) (findings []status.Finding) {
-	dir := filepath.Join(f.host.Proc, "sys/fs/inotify")
-	instances, watches := inotifyInUse(ctx, f.host.Proc)
+	dir := filepath.Join(f.host.proc, "sys/fs/inotify")
+	instances, watches := inotifyInUse(ctx, f.host.proc)
 	var counts []string
 	for _, l := range []struct {
 		name   string

@@ -239,7 +239,7 @@ func checkIOMMU(_ context.Context, f *facts) []status.Finding {
 		name, err := sysfs.ReadFile(filepath.Join(dir, group, "name"))
 		return err == nil && name == "vfio-noiommu"
 	})
-	cmdline := filepath.Join(f.host.Proc, "cmdline")
+	cmdline := filepath.Join(f.host.proc, "cmdline")
 	text, _ := sysfs.ReadFile(cmdline)
 	parameters := strings.Fields(text)
 	has := func(parameter string) bool { return slices.Contains(parameters, parameter) }
