@@ -163,7 +163,6 @@ func (c *Client) send(ctx context.Context, method, url, contentType string, body
 		TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		DisableKeepAlives: true,
 	}
-	defer transport.CloseIdleConnections()
 	client := http.Client{
 		Transport: transport,
 		// A redirect would give the token to another server.

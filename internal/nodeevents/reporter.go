@@ -32,7 +32,8 @@ const (
 
 	// An Event expires an hour after its last change by default (kube-apiserver --event-ttl). An
 	// Event of a problem that lasts is renewed after repeatAfter. An Event of a problem that comes
-	// back within seriesTime is counted, later a new one is created.
+	// back within seriesTime is counted. Later the problem is forgotten, and has a new Event when it
+	// comes back.
 	repeatAfter = 20 * time.Minute
 	seriesTime  = 50 * time.Minute
 
@@ -148,7 +149,8 @@ func (r *Reporter) wait(ctx context.Context, changed <-chan struct{}, d time.Dur
 	}
 }
 
-// update replaces the problems that last.
+// update replaces the problems that last. It forgets a problem that is over at once if it was not
+// reported, else after seriesTime. So the rate of requests limits how many it remembers.
 func (r *Reporter) update(problems []problem, now time.Time) {
 	lasting := map[string]bool{}
 	for _, p := range problems {
@@ -165,9 +167,7 @@ func (r *Reporter) update(problems []problem, now time.Time) {
 	}
 	for key, t := range r.problems {
 		t.lasting = lasting[key]
-		forgettable := now.Sub(t.warning.at) >= seriesTime && now.Sub(t.normal.at) >= seriesTime ||
-			len(r.problems) > 2*maxProblems
-		if !t.lasting && !t.reported && forgettable {
+		if !t.lasting && !t.reported && now.Sub(t.normal.at) >= seriesTime {
 			delete(r.problems, key)
 		}
 	}
@@ -256,11 +256,11 @@ func (r *Reporter) postpone(err error, refused *refusal) {
 	}
 }
 
-// write creates an Event, or counts it if it was created a short time ago.
+// write creates an Event, or counts it if it was created before.
 func (r *Reporter) write(ctx context.Context, to *record, e event) error {
 	now := time.Now()
 	e.Note = truncate(e.Note, maxNote)
-	if to.name != "" && to.note == e.Note && now.Sub(to.at) < seriesTime {
+	if to.name != "" && to.note == e.Note {
 		err := r.server.repeat(ctx, to.name, series{Count: to.count + 1, LastObservedTime: microTime(now)})
 		if refused := (*refusal)(nil); !errors.As(err, &refused) || !refused.isFinal() {
 			if err == nil {

@@ -67,9 +67,22 @@ func readAll(t testing.TB, r *Reader) []status.Telemetry {
 	return list
 }
 
-// setControl writes to control and waits until the host has handled that.
+// setControl writes to control and waits until the host has handled that. It first waits until the
+// host has handled the write before, because of two writes the host may see only the last one.
 func setControl(t testing.TB, h *lookalike.Host, pf, value string) {
 	t.Helper()
+	for deadline := time.Now().Add(timeout); ; time.Sleep(time.Millisecond) {
+		control, err := sysfs.ReadFile(filepath.Join(debugfs(h, pf), controlFile))
+		must(t, err)
+		data, err := sysfs.ReadFile(filepath.Join(debugfs(h, pf), "telemetry/device_data"))
+		must(t, err)
+		if (control != "0") == (data != "") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("device_data is %q while control is %s", data, control)
+		}
+	}
 	done := make(chan error, 1)
 	h.Observe(func(o lookalike.Operation) { done <- o.Err })
 	defer h.Observe(nil)
@@ -134,6 +147,25 @@ func TestAbsentFilesAreNormal(t *testing.T) {
 	}
 	if got := readAll(t, NewReader(t.TempDir())); len(got) != 0 {
 		t.Errorf("telemetry of a host without drivers: %+v", got)
+	}
+}
+
+// The driver logs an error when device_data is read while telemetry is off.
+func TestDeviceDataIsNotReadWhileTelemetryIsOff(t *testing.T) {
+	h := newHost(t)
+	setControl(t, h, pf2, "1")
+	var mu sync.Mutex
+	var files []string
+	readAll(t, newReader(h.Sysfs(), func(name string) (string, error) {
+		if strings.HasSuffix(name, "device_data") {
+			mu.Lock()
+			defer mu.Unlock()
+			files = append(files, name)
+		}
+		return sysfs.ReadFile(name)
+	}))
+	if want := filepath.Join(debugfs(h, pf2), "telemetry/device_data"); len(files) != 1 || files[0] != want {
+		t.Errorf("reads %q, want only %s", files, want)
 	}
 }
 
