@@ -84,6 +84,11 @@ screenshots: ## write docs/images, and the outputs in docs/qatctl.md (needs Debi
 	@mkdir -p docs/images
 	go -C test/browser test -count=1 -run '^TestScreenshots$$' . -args -images "$(CURDIR)/docs/images"
 
+.PHONY: bench-observed
+bench-observed: build ## measure what it costs to look into the plugin, for docs/performance.md (ARGS)
+	go -C test/compare build -buildvcs=false -o ../../bin/compare .
+	bin/compare -ours bin/qat_plugin -observed -sizes 64,1024 -idle 60s -doc docs/performance.md $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@test/list.sh Fuzz | while read -r dir name; do \

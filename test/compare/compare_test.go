@@ -61,23 +61,24 @@ func TestFloorTable(t *testing.T) {
 
 func TestResultsReplaceThePartBetweenTheMarkers(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.md")
-	if err := os.WriteFile(file, []byte("a\n"+beginMarker+"old\n"+endMarker+"b\n"), 0o600); err != nil {
+	begin, end := markers("bench-compare")
+	if err := os.WriteFile(file, []byte("a\n"+begin+"old\n"+end+"b\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"first\n", "second\n"} {
-		if err := replaceResults(file, text); err != nil {
+		if err := replaceResults(file, "bench-compare", text); err != nil {
 			t.Fatal(err)
 		}
 	}
 	got, err := os.ReadFile(file)
-	if want := "a\n" + beginMarker + "\nsecond\n\n" + endMarker + "b\n"; err != nil || string(got) != want {
+	if want := "a\n" + begin + "\nsecond\n\n" + end + "b\n"; err != nil || string(got) != want {
 		t.Errorf("the file holds %q, want %q", got, want)
 	}
 	if err := os.WriteFile(file, []byte("a\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := replaceResults(file, "x"); err == nil {
-		t.Error("replaceResults accepts a file without markers")
+	if err := replaceResults(file, "bench-observed", "x"); err == nil {
+		t.Error("replaceResults accepts a file without the markers of its target")
 	}
 }
 

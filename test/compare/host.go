@@ -93,6 +93,20 @@ func fillHost(dir string, n int) (*host, error) {
 
 // awaitList waits for a live list of so many healthy devices, and returns it.
 func (h *host) awaitList(p *process, devices int) (kubelettest.List, error) {
+	return h.await(p, fmt.Sprintf("list of %d devices", devices), func(l kubelettest.List) bool {
+		return l.Live && len(l.Devices) == devices
+	})
+}
+
+// awaitHealth waits for a list in which a device has this health, and returns it.
+func (h *host) awaitHealth(p *process, device, health string) (kubelettest.List, error) {
+	return h.await(p, fmt.Sprintf("list with %s %s", device, health), func(l kubelettest.List) bool {
+		return l.Live && l.Health(device) == health
+	})
+}
+
+// await waits for a list that is as wanted, and returns it.
+func (h *host) await(p *process, what string, wanted func(kubelettest.List) bool) (kubelettest.List, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	go func() {
@@ -102,14 +116,12 @@ func (h *host) awaitList(p *process, devices int) (kubelettest.List, error) {
 		case <-ctx.Done():
 		}
 	}()
-	l, err := h.kubelet.WaitList(ctx, resource, func(l kubelettest.List) bool {
-		return l.Live && len(l.Devices) == devices
-	})
+	l, err := h.kubelet.WaitList(ctx, resource, wanted)
 	switch {
 	case !p.alive():
 		err = fmt.Errorf("the plugin has ended:\n%s", p.lastLines(3))
 	case err != nil:
-		err = fmt.Errorf("no list of %d devices within %v", devices, timeout)
+		err = fmt.Errorf("no %s within %v", what, timeout)
 	}
 	return l, err
 }

@@ -5,6 +5,10 @@
 // kubelet. It prints a table, and writes the table and a plot into the documentation.
 //
 //	compare -ours FILE -published FILE [-doc FILE] [-plot FILE]
+//	compare -ours FILE -observed [-doc FILE]
+//
+// With -observed it compares this plugin with itself: alone, and while a status page is open and
+// Prometheus scrapes it.
 //
 // Each plugin runs in a mount namespace of its own, in which /sys, /dev and
 // /var/lib/kubelet/device-plugins are those of the look-alike host: the published plugin has no
@@ -41,6 +45,18 @@ type settings struct {
 	idle            time.Duration
 	floor           string
 	doc, plot       string
+	observed        bool
+}
+
+// plugins returns what is compared.
+func (s *settings) plugins() []plugin {
+	if s.observed {
+		return []plugin{{name: "alone", program: s.ours}, {name: "observed", program: s.ours, observed: true}}
+	}
+	return []plugin{
+		{name: "this plugin", program: s.ours},
+		{name: "published plugin", program: s.published, args: []string{"-max-num-devices", "65536"}},
+	}
 }
 
 func run(args []string) error {
@@ -48,10 +64,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	plugins := []plugin{
-		{name: "this plugin", program: s.ours},
-		{name: "published plugin", program: s.published, args: []string{"-max-num-devices", "65536"}},
-	}
+	plugins := s.plugins()
 	var results []sizeResult
 	for _, n := range s.sizes {
 		r, err := measureSize(n, plugins, s)
@@ -74,7 +87,11 @@ func run(args []string) error {
 	}
 	fmt.Print("\n", text)
 	if s.doc != "" {
-		if err := replaceResults(s.doc, text); err != nil {
+		target := "bench-compare"
+		if s.observed {
+			target = "bench-observed"
+		}
+		if err := replaceResults(s.doc, target, text); err != nil {
 			return err
 		}
 	}
@@ -90,6 +107,7 @@ func parse(args []string) (*settings, error) {
 	flags.StringVar(&s.ours, "ours", "", "`program` of this project")
 	flags.StringVar(&s.published, "published", "", "`program` built from "+
 		"github.com/intel/intel-device-plugins-for-kubernetes/cmd/qat_plugin")
+	flags.BoolVar(&s.observed, "observed", false, "measure what it costs to look into the plugin")
 	sizes := flags.String("sizes", "16,64,256,1024,4096", "comma-separated `numbers` of VFs, multiples of 16")
 	flags.IntVar(&s.rounds, "rounds", 3, "how often each plugin takes its turn")
 	flags.DurationVar(&s.idle, "idle", 10*time.Second, "how long the idle plugin is measured in each round")
@@ -99,8 +117,8 @@ func parse(args []string) (*settings, error) {
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
-	if s.ours == "" || s.published == "" {
-		return nil, errors.New("-ours and -published are required; see -h")
+	if s.ours == "" || (s.published == "") != s.observed {
+		return nil, errors.New("-ours is required, and either -published or -observed; see -h")
 	}
 	for text := range strings.SplitSeq(*sizes, ",") {
 		n, err := strconv.Atoi(text)

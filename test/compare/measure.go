@@ -57,7 +57,7 @@ func measureSize(n int, plugins []plugin, s *settings) (sizeResult, error) {
 	for round := range s.rounds {
 		for i := range plugins {
 			fmt.Fprintf(os.Stderr, "compare: %d VFs, round %d of %d: %s\n", n, round+1, s.rounds, plugins[i].name)
-			ended, err := measure(h, &plugins[i], s.idle, r.samples[i])
+			ended, err := measure(h, &plugins[i], s, r.samples[i])
 			if err != nil {
 				return r, errors.Join(fmt.Errorf("%s: %w", plugins[i].name, err), h.close())
 			}
@@ -70,25 +70,29 @@ func measureSize(n int, plugins []plugin, s *settings) (sizeResult, error) {
 }
 
 // measure is one turn of a plugin. It reports whether the plugin ended by itself.
-func measure(h *host, p *plugin, idle time.Duration, s samples) (ended bool, err error) {
+func measure(h *host, p *plugin, s *settings, results samples) (ended bool, err error) {
 	if err := h.kubelet.Restart(); err != nil {
 		return false, err
 	}
-	running, err := p.start(h)
+	steps, args := comparison(s.idle), p.args
+	if s.observed {
+		o, err := newObserver()
+		if err != nil {
+			return false, err
+		}
+		defer func() { err = errors.Join(err, o.stop()) }()
+		steps = observation(s.idle, o, p.observed)
+		if p.observed {
+			args = append(args, "-http-address="+o.address)
+		}
+	}
+	running, err := p.start(h, args)
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, running.stop(), h.SetVFs(sparePF, 0)) }()
-	for _, step := range []func(*host, *process, samples) error{
-		measureStart,
-		func(_ *host, p *process, s samples) error { return measureIdle(p, idle, s) },
-		measureAllocate,
-		measureChanges,
-		measureStorm,
-		measureMemory,
-		measureRestart,
-	} {
-		if err := step(h, running, s); err != nil {
+	for _, step := range steps {
+		if err := step(h, running, results); err != nil {
 			if !running.alive() {
 				fmt.Fprintln(os.Stderr, "compare:", err)
 				return true, nil
@@ -97,6 +101,28 @@ func measure(h *host, p *plugin, idle time.Duration, s samples) (ended bool, err
 		}
 	}
 	return false, nil
+}
+
+// A step measures one or more rows.
+type step = func(*host, *process, samples) error
+
+// comparison returns the steps that compare two plugins.
+func comparison(idle time.Duration) []step {
+	return []step{
+		measureStart, measureIdle(idle), measureAllocate, measureChanges, measureStorm, measureMemory, measureRestart,
+	}
+}
+
+// observation returns the steps that measure what an observer costs. Without observed, nobody
+// looks.
+func observation(idle time.Duration, o *observer, observed bool) []step {
+	steps := []step{measureStart, measureIdle(idle), measureEvents, measureMemory}
+	if observed {
+		start := func(*host, *process, samples) error { o.start(); return nil }
+		end := func(*host, *process, samples) error { return o.stop() }
+		steps = append(slices.Insert(steps, 1, start), end)
+	}
+	return steps
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
@@ -109,19 +135,22 @@ func measureStart(h *host, p *process, s samples) error {
 	return err
 }
 
-func measureIdle(p *process, idle time.Duration, s samples) error {
-	time.Sleep(time.Second) // what the start left behind
-	before, err := p.usage()
-	if err != nil {
+// measureIdle returns a step that measures a plugin for this time while the host does not change.
+func measureIdle(idle time.Duration) step {
+	return func(_ *host, p *process, s samples) error {
+		time.Sleep(time.Second) // what the start left behind
+		before, err := p.usage()
+		if err != nil {
+			return err
+		}
+		time.Sleep(idle)
+		after, err := p.usage()
+		if err == nil {
+			s.add(rowIdleCPU, milliseconds(after.cpu-before.cpu)/idle.Seconds())
+			s.add(rowWakeups, float64(after.wakeups-before.wakeups)/idle.Seconds())
+		}
 		return err
 	}
-	time.Sleep(idle)
-	after, err := p.usage()
-	if err == nil {
-		s.add(rowIdleCPU, milliseconds(after.cpu-before.cpu)/idle.Seconds())
-		s.add(rowWakeups, float64(after.wakeups-before.wakeups)/idle.Seconds())
-	}
-	return err
 }
 
 func measureAllocate(h *host, _ *process, s samples) error {

@@ -22,6 +22,8 @@ type plugin struct {
 	name    string
 	program string
 	args    []string
+
+	observed bool // an observer looks into it
 }
 
 // childEnv holds the spec of the process that this program becomes in the mount namespace.
@@ -46,15 +48,15 @@ type process struct {
 	log     string
 }
 
-// start runs a plugin on a host. Its log goes to a file.
-func (p *plugin) start(h *host) (*process, error) {
+// start runs a plugin with these arguments on a host. Its log goes to a file.
+func (p *plugin) start(h *host, args []string) (*process, error) {
 	program, err := filepath.Abs(p.program)
 	if err != nil {
 		return nil, err
 	}
 	spec, err := json.Marshal(childSpec{
 		Sys: h.Sysfs(), Dev: h.Dev(), Kubelet: h.kubelet.Dir(),
-		Program: program, Args: append([]string{program}, p.args...),
+		Program: program, Args: append([]string{program}, args...),
 	})
 	if err != nil {
 		return nil, err

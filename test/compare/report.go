@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,11 +27,12 @@ const (
 	rowRestart    = "kubelet restart to the full list, ms"
 	rowAllocate   = "Allocate of 4 VFs, p50, ms"
 	rowMemory     = "resident memory, MiB"
+	rowEvent      = "VF unbound or bound, p50, ms"
 )
 
 var rows = []string{
 	rowStart, rowAdd, rowRemove, rowStormLists, rowStormLate, rowStormCPU,
-	rowIdleCPU, rowWakeups, rowRestart, rowAllocate, rowMemory,
+	rowIdleCPU, rowWakeups, rowRestart, rowAllocate, rowMemory, rowEvent,
 }
 
 // inTable reports whether the table shows a number of VFs. The plot shows all.
@@ -39,13 +41,16 @@ func inTable(vfs int) bool { return vfs == 64 || vfs == 256 || vfs == 1024 }
 // table returns the results as a Markdown table. A ratio is the last plugin's value by the first's.
 func table(results []sizeResult) string {
 	var b strings.Builder
-	b.WriteString("| VFs | measured | this plugin | published plugin | ratio |\n| --- | --- | --- | --- | --- |\n")
+	fmt.Fprintf(&b, "| VFs | measured | %s | ratio |\n| --- | --- | --- | --- | --- |\n",
+		strings.Join(results[0].plugins, " | "))
 	for _, r := range results {
 		if !inTable(r.vfs) && len(results) > 1 {
 			continue
 		}
 		for _, row := range rows {
-			fmt.Fprintf(&b, "| %d | %s | %s |\n", r.vfs, row, strings.Join(r.cells(row), " | "))
+			if r.has(row) {
+				fmt.Fprintf(&b, "| %d | %s | %s |\n", r.vfs, row, strings.Join(r.cells(row), " | "))
+			}
 		}
 		for i, n := range r.ends {
 			if n > 0 {
@@ -54,6 +59,11 @@ func table(results []sizeResult) string {
 		}
 	}
 	return b.String()
+}
+
+// has reports whether a row was measured.
+func (r *sizeResult) has(row string) bool {
+	return slices.ContainsFunc(r.samples, func(s samples) bool { return len(s[row]) > 0 })
 }
 
 func (r *sizeResult) cells(row string) []string {
@@ -87,13 +97,18 @@ func number(x float64) string {
 func conditions(s *settings) string {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
-	return fmt.Sprintf(`
-Medians of %d rounds on %d CPUs (%s), Linux %s, %s.
-The plugins took turns on the same look-alike host, both with their default flags, except for
+	text := fmt.Sprintf("\nMedians of %d rounds on %d CPUs (%s), Linux %s, %s.\n",
+		s.rounds, runtime.NumCPU(), processor(), unix.ByteSliceToString(u.Release[:]), runtime.Version())
+	if s.observed {
+		return text + fmt.Sprintf(`The plugin ran alone, and then with -http-address, an open status page and a scrape every %v, in
+turns on the same look-alike host. A VF was unbound or bound %d times in each round, with %v
+between two changes. Idle was measured for %v in each round.
+`, scrapeInterval, eventChanges, eventPause, s.idle)
+	}
+	return text + fmt.Sprintf(`The plugins took turns on the same look-alike host, both with their default flags, except for
 -max-num-devices=65536 of the published plugin. A storm adds and removes %d VFs, 16 at a time.
 Idle was measured for %v in each round.
-`, s.rounds, runtime.NumCPU(), processor(), unix.ByteSliceToString(u.Release[:]), runtime.Version(),
-		stormChanges/2, s.idle)
+`, stormChanges/2, s.idle)
 }
 
 // processor returns the name of the machine's processor.
@@ -134,23 +149,22 @@ func floorTable(output string) (string, error) {
 	return b.String(), nil
 }
 
-// The markers between which replaceResults writes.
-const (
-	beginMarker = "<!-- results: written by make bench-compare -->\n"
-	endMarker   = "<!-- end of the results -->\n"
-)
+// markers returns the lines of a Markdown file between which a make target writes its results.
+func markers(target string) (begin, end string) {
+	return "<!-- results: written by make " + target + " -->\n", "<!-- end of the results -->\n"
+}
 
-// replaceResults replaces the part of a Markdown file between the markers.
-func replaceResults(file, text string) error {
+// replaceResults replaces the part of a Markdown file between the markers of a make target.
+func replaceResults(file, target, text string) error {
+	begin, end := markers(target)
 	old, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	before, rest, ok1 := strings.Cut(string(old), beginMarker)
-	_, after, ok2 := strings.Cut(rest, endMarker)
+	before, rest, ok1 := strings.Cut(string(old), begin)
+	_, after, ok2 := strings.Cut(rest, end)
 	if !ok1 || !ok2 {
-		return fmt.Errorf("%s has no lines %q and %q", file,
-			strings.TrimSpace(beginMarker), strings.TrimSpace(endMarker))
+		return fmt.Errorf("%s has no lines %q and %q", file, strings.TrimSpace(begin), strings.TrimSpace(end))
 	}
-	return os.WriteFile(file, []byte(before+beginMarker+"\n"+text+"\n"+endMarker+after), 0o644)
+	return os.WriteFile(file, []byte(before+begin+"\n"+text+"\n"+end+after), 0o644)
 }
