@@ -15,8 +15,8 @@ import (
 // audit has found drift, a recording of what led to the first drift comes first. [Replay] reads the
 // result.
 //
-// It does not wait for the event loop, so it also works while the kernel blocks the loop. It
-// returns an error if nothing is recorded.
+// WriteRecording does not wait for the event loop, so it also works while the kernel blocks the
+// loop. The events of the last 2 ms can be missing. It returns an error if nothing is recorded.
 func (p *Plugin) WriteRecording(ctx context.Context, w io.Writer) error {
 	switch {
 	case p.config.Mode == ModeKernel:

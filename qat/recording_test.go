@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -54,6 +55,15 @@ func TestRecordingOfARunningPlugin(t *testing.T) {
 	must(t, h.AddPF(lookalike.PF{Address: pfB, Services: "dc"}))
 	must(t, h.SetVFs(pfB, 2))
 	r.becomes(map[string][]string{"cy": h.VFs(pfA), "dc": h.VFs(pfB)})
+	vf := h.VFs(pfB)[0]
+	isEvent := func(e *status.Event) bool { return e.Action == "add" && e.Device == vf }
+	isIn := func(e status.Event) bool { return isEvent(&e) }
+	for end := time.Now().Add(timeout); !slices.ContainsFunc(config.Journal.Since(0), isIn); {
+		if time.Now().After(end) {
+			t.Fatalf("the journal does not have the event of %s", vf)
+		}
+		time.Sleep(time.Millisecond)
+	}
 	var text bytes.Buffer
 	must(t, r.WriteRecording(t.Context(), &text))
 	replayed, err := Replay(&text)
@@ -70,9 +80,8 @@ func TestRecordingOfARunningPlugin(t *testing.T) {
 		t.Errorf("lists after the replay (-want +got):\n%s", diff)
 	}
 	// The add event of a VF comes before the step that it led to.
-	vf := h.VFs(pfB)[0]
 	event := slices.IndexFunc(recording.Entries, func(e dpdk.RecordedEntry) bool {
-		return e.Event != nil && e.Event.Action == "add" && e.Event.Device == vf
+		return e.Event != nil && isEvent(e.Event)
 	})
 	step := slices.IndexFunc(recording.Entries, func(e dpdk.RecordedEntry) bool {
 		return e.Event == nil && strings.Contains(e.Step.Cause, vf)

@@ -448,3 +448,34 @@ func TestConcurrentUse(t *testing.T) {
 		b.Wait()
 	})
 }
+
+func TestResultsOfTriesAreCounted(t *testing.T) {
+	inBubble(t, func(b *testBinder) {
+		want := map[string]uint64{"bound": 0, "failed": 0, "reserved": 0, "lost": 0}
+		check := func(result string) {
+			t.Helper()
+			want[result]++
+			if diff := cmp.Diff(want, b.Results()); diff != "" {
+				t.Errorf("results (-want +got):\n%s", diff)
+			}
+		}
+		b.vf.Driver = ""
+		b.sysfs.setFailure(probe, errRefused)
+		b.bind()
+		check("failed")
+		b.sysfs.setFailure(probe, nil)
+		b.sysfs.put(override, "uio_pci_generic")
+		b.bindWhenDue()
+		check("reserved")
+		b.sysfs.put(override, "")
+		b.bindWhenDue()
+		b.Bound(b.vf.Address, time.Now())
+		b.Bound(b.vf.Address, time.Now()) // each time it is found bound
+		check("bound")
+		b.bind()
+		check("lost")
+		b.bindWhenDue()
+		b.bindUntilGivenUp()
+		check("failed")
+	})
+}

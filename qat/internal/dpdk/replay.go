@@ -212,7 +212,7 @@ func (p *player) step(line *stepLine, d *decoder) {
 		return l.pf, l.hasPF
 	}
 	before := p.assignment.tree
-	p.assignment.apply(decisions, asked, pfOf, line.Time)
+	p.compareBinds(p.assignment.apply(decisions, asked, pfOf, line.Time), line.Binds)
 	changes := encodeChanges(p.assignment.entries())
 	if !slices.Equal(changes, line.Changes) {
 		p.differ("the lists changed by %+v, recorded is %+v", changes, line.Changes)
@@ -246,6 +246,22 @@ func (p *player) compareDecisions(decisions []decision, recorded []decisionJSON)
 		if now := encodeDecision(&decisions[i]); !reflect.DeepEqual(now, recorded[i]) {
 			p.differ("%s: decided to %s, recorded is %s", decisions[i].vf, asText(now), asText(recorded[i]))
 		}
+	}
+}
+
+// compareBinds compares the VFs that must be bound with those that are recorded.
+func (p *player) compareBinds(chosen []decision, recorded []bindJSON) {
+	var now, before []string
+	for _, d := range chosen {
+		now = append(now, d.vf.String())
+	}
+	for _, b := range recorded {
+		before = append(before, b.VF)
+	}
+	slices.Sort(now)
+	slices.Sort(before)
+	if !slices.Equal(now, before) {
+		p.differ("the VFs to bind are %v, recorded is %v", now, before)
 	}
 }
 
