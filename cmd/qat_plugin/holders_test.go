@@ -5,12 +5,19 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"qatplugin/internal/status"
 )
 
 // fakeKubelet answers which pods hold devices.
@@ -144,4 +151,44 @@ func TestNoCacheWithoutAKubelet(t *testing.T) {
 	if h := newHolderCache(nil, func() {}); h != nil {
 		t.Errorf("%v, want nil", h)
 	}
+}
+
+// podResources is the kubelet's PodResources API, of a node with one pod.
+type podResources struct {
+	podresourcesapi.UnimplementedPodResourcesListerServer
+	device string // that the pod holds
+}
+
+func (p *podResources) List(
+	context.Context, *podresourcesapi.ListPodResourcesRequest,
+) (*podresourcesapi.ListPodResourcesResponse, error) {
+	return &podresourcesapi.ListPodResourcesResponse{PodResources: []*podresourcesapi.PodResources{{
+		Namespace: "default",
+		Name:      "web",
+		Containers: []*podresourcesapi.ContainerResources{{
+			Devices: []*podresourcesapi.ContainerDevices{{ResourceName: resource, DeviceIds: []string{p.device}}},
+		}},
+	}}}, nil
+}
+
+func TestStatusNamesThePodThatHoldsAVF(t *testing.T) {
+	socket := filepath.Join(shortDir(t), "kubelet.sock")
+	l, err := net.Listen("unix", socket)
+	must(t, err)
+	server := grpc.NewServer()
+	podresourcesapi.RegisterPodResourcesListerServer(server, &podResources{device: vf})
+	served := make(chan error)
+	go func() { served <- server.Serve(l) }()
+	defer func() {
+		server.Stop()
+		must(t, <-served)
+	}()
+	r := startStatus(t, "-pod-resources-socket", socket)
+	defer r.stop()
+	addVF(t, r.host)
+	awaitVF(t, r.kubelet)
+	s := openStream(t, r.client(false), "")
+	defer s.close()
+	held := func(f status.VF) bool { return f.Address == vf && f.Holder == "default/web" }
+	await(s, status.MessageSnapshot, func(s status.Snapshot) bool { return slices.ContainsFunc(s.VFs, held) })
 }
