@@ -102,6 +102,8 @@ func TestDescribe(t *testing.T) {
 			"PF 0000:6b:00.0", "Health        healthy", "2 of its 5 VFs can be allocated.",
 			"qatctl list --pf 0000:6b:00.0", "Services      sym;asym", "VFs           5 of 16",
 			"Heartbeat     good; 77 good, 1 failed; last 2026-05-06 12:29:58 (2s ago)",
+			"RAS errors    2 correctable", "Firmware      1534567 requests, 1534560 responses",
+			"Bandwidth     1.2Gb/s in, 46Mb/s out", "Latency       12.3µs", "Utilization   ucs 96%, pke 12%",
 		},
 		"e8:00.0": {
 			"Health        unhealthy", "it failed its heartbeat", "down, then up > /sys/bus/pci/devices/0000:e8:00.0/",

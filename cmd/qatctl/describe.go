@@ -61,7 +61,10 @@ func (a *app) describe(ctx context.Context, names []string, output string, check
 		}
 		list = append(list, describe(s, address))
 	}
-	a.addEvents(ctx, s, list)
+	if !s.Started.IsZero() { // a plugin runs
+		a.addEvents(ctx, list)
+		a.addTelemetry(ctx, list)
+	}
 	if output != "" {
 		if err := a.print(output, list); err != nil {
 			return err
@@ -81,10 +84,7 @@ func (a *app) describe(ctx context.Context, names []string, output string, check
 }
 
 // addEvents adds the last events of each function, if the plugin has them.
-func (a *app) addEvents(ctx context.Context, s *status.Snapshot, list []*description) {
-	if s.Started.IsZero() { // no plugin runs
-		return
-	}
+func (a *app) addEvents(ctx context.Context, list []*description) {
 	const all = 10_000 // more than a journal keeps
 	var events []status.Event
 	if a.ask(ctx, func(ctx context.Context, c *statusclient.Client) (err error) {
@@ -101,6 +101,25 @@ func (a *app) addEvents(ctx context.Context, s *status.Snapshot, list []*descrip
 			}
 		}
 		d.Events = d.Events[max(0, len(d.Events)-maxEvents):]
+	}
+}
+
+// addTelemetry adds the counters of each PF, if the plugin can read them.
+func (a *app) addTelemetry(ctx context.Context, list []*description) {
+	if !slices.ContainsFunc(list, func(d *description) bool { return d.PF != nil }) {
+		return
+	}
+	var telemetry []status.Telemetry
+	if a.ask(ctx, func(ctx context.Context, c *statusclient.Client) (err error) {
+		telemetry, err = c.Telemetry(ctx)
+		return err
+	}) != nil {
+		return // the facts are there
+	}
+	for _, d := range list {
+		if d.PF != nil {
+			d.Telemetry = findTelemetry(telemetry, d.PF.Address)
+		}
 	}
 }
 
@@ -151,6 +170,7 @@ func (a *app) printDescription(s *status.Snapshot, d *description) {
 		explain()
 		a.printf("\n")
 		a.pfFacts(s, d.PF)
+		a.telemetryFacts(d.Telemetry)
 	}
 	if len(d.Events) > 0 {
 		a.printf("\n  Last events:\n")
@@ -200,4 +220,51 @@ func (a *app) pfFacts(s *status.Snapshot, p *status.PF) {
 	if r := provisionedPF(s, p.Address); r != nil {
 		a.facts("Rule", r.Rule, "Provisioning", strings.TrimSuffix(r.State+": "+r.Reason, ": "))
 	}
+}
+
+// telemetryFacts prints the counters of a PF.
+func (a *app) telemetryFacts(t *status.Telemetry) {
+	if t == nil {
+		return
+	}
+	a.facts(
+		"RAS errors", counts(t.RAS, "correctable", "nonfatal", "fatal"),
+		"PCIe errors", counts(t.AER, "correctable", "nonfatal", "fatal"),
+	)
+	if t.CompressErrors != nil {
+		a.fact("CNV errors", strconv.FormatUint(sum(t.CompressErrors), 10), plain)
+	}
+	if len(t.Firmware) > 0 {
+		requests, responses := uint64(0), uint64(0)
+		for _, e := range t.Firmware {
+			requests, responses = requests+e.Requests, responses+e.Responses
+		}
+		a.fact("Firmware", fmt.Sprintf("%d requests, %d responses", requests, responses), plain)
+	}
+	if d := t.Device; d != nil {
+		cells := deviceCells(t)
+		a.facts(
+			"Bandwidth", cells[0].text+" in, "+cells[1].text+" out",
+			"Latency", cells[2].text,
+			"Utilization", utilizations(d.Utilization, len(d.Utilization)),
+		)
+	}
+}
+
+// counts returns the numbers with these names, or "" if there are none.
+func counts(numbers map[string]uint64, names ...string) string {
+	var texts []string
+	for _, name := range names {
+		if n, ok := numbers[name]; ok {
+			texts = append(texts, fmt.Sprintf("%d %s", n, name))
+		}
+	}
+	return strings.Join(texts, ", ")
+}
+
+func sum(numbers map[string]uint64) (n uint64) {
+	for _, number := range numbers {
+		n += number
+	}
+	return n
 }

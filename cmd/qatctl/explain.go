@@ -125,6 +125,8 @@ type description struct {
 	Explanation string         `json:"explanation"` // why it is listed, or why not
 	Advice      string         `json:"advice,omitempty"`
 	Events      []status.Event `json:"events,omitempty"` // the last ones of this function, the oldest first
+
+	Telemetry *status.Telemetry `json:"telemetry,omitempty"` // of a PF
 }
 
 // describe describes the function at an address, which exists.

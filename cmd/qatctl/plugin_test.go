@@ -140,8 +140,11 @@ func newTelemetry() []status.Telemetry {
 				BandwidthOut:  45_600_000,
 				GetPutLatency: 0.0000123,
 			},
-			Firmware: []status.EngineCounters{{Engine: "AE0", Requests: 1_500_000}, {Engine: "AE1", Requests: 34_567}},
-			RAS:      map[string]uint64{"correctable": 2},
+			Firmware: []status.EngineCounters{
+				{Engine: "AE0", Requests: 1_500_000, Responses: 1_499_999},
+				{Engine: "AE1", Requests: 34_567, Responses: 34_561},
+			},
+			RAS: map[string]uint64{"correctable": 2},
 		},
 		{Address: "0000:e8:00.0", Time: now, Firmware: []status.EngineCounters{{Engine: "AE0", Requests: 7}}},
 	}

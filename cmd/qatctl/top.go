@@ -186,14 +186,19 @@ func busiest(t *status.Telemetry) cell {
 		return cell{"-", plain}
 	}
 	all := t.Device.Utilization
+	return cell{utilizations(all, 2), loadColor(slices.Max(slices.Collect(maps.Values(all))))}
+}
+
+// utilizations returns the highest of the utilizations by type of slice, at most n.
+func utilizations(all map[string]float64, n int) string {
 	names := slices.SortedFunc(maps.Keys(all), func(x, y string) int {
 		return cmp.Or(cmp.Compare(all[y], all[x]), cmp.Compare(x, y))
 	})
 	texts := []string{}
-	for _, name := range names[:min(2, len(names))] {
+	for _, name := range names[:min(n, len(names))] {
 		texts = append(texts, fmt.Sprintf("%s %.0f%%", name, all[name]))
 	}
-	return cell{strings.Join(texts, ", "), loadColor(all[names[0]])}
+	return strings.Join(texts, ", ")
 }
 
 func deviceCells(t *status.Telemetry) []cell {
@@ -223,13 +228,7 @@ func requestCells(now, before *status.Telemetry, rate bool) []cell {
 			requests = quantity(float64(sumRequests(now)-sumRequests(before)) / seconds)
 		}
 	}
-	var failures uint64
-	for _, n := range now.CompressErrors {
-		failures += n
-	}
-	for _, n := range now.RAS {
-		failures += n
-	}
+	failures := sum(now.CompressErrors) + sum(now.RAS)
 	c := plain
 	if failures > 0 {
 		c = red
