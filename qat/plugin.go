@@ -31,7 +31,7 @@ type Plugin struct {
 	preference *policy.Preference
 	telemetry  *telemetry.Reader
 	collection *telemetry.Switch // keeps the telemetry of PFs on; nil: it is left alone
-	recorder   *dpdk.Recorder // nil: nothing is recorded
+	recorder   *dpdk.Recorder    // nil: nothing is recorded
 	loop       *hostwatch.Loop
 
 	provisioning *hostwatch.Loop // nil: no PF is provisioned
