@@ -953,7 +953,7 @@ function nearest(from, dx, dy) {
     if (along < 4) continue;
     const gap = dx ? between(start.top, start.bottom, box.top, box.bottom)
       : between(start.left, start.right, box.left, box.right);
-    const cost = along + 6 * gap + 0.1 * Math.abs(dx ? down : right);
+    const cost = along + 6 * gap + 0.1 * Math.abs(dx ? box.top - start.top : box.left - start.left);
     if (cost < bestCost) [best, bestCost] = [item, cost];
   }
   return best;
@@ -1186,7 +1186,8 @@ function eventMatches(event) {
   return !eventView.text || JSON.stringify(event).toLowerCase().includes(eventView.text);
 }
 
-// renderEvents adds the events since the last call on top of the list.
+// renderEvents adds the events since the last call on top of the list. The first of them may belong
+// to the row that is on top.
 function renderEvents() {
   const list = $("events");
   const next = state.events.filter((event) => event.seq > eventView.shown);
@@ -1196,15 +1197,23 @@ function renderEvents() {
   }
   setText($("pause"), eventView.paused ? "Resume" : "Pause");
   if (next.length) eventView.shown = next.at(-1).seq;
-  const items = joinEvents(next.filter(eventMatches)).slice(-maxEventRows).reverse().map(eventItem);
-  if (items.length) list.prepend(...items);
+  if (next.some(eventMatches)) {
+    const top = list.firstChild;
+    const from = Number(top?.dataset.seq ?? 0);
+    const rows = joinEvents(state.events.filter((event) => event.seq >= from && eventMatches(event)));
+    if (top && rows[0].seq === from) {
+      const event = rows.shift();
+      if ((event.devices?.length ?? 0) > Number(top.dataset.devices)) top.replaceWith(eventItem(event));
+    }
+    list.prepend(...rows.slice(-maxEventRows).reverse().map(eventItem));
+  }
   while (list.children.length > maxEventRows) list.lastChild.remove();
   $("no-events").hidden = list.children.length > 0;
   setText($("no-events"), state.events.length ? "No event matches the filter." : "Nothing has happened yet.");
 }
 
 // joinEvents makes one event of those that follow one another within a second and differ only in
-// the device, such as of all VFs of a PF.
+// the device, such as of all VFs of a PF. It has the number of the first of them.
 function joinEvents(events) {
   const joined = [];
   let first = { key: "", at: 0 };
@@ -1244,7 +1253,7 @@ function eventItem(event) {
     add(event.text);
     led = "";
   }
-  return h("li", { "data-kind": event.kind },
+  return h("li", { "data-kind": event.kind, "data-seq": event.seq, "data-devices": devices.length },
     h("div", { class: "at" }, h("span", { class: "kind" }, kindName(event.kind)), timeElement(event.time)),
     h("div", {}, what, led && h("span", { class: "led" }, led), event.err && h("span", { class: "err" }, event.err)));
 }
