@@ -210,7 +210,9 @@ func (s *server) statusz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), snapshotTimeout)
 	defer cancel()
 	snapshot := s.config.Source.Snapshot(ctx)
-	render(w, r, snapshot, func(w io.Writer) { writeText(w, snapshot) })
+	render(w, r, snapshot, func(w io.Writer) {
+		writeText(w, snapshot, s.config.Source.Journal().Since(0))
+	})
 }
 
 func (s *server) flagz(w http.ResponseWriter, r *http.Request) {

@@ -17,12 +17,17 @@ import (
 	"qatplugin/internal/status"
 )
 
-// writeText writes a snapshot for people: what is wrong comes first.
-func writeText(w io.Writer, s *status.Snapshot) {
+// maxFailures is the number of past failures that the text names.
+const maxFailures = 10
+
+// writeText writes a snapshot for people, and what has failed among the events. What is wrong comes
+// first.
+func writeText(w io.Writer, s *status.Snapshot, events []status.Event) {
 	t := &text{w: w, snapshot: s}
 	t.header()
 	t.problems()
 	t.skipped()
+	t.failures(events)
 	t.resources()
 	t.pfs()
 	t.vfs()
@@ -164,6 +169,26 @@ func (t *text) skipped() {
 	tab := t.section("NOT LISTED")
 	for _, row := range byReason(reasons, "", "devices") {
 		tab.row(strings.TrimSpace(row[0]), row[1])
+	}
+	tab.end()
+}
+
+// failures writes the newest events that are failures, the newest first.
+func (t *text) failures(events []status.Event) {
+	var list []status.Event
+	for _, e := range slices.Backward(events) {
+		if e.Err != "" || e.Kind == status.KindDrift || e.Kind == status.KindResync {
+			list = append(list, e)
+		}
+	}
+	if len(list) == 0 {
+		return
+	}
+	tab := t.section("PAST FAILURES", "WHEN", "WHAT", "OF", "REASON")
+	for _, e := range list[:min(len(list), maxFailures)] {
+		of := cmp.Or(e.Resource, e.Device, e.Loop)
+		reason := strings.TrimSuffix(e.Text+": "+e.Err, ": ")
+		tab.row(t.ago(&e.Time), e.Kind, of, strings.TrimPrefix(reason, ": "))
 	}
 	tab.end()
 }

@@ -57,6 +57,19 @@ func example() *status.Snapshot {
 	}
 }
 
+var exampleEvents = []status.Event{
+	{Time: *before(3 * time.Hour), Kind: status.KindResync, Loop: "devices", Text: "the socket's buffer was full"},
+	{Time: *before(2 * time.Hour), Kind: status.KindChange, Resource: "cy", Device: "0000:6b:00.1", Text: "added"},
+	{
+		Time: *before(time.Minute), Kind: status.KindAllocation, Resource: "qat.intel.com/cy",
+		Err: "0000:6b:00.1 has gone",
+	},
+	{
+		Time: *before(time.Second), Kind: status.KindKubelet, Resource: "qat.intel.com/cy",
+		Text: "the registration failed", Err: "refused",
+	},
+}
+
 // TestProblemsComeFirst shows all sections. Its expectation was written by hand from the example.
 func TestProblemsComeFirst(t *testing.T) {
 	const want = `QAT device plugin v1.2.3, mode dpdk, node worker-1
@@ -70,6 +83,12 @@ PROBLEMS
 
 NOT LISTED
   0000:6b:00.3  hidden by -max-num-devices=2
+
+PAST FAILURES
+  WHEN      WHAT        OF                REASON
+  1s ago    kubelet     qat.intel.com/cy  the registration failed: refused
+  1m0s ago  allocation  qat.intel.com/cy  0000:6b:00.1 has gone
+  3h0m ago  resync      devices           the socket's buffer was full
 
 RESOURCES
   NAME              DEVICES  HEALTHY  KUBELET  STREAMS  LISTS  LAST LIST  ALLOCATED  FAILED CALLS
@@ -97,7 +116,7 @@ SINCE THE START
   attempts to bind   2 bound, 1 failed
 `
 	var text bytes.Buffer
-	writeText(&text, example())
+	writeText(&text, example(), exampleEvents)
 	if diff := cmp.Diff(want, text.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -111,8 +130,9 @@ func TestTextOfAHealthyHostNamesNoProblem(t *testing.T) {
 		VFs:          []status.VF{{Address: "0000:6b:00.1", State: status.StateListed}},
 		Processes:    []status.Process{{ID: "SSL_dev0_0", Health: status.Healthy}},
 		Provisioning: &status.Provisioning{PFs: []status.ProvisionedPF{{State: status.ProvisioningDone}}},
-	})
-	if !strings.Contains(text.String(), "\nNo problems.\n") || strings.Contains(text.String(), "PROBLEMS") {
+	}, []status.Event{{Kind: status.KindList}})
+	if !strings.Contains(text.String(), "\nNo problems.\n") || strings.Contains(text.String(), "PROBLEMS") ||
+		strings.Contains(text.String(), "FAILURES") {
 		t.Errorf("the text names problems:\n%s", &text)
 	}
 }
@@ -143,10 +163,25 @@ func TestEachProblemIsNamed(t *testing.T) {
 		},
 	} {
 		var text bytes.Buffer
-		writeText(&text, &tt.snapshot)
+		writeText(&text, &tt.snapshot, nil)
 		if !strings.Contains(text.String(), "\nPROBLEMS\n"+tt.want) {
 			t.Errorf("no %q in:\n%s", tt.want, &text)
 		}
+	}
+}
+
+func TestOnlyTheNewestFailuresAreNamed(t *testing.T) {
+	var events []status.Event
+	for range maxFailures + 5 {
+		events = append(events, status.Event{Kind: status.KindDrift, Device: "old"})
+	}
+	for range maxFailures {
+		events = append(events, status.Event{Kind: status.KindDrift, Device: "new"})
+	}
+	var text bytes.Buffer
+	writeText(&text, &status.Snapshot{}, events)
+	if old, got := strings.Count(text.String(), " old"), strings.Count(text.String(), " new"); old != 0 || got != 10 {
+		t.Errorf("%d old failures and %d new ones, want 0 and 10:\n%s", old, got, &text)
 	}
 }
 
