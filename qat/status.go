@@ -15,6 +15,7 @@ import (
 func (p *Plugin) Status(ctx context.Context, s *status.Snapshot) {
 	s.Mode = p.config.Mode
 	s.PFs, s.VFs, s.Processes = []status.PF{}, []status.VF{}, []status.Process{}
+	s.Counters.Binds = map[string]uint64{}
 	p.loop.AddStatus(ctx, s)
 	p.loop.AddCounters(&s.Counters)
 	if p.provisioning != nil {

@@ -20,6 +20,10 @@
 // being removed is recognized by its earlier state. Third, health depends on past heartbeats,
 // counters and PCI errors, which sysfs does not show (package health).
 //
+// What the third step does follows from the facts, and from the state before it. A [Recorder] keeps
+// both, and [Replay] repeats the second and third step on them (recorder.go, recording.go,
+// replay.go).
+//
 // [Allocator.Withdraw] takes the VFs of a PF out of use, for a caller that is about to change the
 // PF (withdraw.go).
 package dpdk

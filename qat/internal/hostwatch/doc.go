@@ -16,4 +16,8 @@
 // At the start, and after each loss, the loop asks the kernel for a uevent and
 // waits for it. While uevents do not arrive, a source is not open, a directory
 // cannot be watched or the host cannot be read, audits run every 30 seconds.
+//
+// Any goroutine can see what a loop knows. [Loop.AddStatus] has the loop copy its state while it is
+// idle, [Loop.AddCounters] reads counters, and the Journal of the [Config] gets what each turn did.
+// The loop waits for none of these readers.
 package hostwatch
