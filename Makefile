@@ -80,8 +80,8 @@ bench-compare: build ## measure beside Intel's plugin, for docs/performance.* (P
 
 .PHONY: screenshots
 screenshots: ## write docs/images, and the outputs in docs/qatctl.md (needs Debian's chromium and fonts-inter)
-	go test -count=1 -run '^TestDocumentShowsRealOutput$$' ./cmd/qatctl -update
 	@mkdir -p docs/images
+	go test -count=1 -run '^TestDocumentShowsRealOutput$$' ./cmd/qatctl -update
 	go -C test/browser test -count=1 -run '^TestScreenshots$$' . -args -images "$(CURDIR)/docs/images"
 
 .PHONY: bench-observed

@@ -23,7 +23,8 @@ import (
 )
 
 // update makes TestDocumentShowsRealOutput write the outputs into the document.
-var update = flag.Bool("update", false, "write the outputs of the commands into docs/qatctl.md")
+var update = flag.Bool("update", false,
+	"write the outputs of the commands into docs/qatctl.md, and docs/images/qatctl.svg")
 
 const document = "../../docs/qatctl.md"
 
@@ -132,12 +133,24 @@ func TestDocumentShowsRealOutput(t *testing.T) {
 	}
 	if *update {
 		must(t, os.WriteFile(path, []byte(got.String()), 0o644))
+		must(t, os.WriteFile(filepath.Join(filepath.Dir(path), "images/qatctl.svg"), []byte(p.picture(t)), 0o644))
 		return
 	}
 	lines := func(text string) []string { return strings.Split(normalize(text), "\n") }
 	if diff := cmp.Diff(lines(string(text)), lines(got.String())); diff != "" {
 		t.Errorf("run make screenshots (-document +printed):\n%s", diff)
 	}
+}
+
+// picture returns a picture of a terminal in which commands of the document run.
+func (p *program) picture(t *testing.T) string {
+	t.Helper()
+	var text strings.Builder
+	for _, command := range []string{"list", "describe 6b:00.2", "top"} {
+		words := append(strings.Fields(command), "--color", "always")
+		fmt.Fprintf(&text, "%s$ qatctl %s%s\n%s\n", bold, command, reset, p.qatctl(t, words...).ok(t).stdout)
+	}
+	return picture(text.String())
 }
 
 // documented runs a command of the document and returns what it prints, with the paths of a real
