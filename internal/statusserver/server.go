@@ -9,7 +9,6 @@
 package statusserver
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,8 +48,8 @@ const (
 	snapshotTimeout  = time.Second
 	telemetryTimeout = 2 * time.Second
 
-	// maxInProgress is the number of requests that may read the status at the same time. Clients of
-	// /events do not count.
+	// maxInProgress is the number of requests that may read the status at the same time. Clients
+	// that follow /events have a limit of their own.
 	maxInProgress = 4
 
 	// sendTimeout limits how long a client may take to receive a part of a long answer.
@@ -73,7 +73,7 @@ func New(c Config) http.Handler {
 	s.handle("/metrics", "metrics for Prometheus", c.Metrics)
 	s.handle("/statusz", "all that the plugin knows, as text or with ?format=json", s.limited(s.statusz))
 	s.handle("/flagz", "the values of the flags, as text or with ?format=json", http.HandlerFunc(s.flagz))
-	s.handle("/events", "what happens, as server-sent events", s.events)
+	s.handle("/events", "what happens, as server-sent events", http.HandlerFunc(s.follow))
 	s.handle("/telemetry", "the counters of each PF, as JSON", s.limited(s.telemetry))
 	s.handle("/debug/recording", "what the recorder holds, as lines of JSON", s.limited(s.recording))
 	if c.Profiling {
@@ -84,7 +84,7 @@ func New(c Config) http.Handler {
 			s.mux.Handle("/debug/pprof/"+name, f)
 		}
 	}
-	s.handle("/{$}", "", c.Page)
+	s.handle("/{$}", "the page for people", c.Page)
 	s.mux.HandleFunc("/", s.notFound)
 	return s
 }
@@ -107,10 +107,7 @@ func (s *server) handle(pattern, what string, h http.Handler) {
 		return
 	}
 	s.mux.Handle(pattern, h)
-	s.paths = append(s.paths, path{
-		name: strings.TrimSuffix(pattern, "{$}"),
-		what: cmp.Or(what, "the page for people"),
-	})
+	s.paths = append(s.paths, path{name: strings.TrimSuffix(pattern, "{$}"), what: what})
 }
 
 // ServeHTTP serves all paths.
@@ -221,6 +218,14 @@ func (s *server) flagz(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s=%s\n", name, s.config.Flags[name])
 		}
 	})
+}
+
+func (s *server) follow(w http.ResponseWriter, r *http.Request) {
+	var h http.Handler = s.events
+	if follow, err := strconv.ParseBool(r.URL.Query().Get("follow")); err == nil && !follow {
+		h = s.limited(s.events.ServeHTTP)
+	}
+	h.ServeHTTP(w, r)
 }
 
 func (s *server) telemetry(w http.ResponseWriter, r *http.Request) {

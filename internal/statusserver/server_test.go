@@ -294,7 +294,7 @@ func TestNumberOfRequestsInProgressIsLimited(t *testing.T) {
 		requests.Go(func() { get(h, "GET", "/debug/recording") })
 		<-begun
 	}
-	for _, path := range []string{"/statusz", "/telemetry", "/debug/recording"} {
+	for _, path := range []string{"/statusz", "/telemetry", "/debug/recording", "/events?follow=false"} {
 		if w := get(h, "GET", path); w.Code != 503 || w.Header().Get("Retry-After") == "" {
 			t.Errorf("%s: status %d, want 503: %s", path, w.Code, w.Body)
 		}
