@@ -7,8 +7,8 @@
 //	compare -ours FILE -published FILE [-doc FILE] [-plot FILE]
 //	compare -ours FILE -observed [-doc FILE]
 //
-// With -observed it compares this plugin with itself: alone, and while a status page is open and
-// Prometheus scrapes it.
+// With -observed it compares this plugin with itself: without and with an address at which it can be
+// looked into, and while a status page is open and Prometheus scrapes it.
 //
 // Each plugin runs in a mount namespace of its own, in which /sys, /dev and
 // /var/lib/kubelet/device-plugins are those of the look-alike host: the published plugin has no
@@ -51,7 +51,11 @@ type settings struct {
 // plugins returns what is compared.
 func (s *settings) plugins() []plugin {
 	if s.observed {
-		return []plugin{{name: "alone", program: s.ours}, {name: "observed", program: s.ours, observed: true}}
+		return []plugin{
+			{name: "closed", program: s.ours},
+			{name: "open", program: s.ours, serves: true},
+			{name: "observed", program: s.ours, serves: true, observed: true},
+		}
 	}
 	return []plugin{
 		{name: "this plugin", program: s.ours},

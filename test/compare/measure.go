@@ -82,7 +82,7 @@ func measure(h *host, p *plugin, s *settings, results samples) (ended bool, err 
 		}
 		defer func() { err = errors.Join(err, o.stop()) }()
 		steps = observation(s.idle, o, p.observed)
-		if p.observed {
+		if p.serves {
 			args = append(args, "-http-address="+o.address)
 		}
 	}

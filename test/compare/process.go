@@ -23,6 +23,7 @@ type plugin struct {
 	program string
 	args    []string
 
+	serves   bool // with -http-address
 	observed bool // an observer looks into it
 }
 

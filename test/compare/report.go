@@ -41,8 +41,8 @@ func inTable(vfs int) bool { return vfs == 64 || vfs == 256 || vfs == 1024 }
 // table returns the results as a Markdown table. A ratio is the last plugin's value by the first's.
 func table(results []sizeResult) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| VFs | measured | %s | ratio |\n| --- | --- | --- | --- | --- |\n",
-		strings.Join(results[0].plugins, " | "))
+	fmt.Fprintf(&b, "| VFs | measured | %s | ratio |\n| --- | --- |%s --- |\n",
+		strings.Join(results[0].plugins, " | "), strings.Repeat(" --- |", len(results[0].plugins)))
 	for _, r := range results {
 		if !inTable(r.vfs) && len(results) > 1 {
 			continue
@@ -66,20 +66,22 @@ func (r *sizeResult) has(row string) bool {
 	return slices.ContainsFunc(r.samples, func(s samples) bool { return len(s[row]) > 0 })
 }
 
-func (r *sizeResult) cells(row string) []string {
-	ours, ok := r.samples[0].median(row)
-	theirs, theirsOK := r.samples[1].median(row)
-	cells := []string{"none", "none", ""}
-	if ok {
-		cells[0] = number(ours)
+// cells returns the medians of the plugins, and the ratio of the last one to the first.
+func (r *sizeResult) cells(row string) (cells []string) {
+	var values []float64
+	for i := range r.samples {
+		value, ok := r.samples[i].median(row)
+		if !ok {
+			cells = append(cells, "none")
+			continue
+		}
+		cells = append(cells, number(value))
+		values = append(values, value)
 	}
-	if theirsOK {
-		cells[1] = number(theirs)
+	if len(values) < len(r.samples) || values[0] == 0 {
+		return append(cells, "")
 	}
-	if ok && theirsOK && ours > 0 {
-		cells[2] = number(theirs / ours)
-	}
-	return cells
+	return append(cells, number(values[len(values)-1]/values[0]))
 }
 
 // number formats a value with two or three significant digits.
@@ -100,8 +102,8 @@ func conditions(s *settings) string {
 	text := fmt.Sprintf("\nMedians of %d rounds on %d CPUs (%s), Linux %s, %s.\n",
 		s.rounds, runtime.NumCPU(), processor(), unix.ByteSliceToString(u.Release[:]), runtime.Version())
 	if s.observed {
-		return text + fmt.Sprintf(`The plugin ran alone, and then with -http-address, an open status page and a scrape every %v, in
-turns on the same look-alike host. A VF was unbound or bound %d times in each round, with %v
+		return text + fmt.Sprintf(`The plugin ran without and with -http-address, and then with an open status page and a scrape
+every %v as well, in turns on the same look-alike host. A VF was unbound or bound %d times in each round, with %v
 between two changes. Idle was measured for %v in each round.
 `, scrapeInterval, eventChanges, eventPause, s.idle)
 	}
