@@ -43,7 +43,8 @@ func (r *running) statusBecomes(what string, is func(*status.Snapshot) bool) *st
 			return s
 		}
 		if time.Now().After(deadline) {
-			r.t.Fatalf("after %v, it is not true that %s: %+v, %+v", timeout, what, s.PFs, s.Provisioning)
+			r.t.Fatalf("after %v, it is not true that %s: %+v, %+v, %+v", timeout, what, s.PFs, s.Provisioning,
+				s.Counters)
 		}
 	}
 }
@@ -156,11 +157,10 @@ func TestStatusCountsEvents(t *testing.T) {
 	must(t, h.SetVFs(pfA, 3))
 	bindAll(t, h, pfA)
 	r.becomes(map[string][]string{"cy": h.VFs(pfA)})
-	got := r.status().Counters
-	added := got.Uevents["add"]["pci"] - before.Uevents["add"]["pci"]
-	if added != 3 || got.Uevents["bind"]["pci"] != 3 || got.Uevents["add"]["vfio"] != 3 {
-		t.Errorf("uevents %v, before that %v", got.Uevents, before.Uevents)
-	}
+	got := r.statusBecomes("the events of three VFs are counted", func(s *status.Snapshot) bool {
+		u := s.Counters.Uevents
+		return u["bind"]["pci"] == 3 && u["add"]["vfio"] == 3 && u["add"]["pci"] == before.Uevents["add"]["pci"]+3
+	}).Counters
 	if got.Loops["devices"].Turns == 0 || got.Loops["devices"].Drift != 0 {
 		t.Errorf("loops %+v", got.Loops)
 	}
