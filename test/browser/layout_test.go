@@ -33,7 +33,7 @@ func looks() map[string]look {
 // brokenNode returns a node that has everything that the page can show, with long names.
 func brokenNode() *status.Snapshot {
 	n := node(4)
-	long := strings.Repeat("a-long-name-", 12)
+	long := strings.Repeat("a_long_name_", 12) // a browser does not break it
 	n.Node = long
 	n.Checks[1].Err = "rpc error: code = Unavailable desc = " + long
 	n.Resources[0].Err = long
