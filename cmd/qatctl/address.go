@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -27,9 +28,24 @@ func findAddress(text string, addresses []string) (string, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", fmt.Errorf("no QAT device %s is known: qatctl list shows those that are", text)
+		return "", fmt.Errorf("no QAT device %s is known: qatctl list shows those that are, and qatctl events "+
+			"--device %[1]s what happened to one that is gone", text)
 	}
 	return "", fmt.Errorf("%s can be %s: name one of them", text, alternatives(found))
+}
+
+// findPF returns the address of the one PF that a user means.
+func findPF(s *status.Snapshot, text string) (string, error) {
+	address, err := findAddress(text, addressesOfPFs(s))
+	if err == nil {
+		return address, nil
+	}
+	vf, notVF := findAddress(text, addressesOfVFs(s))
+	if notVF != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(s.VFs, func(v status.VF) bool { return v.Address == vf })
+	return "", fmt.Errorf("%s is a VF; its PF is %s", vf, cmp.Or(s.VFs[i].PF, "not on this host"))
 }
 
 // unreadable returns the addresses of the skipped functions about which nothing else is known,

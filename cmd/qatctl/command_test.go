@@ -170,7 +170,10 @@ func TestEvents(t *testing.T) {
 		"--kind change --kind resync": {"resync", "change"},
 		"--since 3m":                  {"list", "allocation", "drift"},
 		"--since 12:28":               {"allocation", "drift"},
+		"--since 12:27 --until 12:28": {"list", "allocation"},
+		"--until 12:24":               {"resync"},
 		"--device 6b:00.1":            {"uevent", "change", "allocation"},
+		"--device 6B:00.1":            {"uevent", "change", "allocation"},
 		"--device 0000:6b:00.1 -n 1":  {"allocation"},
 	} {
 		var got []string
@@ -194,6 +197,43 @@ func TestEvents(t *testing.T) {
 	if diff := cmp.Diff(f.events, got); diff != "" {
 		t.Errorf("events -o json (-journal +printed):\n%s", diff)
 	}
+}
+
+// TestEventsSaysWhatItCannotShow asks for events before the first one, and for those of a device
+// that has none.
+func TestEventsSaysWhatItCannotShow(t *testing.T) {
+	f := startPlugin(t)
+	oldest := "The oldest event that the plugin has is from " + clock(f.events[0].Time, now) + ".\n"
+	f.qatctl(t, "events", "--since", "03:12").wantExit(t, 0, oldest)
+	f.qatctl(t, "events", "--device", "6b:1f.7").wantExit(t, 0, "No events found.\n")
+	// At 12:30, the last 23:50 was yesterday.
+	f.qatctl(t, "events", "--since", "23:50").wantExit(t, 0, oldest)
+	f.qatctl(t, "events", "--follow", "--until", "1m").wantExit(t, exitUsage, "--until: not with --follow")
+}
+
+func TestEventsSinceATimeAreNotLimited(t *testing.T) {
+	f := startPlugin(t)
+	for i := range 100 {
+		f.events = append(f.events, status.Event{Seq: uint64(100 + i), Time: now, Kind: status.KindList})
+	}
+	for args, want := range map[string]int{"events": 50, "events --since 1m": 101, "events --since 1m -n 7": 7} {
+		if got := len(f.qatctl(t, strings.Fields(args)...).ok(t).lines()); got != want {
+			t.Errorf("%s shows %d events, want %d", args, got, want)
+		}
+	}
+}
+
+func TestEventsFollowsOnlyNewEvents(t *testing.T) {
+	f := startPlugin(t)
+	r := f.start(t, "events", "--follow", "-n", "0")
+	<-f.opened
+	f.messages <- message(status.MessageEvent, status.Event{Seq: 8, Kind: status.KindUevent, Device: "new"})
+	if line := r.next(); !strings.HasSuffix(line, "new") {
+		t.Errorf("the first line is %q, want the event 8", line)
+	}
+	r.interrupt()
+	r.end()
+	<-f.closed
 }
 
 func TestEventsFollowsFromWhereItPrinted(t *testing.T) {
@@ -291,7 +331,7 @@ func TestWatchEndsWhenThePluginGoesAway(t *testing.T) {
 	<-f.opened
 	close(f.messages)
 	got := r.end()
-	got.wantExit(t, 1, "the plugin at "+f.socket+" has ended the stream: it stops, or this client was too slow")
+	got.wantExit(t, 1, "the plugin at "+f.socket+" ended the stream, because it ends or qatctl read too slowly")
 }
 
 func TestWatchJSON(t *testing.T) {

@@ -34,7 +34,8 @@ addresses and resources.`,
 		ValidArgs: shells,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 || !slices.Contains(shells, args[0]) {
-				return fmt.Errorf("completion %s: name one shell: %s", strings.Join(args, " "), alternatives(shells))
+				return fmt.Errorf("%s: name one shell: %s", strings.Join(append([]string{"completion"}, args...), " "),
+					alternatives(shells))
 			}
 			return nil
 		},

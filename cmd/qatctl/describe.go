@@ -85,10 +85,9 @@ func (a *app) describe(ctx context.Context, names []string, output string, check
 
 // addEvents adds the last events of each function, if the plugin has them.
 func (a *app) addEvents(ctx context.Context, list []*description) {
-	const all = 10_000 // more than a journal keeps
 	var events []status.Event
 	if a.ask(ctx, func(ctx context.Context, c *statusclient.Client) (err error) {
-		events, err = c.Events(ctx, all)
+		events, err = c.Events(ctx, allEvents)
 		return err
 	}) != nil {
 		return // the facts are there

@@ -32,32 +32,38 @@ type eventOptions struct {
 	kinds  []string
 	device string
 	since  string
+	until  string
 	output string
 }
 
 func (a *app) newEvents() *cobra.Command {
 	o := &eventOptions{last: 50}
-	var from time.Time
+	var from, to time.Time
 	c := &cobra.Command{
 		Use:   "events",
 		Short: "Show what happened: kernel events and what they led to, lists, allocations",
 		Long: `Show the journal of the plugin: kernel events and what they led to, changes of devices, lists that
 were sent to the kubelet, allocations, full reads, and drift. The oldest event comes first.`,
 		Example: `  qatctl events --follow --kind change,list
-  qatctl events --since 10m --device 6b:00.1`,
+  qatctl events --since 10m --device 6b:00.1
+  qatctl events --since 03:10 --until 03:15`,
 		Args: noArgs,
-		PreRunE: func(*cobra.Command, []string) (err error) {
-			from, err = o.check(a.now())
+		PreRunE: func(c *cobra.Command, _ []string) (err error) {
+			if (o.since != "" || o.until != "") && !c.Flags().Changed("last") {
+				o.last = allEvents
+			}
+			from, to, err = o.check(a.now())
 			return err
 		},
-		RunE: func(c *cobra.Command, _ []string) error { return a.events(c.Context(), o, from) },
+		RunE: func(c *cobra.Command, _ []string) error { return a.events(c.Context(), o, from, to) },
 	}
 	flags := c.Flags()
-	flags.IntVarP(&o.last, "last", "n", o.last, "show the last `number` of events")
+	flags.IntVarP(&o.last, "last", "n", o.last, "show the last `number` of events; all with --since or --until")
 	flags.BoolVarP(&o.follow, "follow", "f", false, "continue with new events, until Ctrl-C")
 	flags.StringSliceVar(&o.kinds, "kind", nil, "only events of the `kinds`: "+alternatives(eventKinds()))
 	flags.StringVar(&o.device, "device", "", "only events of the device at the `address`")
 	flags.StringVar(&o.since, "since", "", "only events since a `time`: 10m, 15:04, or 2006-01-02T15:04:05Z")
+	flags.StringVar(&o.until, "until", "", "only events until a `time`, without --follow")
 	outputFlag(c, &o.output, "json")
 	complete(c, "kind", cobra.FixedCompletions(eventKinds(), cobra.ShellCompDirectiveNoFileComp))
 	complete(c, "device", a.completeDevices)
@@ -72,52 +78,68 @@ func noArgs(c *cobra.Command, args []string) error {
 	return nil
 }
 
-// check checks the values of the flags, and returns the time of --since.
-func (o *eventOptions) check(now time.Time) (from time.Time, err error) {
+// check checks the values of the flags, and returns the times of --since and --until.
+func (o *eventOptions) check(now time.Time) (from, to time.Time, err error) {
 	for _, kind := range o.kinds {
 		if !slices.Contains(eventKinds(), kind) {
-			return from, usageError{fmt.Errorf("--kind: invalid value %q: must be %s",
+			return from, to, usageError{fmt.Errorf("--kind: invalid value %q: must be %s",
 				kind, alternatives(eventKinds()))}
 		}
 	}
 	if o.last < 0 {
-		return from, usageError{fmt.Errorf("--last: invalid value %d: must be 0 or more", o.last)}
+		return from, to, usageError{fmt.Errorf("--last: invalid value %d: must be 0 or more", o.last)}
 	}
-	if o.since == "" {
-		return from, nil
+	if o.until != "" && o.follow {
+		return from, to, usageError{errors.New("--until: not with --follow")}
 	}
-	from, err = parseSince(o.since, now)
-	if err != nil {
-		return from, usageError{fmt.Errorf("--since: invalid value %q: must be a duration such as 10m, a time of "+
-			"today such as 15:04, or a time such as 2006-01-02T15:04:05Z", o.since)}
+	if from, err = parseTime("--since", o.since, now); err != nil {
+		return from, to, err
 	}
-	return from, nil
+	to, err = parseTime("--until", o.until, now)
+	return from, to, err
 }
 
-// parseSince parses a time of the past: a duration, a local time of today, or a full time.
-func parseSince(text string, now time.Time) (time.Time, error) {
+// parseTime parses the value of a flag: a duration, the last occurrence of a local time of day, or a
+// full time. An empty value is the zero time.
+func parseTime(flag, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
 	if d, err := time.ParseDuration(text); err == nil {
 		return now.Add(-d), nil
 	}
 	now = now.Local()
 	for _, layout := range []string{"15:04", "15:04:05"} {
-		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
-			return time.Date(now.Year(), now.Month(), now.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.Local), nil
+		t, err := time.ParseInLocation(layout, text, time.Local)
+		if err != nil {
+			continue
 		}
+		at := time.Date(now.Year(), now.Month(), now.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.Local)
+		if at.After(now) {
+			at = at.AddDate(0, 0, -1)
+		}
+		return at, nil
 	}
-	return time.Parse(time.RFC3339, text)
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return t, usageError{fmt.Errorf("%s: invalid value %q: must be a duration such as 10m, a time of the last "+
+			"24 hours such as 15:04, or a time such as 2006-01-02T15:04:05Z", flag, text)}
+	}
+	return t, nil
 }
 
-func (a *app) events(ctx context.Context, o *eventOptions, from time.Time) error {
+// allEvents is more than a journal keeps.
+const allEvents = 10_000
+
+func (a *app) events(ctx context.Context, o *eventOptions, from, to time.Time) error {
 	wanted := func(e *status.Event) bool {
 		return (len(o.kinds) == 0 || slices.Contains(o.kinds, e.Kind)) && !e.Time.Before(from) &&
-			(o.device == "" || hasDevice(e, o.device))
+			(to.IsZero() || !e.Time.After(to)) && (o.device == "" || hasDevice(e, o.device))
 	}
-	const all = 10_000 // more than a journal keeps
-	last := o.last
-	filtered := len(o.kinds) > 0 || o.device != "" || !from.IsZero()
+	last := max(o.last, 1) // the number of the last event is always needed
+	filtered := len(o.kinds) > 0 || o.device != "" || !from.IsZero() || !to.IsZero()
 	if filtered {
-		last = all // the filters come first
+		last = allEvents // the filters come first
 	}
 	var list []status.Event
 	err := a.ask(ctx, func(ctx context.Context, c *statusclient.Client) (err error) {
@@ -131,8 +153,14 @@ func (a *app) events(ctx context.Context, o *eventOptions, from time.Time) error
 	if len(list) > 0 {
 		seen = list[len(list)-1].Seq
 	}
+	if len(list) > 0 && list[0].Time.After(from) && !from.IsZero() {
+		fmt.Fprintf(a.stderr, "The oldest event that the plugin has is from %s.\n", clock(list[0].Time, a.now()))
+	}
 	list = filter(list, wanted)
 	list = list[max(0, len(list)-o.last):]
+	if len(list) == 0 && !o.follow {
+		fmt.Fprintln(a.stderr, "No events found.")
+	}
 	for i := range list {
 		if err := a.printEvent(&list[i], o.output); err != nil {
 			return err
@@ -166,13 +194,15 @@ func (a *app) follow(ctx context.Context, types []string, handle func(*statuscli
 	case errors.Is(context.Cause(ctx), errInterrupted):
 		return nil
 	case errors.Is(err, io.EOF):
-		return fmt.Errorf("the plugin at %s has ended the stream: it stops, or this client was too slow", c)
+		return fmt.Errorf("the plugin at %s ended the stream, because it ends or qatctl read too slowly: "+
+			"run the command again", c)
 	}
 	return a.explain(err)
 }
 
 func hasDevice(e *status.Event, address string) bool {
 	same := func(device string) bool { return device == address || strings.HasSuffix(device, ":"+address) }
+	address = strings.ToLower(address)
 	return same(e.Device) || slices.ContainsFunc(e.Devices, same)
 }
 

@@ -94,7 +94,7 @@ JSON and YAML are lists of the objects of the plugin's status.`,
 func (a *app) list(s *status.Snapshot, what string, o *listOptions) error {
 	if o.pf != "" {
 		var err error
-		if o.pf, err = findAddress(o.pf, addressesOfPFs(s)); err != nil {
+		if o.pf, err = findPF(s, o.pf); err != nil {
 			return fmt.Errorf("--pf: %w", err)
 		}
 	}
@@ -126,8 +126,15 @@ func (a *app) list(s *status.Snapshot, what string, o *listOptions) error {
 	})
 	return printList(a, list, o, func(v *status.VF) string { return v.Address },
 		func(list []status.VF, wide bool) *table {
-			t := vfTable(s, list, o.groupBy, wide)
-			if o.pf == "" && o.state == "" && o.resource == "" {
+			if o.state != "" || o.resource != "" || o.groupBy == "resource" {
+				return vfTable(s, list, nil, o.groupBy, wide)
+			}
+			without := filter(s.PFs, func(p *status.PF) bool {
+				return (o.pf == "" || p.Address == o.pf) &&
+					!slices.ContainsFunc(list, func(v status.VF) bool { return v.PF == p.Address })
+			})
+			t := vfTable(s, list, without, o.groupBy, wide)
+			if o.pf == "" {
 				t.addUnreadable(s)
 			}
 			return t
@@ -145,15 +152,18 @@ func printList[T any](a *app, list []T, o *listOptions, name func(*T) string, bu
 		}
 		return nil
 	}
-	if len(list) == 0 {
-		fmt.Fprintln(a.stderr, "Nothing found.")
-		return nil
-	}
 	wide, limit := o.output == "wide", a.width()
 	if wide {
 		limit = 0
 	}
-	a.printTable(build(list, wide), limit)
+	switch t := build(list, wide); {
+	case len(t.rows) > 0:
+		a.printTable(t, limit)
+	case o.pf == "" && o.state == "" && o.resource == "":
+		fmt.Fprintln(a.stderr, "Nothing found. To check how the host is set up, run: qatctl doctor")
+	default:
+		fmt.Fprintln(a.stderr, "Nothing found.")
+	}
 	return nil
 }
 
@@ -168,8 +178,9 @@ func filter[T any](list []T, keep func(*T) bool) []T {
 	return kept
 }
 
-// vfTable returns the table of VFs, in groups.
-func vfTable(s *status.Snapshot, list []status.VF, groupBy string, wide bool) *table {
+// vfTable returns the table of VFs, in groups. The PFs without VFs, which must be sorted, have a
+// line each.
+func vfTable(s *status.Snapshot, list []status.VF, without []status.PF, groupBy string, wide bool) *table {
 	t := &table{header: []string{"VF", "STATE", "RESOURCE", "DRIVER", "NUMA", "NOTE"}}
 	if groupBy == "resource" {
 		t.header[2] = "PF"
@@ -185,9 +196,16 @@ func vfTable(s *status.Snapshot, list []status.VF, groupBy string, wide bool) *t
 	}
 	sorted := slices.Clone(list)
 	slices.SortStableFunc(sorted, func(x, y status.VF) int { return cmp.Compare(key(&x), key(&y)) })
+	addWithout := func(before string) {
+		for len(without) > 0 && without[0].Address < before {
+			t.add(cell{pfTitle(s, without[0].Address), bold})
+			without = without[1:]
+		}
+	}
 	for i := range sorted {
 		v := &sorted[i]
 		if i == 0 || key(v) != key(&sorted[i-1]) {
+			addWithout(v.PF)
 			t.add(cell{title(v), bold})
 		}
 		middle, note := orDash(v.Resource), v.Reason
@@ -207,6 +225,7 @@ func vfTable(s *status.Snapshot, list []status.VF, groupBy string, wide bool) *t
 		}
 		t.add(append(row, cell{note, plain})...)
 	}
+	addWithout("~") // after each address
 	return t
 }
 
@@ -246,8 +265,11 @@ func pfTitle(s *status.Snapshot, address string) string {
 			facts = append(facts, fact)
 		}
 	}
-	return fmt.Sprintf("PF %s (%s): %d of %s can be allocated", address, strings.Join(facts, ", "), usable,
-		count(p.VFs, "VF"))
+	title := fmt.Sprintf("PF %s (%s): ", address, strings.Join(facts, ", "))
+	if p.VFs == 0 {
+		return title + "no VFs"
+	}
+	return title + fmt.Sprintf("%d of %s can be allocated", usable, count(p.VFs, "VF"))
 }
 
 // resourceTitle describes a resource in one line.

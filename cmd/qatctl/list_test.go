@@ -53,6 +53,34 @@ func TestListShowsEachVFBelowItsPF(t *testing.T) {
 	}
 }
 
+func TestListShowsPFsWithoutVFs(t *testing.T) {
+	f := startPlugin(t)
+	const want = "PF 0001:6b:00.0 (4xxx, down): no VFs"
+	for args, shown := range map[string]bool{
+		"":                    true,
+		"--group-by resource": false,
+		"--pf 0001:6b:00.0":   true,
+		"--pf e8:00.0":        false,
+		"--state listed":      false,
+		"--resource cy":       false,
+	} {
+		lines := f.qatctl(t, append([]string{"list"}, strings.Fields(args)...)...).ok(t).lines()
+		if slices.Contains(lines, want) != shown {
+			t.Errorf("list %s: %q is shown: %v, want %v:\n%s", args, want, !shown, shown, strings.Join(lines, "\n"))
+		}
+	}
+	f.change(func() { f.snapshot.PFs[2].Address = "0000:70:00.0" })
+	var pfs []string
+	for _, line := range f.qatctl(t, "list").ok(t).lines() {
+		if fields := strings.Fields(line); fields[0] == "PF" {
+			pfs = append(pfs, fields[1])
+		}
+	}
+	if !slices.IsSorted(pfs) || len(pfs) != 3 {
+		t.Errorf("the PFs are in the order %q", pfs)
+	}
+}
+
 func TestTablesFit100Columns(t *testing.T) {
 	f := startPlugin(t)
 	for _, args := range []string{
@@ -132,6 +160,7 @@ func TestListFilters(t *testing.T) {
 	f.qatctl(t, "list", "--resource", "nope").wantExit(t, 1, `--resource: no resource "nope": there are cy, dc`)
 	f.qatctl(t, "list", "--pf", "6b:00.0").wantExit(t, 1,
 		"--pf: 6b:00.0 can be 0000:6b:00.0 or 0001:6b:00.0: name one of them")
+	f.qatctl(t, "list", "--pf", "6b:00.2").wantExit(t, 1, "--pf: 0000:6b:00.2 is a VF; its PF is 0000:6b:00.0")
 	f.qatctl(t, "list", "processes").wantExit(t, 0, "Nothing found.")
 	if got := f.qatctl(t, "list", "--pf", "0001:6b:00.0", "-o", "json").ok(t).stdout; got != "[]\n" {
 		t.Errorf("an empty list is printed as %q", got)

@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string, env *environment) int {
 	root.SetArgs(args)
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	nobody, usage := (*nobodyError)(nil), usageError{}
 	switch {
 	case err == nil:
@@ -85,7 +85,7 @@ func run(ctx context.Context, args []string, env *environment) int {
 	case errors.Is(err, errWrong):
 		return exitWrong
 	case !a.begun || errors.As(err, &usage):
-		fmt.Fprintf(env.stderr, "qatctl: %v; see qatctl --help\n", err)
+		fmt.Fprintf(env.stderr, "qatctl: %v; see %s --help\n", err, command.CommandPath())
 		return exitUsage
 	}
 	fmt.Fprintf(env.stderr, "qatctl: %v\n", err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 
 	"qatplugin/internal/status"
 	"qatplugin/internal/statusclient"
@@ -34,6 +35,7 @@ func (a *app) ask(ctx context.Context, f func(context.Context, *statusclient.Cli
 
 // explain adds what to do to the error of a client.
 func (a *app) explain(err error) error {
+	var dial *net.OpError
 	switch {
 	case errors.Is(err, statusclient.ErrNotRunning) && a.server != "":
 		return &nobodyError{fmt.Errorf("%w: check --server, and that the plugin runs with -http-address", err)}
@@ -41,6 +43,8 @@ func (a *app) explain(err error) error {
 		return &nobodyError{fmt.Errorf("%w: start it, name its socket with --socket, or run: %s …", err, podCommand)}
 	case errors.Is(err, fs.ErrPermission):
 		return &nobodyError{fmt.Errorf("%w: run qatctl as root", err)}
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return &nobodyError{fmt.Errorf("%w: check --server", err)}
 	}
 	return err
 }

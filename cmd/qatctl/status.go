@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 
@@ -66,8 +67,8 @@ func (a *app) newVersion() *cobra.Command {
 		Short: "Show the versions of qatctl and of the running plugin",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			plugin := "" // unknown if no plugin runs
-			_ = a.ask(c.Context(), func(ctx context.Context, client *statusclient.Client) error {
+			plugin := "" // unknown if no plugin answers
+			askErr := a.ask(c.Context(), func(ctx context.Context, client *statusclient.Client) error {
 				s, err := client.Snapshot(ctx)
 				if err == nil {
 					plugin = s.Version
@@ -82,10 +83,13 @@ func (a *app) newVersion() *cobra.Command {
 				}{version, runtime.Version(), plugin})
 			}
 			a.printf("qatctl %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			if plugin != "" {
+			switch {
+			case askErr == nil:
 				a.printf("qat_plugin %s\n", plugin)
-			} else {
+			case errors.Is(askErr, statusclient.ErrNotRunning):
 				a.printf("qat_plugin is not running\n")
+			default:
+				a.printf("qat_plugin does not answer: %v\n", askErr)
 			}
 			return nil
 		},

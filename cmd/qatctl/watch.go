@@ -250,8 +250,8 @@ func resourceChange(old, r *status.Resource, known bool) string {
 	if old.Phase != r.Phase {
 		text = joined(text, phaseText(r))
 	}
-	if text == "" && old.Err == r.Err {
-		return ""
+	if old.Err == r.Err {
+		return text
 	}
 	return explained(cmp.Or(text, phaseText(r)), r.Err)
 }
