@@ -61,8 +61,13 @@ func (n *node) addNamespace(name string, labels ...string) {
 // It does not wait for the pods. The installation is deleted when the test ends.
 func (n *node) install(name string, hostPaths map[string]string) *installation {
 	n.t.Helper()
+	return n.installFrom(deployment(name), hostPaths)
+}
+
+// installFrom is install for the directory of any kustomization.
+func (n *node) installFrom(dir string, hostPaths map[string]string) *installation {
+	n.t.Helper()
 	n.addNamespace(pluginNamespace, warnRestricted)
-	dir := deployment(name)
 	if len(hostPaths) > 0 {
 		dir = replaceHostPaths(n.t, dir, hostPaths)
 	}
@@ -72,7 +77,7 @@ func (n *node) install(name string, hostPaths map[string]string) *installation {
 	})
 	stdout, stderr, err := tryKubectl("apply", "--validate=strict", "-n", pluginNamespace, "-k", dir)
 	if err != nil {
-		n.t.Fatalf("kubectl apply -k %s: %v\n%s%s", name, err, stdout, stderr)
+		n.t.Fatalf("kubectl apply -k %s: %v\n%s%s", dir, err, stdout, stderr)
 	}
 	return &installation{node: n, set: set.Name, dir: dir, warnings: stderr}
 }

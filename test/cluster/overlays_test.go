@@ -105,8 +105,11 @@ func checkCDISpec(t *testing.T, vfs []string) {
 func checkRendered(t *testing.T, name string) {
 	t.Helper()
 	base := filepath.Base(name)
-	if name == "qat_plugin" {
+	switch name {
+	case "qat_plugin":
 		base = "base"
+	case "qat_plugin/overlays/monitoring":
+		base = "http"
 	}
 	sorted := func(objects string) []string {
 		list := strings.Split(strings.TrimSpace(objects), "\n---\n")

@@ -123,6 +123,21 @@ build_programs() {
 	step "built Kubernetes and etcd in $((SECONDS - began)) s: $(du -sh "$programs" | cut -f1)"
 }
 
+# build_prometheus builds Prometheus, with the discovery of pods and no other one, unless it is in
+# the cache.
+build_prometheus() {
+	local key tags=remove_all_sd,enable_kubernetes_sd
+	key=$({ echo "$(go version) $tags" && cat "$here"/prometheus/go.{mod,sum}; } | sha256sum | cut -c1-16)
+	prometheus=$cache/prometheus-$key
+	[ ! -e "$prometheus" ] || return 0
+	step "building Prometheus, which takes minutes the first time"
+	rm -f "$cache"/prometheus-*
+	(cd "$here/prometheus" && go build -tags "$tags" -ldflags "-s -w" -o "$prometheus.new" github.com/prometheus/prometheus/cmd/prometheus) ||
+		fail "building Prometheus failed"
+	mv "$prometheus.new" "$prometheus"
+	step "built Prometheus: $(du -h "$prometheus" | cut -f1)"
+}
+
 build_tests() {
 	(cd "$here" && go test -c -o "$cache/cluster.test" .) || fail "the tests do not compile"
 	compile "$cache/adf_ctl" <"$here/adf_ctl/adf_ctl.c" || fail "adf_ctl.c does not compile"
@@ -172,6 +187,7 @@ mkdir -p "$logs"
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -trimpath -buildvcs=false"
 get_runtime
 build_programs
+build_prometheus
 build_image
 build_tests
 
@@ -180,6 +196,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 [ "${1:-}" != shell ] || trap : INT # left to the shell
 sweep
+export CLUSTER_PROMETHEUS=$prometheus
 export CLUSTER_TOP=$top CLUSTER_PROGRAMS=$programs CLUSTER_RUNTIME=$runtime CLUSTER_LOGS=$logs CLUSTER_CACHE=$cache CLUSTER_IMAGE=$image
 export CLUSTER_CGROUP=qatplugin-cluster-$$ CLUSTER_STARTED=$started TEST_ARGS=${TEST_ARGS:--test.v}
 # The node's processes are in namespaces that end with their first process. That process ends
