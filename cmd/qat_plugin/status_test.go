@@ -90,6 +90,21 @@ func do(t *testing.T, c *http.Client, method, path string) (code int, header htt
 	return response.StatusCode, response.Header, string(text)
 }
 
+// awaitReady waits until /readyz passes. The kubelet can have the list before it has answered the
+// registration.
+func awaitReady(t *testing.T, c *http.Client) {
+	t.Helper()
+	for deadline := time.Now().Add(timeout); ; time.Sleep(time.Millisecond) {
+		code, _, body := do(t, c, "GET", "/readyz?verbose")
+		if code == 200 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("/readyz: %d\n%s", code, body)
+		}
+	}
+}
+
 // snapshot returns the answer of /statusz.
 func snapshot(t *testing.T, c *http.Client) *status.Snapshot {
 	t.Helper()
@@ -176,7 +191,7 @@ func TestStatusIsServedAtAddressAndSocket(t *testing.T) {
 	r := startStatus(t)
 	addVF(t, r.host)
 	awaitVF(t, r.kubelet)
-	r.log.await(t, `"Registered with the kubelet"`)
+	awaitReady(t, r.client(true))
 	for name, overSocket := range map[string]bool{"address": false, "socket": true} {
 		c := r.client(overSocket)
 		for _, path := range statusPaths {

@@ -116,7 +116,7 @@ func comparison(idle time.Duration) []step {
 // observation returns the steps that measure what an observer costs. Without observed, nobody
 // looks.
 func observation(idle time.Duration, o *observer, observed bool) []step {
-	steps := []step{measureStart, measureIdle(idle), measureEvents, measureMemory}
+	steps := []step{measureStart, measureIdle(idle), measureMemory, measureEvents}
 	if observed {
 		start := func(*host, *process, samples) error { o.start(); return nil }
 		end := func(*host, *process, samples) error { return o.stop() }
