@@ -221,6 +221,42 @@ func TestStatusOfProvisioning(t *testing.T) {
 	r.statusBecomes("the configuration is wrong", func(s *status.Snapshot) bool { return s.Provisioning.Err != "" })
 }
 
+// A loop that the kernel blocks takes all the time of a reader, and must not make the other one look
+// blocked as well.
+func TestStatusOfOneLoopDoesNotDependOnTheOther(t *testing.T) {
+	h := newHost(t)
+	blocked, release := make(chan struct{}, 1), make(chan struct{})
+	defer close(release)
+	config := Config{
+		ProvisioningDir: newConfigMap(t, fmt.Sprintf("match: {pfs: [%q]}; vfs: all", pfA)).dir,
+		Holders:         (&kubelet{}).holders,
+		Publishing: func(old, _ *devtree.Tree, _ time.Time) {
+			if old != nil {
+				select {
+				case blocked <- struct{}{}:
+				default: // the test is over
+				}
+				<-release
+			}
+		},
+	}
+	r := start(t, h, config)
+	select {
+	case <-blocked:
+	case <-time.After(timeout):
+		t.Fatal("no second list")
+	}
+	for range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		s := &status.Snapshot{}
+		r.Status(ctx, s)
+		cancel()
+		if len(s.Loops) != 2 || s.Loops[0].Err == "" || s.Loops[1].Err != "" || s.Provisioning == nil {
+			t.Fatalf("only the first loop is blocked: %+v", s.Loops)
+		}
+	}
+}
+
 func TestStatusBeforeWatch(t *testing.T) {
 	for _, mode := range []string{ModeDPDK, ModeKernel} {
 		config := from(sourceFunc(silentSource))
