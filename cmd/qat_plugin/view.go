@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"io"
+	"sync"
 	"time"
 
 	"qatplugin/internal/status"
@@ -40,12 +41,16 @@ func (v *view) Snapshot(ctx context.Context) *status.Snapshot {
 		VFs:       []status.VF{},
 		Processes: []status.Process{},
 	}
+	var checking sync.WaitGroup
+	checking.Go(func() { // at the same time, because Status may need all of it
+		for _, c := range v.checks {
+			s.Checks = append(s.Checks, status.Check{Name: c.Name, Err: errorText(c.Run(ctx))})
+		}
+	})
 	v.plugin.Status(ctx, s)
+	checking.Wait()
 	for _, r := range v.manager.Resources() {
 		s.Resources = append(s.Resources, resourceStatus(r))
-	}
-	for _, c := range v.checks {
-		s.Checks = append(s.Checks, status.Check{Name: c.Name, Err: errorText(c.Run(ctx))})
 	}
 	if v.holders != nil && len(s.VFs) > 0 {
 		holders := v.holders.get(ctx)
