@@ -93,7 +93,7 @@ var remedies = []remedy{
 			"device; otherwise take it down and up: echo down, then up > /sys/bus/pci/devices/PF/qat/state.",
 	},
 	{"is stuck", "The kernel blocks the reads of the PF: see dmesg. If it stays so, restart the node."},
-	{"fatal errors", "Take the PF down and up: echo down, then up > /sys/bus/pci/devices/PF/qat/state. See dmesg."},
+	{"errors_fatal", "Take the PF down and up: echo down, then up > /sys/bus/pci/devices/PF/qat/state. See dmesg."},
 	{"is being recovered", "Wait for the kernel's recovery. See dmesg on the node."},
 	{"PCI error", "See dmesg on the node. If the device does not recover, reset it or restart the node."},
 	{"has not returned", "The kernel blocks this access to the device: see dmesg on the node."},

@@ -207,7 +207,7 @@ func TestRecoveryDoesNotEndFatalErrors(t *testing.T) {
 		pf.set("qat_ras/errors_fatal", "1")
 		m.poll()
 		m.Observe(uevent(t, "change@"+pfPath, "ERROR_EVENT=SUCCESSFUL_RECOVERY", "DEVICE_ONLINE=1"))
-		m.wantReason(pf.Address, "had 1 fatal errors")
+		m.wantReason(pf.Address, "had 1 fatal error")
 	})
 }
 

@@ -70,7 +70,11 @@ func (p *pfHealth) restart() {
 func (p *pfHealth) reason() string {
 	switch {
 	case p.newFatal > 0:
-		return fmt.Sprintf("had %d fatal errors (qat_ras/errors_fatal) and must be taken down and up", p.newFatal)
+		noun := "errors"
+		if p.newFatal == 1 {
+			noun = "error"
+		}
+		return fmt.Sprintf("had %d fatal %s (qat_ras/errors_fatal) and must be taken down and up", p.newFatal, noun)
 	case p.failed:
 		return "failed its heartbeat"
 	}

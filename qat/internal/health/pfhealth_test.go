@@ -450,7 +450,7 @@ func TestFatalErrorsHideAFailedHeartbeat(t *testing.T) {
 		m.poll()
 		pf.set("qat_ras/errors_fatal", "1")
 		m.poll()
-		m.wantReason(pf.Address, "had 1 fatal errors")
+		m.wantReason(pf.Address, "had 1 fatal error")
 	})
 }
 
@@ -477,7 +477,7 @@ func TestFatalErrorCounterMayStartOver(t *testing.T) {
 		for _, step := range []struct{ fatal, want string }{
 			{"3", ""},
 			{"1", ""},
-			{"2", "had 1 fatal errors"},
+			{"2", "had 1 fatal error"},
 		} {
 			pf.set("qat_ras/errors_fatal", step.fatal)
 			m.poll()
