@@ -211,6 +211,18 @@ func TestEventsSaysWhatItCannotShow(t *testing.T) {
 	f.qatctl(t, "events", "--follow", "--until", "1m").wantExit(t, exitUsage, "--until: not with --follow")
 }
 
+func TestEventsAreInTheOrderOfTheirTimes(t *testing.T) {
+	f := startPlugin(t)
+	f.events[1].Time, f.events[2].Time = f.events[2].Time, f.events[1].Time
+	for _, args := range []string{"events", "describe 6b:00.1"} {
+		out := f.qatctl(t, strings.Fields(args)...).ok(t).stdout
+		change, uevent := strings.Index(out, "  change "), strings.Index(out, "  uevent ")
+		if change < 0 || change > uevent {
+			t.Errorf("%s does not show the earlier change before the uevent:\n%s", args, out)
+		}
+	}
+}
+
 func TestEventsSinceATimeAreNotLimited(t *testing.T) {
 	f := startPlugin(t)
 	for i := range 100 {

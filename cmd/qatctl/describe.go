@@ -92,6 +92,7 @@ func (a *app) addEvents(ctx context.Context, list []*description) {
 	}) != nil {
 		return // the facts are there
 	}
+	sortByTime(events)
 	for _, d := range list {
 		address := d.address()
 		for i := range events {

@@ -157,6 +157,7 @@ func (a *app) events(ctx context.Context, o *eventOptions, from, to time.Time) e
 		fmt.Fprintf(a.stderr, "The oldest event that the plugin has is from %s.\n", clock(list[0].Time, a.now()))
 	}
 	list = filter(list, wanted)
+	sortByTime(list)
 	list = list[max(0, len(list)-o.last):]
 	if len(list) == 0 && !o.follow {
 		fmt.Fprintln(a.stderr, "No events found.")
@@ -179,6 +180,12 @@ func (a *app) events(ctx context.Context, o *eventOptions, from, to time.Time) e
 		}
 		return a.printEvent(&e, o.output)
 	})
+}
+
+// sortByTime sorts events by their times. The plugin numbers them in the order in which it has
+// completed them.
+func sortByTime(list []status.Event) {
+	slices.SortStableFunc(list, func(x, y status.Event) int { return x.Time.Compare(y.Time) })
 }
 
 // follow follows the stream of the plugin until a signal. If the plugin ends the stream, that is an
