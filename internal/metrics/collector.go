@@ -106,7 +106,7 @@ var (
 	loopComplete = gauge("qat_plugin_loop_complete",
 		"1 once the event loop has read the whole host, 0 before.", "loop")
 	ueventsReceived = gauge("qat_plugin_uevents_received",
-		"1 if the event loop receives the kernel's uevents, 0 if it may not.", "loop")
+		"1 if the event loop receives the kernel's uevents, 0 if it may miss them.", "loop")
 	mayMissEvents = gauge("qat_plugin_loop_may_miss_events",
 		"1 while the event loop may miss events and audits run more often, 0 otherwise.", "loop")
 	turns = counter("qat_plugin_loop_turns_total",

@@ -1311,7 +1311,7 @@ function renderLatency() {
   const median = values[Math.floor(values.length / 2)];
   $("latency").append(s("line", { class: "median", x1: left, x2: right, y1: y(median), y2: y(median) }));
   const result = `${count(values.length, "list")}, median ${duration(median)}, longest ${duration(values.at(-1))}`;
-  setText($("latency-caption"), `From an event to the end of the send to the kubelet: ${result}.`);
+  setText($("latency-caption"), `From an event until the list was sent to the kubelet: ${result}.`);
 }
 
 // Slice types (Documentation/ABI/testing/debugfs-driver-qat_telemetry).
@@ -1346,7 +1346,7 @@ function renderUtilization() {
     (item, { type }) => setText(item.lastChild, type in newest ? `${newest[type].toFixed(0)}%` : "–"));
   const devices = [...state.telemetry.values()].filter((item) => item.device).length;
   setText($("utilization-caption"),
-    types.length ? `By slice type, the mean of ${count(devices, "PF")}. Types that were idle are left out.`
+    types.length ? `By slice type, the mean of ${count(devices, "PF")}. Idle types are not shown.`
     : utilization.length ? "All slices have been idle."
     : "No telemetry. The flag -telemetry turns it on, for 4xxx and newer devices with Linux 6.8 or newer.");
 }

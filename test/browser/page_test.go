@@ -346,7 +346,7 @@ func TestPlots(t *testing.T) {
 	s.happen(status.Event{Kind: status.KindList}) // the first list of a stream, which no event led to
 	s.happen(status.Event{Kind: status.KindList, Seconds: 5, Time: time.Now().Add(-time.Hour)})
 	p.waitCount("#latency .dot", 3)
-	want := "From an event to the end of the send to the kubelet: 3 lists, median 400 µs, longest 10 ms."
+	want := "From an event until the list was sent to the kubelet: 3 lists, median 400 µs, longest 10 ms."
 	if got := p.text("#latency-caption"); got != want {
 		t.Errorf("caption of the latency: %q, want %q", got, want)
 	}
