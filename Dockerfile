@@ -1,5 +1,5 @@
-# Builds the image of qat_plugin and qatctl with docker, podman or buildah. `make image` needs none of
-# them, is reproducible and writes an SBOM. Both images have the same files, labels, entry point
+# Builds the image of qat_plugin and qatctl with docker, podman or buildah. `make image` needs none
+# of them, is reproducible and writes an SBOM. Both images have the same files, labels, entry point
 # and user; a test in tools/image compares them.
 #
 #   docker build -t intel-qat-plugin:devel .

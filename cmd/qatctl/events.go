@@ -99,8 +99,8 @@ func (o *eventOptions) check(now time.Time) (from, to time.Time, err error) {
 	return from, to, err
 }
 
-// parseTime parses the value of a flag: a duration, the last occurrence of a local time of day, or a
-// full time. An empty value is the zero time.
+// parseTime parses the value of a flag: a duration, the last occurrence of a local time of day, or
+// a full time. An empty value is the zero time.
 func parseTime(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil

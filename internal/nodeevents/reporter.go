@@ -32,8 +32,8 @@ const (
 
 	// An Event expires an hour after its last change by default (kube-apiserver --event-ttl). An
 	// Event of a problem that lasts is renewed after repeatAfter. An Event of a problem that comes
-	// back within seriesTime is counted. Later the problem is forgotten, and has a new Event when it
-	// comes back.
+	// back within seriesTime is counted. Later the problem is forgotten, and has a new Event when
+	// it comes back.
 	repeatAfter = 20 * time.Minute
 	seriesTime  = 50 * time.Minute
 

@@ -7,8 +7,8 @@
 //	compare -ours FILE -published FILE [-doc FILE] [-plot FILE]
 //	compare -ours FILE -observed [-doc FILE]
 //
-// With -observed it compares this plugin with itself: without and with an address at which it can be
-// looked into, and while a status page is open and Prometheus scrapes it.
+// With -observed it compares this plugin with itself: without -http-address, with it, and while a
+// status page is open and Prometheus scrapes it.
 //
 // Each plugin runs in a mount namespace of its own, in which /sys, /dev and
 // /var/lib/kubelet/device-plugins are those of the look-alike host: the published plugin has no

@@ -56,8 +56,8 @@ func TestImageHasProgramsAndLicensesOnly(t *testing.T) {
 	}
 }
 
-// isIn reports whether a directory is one of the folders or below one: code that a module has copied
-// from elsewhere has a license of its own.
+// isIn reports whether a directory is one of the folders or below one: code that a module has
+// copied from elsewhere has a license of its own.
 func isIn(dir string, folders []string) bool {
 	return slices.ContainsFunc(folders, func(folder string) bool {
 		return dir == folder || strings.HasPrefix(dir, folder+"/")
