@@ -102,14 +102,15 @@ func conditions(s *settings) string {
 	text := fmt.Sprintf("\nMedians of %d rounds on %d CPUs (%s), Linux %s, %s.\n",
 		s.rounds, runtime.NumCPU(), processor(), unix.ByteSliceToString(u.Release[:]), runtime.Version())
 	if s.observed {
-		return text + fmt.Sprintf(`The plugin ran without -http-address, with it, and with an open status page and a scrape every %v
-as well, in turns on the same look-alike host. A VF was unbound or bound %d times in each round, with
-%v between two changes. Idle was measured for %v in each round.
+		return text + fmt.Sprintf(`The plugin ran without -http-address, with it, and with an
+open status page and a scrape every %v as well, in turns on the same look-alike host. A VF was
+unbound or bound %d times in each round, with %v between two changes. Idle was measured for %v in
+each round.
 `, scrapeInterval, eventChanges, eventPause, s.idle)
 	}
-	return text + fmt.Sprintf(`The plugins took turns on the same look-alike host, both with their default flags, except for
--max-num-devices=65536 of the published plugin. A storm adds and removes %d VFs, 16 at a time.
-Idle was measured for %v in each round.
+	return text + fmt.Sprintf(`The plugins took turns on the same look-alike host, both with their
+default flags, except for -max-num-devices=65536 of the published plugin. A storm adds and removes
+%d VFs, 16 at a time. Idle was measured for %v in each round.
 `, stormChanges/2, s.idle)
 }
 
