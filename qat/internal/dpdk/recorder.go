@@ -28,8 +28,8 @@ const defaultRecorderLimit = 2048
 // A Recorder holds pointers to values that do not change, and encodes them when somebody asks for
 // the recording. Steps are kept in two segments. Each begins with a checkpoint, which is the state
 // before its first step. When the second segment is full, the first one is dropped. So a Recorder
-// holds at most limit decisions, or those of two steps if these are more. A step counts as one
-// decision more than it has.
+// holds at most limit decisions, or those of two steps if these are more. What else a step holds
+// counts as decisions, too; see [step.size].
 //
 // Write may be called from any goroutine. Everything else belongs to the goroutine of the loop.
 type Recorder struct {
@@ -203,8 +203,20 @@ func withoutOthers(vfs []facts, decisions []decision, a *assignment) ([]facts, [
 	return facts, decided
 }
 
-// size is how much a step counts in the limit of a Recorder.
-func (s *step) size() int { return 1 + len(s.decisions) }
+// addressesPerDecision is the number of addresses, with what belongs to each, that take about as
+// much memory as a decision and its facts.
+const addressesPerDecision = 32
+
+// size is how much a step counts in the limit of a Recorder: one decision more than it has, and one
+// for addressesPerDecision addresses. A step with one decision can have the addresses of all VFs.
+func (s *step) size() int {
+	n := len(s.cause.keys) + len(s.pending) + len(s.failed) + len(s.blocked) + len(s.links) + len(s.binds) +
+		len(s.changes)
+	for i := range s.facts {
+		n += len(s.facts[i].members)
+	}
+	return 1 + len(s.decisions) + n/addressesPerDecision
+}
 
 // isEmpty reports whether nothing would be different without a step.
 func (s *step) isEmpty() bool { return len(s.decisions)+len(s.changes)+len(s.links) == 0 }

@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,8 +18,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"qatplugin/devtree"
 	"qatplugin/internal/lookalike"
 	"qatplugin/internal/status"
+	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/policy"
@@ -124,6 +129,58 @@ func TestRecorderKeepsTheNewestSteps(t *testing.T) {
 		r.rescan() // more decisions than a segment holds
 		checkRecording(t, r.controller)
 	})
+}
+
+// A step can have few decisions and yet refer to all VFs of the host: those that could not be bound,
+// or that share an IOMMU group.
+func TestRecorderLimitsTheMemoryOfStepsWithFewDecisions(t *testing.T) {
+	const vfs, limit = 512, 2048
+	waiting := map[pci.Address]decision{}
+	b := &fakeBindings{failed: map[pci.Address]bool{}}
+	group := make([]member, vfs)
+	for n := range vfs {
+		a := pci.Address{Bus: uint8(n / 128), Device: uint8(n / 8 % 16), Function: uint8(n % 8)}
+		waiting[a] = decision{
+			vf: a, action: actionBind, function: &function{Function: &device.Function{Address: a, IsVF: true}},
+		}
+		b.failed[a], group[n].address = true, a
+	}
+	pfOf := func(pci.Address) (pci.Address, bool) { return pci.Address{}, false }
+	for name, members := range map[string][]member{"failed binds": nil, "shared group": group} {
+		t.Run(name, func(t *testing.T) {
+			a := &assignment{
+				limit:   1,
+				listed:  map[pci.Address]*place{},
+				waiting: maps.Clone(waiting),
+				skipped: map[string]string{},
+				tree:    &devtree.Tree{},
+			}
+			r := NewRecorder(limit, nil)
+			before := heap()
+			for n := range limit / 2 {
+				d := waiting[group[n%vfs].address]
+				f := []facts{{address: d.vf, vf: d.function, members: slices.Clone(members)}}
+				s := r.begin(f, []decision{d}, a, time.Now())
+				observed, observedPFOf := r.observe(s, b, pfOf)
+				r.end(s, a.apply([]decision{d}, observed, observedPFOf, time.Now()), a)
+			}
+			// A decision takes 1 KB, and the waiting VFs of a checkpoint take the memory of their
+			// number of decisions at most.
+			if held := heap() - before; held > (limit+2*vfs)<<10 {
+				t.Errorf("the Recorder holds %d KiB", held>>10)
+			}
+			runtime.KeepAlive(r)
+		})
+	}
+}
+
+// heap returns how many bytes of the heap are in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // frees what the first one found to be unused
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // Events of PFs and of devices that are not QAT can be many, and lead to no decision.
