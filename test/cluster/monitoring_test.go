@@ -103,6 +103,8 @@ func TestAlertsFire(t *testing.T) {
 	p.awaitFiring(alert{"alertname": "QATProvisioningFailed"})
 	p.awaitQuiet("QATProvisioningConfigInvalid")
 
+	p.checkDashboard()
+
 	process := n.process(pod)
 	must(t, syscall.Kill(process, syscall.SIGSTOP))
 	p.awaitFiring(alert{"alertname": "QATPluginDown", "pod": pod.Name})
@@ -168,6 +170,30 @@ func allocateUnknown(t *testing.T) {
 	if grpcstatus.Code(err) != codes.NotFound {
 		t.Fatalf("Allocate of an unknown device: %v", err)
 	}
+}
+
+// checkDashboard checks that each panel of the dashboard shows something, except for those of the
+// telemetry, which is off.
+func (p *prometheus) checkDashboard() {
+	p.t.Helper()
+	needTelemetry := []string{
+		"Utilization by slice type", "Utilization by PF", "Bandwidth", "Device latency", "Telemetry samples",
+	}
+	variables := strings.NewReplacer("$node", nodeName, "$pf", ".*", "$__rate_interval", "1m")
+	panels := 0
+	for _, panel := range list(readYAML(p.t, deployment("monitoring/dashboard.json"))["panels"]) {
+		results := 0
+		targets := list(panel["targets"])
+		for _, target := range targets {
+			results += len(p.query(variables.Replace(fmt.Sprint(target["expr"]))))
+		}
+		title := fmt.Sprint(panel["title"])
+		if len(targets) > 0 && (results > 0) == slices.Contains(needTelemetry, title) {
+			p.t.Errorf("panel %s has %d series", title, results)
+		}
+		panels += min(len(targets), 1)
+	}
+	p.t.Logf("%d panels were queried", panels)
 }
 
 // checkAllProvoked checks that each alert has fired, except for those in notProvoked.
