@@ -17,22 +17,17 @@ import (
 
 const dashboardFile = top + "/deployments/monitoring/dashboard.json"
 
-// A classicDashboard has the schema that all versions of Grafana import.
-//
-//lint:ignore SA1019 Grafana before version 12 does not import the schema of dashboardv2.
-type classicDashboard = dashboard.Dashboard
-
 // loadDashboard decodes the dashboard with the types that Grafana generates from its schema. Fields
 // that the schema does not have are errors.
-func loadDashboard(t *testing.T) *classicDashboard {
+func loadDashboard(t *testing.T) *dashboard.Dashboard {
 	t.Helper()
 	plugins.RegisterDefaultPlugins()
 	text := []byte(readFile(t, dashboardFile))
 	// The error has no message if there is none, and the result then lacks the panels.
-	if err := new(classicDashboard).UnmarshalJSONStrict(text); err != nil && err.Error() != "" {
+	if err := new(dashboard.Dashboard).UnmarshalJSONStrict(text); err != nil && err.Error() != "" {
 		t.Fatalf("%s:\n%v", dashboardFile, err)
 	}
-	d := &classicDashboard{}
+	d := &dashboard.Dashboard{}
 	must(t, json.Unmarshal(text, d))
 	return d
 }
@@ -83,7 +78,7 @@ func dashboardQueries(t *testing.T) (list []query) {
 }
 
 // panels returns the panels without the rows.
-func panels(t *testing.T, d *classicDashboard) (list []*dashboard.Panel) {
+func panels(t *testing.T, d *dashboard.Dashboard) (list []*dashboard.Panel) {
 	t.Helper()
 	for _, p := range d.Panels {
 		if p.RowPanel != nil {
