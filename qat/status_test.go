@@ -221,8 +221,8 @@ func TestStatusOfProvisioning(t *testing.T) {
 	r.statusBecomes("the configuration is wrong", func(s *status.Snapshot) bool { return s.Provisioning.Err != "" })
 }
 
-// A loop that the kernel blocks takes all the time of a reader, and must not make the other one look
-// blocked as well.
+// A loop that the kernel blocks takes all the time of a reader, and must not make the other one
+// look blocked as well.
 func TestStatusOfOneLoopDoesNotDependOnTheOther(t *testing.T) {
 	h := newHost(t)
 	blocked, release := make(chan struct{}, 1), make(chan struct{})

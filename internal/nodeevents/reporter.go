@@ -37,7 +37,7 @@ const (
 	repeatAfter = 20 * time.Minute
 	seriesTime  = 50 * time.Minute
 
-	// At most burst requests are sent at once, and one each sendInterval for long.
+	// At most burst requests are sent at once, and after them one every sendInterval.
 	sendInterval = 10 * time.Second
 	burst        = 10
 

@@ -3,7 +3,7 @@
 // Package statusserver serves what the plugin knows over HTTP, for people, Prometheus and qatctl.
 //
 // The handler only answers GET and HEAD requests and changes nothing. It builds answers from a
-// [status.Source] when somebody asks. Only while clients follow /events does it run goroutines of
+// [status.Source] for each request. Only while clients follow /events does it run goroutines of
 // its own, which end before the request of the last client does. Other sites get no permission to
 // read the answers in a browser.
 package statusserver

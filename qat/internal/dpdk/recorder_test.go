@@ -131,8 +131,8 @@ func TestRecorderKeepsTheNewestSteps(t *testing.T) {
 	})
 }
 
-// A step can have few decisions and yet refer to all VFs of the host: those that could not be bound,
-// or that share an IOMMU group.
+// A step can have few decisions and yet refer to all VFs of the host: those that could not be
+// bound, or that share an IOMMU group.
 func TestRecorderLimitsTheMemoryOfStepsWithFewDecisions(t *testing.T) {
 	const vfs, limit = 512, 2048
 	waiting := map[pci.Address]decision{}

@@ -61,7 +61,7 @@ func NewSwitch(root string, writer Writer) *Switch {
 	return &Switch{sysfs: root, writer: writer, pfs: map[pci.Address]*switched{}}
 }
 
-// Notify says that a PF may have come up, and which is its driver's directory in debugfs.
+// Notify reports that a PF may have come up, and which is its driver's directory in debugfs.
 func (s *Switch) Notify(pf pci.Address, debugfs string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
