@@ -41,7 +41,7 @@ type Recording = dpdk.Recording
 
 // Replay reads what WriteRecording has written. It decides again on the recorded facts, follows the
 // lists, and compares both with what is recorded; see [Recording]. An error names the line that
-// cannot be read. Replay then also returns what comes before it.
+// cannot be read, or says that the end is missing. Replay then also returns what comes before it.
 func Replay(r io.Reader) (*Replayed, error) {
 	recordings, err := dpdk.Replay(r)
 	return &Replayed{recordings}, err

@@ -5,6 +5,7 @@ package dpdk
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -284,6 +285,8 @@ func TestReplayRejectsWhatIsNoRecording(t *testing.T) {
 		header + `{"type":"step"}`:    "line 2: there is no checkpoint before the first step",
 		header + `{"type":"new"}`:     `line 2: unknown type "new"`,
 		header + "\n{\"type\":\"step": "line 3: ",
+		header + checkpoint:           "the recording is cut off",
+		header + checkpoint + header:  "line 3: the recording before it is cut off",
 		listed(`"vf":"x"`):            `line 2: "x" is not a PCI address`,
 		listed(`"vf":"` + vf + `","action":"list"`):                    "line 2: listed VF " + vf + " has no device",
 		listed(`"vf":"` + vf + `","action":"explode"`):                 `line 2: unknown action "explode"`,
@@ -307,5 +310,22 @@ func TestNilRecorderRecordsNothing(t *testing.T) {
 	var text bytes.Buffer
 	if err := r.Write(&text); err != nil || text.Len() > 0 {
 		t.Errorf("it writes %q, %v", text.String(), err)
+	}
+}
+
+// endless is a file without lines, such as /dev/zero.
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.read += len(p); e.read > 4*maxLine {
+		return 0, errors.New("it was read on and on")
+	}
+	return len(p), nil
+}
+
+func TestReplayLimitsTheLengthOfALine(t *testing.T) {
+	_, err := Replay(&endless{})
+	if err == nil || !strings.Contains(err.Error(), "line 1: it is longer than 64 MiB") {
+		t.Errorf("error %v", err)
 	}
 }

@@ -52,30 +52,37 @@ type RecordedDecision struct {
 	Text   string // such as "list in cy" or "skip: it is being removed"
 }
 
+// maxLine is the length in bytes that no line may exceed. A full read of 1024 VFs has about 2 MiB.
+const maxLine = 64 << 20
+
 // Replay reads recordings. It decides again on the recorded facts, applies the decisions to the
-// lists, and compares both with what is recorded. An error says that a line cannot be read.
+// lists, and compares both with what is recorded. An error says that a line cannot be read, or that
+// the end of the recordings is missing. Replay then also returns what comes before it.
 func Replay(r io.Reader) ([]*Recording, error) {
 	var all []*Recording
 	p := player{}
-	input := bufio.NewReader(r)
-	for number := 1; ; number++ {
-		text, readErr := input.ReadBytes('\n')
-		if readErr != nil && !errors.Is(readErr, io.EOF) {
-			return all, readErr
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		p.line++
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
 		}
-		if len(bytes.TrimSpace(text)) > 0 {
-			p.line = number
-			recording, err := p.play(text)
-			if err != nil {
-				return all, fmt.Errorf("line %d: %w", number, err)
-			}
-			if recording != nil {
-				all = append(all, recording)
-			}
+		recording, err := p.play(lines.Bytes())
+		if err != nil {
+			return all, fmt.Errorf("line %d: %w", p.line, err)
 		}
-		if readErr != nil {
-			break
+		if recording != nil {
+			all = append(all, recording)
 		}
+	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return all, fmt.Errorf("line %d: it is longer than %d MiB", p.line+1, maxLine>>20)
+	case err != nil:
+		return all, err
+	case p.recording != nil && !p.ended:
+		return all, errors.New("the recording is cut off: it does not end with the lists")
 	}
 	if len(all) == 0 {
 		return nil, errors.New("the recording is empty")
@@ -87,6 +94,7 @@ func Replay(r io.Reader) ([]*Recording, error) {
 type player struct {
 	line       int
 	recording  *Recording // nil: there was no header
+	ended      bool       // the line with the Tree, which ends the recording, was read
 	settings   settings
 	assignment *assignment // nil: there was no checkpoint
 	links      map[pci.Address]link
@@ -145,12 +153,15 @@ func (p *player) header(text []byte, d *decoder) (*Recording, error) {
 	if err := json.Unmarshal(text, &h); err != nil {
 		return nil, err
 	}
+	if p.recording != nil && !p.ended {
+		return nil, errors.New("the recording before it is cut off: it does not end with the lists")
+	}
 	if h.Version != recordingVersion {
 		return nil, fmt.Errorf("version %d of the format: only version %d can be read", h.Version, recordingVersion)
 	}
 	s := d.settings(&h)
 	p.recording = &Recording{Time: h.Time, Reason: h.Reason, Config: s.String(), Tree: &devtree.Tree{}}
-	p.settings, p.assignment, p.links = s, nil, map[pci.Address]link{}
+	p.settings, p.assignment, p.links, p.ended = s, nil, map[pci.Address]link{}, false
 	return p.recording, nil
 }
 
@@ -286,6 +297,7 @@ func (p *player) tree(line *treeLine, d *decoder) {
 		}
 	}
 	p.compareTrees(p.recording.Tree, builder.Build())
+	p.ended = true
 }
 
 func (p *player) compareTrees(got, recorded *devtree.Tree) {
