@@ -142,13 +142,17 @@ func (t *text) problems() {
 	tab.end()
 }
 
-// byReason returns a row for each reason, with the addresses that share it.
+// byReason returns a row for each reason, with the number of addresses that share it and the first
+// two of them.
 func byReason(reasons map[string][]string, one, many string) (rows [][]string) {
 	for reason, addresses := range reasons {
 		slices.Sort(addresses)
 		what := fmt.Sprintf("%s %s", one, addresses[0])
 		if n := len(addresses); n > 1 {
-			what = fmt.Sprintf("%d %s, %s to %s", n, many, addresses[0], addresses[n-1])
+			what = fmt.Sprintf("%d %s: %s", n, many, strings.Join(addresses[:2], ", "))
+			if n > 2 {
+				what += fmt.Sprintf(" and %d more", n-2)
+			}
 		}
 		rows = append(rows, []string{what, reason})
 	}

@@ -76,10 +76,10 @@ func TestProblemsComeFirst(t *testing.T) {
 2026-03-04T05:06:07Z, up for 1d3h
 
 PROBLEMS
-  check registered                     kubelet.sock not found in /x
-  kernel uevents                       no uevents reach this process
-  PF 0000:6b:00.0                      it is down
-  2 VFs, 0000:6b:00.1 to 0000:6b:00.4  its PF 0000:6b:00.0 is down
+  check registered                   kubelet.sock not found in /x
+  kernel uevents                     no uevents reach this process
+  PF 0000:6b:00.0                    it is down
+  2 VFs: 0000:6b:00.1, 0000:6b:00.4  its PF 0000:6b:00.0 is down
 
 NOT LISTED
   0000:6b:00.3  hidden by -max-num-devices=2
@@ -134,6 +134,17 @@ func TestTextOfAHealthyHostNamesNoProblem(t *testing.T) {
 	if !strings.Contains(text.String(), "\nNo problems.\n") || strings.Contains(text.String(), "PROBLEMS") ||
 		strings.Contains(text.String(), "FAILURES") {
 		t.Errorf("the text names problems:\n%s", &text)
+	}
+}
+
+func TestSkippedDevicesAreNamedByReason(t *testing.T) {
+	var text bytes.Buffer
+	writeText(&text, &status.Snapshot{Loops: []status.Loop{{
+		Skipped: map[string]string{"A": "off", "B": "off", "C": "off", "D": "on"},
+	}}}, nil)
+	const want = "NOT LISTED\n  D                           on\n  3 devices: A, B and 1 more  off\n\n"
+	if !strings.Contains(text.String(), want) {
+		t.Errorf("no %q in:\n%s", want, &text)
 	}
 }
 
