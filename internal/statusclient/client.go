@@ -16,9 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,8 +46,11 @@ func (e *notRunningError) Error() string {
 
 func (e *notRunningError) Is(target error) bool { return target == ErrNotRunning }
 
-// maxLine is the longest line of a stream, in bytes. A Snapshot of 1024 VFs has 400 KiB.
-const maxLine = 64 << 20
+// maxAnswer is the length in bytes that no answer and no message of a stream may exceed. A Snapshot
+// of 1024 VFs has 400 KiB.
+const maxAnswer = 16 << 20
+
+var errTooLong = fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
 
 // A Client asks one plugin.
 type Client struct {
@@ -99,7 +104,7 @@ func (c *Client) Snapshot(ctx context.Context) (*status.Snapshot, error) {
 // Text returns the status as text for people.
 func (c *Client) Text(ctx context.Context) ([]byte, error) {
 	var text bytes.Buffer
-	err := c.copy(ctx, "/statusz?format=text", &text)
+	err := c.copy(ctx, "/statusz?format=text", &text, maxAnswer)
 	return text.Bytes(), err
 }
 
@@ -120,7 +125,7 @@ func (c *Client) Telemetry(ctx context.Context) ([]status.Telemetry, error) {
 
 // WriteRecording writes what the plugin's recorder holds to w, as lines of JSON.
 func (c *Client) WriteRecording(ctx context.Context, w io.Writer) error {
-	return c.copy(ctx, "/debug/recording", w)
+	return c.copy(ctx, "/debug/recording", w, math.MaxInt64)
 }
 
 // Events returns the events in the plugin's journal, the oldest first, at most last of them.
@@ -135,13 +140,15 @@ func (c *Client) Events(ctx context.Context, last int) ([]status.Event, error) {
 		if err := m.Decode(&e); err != nil {
 			return err
 		}
-		list = append(list, e)
+		if list = append(list, e); len(list) > last {
+			list = slices.Delete(list, 0, 1)
+		}
 		return nil
 	})
 	if err == io.EOF {
 		err = nil
 	}
-	return list[max(0, len(list)-last):], err
+	return list, err
 }
 
 // A Message is one message of a stream.
@@ -191,7 +198,7 @@ func (c *Client) stream(ctx context.Context, query url.Values, handle func(*Mess
 // returns io.EOF at the end.
 func readMessages(r io.Reader, handle func(*Message) error) error {
 	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, 64<<10), maxLine)
+	lines.Buffer(make([]byte, 0, 64<<10), maxAnswer)
 	var m Message
 	for lines.Scan() {
 		line := lines.Bytes()
@@ -215,8 +222,14 @@ func readMessages(r io.Reader, handle func(*Message) error) error {
 			}
 			m.Data = append(m.Data, value...)
 		}
+		if len(m.Data) > maxAnswer {
+			return errTooLong
+		}
 	}
-	if err := lines.Err(); err != nil {
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return errTooLong
+	case err != nil:
 		return err
 	}
 	return io.EOF
@@ -229,23 +242,38 @@ func (c *Client) decode(ctx context.Context, path string, v any) error {
 		return err
 	}
 	defer answer.Body.Close()
-	if err := json.NewDecoder(answer.Body).Decode(v); err != nil {
+	if err := json.NewDecoder(&limited{answer.Body, maxAnswer}).Decode(v); err != nil {
 		return c.failed(ctx, path, fmt.Errorf("read the answer: %w", err))
 	}
 	return nil
 }
 
-// copy asks for a path and writes the answer to w.
-func (c *Client) copy(ctx context.Context, path string, w io.Writer) error {
+// copy asks for a path and writes the answer, of limit bytes at most, to w.
+func (c *Client) copy(ctx context.Context, path string, w io.Writer, limit int64) error {
 	answer, err := c.get(ctx, path, "")
 	if err != nil {
 		return err
 	}
 	defer answer.Body.Close()
-	if _, err := io.Copy(w, answer.Body); err != nil {
+	if _, err := io.Copy(w, &limited{answer.Body, limit}); err != nil {
 		return c.failed(ctx, path, err)
 	}
 	return nil
+}
+
+// limited reads left bytes, and then fails unless r ends there.
+type limited struct {
+	r    io.Reader
+	left int64
+}
+
+// Read implements [io.Reader].
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if l.left -= int64(n); l.left < 0 {
+		return 0, errTooLong
+	}
+	return n, err
 }
 
 // get returns the answer to a GET request, whose status is 200.

@@ -234,3 +234,53 @@ func TestFollow(t *testing.T) {
 		t.Errorf("error %v, want that of the function", err)
 	}
 }
+
+// A server that is no plugin may send anything. It must not fill the memory.
+func TestLengthOfAnswersIsLimited(t *testing.T) {
+	const limit = 16 << 20
+	endless := func(line string) http.HandlerFunc {
+		part := strings.Repeat(line, 1<<20/len(line))
+		return func(w http.ResponseWriter, _ *http.Request) {
+			for range 2 * limit / len(part) {
+				if _, err := io.WriteString(w, part); err != nil {
+					return
+				}
+			}
+		}
+	}
+	c := serve(t, map[string]http.HandlerFunc{
+		"/statusz":   endless(" "),
+		"/telemetry": endless(" "),
+		"/flagz":     endless(" "),
+	})
+	for name, ask := range map[string]func() error{
+		"Snapshot":  func() error { _, err := c.Snapshot(t.Context()); return err },
+		"Text":      func() error { _, err := c.Text(t.Context()); return err },
+		"Flags":     func() error { _, err := c.Flags(t.Context()); return err },
+		"Telemetry": func() error { _, err := c.Telemetry(t.Context()); return err },
+	} {
+		if err := ask(); err == nil || !strings.Contains(err.Error(), "the answer is longer than 16 MiB") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	for name, line := range map[string]string{"line": "x", "event": "data: " + strings.Repeat("x", 1000) + "\n"} {
+		c := serve(t, map[string]http.HandlerFunc{"/events": endless(line)})
+		err := c.Follow(t.Context(), nil, 0, func(*statusclient.Message) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), "the answer is longer than 16 MiB") {
+			t.Errorf("an endless %s: error %v", name, err)
+		}
+	}
+}
+
+func TestEventsKeepsTheLastOnes(t *testing.T) {
+	c := serve(t, map[string]http.HandlerFunc{"/events": func(w http.ResponseWriter, _ *http.Request) {
+		for n := range 10_000 {
+			fmt.Fprintf(w, "event: event\ndata: {\"seq\": %d}\n\n", n)
+		}
+	}})
+	list, err := c.Events(t.Context(), 2)
+	must(t, err)
+	if len(list) != 2 || list[0].Seq != 9_998 || list[1].Seq != 9_999 || cap(list) > 100 {
+		t.Errorf("%d events with room for %d: %+v", len(list), cap(list), list)
+	}
+}
