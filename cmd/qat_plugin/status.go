@@ -32,11 +32,12 @@ func (o *options) servesStatusSocket() bool {
 	return err == nil && info.IsDir()
 }
 
-// servers returns the servers of the status.
-func (o *options) servers(handler http.Handler) (list []probe.Server) {
+// servers returns the servers of the status. Each has a handler of its own, so that clients of the
+// address cannot use up the limits of the socket.
+func (o *options) servers(newHandler func() http.Handler) (list []probe.Server) {
 	if o.httpAddress != "" {
 		list = append(list, probe.Server{
-			Handler:   handler,
+			Handler:   newHandler(),
 			Serves:    "the status",
 			Listen:    probe.ListenTCP(o.httpAddress),
 			Address:   o.httpAddress,
@@ -45,7 +46,7 @@ func (o *options) servers(handler http.Handler) (list []probe.Server) {
 	}
 	if o.servesStatusSocket() {
 		list = append(list, probe.Server{
-			Handler:   handler,
+			Handler:   newHandler(),
 			Serves:    "the status",
 			Listen:    func(context.Context) (net.Listener, error) { return listenStatus(o.statusSocket) },
 			Address:   o.statusSocket,
@@ -75,17 +76,19 @@ func (s statusSocket) Close() error {
 
 // serveStatus serves v until ctx ends. It returns when the last request has ended.
 func (o *options) serveStatus(ctx context.Context, v *view, meters *metrics.Metrics, live []probe.Check) {
-	handler := statusserver.New(statusserver.Config{
-		Source:    v,
-		Live:      live,
-		Ready:     v.checks,
-		Metrics:   meters.Handler(v),
-		Page:      statuspage.Handler(),
-		Flags:     o.values,
-		Profiling: o.profiling,
-	})
+	newHandler := func() http.Handler {
+		return statusserver.New(statusserver.Config{
+			Source:    v,
+			Live:      live,
+			Ready:     v.checks,
+			Metrics:   meters.Handler(v),
+			Page:      statuspage.Handler(),
+			Flags:     o.values,
+			Profiling: o.profiling,
+		})
+	}
 	var running sync.WaitGroup
-	for _, server := range o.servers(handler) {
+	for _, server := range o.servers(newHandler) {
 		running.Go(func() { server.Run(ctx) })
 	}
 	running.Wait()

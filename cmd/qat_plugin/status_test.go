@@ -231,6 +231,23 @@ func TestStatusIsServedAtAddressAndSocket(t *testing.T) {
 	}
 }
 
+// Anybody who can reach the address can use up its limits.
+func TestClientsOfTheAddressLeaveTheSocketAlone(t *testing.T) {
+	r := startStatus(t)
+	defer r.stop()
+	for {
+		request, err := http.NewRequestWithContext(t.Context(), "GET", "http://plugin/events?types=event", nil)
+		must(t, err)
+		response, err := r.client(false).Do(request)
+		must(t, err)
+		defer response.Body.Close()
+		if response.StatusCode == http.StatusServiceUnavailable {
+			break
+		}
+	}
+	openStream(t, r.client(true), "").close()
+}
+
 func TestProfilesAreServedWithTheFlag(t *testing.T) {
 	r := startStatus(t, "-profiling")
 	defer r.stop()
