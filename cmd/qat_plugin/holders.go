@@ -49,7 +49,7 @@ func newHolderCache(ask func(context.Context) (map[string]string, error), change
 func (h *holderCache) get(ctx context.Context) map[string]string {
 	h.mu.Lock()
 	age := time.Since(h.at)
-	if age > holdersMaxAge && h.answered == nil {
+	if age > holdersMaxAge && h.answered == nil && h.ctx.Err() == nil {
 		h.answered = make(chan struct{})
 		h.asking.Go(h.refresh)
 	}
@@ -87,12 +87,14 @@ func (h *holderCache) refresh() {
 	}
 }
 
-// close waits until the kubelet is not being asked. The caller makes sure that nobody looks any
-// more. A nil holderCache may be closed.
+// close waits until the kubelet is not being asked. It is not asked again. A nil holderCache may be
+// closed.
 func (h *holderCache) close() {
 	if h == nil {
 		return
 	}
-	h.cancel()
+	h.mu.Lock()
+	h.cancel() // with mu, so that no question begins after it
+	h.mu.Unlock()
 	h.asking.Wait()
 }

@@ -147,6 +147,21 @@ func TestKubeletThatDoesNotAnswerDelaysNobody(t *testing.T) {
 	})
 }
 
+// A request may outlive its server for a moment.
+func TestKubeletIsNotAskedAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &fakeKubelet{holders: map[string]string{vf: "default/a"}}
+		h := newHolderCache(k.ask, k.change)
+		h.close()
+		if got := h.get(t.Context()); got != nil {
+			t.Errorf("holders %v", got)
+		}
+		if asked, _ := k.counts(); asked != 0 {
+			t.Errorf("asked %d times", asked)
+		}
+	})
+}
+
 func TestNoCacheWithoutAKubelet(t *testing.T) {
 	if h := newHolderCache(nil, func() {}); h != nil {
 		t.Errorf("%v, want nil", h)
