@@ -53,6 +53,8 @@ type replayedRecording struct {
 	Entries     []replayedEntry     `json:"entries"`
 	Lists       map[string][]string `json:"lists"` // resource → devices at the end
 	Differences []string            `json:"differences,omitempty"`
+
+	steps int // including those that are not in Entries
 }
 
 // A replayedEntry is an event or a step.
@@ -151,6 +153,7 @@ func convertRecording(r *qat.Recording, device string) replayedRecording {
 			}
 			continue
 		}
+		to.steps++
 		step := &replayedStep{Time: from.Step.Time, Cause: from.Step.Cause}
 		for _, d := range from.Step.Decisions {
 			if about(d.Device) {
@@ -201,13 +204,14 @@ func (a *app) printRecording(r *replayedRecording) {
 	a.printf("\n")
 	a.fact("Configuration", r.Config, plain)
 	a.printf("\n")
-	steps := 0
+	if len(r.Entries) == 0 {
+		a.printf("There is no such step or event.\n")
+	}
 	for i := range r.Entries {
 		if e := r.Entries[i].Event; e != nil {
 			a.printf("%s\n", a.eventLine(e, r.Time))
 			continue
 		}
-		steps++
 		step := r.Entries[i].Step
 		a.printf("%s  %s  %s\n", clock(step.Time, r.Time), a.paint(bold, fmt.Sprintf("%-10s", "step")), step.Cause)
 		for _, d := range step.Decisions {
@@ -224,7 +228,7 @@ func (a *app) printRecording(r *replayedRecording) {
 		a.fact(resource, cmp.Or(ids, "no devices"), plain)
 	}
 	if len(r.Differences) == 0 {
-		text := "The replay came to the recorded decisions and lists in all " + count(steps, "step") + "."
+		text := "The replay came to the recorded decisions and lists in all " + count(r.steps, "step") + "."
 		a.printf("\n%s\n", a.paint(green, text))
 		return
 	}

@@ -58,6 +58,22 @@ func TestReplayShowsEachStep(t *testing.T) {
 	}
 }
 
+// TestReplayTextOfOneDevice filters what is shown, not what is compared.
+func TestReplayTextOfOneDevice(t *testing.T) {
+	text, err := os.ReadFile(recordingFile)
+	must(t, err)
+	all := "in all " + count(recordedLines(t, text, "step"), "step") + "."
+	for device, none := range map[string]bool{"6b:00.1": false, "99:00.0": true} {
+		out := qatctl(t, "replay", "--device", device, recordingFile).ok(t).stdout
+		if !strings.Contains(out, all) || strings.Contains(out, "There is no such step or event.") != none {
+			t.Errorf("--device %s prints\n%s", device, out)
+		}
+		if !strings.Contains(out, "-kernel-vf-drivers=dh895xccvf,c6xxvf,c3xxxvf,") {
+			t.Errorf("the flags are not those of a command line:\n%s", out)
+		}
+	}
+}
+
 func TestReplayOfOneDevice(t *testing.T) {
 	var printed []replayedRecording
 	out := qatctl(t, "replay", "-o", "json", "--device", "6b:00.1", recordingFile).ok(t).stdout

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"qatplugin/devtree"
@@ -167,8 +168,8 @@ func (p *player) header(text []byte, d *decoder) (*Recording, error) {
 
 // String describes the settings with the flags of the program.
 func (s settings) String() string {
-	text := fmt.Sprintf("-dpdk-driver=%s -kernel-vf-drivers=%v -bind=%t -steal=%t",
-		s.rules.driver, s.rules.served, s.rules.bind, s.rules.steal)
+	text := fmt.Sprintf("-dpdk-driver=%s -kernel-vf-drivers=%s -bind=%t -steal=%t",
+		s.rules.driver, strings.Join(s.rules.served, ","), s.rules.bind, s.rules.steal)
 	if s.policy != "" {
 		text += fmt.Sprintf(" -allocation-policy=%s", s.policy)
 	}
