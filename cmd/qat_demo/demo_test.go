@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,6 +162,15 @@ func TestKeepPrintsChangesUntilInterrupted(t *testing.T) {
 	go func() { code <- run(ctx, []string{"-keep", "-plugin", buildPlugin(t)}, out, out) }()
 	out.wait(t, "Ctrl-C ends it")
 	host := hostLine.FindStringSubmatch(out.String())[1]
+	socket := regexp.MustCompile(`qatctl --socket (\S+) list`).FindStringSubmatch(out.String())
+	if socket == nil {
+		t.Fatalf("no command that looks into the plugin:\n%s", out)
+	}
+	c, err := net.Dial("unix", socket[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 	for _, step := range []struct{ file, value, want string }{
 		{"0000:6b:00.0/sriov_numvfs", "0", `PF 0000:6b:00\.0 has 0 VFs +\S+ (µs  )?cy 0  dc 0  sym-dc 16\n`},
 		{"0000:6b:00.0/sriov_numvfs", "5", `VFs bound to vfio-pci +\S+ µs  cy 16  dc 0  sym-dc 16\n`},

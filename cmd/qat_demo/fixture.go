@@ -86,6 +86,8 @@ func newFixture(o *options) (_ *fixture, err error) {
 
 func (f *fixture) kubeletDir() string { return filepath.Join(f.dir, "kubelet") }
 
+func (f *fixture) statusSocket() string { return filepath.Join(f.dir, "status.sock") }
+
 func (f *fixture) pluginLog() string { return filepath.Join(f.dir, "plugin.log") }
 
 // bound returns the number of VFs that are bound to vfio-pci.
@@ -111,6 +113,8 @@ func (f *fixture) startPlugin() (err error) {
 		"-sysfs-root="+f.host.Sysfs(),
 		"-dev-root="+f.host.Dev(),
 		"-kubelet-dir="+f.kubeletDir(),
+		"-status-socket="+f.statusSocket(),
+		"-pod-resources-socket=", // that of this machine's kubelet by default
 		fmt.Sprintf("-v=%d", f.o.verbose))
 	return err
 }

@@ -30,6 +30,7 @@ func printChanges(ctx context.Context, f *fixture, t *timeline) {
 		{"echo " + cyVF + " > ../drivers/vfio-pci/unbind", "the plugin binds it again"},
 		{"echo 1 > " + cyPF + "/remove; echo 1 > ../rescan", "remove a PF; it comes back without VFs"},
 		{"tail -f " + f.pluginLog(), "the plugin's log"},
+		{"qatctl --socket " + f.statusSocket() + " list", "what the plugin knows; make demo builds bin/qatctl"},
 	} {
 		command := pad(c[0], 50)
 		if len(command)+len(c[1])+4 > t.width { // a command must stay on one line, to be copied
