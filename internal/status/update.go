@@ -8,7 +8,7 @@ import "time"
 const (
 	MessageSnapshot  = "snapshot"  // a Snapshot: the first message, and after the client fell behind
 	MessageUpdate    = "update"    // an Update of the state that the previous messages gave
-	MessageEvent     = "event"     // an Event; its ID is the event's Seq
+	MessageEvent     = "event"     // an Event; its ID has the event's Seq and the process
 	MessageTelemetry = "telemetry" // a list of Telemetry
 )
 

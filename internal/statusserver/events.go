@@ -47,13 +47,16 @@ var messageTypes = []string{
 
 // A hub is the handler of /events.
 type hub struct {
-	source status.Source
+	source  status.Source
+	process string // part of the IDs of events, because each process numbers its events anew
 
 	mu      sync.Mutex // guards session, and the clients of each session
 	session *session   // nil without clients
 }
 
-func newHub(source status.Source) *hub { return &hub{source: source} }
+func newHub(source status.Source) *hub {
+	return &hub{source: source, process: strconv.FormatInt(time.Now().UnixNano(), 36)}
+}
 
 // A client follows /events. The mutex of the hub guards all fields below types.
 type client struct {
@@ -101,7 +104,7 @@ func wake(c chan struct{}) {
 // ServeHTTP streams messages to a client until it leaves, does not read for too long, or the server
 // ends.
 func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c, follow, err := newClient(r)
+	c, follow, err := h.newClient(r)
 	if err != nil {
 		answer(w, http.StatusBadRequest, "%v", err)
 		return
@@ -152,7 +155,7 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // newClient parses the query of a request.
-func newClient(r *http.Request) (c *client, follow bool, err error) {
+func (h *hub) newClient(r *http.Request) (c *client, follow bool, err error) {
 	c = &client{types: messageTypes, first: first{limit: defaultEvents}, ready: make(chan struct{}, 1)}
 	query := r.URL.Query()
 	if text := query.Get("types"); text != "" {
@@ -177,8 +180,8 @@ func newClient(r *http.Request) (c *client, follow bool, err error) {
 			return nil, false, fmt.Errorf("follow: invalid value %q: must be true or false", text)
 		}
 	}
-	if text := r.Header.Get("Last-Event-ID"); text != "" {
-		c.first.after, _ = strconv.ParseUint(text, 10, 64) // of a browser; 0 if it is of something else
+	if number, ok := strings.CutPrefix(r.Header.Get("Last-Event-ID"), h.process+"-"); ok {
+		c.first.after, _ = strconv.ParseUint(number, 10, 64) // of a browser; 0 if it is of something else
 	}
 	return c, follow, nil
 }
@@ -301,7 +304,7 @@ func (s *session) sendChanges(ctx context.Context) {
 	if events := s.journal.Since(s.seq); len(events) > 0 {
 		s.seq = events[len(events)-1].Seq
 		if s.wanted(status.MessageEvent) {
-			s.send(status.MessageEvent, encodeEvents(events))
+			s.send(status.MessageEvent, s.encodeEvents(events))
 		}
 	}
 	if before := s.snapshot; before != nil && s.wanted(status.MessageUpdate) {
@@ -380,13 +383,9 @@ func (s *session) firstMessages(ctx context.Context, c *client) []byte {
 		messages = append(messages, s.encoded...)
 	}
 	if c.wants(status.MessageEvent) {
-		after := c.first.after
-		if after > s.seq { // the number is of an earlier process
-			after = 0
-		}
-		events := s.journal.Since(after)
+		events := s.journal.Since(c.first.after)
 		events = slices.DeleteFunc(events, func(e status.Event) bool { return e.Seq > s.seq }) // they come later
-		messages = append(messages, encodeEvents(events[max(0, len(events)-c.first.limit):])...)
+		messages = append(messages, s.encodeEvents(events[max(0, len(events)-c.first.limit):])...)
 	}
 	return messages
 }
@@ -420,10 +419,10 @@ func (s *session) readTelemetry(ctx context.Context) []status.Telemetry {
 }
 
 // encodeEvents returns a message for each event.
-func encodeEvents(events []status.Event) []byte {
+func (s *session) encodeEvents(events []status.Event) []byte {
 	var all []byte
 	for i := range events {
-		all = fmt.Appendf(all, "id: %d\n", events[i].Seq)
+		all = fmt.Appendf(all, "id: %s-%d\n", s.hub.process, events[i].Seq)
 		all = append(all, encode(status.MessageEvent, &events[i])...)
 	}
 	return all

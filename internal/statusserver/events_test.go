@@ -155,12 +155,17 @@ func kinds(messages []message) (list []string) {
 	return list
 }
 
+// ids returns the numbers of events.
 func ids(messages []message) (list []string) {
 	for _, m := range messages {
-		list = append(list, m.id)
+		_, number, _ := strings.Cut(m.id, "-")
+		list = append(list, number)
 	}
 	return list
 }
+
+// eventID returns the ID of the event with a number.
+func eventID(h http.Handler, number string) string { return h.(*server).events.process + "-" + number }
 
 func numbers(from, to int) (list []string) {
 	for n := from; n <= to; n++ {
@@ -213,7 +218,7 @@ func TestFollowerGetsTheStateAndThenItsChanges(t *testing.T) {
 		if diff := cmp.Diff([]string{"event", "update"}, kinds(got)); diff != "" {
 			t.Fatalf("messages (-want +got):\n%s", diff)
 		}
-		if e := decode[status.Event](t, got[0]); e.Text != "a VF is replaced" || got[0].id != "2" || e.Seq != 2 {
+		if e := decode[status.Event](t, got[0]); e.Text != "a VF is replaced" || got[0].id != eventID(h, "2") || e.Seq != 2 {
 			t.Errorf("event %+v with ID %s", e, got[0].id)
 		}
 		u := decode[status.Update](t, got[1])
@@ -298,15 +303,33 @@ func TestFollowerContinuesAfterTheLastEventItHas(t *testing.T) {
 			{"", "298", numbers(299, 300)},
 			{"", "300", nil},
 			{"", "5", numbers(101, 300)},
-			{"", "301", numbers(101, 300)}, // the process has restarted since
 			{"", "x", numbers(101, 300)},
 		} {
-			f := follow(h, tt.query, "Last-Event-ID", tt.lastID)
+			f := follow(h, tt.query, "Last-Event-ID", eventID(h, tt.lastID))
 			if diff := cmp.Diff(tt.want, ids(f.take("event"))); diff != "" {
 				t.Errorf("%q after %q: events (-want +got):\n%s", tt.query, tt.lastID, diff)
 			}
 			f.stop()
 		}
+	})
+}
+
+// A browser connects again by itself when the plugin has restarted, with the number of an event of the
+// earlier process.
+func TestFollowerOfAnEarlierProcessGetsAllEvents(t *testing.T) {
+	bubble(t, func(t *testing.T, s *source, h http.Handler) {
+		s.journal.Append(make([]status.Event, 50)...)
+		f := follow(h, "")
+		events := f.take("event")
+		f.stop()
+		time.Sleep(time.Second)
+		restarted := newSource()
+		restarted.journal.Append(make([]status.Event, 60)...)
+		f = follow(New(config(restarted)), "", "Last-Event-ID", events[len(events)-1].id)
+		if diff := cmp.Diff(numbers(1, 60), ids(f.take("event"))); diff != "" {
+			t.Errorf("events of the new process (-want +got):\n%s", diff)
+		}
+		f.stop()
 	})
 }
 
@@ -396,7 +419,7 @@ func TestFollowFalseEndsAfterTheFirstMessages(t *testing.T) {
 		f := follow(h, "?follow=false&last=1")
 		<-f.ended
 		got := f.take(allTypes...)
-		if diff := cmp.Diff([]string{"snapshot", "event", "telemetry"}, kinds(got)); diff != "" || got[1].id != "2" {
+		if diff := cmp.Diff([]string{"snapshot", "event", "telemetry"}, kinds(got)); diff != "" || ids(got)[1] != "2" {
 			t.Errorf("messages %+v (-want +got):\n%s", got, diff)
 		}
 	})
@@ -516,9 +539,9 @@ func TestFollowerThatDoesNotReadIsDropped(t *testing.T) {
 			time.Sleep(time.Second)
 			unblock()
 			<-f.ended
-			again := follow(h, "", "Last-Event-ID", "1")
+			again := follow(h, "", "Last-Event-ID", eventID(h, "1"))
 			defer again.stop()
-			if got := again.take(allTypes...); len(got) != 11 || got[0].kind != "snapshot" || got[1].id != "2" {
+			if got := again.take(allTypes...); len(got) != 11 || got[0].kind != "snapshot" || ids(got)[1] != "2" {
 				t.Errorf("after it reconnected: %v %v, want a snapshot and the events from 2", kinds(got), ids(got))
 			}
 		})
