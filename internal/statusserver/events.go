@@ -366,7 +366,7 @@ func (s *session) greet(ctx context.Context) {
 func (s *session) greetOnce(ctx context.Context, c *client) {
 	c.pending = [][]byte{s.firstMessages(ctx, c)}
 	if c.wants(status.MessageTelemetry) {
-		c.pending = append(c.pending, encode(status.MessageTelemetry, s.hub.source.Telemetry(ctx)))
+		c.pending = append(c.pending, encode(status.MessageTelemetry, s.readTelemetry(ctx)))
 	}
 }
 

@@ -69,7 +69,13 @@ func (s *source) Snapshot(ctx context.Context) *status.Snapshot {
 
 func (s *source) Journal() *status.Journal { return s.journal }
 
-func (s *source) Telemetry(context.Context) []status.Telemetry {
+func (s *source) Telemetry(ctx context.Context) []status.Telemetry {
+	s.mu.Lock()
+	stuck := s.stuck
+	s.mu.Unlock()
+	if stuck {
+		<-ctx.Done()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reads++
@@ -311,12 +317,22 @@ func TestNumberOfRequestsInProgressIsLimited(t *testing.T) {
 	}
 }
 
-func TestStuckLoopDelaysStatuszForASecond(t *testing.T) {
+func TestStuckKernelDelaysAnswersForSeconds(t *testing.T) {
 	bubble(t, func(t *testing.T, s *source, h http.Handler) {
 		s.stuck = true
-		start := time.Now()
-		if w := get(h, "GET", "/statusz"); w.Code != 200 || time.Since(start) != snapshotTimeout {
-			t.Errorf("status %d after %v, want 200 after %v", w.Code, time.Since(start), snapshotTimeout)
+		for path, want := range map[string]time.Duration{
+			"/statusz":             snapshotTimeout,
+			"/telemetry":           telemetryTimeout,
+			"/events?follow=false": snapshotTimeout + telemetryTimeout,
+		} {
+			start := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", path, nil))
+			cancel()
+			if took := time.Since(start); w.Code != 200 || took != want {
+				t.Errorf("%s: status %d after %v, want 200 after %v", path, w.Code, took, want)
+			}
 		}
 	})
 }
