@@ -16,7 +16,7 @@ type checker interface {
 }
 
 // healthChecks returns the checks of /livez (should the process keep running?) and of /readyz (does
-// the kubelet know the truth?).
+// the kubelet have the current lists?).
 func healthChecks(c checker, registered func(context.Context) error) (live, ready []probe.Check) {
 	eventLoop := probe.Check{Name: "event-loop", Run: c.CheckEventLoop}
 	return []probe.Check{eventLoop}, []probe.Check{

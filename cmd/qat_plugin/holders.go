@@ -20,8 +20,8 @@ const (
 	holdersWait = 250 * time.Millisecond
 )
 
-// A holderCache knows which pod has which device, as far as the kubelet says so. It asks the
-// kubelet only when somebody looks, and not more often than every holdersMaxAge.
+// A holderCache keeps the kubelet's answer about which pod holds which device. It asks the kubelet
+// only for a reader, and at most once in holdersMaxAge.
 type holderCache struct {
 	ask     func(context.Context) (map[string]string, error)
 	changed func() // is called when another answer has arrived

@@ -12,7 +12,7 @@ import (
 	"qatplugin/internal/status"
 )
 
-// findAddress returns the one address that a user means, who may leave out its beginning.
+// findAddress returns the only address that is text or ends with it after a colon.
 func findAddress(text string, addresses []string) (string, error) {
 	text = strings.ToLower(text)
 	if slices.Contains(addresses, text) {
@@ -34,7 +34,7 @@ func findAddress(text string, addresses []string) (string, error) {
 	return "", fmt.Errorf("%s can be %s: name one of them", text, alternatives(found))
 }
 
-// findPF returns the address of the one PF that a user means.
+// findPF is findAddress for the PFs of a snapshot.
 func findPF(s *status.Snapshot, text string) (string, error) {
 	address, err := findAddress(text, addressesOfPFs(s))
 	if err == nil {

@@ -93,8 +93,8 @@ func (a *app) doctor(ctx context.Context, o *doctorOptions) error {
 	return nil
 }
 
-// host returns what doctor checks. What the command line leaves open is as the running plugin has
-// it.
+// host returns the host to check. Values that the command line does not set are those of the
+// running plugin.
 func (a *app) host(ctx context.Context, o *doctorOptions) (qat.Host, error) {
 	host := qat.Host{
 		Sysfs:      a.sysfsRoot,

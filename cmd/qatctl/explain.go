@@ -59,7 +59,7 @@ var remedies = []remedy{
 	{"hidden by -max-num-devices", "Raise -max-num-devices (MAX_NUM_DEVICES in the ConfigMap), or set it to 0."},
 	{
 		"dry run:",
-		"Nothing on the host prevents that the VF is bound and listed. Start the plugin without -dry-run.",
+		"Nothing on the host prevents the plugin from binding and listing the VF. Start the plugin without -dry-run.",
 	},
 	{
 		"given back to",
@@ -81,7 +81,7 @@ var remedies = []remedy{
 	{"it is being", "Wait: it takes part of a second, or until a process closes the VF."},
 	{
 		"has not registered a",
-		"Wait for a moment. If the state stays, see dmesg on the node, and bind the VF again.",
+		"Wait for a moment. If the state persists, see dmesg on the node, and bind the VF again.",
 	},
 	{"CONFIG_VFIO_DEVICE_CDEV", "Use -vfio-interface=group, or a kernel with the options that the reason names."},
 	{"does not exist", "The VF is bound, but its device node is missing: check that -dev-root is the host's /dev."},
@@ -92,7 +92,7 @@ var remedies = []remedy{
 		"The firmware of the PF does not answer. See dmesg. With qat/auto_reset on, the driver resets the " +
 			"device; otherwise take it down and up: echo down, then up > /sys/bus/pci/devices/PF/qat/state.",
 	},
-	{"is stuck", "The kernel blocks the reads of the PF: see dmesg. If it stays so, restart the node."},
+	{"is stuck", "The kernel blocks the reads of the PF: see dmesg. If that persists, restart the node."},
 	{"errors_fatal", "Take the PF down and up: echo down, then up > /sys/bus/pci/devices/PF/qat/state. See dmesg."},
 	{"is being recovered", "Wait for the kernel's recovery. See dmesg on the node."},
 	{"PCI error", "See dmesg on the node. If the device does not recover, reset it or restart the node."},

@@ -73,7 +73,7 @@ type change struct {
 	color   color
 }
 
-// watchState is what the messages so far say.
+// watchState is the state after the messages so far.
 type watchState struct {
 	pfs       map[string]status.PF
 	vfs       map[string]status.VF

@@ -2,9 +2,9 @@
 
 // Package metrics serves what the plugin knows as Prometheus metrics. docs/metrics.md lists them.
 //
-// Most metrics are rendered from a [status.Snapshot] when somebody asks for them, and cost nothing
-// otherwise. The others cannot be derived from a state: the time from an event to the list that the
-// kubelet receives, and the results of calls. [Metrics] counts them when they occur.
+// Most metrics are rendered from a [status.Snapshot] for each scrape, and cost nothing otherwise.
+// The others cannot be derived from a state: the time from an event to the list that the kubelet
+// receives, and the results of calls. [Metrics] counts them when they occur.
 //
 // The number of series is bounded by the number of PFs, resources and NUMA nodes. No label holds
 // the address of a VF, the name of a pod, or the text of an error.

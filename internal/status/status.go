@@ -3,9 +3,9 @@
 // Package status describes what the plugin knows, for people and programs that look into it: the
 // status page, the metrics, qatctl and the recorder.
 //
-// A [Snapshot] is what the plugin knows at one time. The program builds one when somebody asks for
-// it, from state that its event loops copy on request. An [Event] is one thing that happened. The
-// program appends each of them to a [Journal], which keeps the newest ones.
+// A [Snapshot] is what the plugin knows at one time. The program builds one for a reader, from
+// state that its event loops copy on request. An [Event] is one thing that happened. The program
+// appends each of them to a [Journal], which keeps the newest ones.
 //
 // The JSON encoding of all types is an interface: fields are added, and not renamed or removed.
 // Times are in RFC 3339, durations in seconds, and addresses are PCI addresses such as

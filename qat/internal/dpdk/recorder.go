@@ -25,7 +25,7 @@ const defaultRecorderLimit = 2048
 // them. What follows from a step is a function of its facts and of the state before it, so a
 // recording can be replayed; see [Replay].
 //
-// A Recorder holds pointers to values that do not change, and encodes them when somebody asks for
+// A Recorder holds pointers to values that do not change, and encodes them when a reader asks for
 // the recording. Steps are kept in two segments. Each begins with a checkpoint, which is the state
 // before its first step. When the second segment is full, the first one is dropped. So a Recorder
 // holds at most limit decisions, or those of two steps if these are more. What else a step holds
