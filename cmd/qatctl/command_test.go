@@ -448,8 +448,18 @@ func TestRecord(t *testing.T) {
 	}
 	f.change(func() { f.cutOff = true })
 	f.qatctl(t, "record", "-o", file).wantExit(t, 1, "/debug/recording: unexpected EOF")
-	if _, err := os.Stat(file); !os.IsNotExist(err) {
-		t.Errorf("a part of a recording is left: %v", err)
+	if text, err := os.ReadFile(file); err != nil || string(text) != f.recording {
+		t.Errorf("an earlier recording is gone: %q, %v", text, err)
+	}
+	other := filepath.Join(t.TempDir(), "other.ndjson")
+	f.qatctl(t, "record", "-o", other).wantExit(t, 1, "/debug/recording: unexpected EOF")
+	if list, err := os.ReadDir(filepath.Dir(other)); err != nil || len(list) > 0 {
+		t.Errorf("a part of a recording is left: %v, %v", list, err)
+	}
+	must(t, os.Symlink(os.DevNull, other)) // like /dev/stdout
+	f.qatctl(t, "record", "-o", other).wantExit(t, 1, "/debug/recording: unexpected EOF")
+	if target, err := os.Readlink(other); err != nil || target != os.DevNull {
+		t.Errorf("the link to a device leads to %q, %v", target, err)
 	}
 	f.qatctl(t, "record", "-o", "/does/not/exist").wantExit(t, 1, "/does/not/exist")
 }

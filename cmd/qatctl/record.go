@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -30,7 +32,7 @@ devices, names of drivers and the plugin's flags, and nothing of the pods' data.
 	return c
 }
 
-func (a *app) record(ctx context.Context, file string) (err error) {
+func (a *app) record(ctx context.Context, file string) error {
 	if file == "-" {
 		if _, ok := isTerminal(a.stdout); ok {
 			return usageError{errors.New("record: standard output is a terminal: name a file with -o, or redirect it")}
@@ -39,14 +41,35 @@ func (a *app) record(ctx context.Context, file string) (err error) {
 			return c.WriteRecording(ctx, a.stdout)
 		})
 	}
-	f, err := os.Create(file)
+	err := writeFile(file, func(w io.Writer) error {
+		return a.ask(ctx, func(ctx context.Context, c *statusclient.Client) error { return c.WriteRecording(ctx, w) })
+	})
 	if err != nil {
 		return err
 	}
-	err = a.ask(ctx, func(ctx context.Context, c *statusclient.Client) error { return c.WriteRecording(ctx, f) })
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(file)) // a part of a recording is of no use
-	}
 	fmt.Fprintf(a.stderr, "Wrote %s. Look at it with: qatctl replay %[1]s\n", file)
 	return nil
+}
+
+// writeFile replaces a file. After an error the old one, if there was one, is still there. Devices
+// and pipes are written to instead.
+func writeFile(path string, write func(io.Writer) error) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return fmt.Errorf("create %s: %w", path, errors.Unwrap(err))
+	}
+	if err = errors.Join(write(f), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
 }
