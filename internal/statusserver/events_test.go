@@ -218,7 +218,8 @@ func TestFollowerGetsTheStateAndThenItsChanges(t *testing.T) {
 		if diff := cmp.Diff([]string{"event", "update"}, kinds(got)); diff != "" {
 			t.Fatalf("messages (-want +got):\n%s", diff)
 		}
-		if e := decode[status.Event](t, got[0]); e.Text != "a VF is replaced" || got[0].id != eventID(h, "2") || e.Seq != 2 {
+		e := decode[status.Event](t, got[0])
+		if e.Text != "a VF is replaced" || got[0].id != eventID(h, "2") || e.Seq != 2 {
 			t.Errorf("event %+v with ID %s", e, got[0].id)
 		}
 		u := decode[status.Update](t, got[1])
@@ -314,8 +315,8 @@ func TestFollowerContinuesAfterTheLastEventItHas(t *testing.T) {
 	})
 }
 
-// A browser connects again by itself when the plugin has restarted, with the number of an event of the
-// earlier process.
+// A browser connects again by itself when the plugin has restarted, with the number of an event of
+// the earlier process.
 func TestFollowerOfAnEarlierProcessGetsAllEvents(t *testing.T) {
 	bubble(t, func(t *testing.T, s *source, h http.Handler) {
 		s.journal.Append(make([]status.Event, 50)...)
