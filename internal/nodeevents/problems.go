@@ -27,6 +27,10 @@ type problem struct {
 	over    string        // field reason of the Normal Event when it is over
 	overPF  string        // PF that it concerns; "" none
 	overFor string        // what the Normal Event says, if there still is such a PF
+
+	// expected says that the plugin causes it. It is not reported, but a reported problem with the
+	// same key is not over either.
+	expected bool
 }
 
 // notBound are the classes of reasons for which a VF cannot be bound, and which somebody can
@@ -63,9 +67,7 @@ func ueventProblems(s *status.Snapshot) (list []problem) {
 
 func pfProblems(s *status.Snapshot) (list []problem) {
 	for _, pf := range s.PFs {
-		// Provisioning takes a PF down on purpose, and withdraws its VFs before.
-		provisioned := pf.Withdrawn != "" && pf.State == "down"
-		if pf.Health != status.Unhealthy || provisioned {
+		if pf.Health != status.Unhealthy {
 			continue
 		}
 		note := fmt.Sprintf("QAT device %s (%s) %s", pf.Address, pf.Family, pf.Reason)
@@ -81,6 +83,9 @@ func pfProblems(s *status.Snapshot) (list []problem) {
 			over:    "QATDeviceHealthy",
 			overPF:  pf.Address,
 			overFor: fmt.Sprintf("QAT device %s (%s) is healthy again", pf.Address, pf.Family),
+
+			// Provisioning takes a PF down on purpose, and withdraws its VFs before.
+			expected: pf.Withdrawn != "" && pf.State == "down",
 		})
 	}
 	return list

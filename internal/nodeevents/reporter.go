@@ -154,8 +154,12 @@ func (r *Reporter) wait(ctx context.Context, changed <-chan struct{}, d time.Dur
 func (r *Reporter) update(problems []problem, now time.Time) {
 	lasting := map[string]bool{}
 	for _, p := range problems {
-		lasting[p.key] = true
 		t := r.problems[p.key]
+		if p.expected {
+			lasting[p.key] = t != nil && t.reported
+			continue
+		}
+		lasting[p.key] = true
 		if t == nil {
 			t = &tracked{}
 			r.problems[p.key] = t

@@ -211,6 +211,20 @@ func TestAPFThatIsTakenDownForProvisioningIsNoProblem(t *testing.T) {
 	})
 }
 
+// A PF that is down for provisioning says nothing about whether its problem is over.
+func TestAReportedPFThatIsTakenDownForProvisioningIsNotHealthyAgain(t *testing.T) {
+	run(t, func(r *rig) {
+		r.becomes(snapshot(pfA))
+		r.after(10*time.Second, warningA)
+		s := snapshot(pfA)
+		s.PFs[0].State, s.PFs[0].Reason, s.PFs[0].Withdrawn = "down", "is down", "its services change"
+		r.becomes(s)
+		r.after(10 * time.Second)
+		r.becomes(snapshot())
+		r.after(10*time.Second, normalA)
+	})
+}
+
 func TestEventOfAPF(t *testing.T) {
 	run(t, func(r *rig) {
 		r.becomes(snapshot(pfA))
