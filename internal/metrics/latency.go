@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,6 +67,9 @@ func (t *tracker) sent(resource string, state *devtree.Resource) (since time.Tim
 	defer t.mu.Unlock()
 	u := t.resource(resource)
 	n := u.find(state) + 1
+	if n == 0 && len(u.states) > 0 {
+		n = u.find(t.equal(u, state)) + 1
+	}
 	for _, s := range u.states[:n] {
 		since = earliest(since, s.since)
 	}
@@ -75,21 +79,30 @@ func (t *tracker) sent(resource string, state *devtree.Resource) (since time.Tim
 	return since
 }
 
-// find returns the index of the newest published state that is, or equals, the state that was sent.
-// It returns -1 if there is none.
+// find returns the index of the newest published state that is the state. It returns -1 if there is
+// none.
 func (u *unsent) find(state *devtree.Resource) int {
 	for i := len(u.states) - 1; i >= 0; i-- {
 		if u.states[i].state == state {
 			return i
 		}
 	}
-	// With CDI the Manager publishes copies of the states, and an empty one in place of nil.
-	for i := len(u.states) - 1; i >= 0; i-- {
-		if sameList(u.states[i].state, state) {
-			return i
+	return -1
+}
+
+// equal returns the newest published state that equals the state, or else the state itself. With CDI
+// the Manager publishes copies of the states, and an empty one in place of nil. The caller holds mu,
+// which equal unlocks for the comparison: it can take milliseconds, and the loop publishes meanwhile.
+func (t *tracker) equal(u *unsent, state *devtree.Resource) *devtree.Resource {
+	states := slices.Clone(u.states)
+	t.mu.Unlock()
+	defer t.mu.Lock()
+	for _, s := range slices.Backward(states) {
+		if sameList(s.state, state) {
+			return s.state
 		}
 	}
-	return -1
+	return state
 }
 
 // sameList reports whether a and b are the same list for the kubelet.

@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -174,5 +175,49 @@ func TestUnreadStatesAreBounded(t *testing.T) {
 	wantSince(t, "the newest list", tr.sent(cy, before.Resource("cy")), at(maxUnsent-1))
 	if n := len(tr.resources["cy"].states); n != 0 {
 		t.Errorf("%d states are kept after the newest was sent", n)
+	}
+}
+
+// TestComparisonOfListsDoesNotDelayTheLoop compares a list with many published states that differ
+// from it little. The loop publishes meanwhile.
+func TestComparisonOfListsDoesNotDelayTheLoop(t *testing.T) {
+	const devices = 1024
+	tree := func(unhealthy int) *devtree.Tree {
+		b := new(devtree.Tree).Edit()
+		for n := range devices {
+			d := &devtree.Device{ID: fmt.Sprintf("%04d", n), Health: devtree.Healthy}
+			if n == unhealthy {
+				d.Health, d.Reason = devtree.Unhealthy, "down"
+			}
+			if err := b.Put("cy", d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return b.Build()
+	}
+	tr := newTracker()
+	tr.opened(cy)
+	states := []*devtree.Tree{tree(devices - 1), tree(devices - 2)}
+	for n := range maxUnsent {
+		tr.publishing(states[n%2], states[(n+1)%2], at(n))
+	}
+	other, done, start := tree(-1).Resource("cy"), make(chan time.Duration), time.Now()
+	go func() {
+		tr.sent(cy, other)
+		done <- time.Since(start)
+	}()
+	var longest time.Duration
+	for {
+		select {
+		case took := <-done:
+			if longest > took/2 {
+				t.Errorf("publishing took %v while a comparison took %v", longest, took)
+			}
+			return
+		default:
+			before := time.Now()
+			tr.publishing(states[0], states[0], never)
+			longest = max(longest, time.Since(before))
+		}
 	}
 }
