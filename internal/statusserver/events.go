@@ -3,7 +3,6 @@
 package statusserver
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -127,7 +126,7 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := &sender{w: w, control: http.NewResponseController(w)}
 	if !follow {
 		newSession(h).greetOnce(r.Context(), c)
-		_ = out.send(bytes.Join(c.pending, nil)) // the client is gone
+		_ = out.send(c.pending...) // the client is gone
 		return
 	}
 	if out.send([]byte("retry: 1000\n\n")) != nil { // milliseconds until a browser reconnects
@@ -136,19 +135,19 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	keepAlive := time.NewTicker(keepAliveInterval)
 	defer keepAlive.Stop()
 	for {
-		var messages []byte
+		var messages [][]byte
 		select {
 		case <-r.Context().Done():
 			return
 		case <-keepAlive.C:
-			messages = []byte(": keep-alive\n\n")
+			messages = [][]byte{[]byte(": keep-alive\n\n")}
 		case <-c.ready:
 			var dropped bool
 			if messages, dropped = h.take(c); dropped {
 				return
 			}
 		}
-		if out.send(messages) != nil {
+		if out.send(messages...) != nil {
 			return
 		}
 	}
@@ -222,11 +221,12 @@ func (h *hub) leave(s *session, c *client) {
 	}
 }
 
-// take returns the messages that wait for a client, and reports whether it is dropped.
-func (h *hub) take(c *client) (messages []byte, dropped bool) {
+// take returns the messages that wait for a client, and reports whether it is dropped. Other clients
+// have the same messages.
+func (h *hub) take(c *client) (messages [][]byte, dropped bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	messages = bytes.Join(c.pending, nil)
+	messages = c.pending
 	c.pending, c.size = nil, 0
 	return messages, c.dropped
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -547,6 +548,26 @@ func TestFollowerThatDoesNotReadIsDropped(t *testing.T) {
 			}
 		})
 	})
+}
+
+// The clients that read slowly may be many.
+func TestClientsShareTheMessagesThatTheyAreSent(t *testing.T) {
+	const size = maxPending / 2
+	h, message := newHub(newSource()), make([]byte, size)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range maxClients {
+		c := &client{ready: make(chan struct{}, 1)}
+		c.push(message)
+		c.push(message)
+		if messages, dropped := h.take(c); len(messages) == 0 || dropped {
+			t.Fatal("nothing to send")
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; took > size {
+		t.Errorf("%d clients take %d MiB for the same messages", maxClients, took>>20)
+	}
 }
 
 // While an event loop does not answer, events are still sent.

@@ -276,10 +276,12 @@ func (s *sender) Write(p []byte) (int, error) {
 	return s.w.Write(p)
 }
 
-// send writes p and sends it at once.
-func (s *sender) send(p []byte) error {
-	if _, err := s.Write(p); err != nil {
-		return err
+// send writes parts and sends them at once.
+func (s *sender) send(parts ...[]byte) error {
+	for _, p := range parts {
+		if _, err := s.Write(p); err != nil {
+			return err
+		}
 	}
 	return s.control.Flush()
 }
