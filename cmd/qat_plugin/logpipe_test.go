@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +27,15 @@ const asProgram = "QAT_PLUGIN_TEST_MAIN"
 // end of the test kills the process.
 func startProcess(t *testing.T, stderr *os.File, args ...string) (cmd *exec.Cmd, wait func() error) {
 	t.Helper()
-	cmd = exec.Command(os.Args[0], args...)
+	return startProgram(t, os.Args[0], stderr, args...)
+}
+
+// startProgram is startProcess with another file of the program.
+func startProgram(
+	t *testing.T, program string, stderr *os.File, args ...string,
+) (cmd *exec.Cmd, wait func() error) {
+	t.Helper()
+	cmd = exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), asProgram+"=1")
 	cmd.Stderr = stderr
 	must(t, cmd.Start())
@@ -133,6 +143,45 @@ func testLogIsComplete(t *testing.T, format, begin, end string) {
 		if !strings.HasPrefix(line, begin) {
 			t.Errorf("unexpected line: %s", line)
 		}
+	}
+}
+
+// The Go runtime writes the trace of a crash to descriptor 2, which the garbage collector must not
+// close. It does so only in a built program: in a test binary, other packages refer to os.Stderr.
+func TestTraceOfACrashIsOnStandardError(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "qat_plugin")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	stderr, err := os.Create(filepath.Join(dir, "stderr"))
+	must(t, err)
+	defer stderr.Close()
+	text := func() string {
+		text, err := os.ReadFile(stderr.Name())
+		must(t, err)
+		return string(text)
+	}
+	cmd, wait := startProgram(t, program, stderr, "-sysfs-root", dir, "-dev-root", dir, "-kubelet-dir", dir,
+		"-profiling", "-http-address=127.0.0.1:0")
+	serving := regexp.MustCompile(`"Serving the status" address="([0-9.:]+)"`)
+	for end := time.Now().Add(timeout); !serving.MatchString(text()); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the program does not serve:\n%s", text())
+		}
+	}
+	address := serving.FindStringSubmatch(text())[1]
+	for range 2 { // the second collection comes after the finalizers of the first
+		if status, body := get(t, "http://"+address+"/debug/pprof/heap?gc=1&debug=1"); status != 200 {
+			t.Fatalf("/debug/pprof/heap: %d %s", status, body)
+		}
+	}
+	must(t, cmd.Process.Signal(syscall.SIGQUIT))
+	if err := wait(); err == nil {
+		t.Error("the program ended with status 0 after SIGQUIT")
+	}
+	if !strings.Contains(text(), "\ncreated by ") {
+		t.Errorf("no trace of the goroutines:\n%s", text())
 	}
 }
 

@@ -4,6 +4,7 @@ package logpipe
 
 import (
 	"os"
+	"runtime"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -24,9 +25,13 @@ func GuardStderr() (exit func(code int)) {
 		klog.ErrorS(err, "Cannot buffer the log; the program will block if nobody reads standard error")
 		return os.Exit
 	}
+	stderr := os.Stderr
 	os.Stderr = log.File()
 	klog.OsExit = func(code int) {
 		log.Close(flushTimeout)
+		// The runtime writes the trace of a crash to descriptor 2. The garbage collector would close
+		// it if nothing referred to its file, and another file could then get the number 2.
+		runtime.KeepAlive(stderr)
 		os.Exit(code)
 	}
 	return klog.OsExit
