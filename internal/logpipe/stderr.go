@@ -29,8 +29,8 @@ func GuardStderr() (exit func(code int)) {
 	os.Stderr = log.File()
 	klog.OsExit = func(code int) {
 		log.Close(flushTimeout)
-		// The runtime writes the trace of a crash to descriptor 2. The garbage collector would close
-		// it if nothing referred to its file, and another file could then get the number 2.
+		// The runtime writes the trace of a crash to descriptor 2. The garbage collector would
+		// close it if nothing referred to its file, and another file could get the number 2.
 		runtime.KeepAlive(stderr)
 		os.Exit(code)
 	}

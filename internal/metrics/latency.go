@@ -90,9 +90,10 @@ func (u *unsent) find(state *devtree.Resource) int {
 	return -1
 }
 
-// equal returns the newest published state that equals the state, or else the state itself. With CDI
-// the Manager publishes copies of the states, and an empty one in place of nil. The caller holds mu,
-// which equal unlocks for the comparison: it can take milliseconds, and the loop publishes meanwhile.
+// equal returns the newest published state that equals the state, or else the state itself. With
+// CDI, the Manager publishes copies of the states, and an empty one in place of nil. The caller
+// holds mu, which equal unlocks for the comparison: it can take milliseconds, and the loop may
+// publish meanwhile.
 func (t *tracker) equal(u *unsent, state *devtree.Resource) *devtree.Resource {
 	states := slices.Clone(u.states)
 	t.mu.Unlock()

@@ -221,8 +221,8 @@ func (h *hub) leave(s *session, c *client) {
 	}
 }
 
-// take returns the messages that wait for a client, and reports whether it is dropped. Other clients
-// have the same messages.
+// take returns the messages that wait for a client, and reports whether it is dropped. Other
+// clients have the same messages.
 func (h *hub) take(c *client) (messages [][]byte, dropped bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
