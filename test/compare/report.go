@@ -102,10 +102,9 @@ func conditions(s *settings) string {
 	text := fmt.Sprintf("\nMedians of %d rounds on %d CPUs (%s), Linux %s, %s.\n",
 		s.rounds, runtime.NumCPU(), processor(), unix.ByteSliceToString(u.Release[:]), runtime.Version())
 	if s.observed {
-		return text + fmt.Sprintf(`The plugin ran without -http-address, with it, and with an
-open status page and a scrape every %v as well, in turns on the same look-alike host. A VF was
-unbound or bound %d times in each round, with %v between two changes. Idle was measured for %v in
-each round.
+		return text + fmt.Sprintf(`The plugin ran in the three ways in turns, on the same look-alike host.
+The observed one was scraped every %v. A VF was unbound or bound %d times in each round, with %v
+between two changes. Idle was measured for %v in each round.
 `, scrapeInterval, eventChanges, eventPause, s.idle)
 	}
 	return text + fmt.Sprintf(`The plugins took turns on the same look-alike host, both with their
