@@ -25,7 +25,7 @@ func newUpdate(before, after *status.Snapshot) *status.Update {
 		Provisioning: after.Provisioning,
 		Counters:     after.Counters,
 	}
-	// What is left of both, without what is compared above.
+	// The parts that an update always contains in full.
 	rest := func(s *status.Snapshot) any {
 		return []any{s.Resources, s.Loops, s.Checks, s.Processes, s.Provisioning, s.Counters}
 	}
