@@ -26,6 +26,7 @@ import (
 
 	"qatplugin/internal/lookalike"
 	"qatplugin/internal/status"
+	"qatplugin/internal/testenv"
 	"qatplugin/internal/unixsocket"
 	"qatplugin/kubeletapi/kubelettest"
 	"qatplugin/qat"
@@ -448,7 +449,7 @@ func TestNothingIsServedByDefault(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := os.Stat(filepath.Dir(socket)); socket != "" && err == nil {
-				t.Skipf("%s exists", filepath.Dir(socket))
+				testenv.Skip(t, filepath.Dir(socket)+" exists, so the plugin would serve its socket there")
 			}
 			p := start(t, "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", t.TempDir(),
 				"-status-socket", socket, "-v=1")
