@@ -15,32 +15,15 @@ import (
 	"time"
 
 	"qatplugin/internal/status"
+	"qatplugin/internal/testenv"
 	"qatplugin/kubeletapi/probe"
 )
-
-// pipeListener accepts connections in memory, so that tests can run in a testing/synctest bubble.
-type pipeListener struct {
-	accept chan net.Conn
-	closed chan struct{}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.accept:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error   { close(l.closed); return nil }
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{} }
 
 // serve runs the server that the program uses until the test ends. It returns a function that sends
 // a request on a connection of its own.
 func serve(t *testing.T, h http.Handler) (request func(path string) net.Conn) {
 	t.Helper()
-	l := &pipeListener{accept: make(chan net.Conn), closed: make(chan struct{})}
+	l := testenv.NewPipeListener()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -57,8 +40,7 @@ func serve(t *testing.T, h http.Handler) (request func(path string) net.Conn) {
 		<-ended
 	})
 	return func(path string) net.Conn {
-		client, server := net.Pipe()
-		l.accept <- server
+		client := l.Dial()
 		t.Cleanup(func() { _ = client.Close() })
 		if _, err := io.WriteString(client, "GET "+path+" HTTP/1.1\r\nHost: plugin\r\n\r\n"); err != nil {
 			t.Fatal(err)

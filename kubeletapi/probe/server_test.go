@@ -23,37 +23,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"k8s.io/klog/v2"
+
+	"qatplugin/internal/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// pipeListener accepts connections in memory, so that tests can run in a testing/synctest bubble.
-type pipeListener struct {
-	accept chan net.Conn
-	closed chan struct{}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.accept:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error   { close(l.closed); return nil }
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{} }
-
-func (l *pipeListener) dial() net.Conn {
-	client, server := net.Pipe()
-	l.accept <- server
-	return client
-}
-
 // serveInMemory serves until the test ends. closed receives the time at which each
 // connection was closed.
-func serveInMemory(t *testing.T, s Server) (l *pipeListener, closed <-chan time.Time) {
+func serveInMemory(t *testing.T, s Server) (l *testenv.PipeListener, closed <-chan time.Time) {
 	t.Helper()
 	server := s.newServer(t.Context())
 	times, connState := make(chan time.Time, 2*maxConnections), server.ConnState
@@ -63,7 +41,7 @@ func serveInMemory(t *testing.T, s Server) (l *pipeListener, closed <-chan time.
 			times <- time.Now()
 		}
 	}
-	l = &pipeListener{accept: make(chan net.Conn), closed: make(chan struct{})}
+	l = testenv.NewPipeListener()
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -121,7 +99,7 @@ func TestNoClientKeepsAConnectionOpen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l, closed := serveInMemory(t, Server{Handler: healthyHandler()})
-				opened, c := time.Now(), l.dial()
+				opened, c := time.Now(), l.Dial()
 				defer c.Close()
 				go tt.client(c)
 				select {
@@ -141,7 +119,7 @@ func TestNoClientKeepsAConnectionOpen(t *testing.T) {
 func TestIdleConnectionIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, closed := serveInMemory(t, Server{Handler: healthyHandler(), KeepAlive: true})
-		c := l.dial()
+		c := l.Dial()
 		defer c.Close()
 		answers := bufio.NewReader(c)
 		var last time.Time
@@ -172,10 +150,10 @@ func trickle(c net.Conn) {
 	}
 }
 
-// get sends a request on a connection and returns the answer.
-func (l *pipeListener) get(t *testing.T, header string) *http.Response {
+// getInMemory sends a request on a connection of its own and returns the answer.
+func getInMemory(t *testing.T, l *testenv.PipeListener, header string) *http.Response {
 	t.Helper()
-	c := l.dial()
+	c := l.Dial()
 	t.Cleanup(func() { _ = c.Close() })
 	go func() { _, _ = io.WriteString(c, request+header+"\r\n") }()
 	response, err := http.ReadResponse(bufio.NewReader(c), nil)
@@ -188,14 +166,14 @@ func TestConnectionsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, closed := serveInMemory(t, Server{Handler: healthyHandler()})
 		for range maxConnections {
-			defer l.dial().Close()
+			defer l.Dial().Close()
 		}
 		synctest.Wait()
 		if len(closed) > 0 {
 			t.Fatal("a connection within the limit was closed")
 		}
 		dialed := time.Now()
-		if response := l.get(t, ""); response.StatusCode != 200 || !response.Close {
+		if response := getInMemory(t, l, ""); response.StatusCode != 200 || !response.Close {
 			t.Errorf("beyond the limit: status %d, close %v; want 200, true", response.StatusCode, response.Close)
 		}
 		if at := <-closed; time.Since(dialed) > 0 || at.After(dialed) {
@@ -209,7 +187,7 @@ func TestOldestConnectionMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, closed := serveInMemory(t, Server{Handler: healthyHandler()})
 		begin := func() net.Conn {
-			c := l.dial()
+			c := l.Dial()
 			t.Cleanup(func() { _ = c.Close() })
 			_, err := io.WriteString(c, request)
 			must(t, err)
@@ -236,7 +214,7 @@ func TestCheckThatTimesOutIsAnswered(t *testing.T) {
 			return errors.New("it does not respond")
 		}}
 		l, closed := serveInMemory(t, Server{Handler: Handler([]Check{stuck}, nil)})
-		if status := l.get(t, "").StatusCode; status != 500 {
+		if status := getInMemory(t, l, "").StatusCode; status != 500 {
 			t.Errorf("status %d, want 500", status)
 		}
 		<-closed
@@ -259,7 +237,7 @@ func TestServerLogsThroughKlog(t *testing.T) {
 		l, closed := serveInMemory(t, Server{
 			Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("on fire") }),
 		})
-		c := l.dial()
+		c := l.Dial()
 		defer c.Close()
 		_, err := io.WriteString(c, request+"\r\n")
 		must(t, err)
@@ -278,7 +256,7 @@ func TestHeaderSizeIsLimited(t *testing.T) {
 			maxHeader / 2: http.StatusOK,
 			2 * maxHeader: http.StatusRequestHeaderFieldsTooLarge,
 		} {
-			if status := l.get(t, "X: "+strings.Repeat("x", size)+"\r\n").StatusCode; status != want {
+			if status := getInMemory(t, l, "X: "+strings.Repeat("x", size)+"\r\n").StatusCode; status != want {
 				t.Errorf("a header of %d bytes: status %d, want %d", size, status, want)
 			}
 			<-closed
