@@ -71,7 +71,6 @@ func TestLoopCountsWhatItDoes(t *testing.T) {
 		mode.set(func() { mode.state.Drift = []Finding{{}, {}} })
 		l.event("/devices/a")
 		synctest.Wait()
-		mode.set(func() { mode.state.Drift = nil })
 		l.pass(time.Hour)
 		var got status.Counters
 		l.AddCounters(&got)

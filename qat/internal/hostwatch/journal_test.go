@@ -4,6 +4,7 @@ package hostwatch
 
 import (
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,16 +72,23 @@ func TestJournalTellsWhatEventsLedTo(t *testing.T) {
 
 		now := time.Now()
 		second := treeOf(t, first, map[string]string{"b": "failed", "c": ""})
-		mode.set(func() {
-			mode.state.Tree = second
-			mode.state.Drift = []Finding{{Device: "b", Text: "before: fine"}}
+		l.during(func() {
+			l.sink.Resync("overflow")
+			e := &events.Event{Origin: events.Inotify, Action: events.Write, Path: []byte("/sys/b"), Time: now}
+			l.sink.Event(e)
+			nextTurn := sync.OnceFunc(func() {
+				mode.set(func() {
+					mode.state.Tree = second
+					mode.state.Drift = []Finding{{Device: "b", Text: "before: fine"}}
+				})
+			})
+			mode.set(func() { mode.during = nextTurn })
 		})
-		l.sink.Resync("overflow")
-		e := &events.Event{Origin: events.Inotify, Action: events.Write, Path: []byte("/sys/b"), Time: now}
-		l.sink.Event(e)
-		synctest.Wait()
-		mode.set(func() { mode.state.Drift = nil })
 		want(
+			status.Event{
+				Time: now, Kind: status.KindUevent, Action: "change", Path: "/devices/busy", Device: "busy",
+				Text: "handled busy",
+			},
 			status.Event{Time: now, Kind: status.KindResync, Text: "overflow"},
 			status.Event{
 				Time: now, Kind: status.KindInotify, Action: "write", Path: "/sys/b", Device: "b", Text: "handled b",

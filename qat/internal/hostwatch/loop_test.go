@@ -86,7 +86,9 @@ func (m *fakeMode) Reconcile(now time.Time, b *Batch[string]) State {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.state
+	state := m.state
+	m.state.Drift = nil // each finding is reported once, as by [Drift.Take]
+	return state
 }
 
 func (m *fakeMode) Outcome(key string) string { return "handled " + key }
