@@ -35,7 +35,14 @@ type Device struct {
 	NUMANodes []int  // the closest NUMA nodes, ascending; empty if the platform does not say
 
 	ContainerEdits // what a container with the device gets
+
+	// For the DRA API (package draapi). The device plugin API has nothing like them.
+	Cause      string         // class of Reason for programs, such as "heartbeat": a label value; may be empty
+	Attributes map[string]any // name → string, bool, int64 or Version, such as "pfIndex": int64(3)
 }
+
+// Version is an attribute value that compares as a semantic version (semver.org, 2.0.0): "1.2.3".
+type Version string
 
 // Equal reports whether d and other are equal in all fields, or both nil.
 func (d *Device) Equal(other *Device) bool {
@@ -49,7 +56,8 @@ func (d *Device) Equal(other *Device) bool {
 		slices.Equal(d.NUMANodes, other.NUMANodes) &&
 		slices.Equal(d.DeviceNodes, other.DeviceNodes) && slices.Equal(d.Mounts, other.Mounts) &&
 		maps.Equal(d.Env, other.Env) && maps.Equal(d.Annotations, other.Annotations) &&
-		slices.Equal(d.CDINames, other.CDINames)
+		slices.Equal(d.CDINames, other.CDINames) &&
+		d.Cause == other.Cause && maps.Equal(d.Attributes, other.Attributes)
 }
 
 // clone returns a deep copy of d.
@@ -61,6 +69,7 @@ func (d *Device) clone() *Device {
 	c.Env = maps.Clone(d.Env)
 	c.Annotations = maps.Clone(d.Annotations)
 	c.CDINames = slices.Clone(d.CDINames)
+	c.Attributes = maps.Clone(d.Attributes)
 	return &c
 }
 
