@@ -32,6 +32,23 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io", cdiModule + "/pkg/cdi", cdiModule + "/specs-go"},
 		why:    "devtree holds snapshots and knows neither where devices come from nor who subscribes",
 	},
+	"draapi": {
+		ours: []string{"devtree"},
+		never: []string{
+			udev, helper + "/kubeletplugin", helper + "/resourceslice", "k8s.io/client-go/kubernetes",
+		},
+		why: "draapi knows the DRA API and Trees, and nothing of QAT, sysfs or netlink",
+	},
+	"draapi/internal/apiclient": {
+		theirs: []string{"k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go/rest"},
+		never:  []string{"k8s.io/client-go/kubernetes"}, // knows all kinds of objects: 11 MB
+		why:    "draapi/internal/apiclient sends requests to the API server and decides nothing",
+	},
+	"draapi/internal/inventory": {
+		ours:  []string{"devtree"},
+		never: []string{"k8s.io"},
+		why:   "draapi/internal/inventory combines a Tree with the devices of claims",
+	},
 	"events": {
 		theirs: []string{"github.com/fsnotify/fsnotify", udev, "golang.org/x/sys/unix"},
 		never:  []string{"google.golang.org/grpc", "k8s.io"},
@@ -225,14 +242,17 @@ const udev = "github.com/pilebones/go-udev"
 // cdiModule is the library of the Container Device Interface.
 const cdiModule = "tags.cncf.io/container-device-interface"
 
+// helper is Kubernetes' library for DRA drivers.
+const helper = "k8s.io/dynamic-resource-allocation"
+
 // forTests lists what tests and support packages may import in addition.
 var forTests = []string{
 	"github.com/fsnotify/fsnotify", "github.com/go-logr/logr", "github.com/google/go-cmp",
 	"github.com/opencontainers/runtime-spec", "github.com/prometheus/common",
 	"github.com/santhosh-tekuri/jsonschema/v6", "go.uber.org/goleak", "go.yaml.in/yaml/v4",
 	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2",
-	"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1", "k8s.io/kubelet/pkg/apis/podresources/v1",
-	"pgregory.net/rapid",
+	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go/rest", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1",
+	"k8s.io/kubelet/pkg/apis/podresources/v1", "pgregory.net/rapid",
 }
 
 // listing is the output of `go list -json` for one package.
