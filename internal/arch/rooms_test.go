@@ -33,7 +33,8 @@ var rooms = map[string]room{
 		why:    "devtree holds snapshots and knows neither where devices come from nor who subscribes",
 	},
 	"draapi": {
-		ours: []string{"devtree"},
+		ours:   []string{"devtree"},
+		theirs: []string{"k8s.io/client-go/rest"},
 		never: []string{
 			udev, helper + "/kubeletplugin", helper + "/resourceslice", "k8s.io/client-go/kubernetes",
 		},
