@@ -35,12 +35,8 @@ type holderCache struct {
 	asking   sync.WaitGroup
 }
 
-// newHolderCache returns a holderCache that knows nothing yet, or nil if ask is nil. The caller
-// must close it.
+// newHolderCache returns a holderCache that knows nothing yet. The caller must close it.
 func newHolderCache(ask func(context.Context) (map[string]string, error), changed func()) *holderCache {
-	if ask == nil {
-		return nil
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &holderCache{ask: ask, changed: changed, ctx: ctx, cancel: cancel}
 }
@@ -87,12 +83,8 @@ func (h *holderCache) refresh() {
 	}
 }
 
-// close waits until the kubelet is not being asked. It is not asked again. A nil holderCache may be
-// closed.
+// close waits until the kubelet is not being asked. It is not asked again.
 func (h *holderCache) close() {
-	if h == nil {
-		return
-	}
 	h.mu.Lock()
 	h.cancel() // with mu, so that no question begins after it
 	h.mu.Unlock()

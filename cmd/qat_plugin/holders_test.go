@@ -162,12 +162,6 @@ func TestKubeletIsNotAskedAfterClose(t *testing.T) {
 	})
 }
 
-func TestNoCacheWithoutAKubelet(t *testing.T) {
-	if h := newHolderCache(nil, func() {}); h != nil {
-		t.Errorf("%v, want nil", h)
-	}
-}
-
 // podResources is the kubelet's PodResources API, of a node with one pod.
 type podResources struct {
 	podresourcesapi.UnimplementedPodResourcesListerServer

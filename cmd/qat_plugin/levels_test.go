@@ -47,7 +47,7 @@ func documentedLevels(t *testing.T) map[string]int {
 var lastMessages = []string{"Stopped the device plugin", "QAT device plugin ended"}
 
 // sometimes are messages that depend on which of two processes is faster.
-var sometimes = []string{"The kubelet is not ready", libraryMessage}
+var sometimes = []string{"The kubelet is not ready", "Message of a library"}
 
 // expected returns the messages that are documented for -v=verbosity, without those that the plugin
 // logs sometimes.

@@ -84,8 +84,8 @@ func captureLog(t *testing.T) *logBuffer {
 	return log
 }
 
-// program is a running qat_plugin.
-type program struct {
+// running is a running qat_plugin.
+type running struct {
 	t      *testing.T
 	log    *logBuffer
 	cancel context.CancelFunc
@@ -93,16 +93,16 @@ type program struct {
 }
 
 // start runs qat_plugin. The test must call stop.
-func start(t *testing.T, args ...string) *program {
+func start(t *testing.T, args ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	p := &program{t: t, log: captureLog(t), cancel: cancel, status: make(chan int, 1)}
+	p := &running{t: t, log: captureLog(t), cancel: cancel, status: make(chan int, 1)}
 	go func() { p.status <- run(ctx, append(args, "-logtostderr=false"), io.Discard, io.Discard) }()
 	return p
 }
 
 // stop ends the program, as SIGTERM does.
-func (p *program) stop() {
+func (p *running) stop() {
 	p.t.Helper()
 	p.cancel()
 	if status := <-p.status; status != 0 {

@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -19,8 +17,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/grpc/grpclog"
-	"k8s.io/klog/v2"
 
 	"qatplugin/internal/lookalike"
 	"qatplugin/kubeletapi/kubelettest"
@@ -170,88 +166,5 @@ func TestVModuleSelectsMessagesOfTheJSONLog(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]bool{"hostwatch/loop.go": true}, files); diff != "" {
 		t.Errorf("files that log above verbosity 0 (-want +got):\n%s", diff)
-	}
-}
-
-// asLibraries is the value of asProgram with which the test binary logs as libraries do. gRPC must
-// be told where to log before it is used, so this test needs a process of its own.
-const asLibraries = "libraries"
-
-// logAsLibraries writes a message of package log and some of gRPC.
-func logAsLibraries(format string) {
-	logLibraries()
-	if format == formatJSON {
-		logAsJSON(os.Stderr)
-	}
-	log.Print("http: response is late")
-	grpclog.Info("ready")
-	grpclog.Warning("slow")
-	grpclog.Error("no transport")
-	klog.NewStandardLogger("WARNING").Print("http: panic serving") // for http.Server
-}
-
-func TestMessagesOfLibrariesAreLogged(t *testing.T) {
-	for _, format := range []string{formatText, formatJSON} {
-		t.Run(format, func(t *testing.T) {
-			reader, writer := pipe(t)
-			cmd := exec.Command(os.Args[0], format)
-			cmd.Env, cmd.Stderr = append(os.Environ(), asProgram+"="+asLibraries), writer
-			must(t, cmd.Run())
-			must(t, writer.Close())
-			text, err := io.ReadAll(reader)
-			must(t, err)
-			var got []string
-			for line := range strings.Lines(string(text)) {
-				if format == formatJSON {
-					_, values := parseJSON(t, line)
-					delete(values, "ts")
-					delete(values, "caller")
-					delete(values, "v")
-					encoded, err := json.Marshal(values)
-					must(t, err)
-					line = string(encoded)
-				} else if _, after, found := strings.Cut(line, "] "); found {
-					line = strings.TrimSuffix(after, "\n")
-				}
-				got = append(got, line)
-			}
-			want := map[string][]string{
-				formatText: {
-					`"Message of a library" library="log" text="http: response is late"`,
-					`"Message of a library" library="grpc" text="no transport"`,
-					`http: panic serving`,
-				},
-				formatJSON: {
-					`{"library":"log","msg":"Message of a library","text":"http: response is late"}`,
-					`{"library":"grpc","msg":"Message of a library","text":"no transport"}`,
-					`{"msg":"http: panic serving"}`,
-				},
-			}[format]
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("log (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestTextFlagsAreRefusedWithJSON(t *testing.T) {
-	for flag, want := range map[string]string{
-		"-log_file=/tmp/x":    "-log_file has no effect with -logging-format=json: leave it out",
-		"-skip_headers":       "-skip_headers has no effect with -logging-format=json: leave it out",
-		"-logtostderr=true":   "",
-		"-v=3":                "",
-		"-vmodule=loop=4":     "",
-		"-logging-format=yes": `-logging-format: invalid value "yes": must be text or json`,
-	} {
-		_, err := parseFlags([]string{"-logging-format=json", flag}, io.Discard)
-		text := ""
-		if err != nil {
-			text = err.Error()
-		}
-		if text != want {
-			t.Errorf("%s: error %q, want %q", flag, text, want)
-		}
-		_, err = parseFlags([]string{"-log_file=", "-skip_headers=false", "-v=0", "-vmodule="}, io.Discard)
-		must(t, err)
 	}
 }

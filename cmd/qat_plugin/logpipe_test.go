@@ -74,10 +74,10 @@ func TestPluginDoesNotNeedAReaderOfItsLog(t *testing.T) {
 		closed bool
 		format string
 	}{
-		"full":         {false, formatText},
-		"closed":       {true, formatText},
-		"full, JSON":   {false, formatJSON},
-		"closed, JSON": {true, formatJSON},
+		"full":         {false, "text"},
+		"closed":       {true, "text"},
+		"full, JSON":   {false, "json"},
+		"closed, JSON": {true, "json"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, dir := lookalike.Start(t), t.TempDir()
@@ -108,8 +108,8 @@ func TestPluginDoesNotNeedAReaderOfItsLog(t *testing.T) {
 
 func TestLogIsCompleteAtTheEnd(t *testing.T) {
 	for format, test := range map[string]struct{ begin, end string }{
-		formatText: {"I", "\"QAT device plugin ended\"\n"},
-		formatJSON: {`{"ts":`, "\"msg\":\"QAT device plugin ended\"}\n"},
+		"text": {"I", "\"QAT device plugin ended\"\n"},
+		"json": {`{"ts":`, "\"msg\":\"QAT device plugin ended\"}\n"},
 	} {
 		t.Run(format, func(t *testing.T) { testLogIsComplete(t, format, test.begin, test.end) })
 	}

@@ -17,17 +17,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
-	"sync"
-	"syscall"
 	"time"
 
 	"k8s.io/klog/v2"
 
-	"qatplugin/events"
-	"qatplugin/internal/logpipe"
+	"qatplugin/devtree"
 	"qatplugin/internal/metrics"
+	"qatplugin/internal/program"
 	"qatplugin/internal/status"
 	"qatplugin/kubeletapi"
 	"qatplugin/kubeletapi/podresources"
@@ -35,39 +32,17 @@ import (
 	"qatplugin/qat"
 )
 
-const (
-	// namespace of the resources: qat.intel.com/generic, qat.intel.com/cy.
-	namespace = "qat.intel.com"
-
-	// cdiClass makes a VF the CDI device qat.intel.com/vf=0000:6b:00.1,
-	// whatever its resource is.
-	cdiClass = "vf"
-)
-
 // version is set by `make image` and by packagers: -ldflags "-X main.version=…".
 var version = "devel"
 
-// init keeps the main thread free for signals: only main, which waits, runs on it. The kernel wakes
-// the main thread first to handle a signal, and no other thread if that one waits for a device and
-// cannot be interrupted (kernel/signal.c, complete_signal). SIGTERM would have no effect then.
+// init keeps the main thread free for signals: see [program.Main].
 func init() { runtime.LockOSThread() }
 
-func main() {
-	keepHeapSmall()
-	exit := logpipe.GuardStderr()
-	logLibraries()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	context.AfterFunc(ctx, stop) // a second signal kills the process
-	code := make(chan int)
-	go func() { code <- run(ctx, os.Args[1:], os.Stdout, os.Stderr) }()
-	status := <-code
-	stop()
-	klog.Flush()
-	exit(status)
-}
+func main() { program.Main(run) }
 
 // run is main without the process around it. It returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	started := time.Now()
 	o, err := parseFlags(args, stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -75,44 +50,32 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		fmt.Fprintln(stderr, "qat_plugin:", err)
 		return 2
-	case o.version:
+	case o.ShowVersion:
 		fmt.Fprintln(stdout, "qat_plugin", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
 		return 0
 	}
-	started := time.Now()
-	if o.loggingFormat == formatJSON {
-		logAsJSON(stderr)
-	}
-	o.qat.NodeName = os.Getenv("NODE_NAME")
+	o.StartLog(stderr)
+	o.QAT.NodeName = os.Getenv("NODE_NAME")
 	if o.podResourcesSocket != "" {
-		o.qat.Holders = podresources.New(o.podResourcesSocket, namespace, podName(os.Getenv)).Holders
+		o.QAT.Holders = podresources.New(o.podResourcesSocket, program.Namespace, podName(os.Getenv)).Holders
 	}
-	o.qat.Sources = []func() (events.Source, error){func() (events.Source, error) { return events.ListenUevents() }}
-	o.qat.OpenWatcher = func() (qat.Watcher, error) { return events.NewWatcher() }
+	o.QAT.Journal = o.NewJournal()
 	var meters *metrics.Metrics // nil if nobody can read them
-	if o.servesStatus() || o.kubernetesEvents {
-		o.qat.Journal = status.NewJournal(journalLimit)
+	if o.ServesStatus() {
+		meters = metrics.New(metrics.Config{Namespace: program.Namespace, Version: version, Journal: o.QAT.Journal})
+		o.QAT.Publishing = meters.Publishing
 	}
-	if o.servesStatus() {
-		meters = metrics.New(metrics.Config{Namespace: namespace, Version: version, Journal: o.qat.Journal})
-		o.qat.Publishing = meters.Publishing
-	}
-	plugin, err := qat.New(o.qat)
+	plugin, err := qat.New(o.QAT)
 	if err != nil {
 		fmt.Fprintln(stderr, "qat_plugin:", err)
 		return 2
 	}
-	klog.InfoS("QAT device plugin started", "version", version, "mode", o.qat.Mode, "sysfs", o.qat.SysfsRoot,
+	klog.InfoS("QAT device plugin started", "version", version, "mode", o.QAT.Mode, "sysfs", o.QAT.SysfsRoot,
 		"kubeletDir", o.kubeletDir)
 	for _, name := range o.unused {
-		klog.InfoS("A flag has no effect in this mode", "flag", "-"+name, "mode", o.qat.Mode)
+		klog.InfoS("A flag has no effect in this mode", "flag", "-"+name, "mode", o.QAT.Mode)
 	}
-	if o.qat.ProvisioningForce && o.qat.ProvisioningDir == "" {
-		klog.InfoS("-provisioning-force has no effect without -provisioning-dir")
-	}
-	if o.statusSocket != "" && !o.servesStatusSocket() {
-		klog.V(1).InfoS("Not serving the status socket, because its directory does not exist", "socket", o.statusSocket)
-	}
+	o.LogUnused()
 	return serve(ctx, o, plugin, meters, started)
 }
 
@@ -126,48 +89,78 @@ func podName(getenv func(string) string) string {
 	return namespace + "/" + pod
 }
 
+// A lightPlugin is the plugin, and releases the memory of its changes.
+type lightPlugin struct {
+	kubeletapi.Plugin
+	watch program.WatchFunc
+}
+
+// Unwrap returns the plugin, for its optional interfaces.
+func (p lightPlugin) Unwrap() kubeletapi.Plugin { return p.Plugin }
+
+// Watch implements [kubeletapi.Plugin].
+func (p lightPlugin) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
+	return p.watch(ctx, publish)
+}
+
 // serve runs the plugin until ctx ends. It returns the exit status.
 func serve(ctx context.Context, o *options, plugin *qat.Plugin, meters *metrics.Metrics, started time.Time) int {
 	options := []kubeletapi.Option{kubeletapi.WithKubeletDir(o.kubeletDir)}
-	if o.useCDI && o.qat.Mode == qat.ModeDPDK {
-		options = append(options, kubeletapi.WithCDI(o.cdiDir, cdiClass))
+	if o.useCDI && o.QAT.Mode == qat.ModeDPDK {
+		options = append(options, kubeletapi.WithCDI(o.cdiDir, program.CDIClass))
 	}
 	if meters != nil {
 		options = append(options, kubeletapi.WithObserver(meters))
 	}
-	manager := kubeletapi.NewManager(namespace, memoryReleaser{plugin, newRelease()}, options...)
-	live, ready := healthChecks(plugin, manager.CheckRegistered)
-	serving, cancel := context.WithCancel(ctx)
-	var servers sync.WaitGroup
-	defer servers.Wait()
-	defer cancel()
-	if o.healthAddress != "" {
-		servers.Go(func() { probe.Serve(serving, o.healthAddress, probe.Handler(live, ready)) })
+	light := lightPlugin{plugin, program.ReleaseMemory(plugin.Watch)}
+	manager := kubeletapi.NewManager(program.Namespace, light, options...)
+	live, ready := program.HealthChecks(plugin, probe.Check{Name: "registered", Run: manager.CheckRegistered})
+	server := program.Server{
+		Options:  &o.Options,
+		Plugin:   plugin,
+		Live:     live,
+		Ready:    ready,
+		Started:  started,
+		Version:  version,
+		AddFront: func(s *status.Snapshot) { s.Resources = resources(manager) },
 	}
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGUSR1)
-	defer signal.Stop(signals)
-	servers.Go(func() { writeRecordings(serving, signals, o.recordingPath(), plugin.WriteRecording) })
 	if meters != nil {
-		v := &view{
-			plugin:  plugin,
-			manager: manager,
-			journal: o.qat.Journal,
-			checks:  ready,
-			holders: newHolderCache(o.qat.Holders, func() { o.qat.Journal.Append() }),
-			started: started,
-			node:    o.qat.NodeName,
+		server.Metrics = meters.Handler
+		if o.QAT.Holders != nil {
+			holders := newHolderCache(o.QAT.Holders, func() { o.QAT.Journal.Append() })
+			defer holders.close()
+			server.Holders = holders.get
 		}
-		servers.Go(func() { o.serveStatus(serving, v, meters, live) })
 	}
-	if o.kubernetesEvents {
-		v := &view{plugin: plugin, manager: manager, journal: o.qat.Journal, started: started, node: o.qat.NodeName}
-		servers.Go(func() { reportEvents(serving, v, os.Getenv) })
-	}
+	defer program.Serve(ctx, server)()
 	if err := manager.Run(ctx); err != nil {
 		klog.ErrorS(err, "QAT device plugin failed")
 		return 1
 	}
 	klog.InfoS("QAT device plugin ended")
 	return 0
+}
+
+// resources returns the states of the resources at the kubelet.
+func resources(manager *kubeletapi.Manager) []status.Resource {
+	list := []status.Resource{} // never null in JSON
+	for _, r := range manager.Resources() {
+		s := status.Resource{
+			Name:      r.Name,
+			Devices:   r.Devices,
+			Healthy:   r.Healthy,
+			Phase:     string(r.Phase),
+			Err:       program.ErrorText(r.Err),
+			Streams:   r.Streams,
+			Lists:     r.Lists,
+			Bytes:     r.Bytes,
+			Allocated: r.Allocated,
+			Failed:    r.Failed,
+		}
+		if !r.LastList.IsZero() {
+			s.LastList = &r.LastList
+		}
+		list = append(list, s)
+	}
+	return list
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -23,12 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	switch os.Getenv(asProgram) {
-	case "":
-	case asLibraries:
-		logAsLibraries(os.Args[1])
-		os.Exit(0)
-	default:
+	if os.Getenv(asProgram) != "" {
 		main()
 	}
 	goleak.VerifyTestMain(m)
@@ -101,23 +95,6 @@ func TestEveryFlagSaysWhatItAllows(t *testing.T) {
 	})
 }
 
-func TestValueOfABooleanFlagNeedsAnEqualsSign(t *testing.T) {
-	for _, tt := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"-steal", "-bind", "false"}, `unexpected argument "false": write -bind=false`},
-		{[]string{"--dry-run", "true", "-steal"}, `unexpected argument "true": write -dry-run=true`},
-		{[]string{"-bind", "x"}, `unexpected argument "x": only flags are allowed, see -h`},
-		{[]string{"-mode", "dpdk", "true"}, `unexpected argument "true": only flags are allowed, see -h`},
-		{[]string{"true"}, `unexpected argument "true": only flags are allowed, see -h`},
-	} {
-		if _, err := parseFlags(tt.args, io.Discard); err == nil || err.Error() != tt.want {
-			t.Errorf("%q: error %v, want %s", tt.args, err, tt.want)
-		}
-	}
-}
-
 // wantUsageError fails the test unless the argument ends the program with this error.
 func wantUsageError(t *testing.T, arg, want string) {
 	t.Helper()
@@ -129,31 +106,6 @@ func wantUsageError(t *testing.T, arg, want string) {
 	}
 	if want = "qat_plugin: " + want + "\n"; stderr.String() != want || stdout.Len() > 0 {
 		t.Errorf("%s: printed %q (stdout %q), want %q", arg, &stderr, &stdout, want)
-	}
-}
-
-func TestAddressOfTheProbesCannotBeThatOfTheStatus(t *testing.T) {
-	for _, tt := range []struct {
-		health, http string
-		same         bool
-	}{
-		{":8081", ":8081", true},
-		{":8081", "127.0.0.1:8081", true},
-		{"[::]:8081", "127.0.0.1:8081", true},
-		{"127.0.0.1:8081", "127.0.0.1:8081", true},
-		{"127.0.0.1:8081", "127.0.0.2:8081", false},
-		{":8081", ":8080", false},
-		{":0", ":0", false},
-		{"", ":8081", false},
-		{":8081", "", false},
-		{"", "", false},
-	} {
-		_, err := parseFlags([]string{"-health-address=" + tt.health, "-http-address=" + tt.http}, io.Discard)
-		want := fmt.Sprintf("-http-address: invalid value %q: must differ from -health-address; "+
-			"without -health-address, /livez and /readyz are also served at -http-address", tt.http)
-		if tt.same && (err == nil || err.Error() != want) || !tt.same && err != nil {
-			t.Errorf("%q and %q: error %v, want one: %v", tt.health, tt.http, err, tt.same)
-		}
 	}
 }
 
@@ -173,9 +125,9 @@ func TestBoundaryValuesOfFlags(t *testing.T) {
 		}
 	}
 	o, err := parseFlags([]string{"-audit-interval=0", "-health-interval=0"}, io.Discard)
-	if err != nil || o.qat.AuditInterval >= 0 || o.qat.HealthInterval >= 0 {
+	if err != nil || o.QAT.AuditInterval >= 0 || o.QAT.HealthInterval >= 0 {
 		t.Errorf("intervals of 0: %v and %v, %v; want negative ones, which mean never",
-			o.qat.AuditInterval, o.qat.HealthInterval, err)
+			o.QAT.AuditInterval, o.QAT.HealthInterval, err)
 	}
 }
 
@@ -184,15 +136,15 @@ func TestFlagsReachTheConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := o.qat; !c.NoBind || !c.Steal || !c.DryRun || c.AuditInterval != 2*time.Minute || c.ADFCtl != "x" {
+	if c := o.QAT; !c.NoBind || !c.Steal || !c.DryRun || c.AuditInterval != 2*time.Minute || c.ADFCtl != "x" {
 		t.Errorf("config %+v", c)
 	}
 	o, err = parseFlags([]string{"-kernel-vf-drivers=4xxxvf, c6xxvf"}, io.Discard)
-	if err != nil || !slices.Equal(o.qat.KernelVFDrivers, []string{"4xxxvf", "c6xxvf"}) {
-		t.Errorf("list with a space: %q, %v", o.qat.KernelVFDrivers, err)
+	if err != nil || !slices.Equal(o.QAT.KernelVFDrivers, []string{"4xxxvf", "c6xxvf"}) {
+		t.Errorf("list with a space: %q, %v", o.QAT.KernelVFDrivers, err)
 	}
-	if o, err = parseFlags(nil, io.Discard); err != nil || o.qat.NoBind || o.qat.Steal || o.qat.DryRun {
-		t.Errorf("config without flags %+v, %v", o.qat, err)
+	if o, err = parseFlags(nil, io.Discard); err != nil || o.QAT.NoBind || o.QAT.Steal || o.QAT.DryRun {
+		t.Errorf("config without flags %+v, %v", o.QAT, err)
 	}
 }
 
@@ -272,17 +224,6 @@ func TestVersionIsPrinted(t *testing.T) {
 	status := run(t.Context(), []string{"-version"}, &stdout, io.Discard)
 	if status != 0 || !strings.HasPrefix(stdout.String(), "qat_plugin devel go") {
 		t.Errorf("exit status %d, %q", status, stdout.String())
-	}
-}
-
-func TestHeapGrowsByHalfUnlessGOGCIsSet(t *testing.T) {
-	for value, want := range map[string]int{"": 50, "200": 200} {
-		t.Setenv("GOGC", value)
-		before := debug.SetGCPercent(200) // as the runtime does for GOGC=200
-		keepHeapSmall()
-		if got := debug.SetGCPercent(before); got != want {
-			t.Errorf("GOGC=%q: the heap grows by %d %%, want %d %%", value, got, want)
-		}
 	}
 }
 

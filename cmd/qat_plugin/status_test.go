@@ -27,14 +27,13 @@ import (
 	"qatplugin/internal/lookalike"
 	"qatplugin/internal/status"
 	"qatplugin/internal/testenv"
-	"qatplugin/internal/unixsocket"
 	"qatplugin/kubeletapi/kubelettest"
 	"qatplugin/qat"
 )
 
 // A statusRig is a program that serves its status, with a look-alike host and a kubelet.
 type statusRig struct {
-	*program
+	*running
 	host    *lookalike.Host
 	kubelet *kubelettest.Kubelet
 	address string // of -http-address
@@ -49,7 +48,7 @@ func startStatus(t *testing.T, args ...string) *statusRig {
 	must(t, err)
 	t.Cleanup(kubelet.Stop)
 	r := &statusRig{host: host, kubelet: kubelet, socket: filepath.Join(shortDir(t), "status.sock")}
-	r.program = start(t, append([]string{"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir,
+	r.running = start(t, append([]string{"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir,
 		"-pod-resources-socket=", "-http-address=127.0.0.1:0", "-status-socket", r.socket}, args...)...)
 	r.address = r.log.await(t, `"Serving the status" address="([0-9.:]+)"`)[1]
 	r.log.await(t, `"Serving the status" address="`+r.socket)
@@ -467,8 +466,9 @@ func TestNothingIsServedByDefault(t *testing.T) {
 
 func TestSocketOfAnotherPlugin(t *testing.T) {
 	path := filepath.Join(shortDir(t), "status.sock")
-	other, err := unixsocket.Listen(path, 0o600)
+	other, err := net.Listen("unix", path)
 	must(t, err)
+	other.(*net.UnixListener).SetUnlinkOnClose(false)
 	args := []string{
 		"-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", t.TempDir(), "-status-socket", path,
 	}

@@ -117,7 +117,7 @@ func TestViolationsAreFound(t *testing.T) {
 		},
 		{
 			"package of the product below internal",
-			listing{ImportPath: "qatplugin/cmd/qat_plugin", Imports: []string{"qatplugin/internal/logpipe"}},
+			listing{ImportPath: "qatplugin/cmd/qat_plugin", Imports: []string{"qatplugin/internal/program"}},
 			"",
 		},
 		{

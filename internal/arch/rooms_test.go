@@ -55,6 +55,9 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io"},
 		why:    "events knows netlink, inotify and time, and nothing of PCI, QAT or Kubernetes",
 	},
+	"internal/flagvalue": {
+		why: "internal/flagvalue parses flags, whatever they set",
+	},
 	"internal/logpipe": {
 		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
 		why:    "internal/logpipe passes lines on and does not know what is logged",
@@ -72,6 +75,15 @@ var rooms = map[string]room{
 		theirs: []string{"golang.org/x/time/rate", "k8s.io/klog/v2"},
 		never:  []string{"k8s.io/client-go", "k8s.io/api"},
 		why:    "internal/nodeevents compares snapshots and talks to the API server, and reads nothing of the host",
+	},
+	"internal/program": {
+		ours: []string{
+			"devtree", "events", "internal/flagvalue", "internal/logpipe", "internal/nodeevents", "internal/status",
+			"internal/statuspage", "internal/statusserver", "internal/unixsocket", "kubeletapi/probe", "qat",
+		},
+		theirs: []string{"github.com/go-logr/logr", "google.golang.org/grpc/grpclog", "k8s.io/klog/v2"},
+		never:  kubernetesLibraries,
+		why:    "internal/program is what programs have in common that offer QAT devices, and knows no front",
 	},
 	"internal/status": {
 		why: "internal/status describes what the plugin knows and knows nothing of where that comes from",
@@ -219,15 +231,12 @@ var rooms = map[string]room{
 	},
 	"cmd/qat_plugin": {
 		ours: []string{
-			"devtree", "events", "internal/logpipe", "internal/metrics", "internal/nodeevents", "internal/status",
-			"internal/statuspage", "internal/statusserver", "internal/unixsocket", "kubeletapi",
+			"devtree", "internal/flagvalue", "internal/metrics", "internal/program", "internal/status", "kubeletapi",
 			"kubeletapi/podresources", "kubeletapi/probe", "qat",
 		},
-		theirs: []string{
-			"github.com/go-logr/logr", "google.golang.org/grpc/grpclog", "k8s.io/klog/v2",
-			"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1",
-		},
-		why: "cmd/qat_plugin knows flags, wiring and signals",
+		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
+		never:  append([]string{module + "draapi"}, kubernetesLibraries...), // which would double its size
+		why:    "cmd/qat_plugin is the device plugin's flags and wiring, and knows nothing of the DRA API",
 	},
 	"cmd/qatctl": {
 		ours:   []string{"devtree", "internal/status", "internal/statusclient", "qat"},
@@ -239,6 +248,9 @@ var rooms = map[string]room{
 
 // udev is the only library under the GPL. A single file of events imports it (NOTICE).
 const udev = "github.com/pilebones/go-udev"
+
+// kubernetesLibraries are the API types and clients of Kubernetes. Only the DRA driver links them.
+var kubernetesLibraries = []string{"k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go"}
 
 // cdiModule is the library of the Container Device Interface.
 const cdiModule = "tags.cncf.io/container-device-interface"

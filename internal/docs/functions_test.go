@@ -30,8 +30,8 @@ func productFiles(t *testing.T) map[string]*ast.File {
 	parsed := map[string]*ast.File{}
 	for _, pattern := range []string{
 		"*/*.go", "cmd/qat_plugin/*.go", "qat/internal/*/*.go", "qat/internal/*/*/*.go", "kubeletapi/*/*.go",
-		"internal/logpipe/*.go", "internal/metrics/*.go", "internal/nodeevents/*.go", "internal/status*/*.go",
-		"internal/unixsocket/*.go",
+		"internal/flagvalue/*.go", "internal/logpipe/*.go", "internal/metrics/*.go", "internal/nodeevents/*.go",
+		"internal/program/*.go", "internal/status*/*.go", "internal/unixsocket/*.go",
 	} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package program
 
 import (
 	"context"
@@ -12,17 +12,6 @@ import (
 
 	"k8s.io/klog/v2"
 )
-
-// recordingFile is the name of the file beside the status socket that SIGUSR1 writes.
-const recordingFile = "recording.ndjson"
-
-// recordingPath returns the path of the file; "" without -status-socket.
-func (o *options) recordingPath() string {
-	if o.statusSocket == "" {
-		return ""
-	}
-	return filepath.Join(filepath.Dir(o.statusSocket), recordingFile)
-}
 
 // writeRecordings writes what the recorder holds to the file at path at each signal, until ctx
 // ends.

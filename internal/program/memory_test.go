@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package program
 
 import (
 	"context"
@@ -36,12 +36,12 @@ func TestMemoryIsReleasedOnceAfterEachBurst(t *testing.T) {
 		defer cancel()
 		start := time.Now()
 		var released []time.Duration
-		plugin := memoryReleaser{
-			Plugin:  watcher{0, 400 * ms, 800 * ms, 5000 * ms, 9500 * ms},
+		releaser := memoryReleaser{
+			watch:   watcher{0, 400 * ms, 800 * ms, 5000 * ms, 9500 * ms}.Watch,
 			release: func() { released = append(released, time.Since(start)) },
 		}
 		published := 0
-		if err := plugin.Watch(ctx, func(*devtree.Tree) { published++ }); err != nil {
+		if err := releaser.watchAndRelease(ctx, func(*devtree.Tree) { published++ }); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute) // nothing is released after the end
@@ -69,5 +69,16 @@ func TestMemoryIsReleasedOnlyAfterAGarbageCollection(t *testing.T) {
 	got = append(got, collections(release))
 	if want := []uint32{1, 0, 1}; !slices.Equal(got, want) {
 		t.Errorf("the calls released memory %v times, want %v", got, want)
+	}
+}
+
+func TestHeapGrowsByHalfUnlessGOGCIsSet(t *testing.T) {
+	for value, want := range map[string]int{"": 50, "200": 200} {
+		t.Setenv("GOGC", value)
+		before := debug.SetGCPercent(200) // as the runtime does for GOGC=200
+		keepHeapSmall()
+		if got := debug.SetGCPercent(before); got != want {
+			t.Errorf("GOGC=%q: the heap grows by %d %%, want %d %%", value, got, want)
+		}
 	}
 }

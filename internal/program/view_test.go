@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package program
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"qatplugin/events"
-	"qatplugin/kubeletapi"
+	"qatplugin/internal/status"
 	"qatplugin/kubeletapi/probe"
 	"qatplugin/qat"
 )
@@ -20,12 +20,15 @@ func TestChecksDoNotWaitForABlockedLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config := qat.Config{SysfsRoot: t.TempDir(), Sources: []func() (events.Source, error){nil}}
 		plugin, err := qat.New(config) // its loop does not run
-		must(t, err)
-		v := &view{
-			plugin:  plugin,
-			manager: kubeletapi.NewManager(namespace, plugin),
-			checks:  []probe.Check{{Name: "time", Run: func(ctx context.Context) error { return ctx.Err() }}},
+		if err != nil {
+			t.Fatal(err)
 		}
+		v := &view{forReaders: true, server: Server{
+			Options:  &Options{QAT: config},
+			Plugin:   plugin,
+			Ready:    []probe.Check{{Name: "time", Run: func(ctx context.Context) error { return ctx.Err() }}},
+			AddFront: func(*status.Snapshot) {},
+		}}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		s := v.Snapshot(ctx)

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package program
 
 import (
 	"slices"
 	"testing"
 
 	"qatplugin/internal/testlog"
+	"qatplugin/qat"
 )
 
 func TestEventsAreNotReportedWithoutWhatTheyNeed(t *testing.T) {
@@ -25,7 +26,8 @@ func TestEventsAreNotReportedWithoutWhatTheyNeed(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			log := testlog.Capture(t)
-			reportEvents(t.Context(), &view{node: test.node}, func(name string) string { return test.env[name] })
+			v := &view{server: Server{Options: &Options{QAT: qat.Config{NodeName: test.node}}}}
+			reportEvents(t.Context(), v, func(name string) string { return test.env[name] })
 			want := `"Not reporting Kubernetes Events" err="` + test.want + `"`
 			if lines := log(); !slices.Equal(lines, []string{want}) {
 				t.Errorf("log %q, want %q", lines, want)

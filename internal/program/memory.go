@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package program
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"qatplugin/devtree"
-	"qatplugin/kubeletapi"
 )
 
 // quietTime is how long no list must have changed before the memory of the changes is released.
@@ -26,25 +25,31 @@ func keepHeapSmall() {
 	}
 }
 
-// A memoryReleaser is a plugin that calls release after each burst of changes, such as the first
-// read of the host. By itself, the Go runtime would keep what the heap may grow to until the next
-// garbage collection, and the stacks of goroutines that have ended.
+// A WatchFunc is the method Watch of a plugin.
+type WatchFunc func(ctx context.Context, publish func(*devtree.Tree)) error
+
+// ReleaseMemory returns a function that is watch, and releases memory to the operating system after
+// each burst of changes, such as the first read of the host. By itself, the Go runtime would keep
+// what the heap may grow to until the next garbage collection, and the stacks of goroutines that
+// have ended.
+func ReleaseMemory(watch WatchFunc) WatchFunc {
+	return memoryReleaser{watch, newRelease()}.watchAndRelease
+}
+
+// A memoryReleaser calls release after each burst of changes that watch publishes.
 type memoryReleaser struct {
-	kubeletapi.Plugin
+	watch   WatchFunc
 	release func()
 }
 
-// Unwrap returns the plugin, for its optional interfaces.
-func (r memoryReleaser) Unwrap() kubeletapi.Plugin { return r.Plugin }
-
-// Watch is Watch of the plugin.
-func (r memoryReleaser) Watch(ctx context.Context, publish func(*devtree.Tree)) error {
+// watchAndRelease is a WatchFunc.
+func (r memoryReleaser) watchAndRelease(ctx context.Context, publish func(*devtree.Tree)) error {
 	changed := make(chan struct{}, 1)
 	var releasing sync.WaitGroup
 	releasing.Go(func() { r.releaseWhenQuiet(changed) })
 	defer releasing.Wait()
 	defer close(changed)
-	return r.Plugin.Watch(ctx, func(tree *devtree.Tree) {
+	return r.watch(ctx, func(tree *devtree.Tree) {
 		publish(tree)
 		select {
 		case changed <- struct{}{}:

@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package flagvalue has values for flags of package flag that refuse what a program cannot use, and
+// parses the command line so that each error is one line that names the flag, the value and what is
+// allowed.
+//
+// The functions [OneOf] and so on return a value for [flag.FlagSet.Var]. It sets the variable that
+// the first argument points to, whose content is the default.
+package flagvalue
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,13 +20,43 @@ import (
 	"time"
 )
 
+// OneOf returns a flag with one of several values.
+func OneOf(value *string, allowed ...string) flag.Value { return &oneOf{value, allowed} }
+
+// Optional returns a flag with one of several values, or none.
+func Optional(value *string, allowed ...string) flag.Value { return &optional{value, allowed} }
+
+// SomeOf returns a flag with a comma-separated list of some of several values.
+func SomeOf(value *[]string, allowed ...string) flag.Value { return &someOf{value, allowed} }
+
+// NonEmpty returns a flag with any value but the empty one. The errors describe the value as what,
+// such as "the path of a directory".
+func NonEmpty(value *string, what string) flag.Value { return &nonEmpty{value, what} }
+
+// OptionalPath returns a flag with an absolute path of a file that need not exist, or none.
+func OptionalPath(value *string) flag.Value { return &optionalPath{value} }
+
+// Count returns a flag with a number that is not negative. The errors describe 0 as zero, such as
+// "no limit".
+func Count(value *int, zero string) flag.Value { return &count{value, zero} }
+
+// Directory returns a flag with the path of an existing directory.
+func Directory(value *string) flag.Value { return &directory{value} }
+
+// OptionalDirectory returns a flag with the path of an existing directory, or none.
+func OptionalDirectory(value *string) flag.Value { return &optionalDirectory{value} }
+
+// Interval returns a flag with a duration of at least atLeast, or 0.
+func Interval(value *time.Duration, atLeast time.Duration) flag.Value {
+	return &interval{value, atLeast}
+}
+
 // mustBe begins the errors of the flag types below. Package flag puts the name
 // of the flag and the value before them.
 const mustBe = "must be "
 
 func invalid(allowed string) error { return errors.New(mustBe + allowed) }
 
-// oneOf is a flag with one of several values.
 type oneOf struct {
 	value   *string
 	allowed []string
@@ -34,7 +71,6 @@ func (f *oneOf) Set(text string) error {
 	return nil
 }
 
-// optional is a flag with one of several values, or none.
 type optional oneOf
 
 func (f *optional) String() string { return deref(f.value) }
@@ -46,7 +82,6 @@ func (f *optional) Set(text string) error {
 	return nil
 }
 
-// someOf is a flag with a comma-separated list of some of several values.
 type someOf struct {
 	value   *[]string
 	allowed []string
@@ -66,7 +101,6 @@ func (f *someOf) Set(text string) error {
 	return nil
 }
 
-// nonEmpty is a flag with any value but the empty one.
 type nonEmpty struct {
 	value *string
 	what  string
@@ -81,7 +115,6 @@ func (f *nonEmpty) Set(text string) error {
 	return nil
 }
 
-// optionalPath is a flag with an absolute path of a file that need not exist, or none.
 type optionalPath struct{ value *string }
 
 func (f *optionalPath) String() string { return deref(f.value) }
@@ -93,7 +126,6 @@ func (f *optionalPath) Set(text string) error {
 	return nil
 }
 
-// count is a flag with a number that is not negative.
 type count struct {
 	value *int
 	zero  string // what 0 means
@@ -109,7 +141,6 @@ func (f *count) Set(text string) error {
 	return nil
 }
 
-// directory is a flag with the path of an existing directory.
 type directory struct{ value *string }
 
 func (f *directory) String() string { return deref(f.value) }
@@ -121,7 +152,6 @@ func (f *directory) Set(text string) error {
 	return nil
 }
 
-// optionalDirectory is a flag with the path of an existing directory, or none.
 type optionalDirectory directory
 
 func (f *optionalDirectory) String() string { return deref(f.value) }
@@ -136,7 +166,6 @@ func (f *optionalDirectory) Set(text string) error {
 	return nil
 }
 
-// interval is a flag with a time that is not below a minimum, or 0.
 type interval struct {
 	value *time.Duration
 	min   time.Duration

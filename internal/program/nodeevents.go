@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package program
 
 import (
 	"context"
@@ -15,12 +15,13 @@ import (
 // needs for that it logs why, and returns.
 func reportEvents(ctx context.Context, v *view, getenv func(string) string) {
 	client, err := nodeevents.InCluster(getenv)
-	if err == nil && v.node == "" {
+	node := v.server.Options.QAT.NodeName
+	if err == nil && node == "" {
 		err = errors.New("the name of the node is unknown: NODE_NAME is not set")
 	}
 	if err != nil {
 		klog.ErrorS(err, "Not reporting Kubernetes Events")
 		return
 	}
-	nodeevents.NewReporter(v, client, v.node).Run(ctx)
+	nodeevents.NewReporter(v, client, node).Run(ctx)
 }
