@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"qatplugin/internal/dirwatch"
 	"qatplugin/internal/testenv"
 	"qatplugin/internal/unixsocket"
 )
@@ -107,11 +108,11 @@ func TestDirectoryIsPolledWithoutWatch(t *testing.T) {
 			k := startKubelet(t, dir)
 			r := run(t, dir, p, func(c *config) {
 				c.pollInterval = 5 * time.Millisecond
-				c.watchDir = func(dir string) (*dirWatch, error) {
+				c.watchDir = func(dir string) (*dirwatch.Watch, error) {
 					if broken.Load() {
 						return nil, tt.err
 					}
-					return watchDir(dir)
+					return dirwatch.New(dir)
 				}
 			})
 			p.publish(tree(t, nil, "yellow", "1"))
@@ -143,7 +144,7 @@ func TestPollEndsListenBackOff(t *testing.T) {
 	}
 	r := run(t, dir, p, withBackOff(time.Hour, time.Hour), func(c *config) {
 		c.pollInterval = 5 * time.Millisecond
-		c.watchDir = func(string) (*dirWatch, error) { return nil, unix.EMFILE }
+		c.watchDir = func(string) (*dirwatch.Watch, error) { return nil, unix.EMFILE }
 	})
 	p.publish(tree(t, nil, "yellow", "1"))
 	r.log.await(t, "is not a socket")

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"qatplugin/internal/retry"
 	"qatplugin/internal/unixsocket"
 )
 
@@ -52,9 +53,9 @@ type endpoint struct {
 	registerAt time.Time // not to register before, whatever the phase; zero for no limit
 	retryAt    time.Time // when to register again with the same kubelet.sock; zero for never
 
-	listenBackOff, registerBackOff backOff
-	listenError, registerError     throttledError
-	streamError                    throttledError // of streams that end soon after they start
+	listenBackOff, registerBackOff retry.BackOff
+	listenError, registerError     retry.ErrorLog
+	streamError                    retry.ErrorLog // of streams that end soon after they start
 }
 
 // windowSize is the number of bytes of requests that a server buffers for a stream or a connection.
@@ -88,11 +89,11 @@ func newEndpoint(s *service, path string, c config, stopStreams context.CancelFu
 		),
 		stopStreams:     stopStreams,
 		phase:           PhaseIdle,
-		listenBackOff:   backOff{first: c.backOffMin, limit: c.backOffMax},
-		registerBackOff: backOff{first: c.backOffMin, limit: c.backOffMax},
-		listenError:     throttledError{log: s.log, interval: c.repeatInterval},
-		registerError:   throttledError{log: s.log, interval: c.repeatInterval},
-		streamError:     throttledError{log: s.log, interval: c.repeatInterval},
+		listenBackOff:   retry.BackOff{First: c.backOffMin, Limit: c.backOffMax},
+		registerBackOff: retry.BackOff{First: c.backOffMin, Limit: c.backOffMax},
+		listenError:     retry.ErrorLog{Log: s.log, Interval: c.repeatInterval},
+		registerError:   retry.ErrorLog{Log: s.log, Interval: c.repeatInterval},
+		streamError:     retry.ErrorLog{Log: s.log, Interval: c.repeatInterval},
 	}
 	pluginapi.RegisterDevicePluginServer(e.server, s)
 	return e
@@ -116,8 +117,8 @@ func (e *endpoint) reconcile(
 		if err := e.listen(); err != nil {
 			e.inUse = errors.Is(err, unixsocket.ErrInUse)
 			e.service.registration.setUnserved(err)
-			e.listenAt = now.Add(e.listenBackOff.next())
-			e.listenError.report(err, "Cannot serve the resource, trying again", "resource", e.service.name)
+			e.listenAt = now.Add(e.listenBackOff.Next())
+			e.listenError.Report(err, "Cannot serve the resource, trying again", "resource", e.service.name)
 			return e.listenAt
 		}
 		e.adjustToNewSocket(now)
@@ -131,10 +132,10 @@ func (e *endpoint) reconcile(
 			return e.retryAt
 		}
 		if e.phase == PhaseRegistered {
-			e.registerError.report(errNoStream, "Registering again", "resource", e.service.name)
+			e.registerError.Report(errNoStream, "Registering again", "resource", e.service.name)
 		}
 	} else {
-		e.registerBackOff.reset()
+		e.registerBackOff.Reset()
 	}
 	e.startAttempt(ctx, kubeletSock)
 	return time.Time{}
@@ -150,8 +151,8 @@ func (e *endpoint) listen() error {
 		e.socket.Close() // nobody can connect to it without its file
 	}
 	e.socket, e.listenedAt, e.listenAt = s, time.Now(), time.Time{}
-	e.listenBackOff.reset()
-	e.listenError.clear()
+	e.listenBackOff.Reset()
+	e.listenError.Clear()
 	e.service.registration.setUnserved(nil)
 	e.service.log.V(1).Info("Serving the resource", "resource", e.service.name, "socket", e.path)
 	e.running.Go(func() {
@@ -198,34 +199,34 @@ func (e *endpoint) updatePhase(now time.Time) {
 	e.retryAt = time.Time{}
 	switch e.phase {
 	case PhaseFailed:
-		isFirst := e.registerBackOff.last == 0
-		e.retryAt = now.Add(e.registerBackOff.next())
+		isFirst := e.registerBackOff.Last == 0
+		e.retryAt = now.Add(e.registerBackOff.Next())
 		if isFirst && status.Code(state.err) == codes.Unavailable {
 			// Most likely, the kubelet is about to listen on its new socket.
 			e.service.log.V(1).Info("The kubelet is not ready", "resource", e.service.name, "reason", state.err.Error())
 		} else {
-			e.registerError.report(state.err, "Cannot register with the kubelet, trying again",
+			e.registerError.Report(state.err, "Cannot register with the kubelet, trying again",
 				"resource", e.service.name)
 		}
 	case PhaseRegistered:
 		e.retryAt = state.ended.Add(e.config.streamTimeout)
 	case PhaseWatching:
-		e.registerError.clear()
+		e.registerError.Clear()
 	case PhaseLost:
 		e.service.log.V(2).Info("The kubelet no longer follows the list", "resource", e.service.name,
 			"reason", state.reason)
-		switch isFirst := e.registerBackOff.last == 0; {
+		switch isFirst := e.registerBackOff.Last == 0; {
 		case state.ended.Sub(state.opened) > e.config.backOffMax:
-			e.registerBackOff.reset() // the stream was not flapping
-			e.streamError.clear()
+			e.registerBackOff.Reset() // the stream was not flapping
+			e.streamError.Clear()
 		case !isFirst:
-			e.streamError.report(state.reason, "The stream to the kubelet keeps ending, registering again",
+			e.streamError.Report(state.reason, "The stream to the kubelet keeps ending, registering again",
 				"resource", e.service.name)
 		}
 		if e.listenedAt.After(e.startedAt) {
 			e.retryAt = now // the socket disappeared before the stream ended: the kubelet restarted
 		} else {
-			e.retryAt = state.ended.Add(max(e.config.gracePeriod, e.registerBackOff.next()))
+			e.retryAt = state.ended.Add(max(e.config.gracePeriod, e.registerBackOff.Next()))
 		}
 	}
 }

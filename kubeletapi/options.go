@@ -9,6 +9,7 @@ import (
 	"time"
 
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+	"qatplugin/internal/dirwatch"
 )
 
 // An Option changes a setting of a [Manager]. Run reports an invalid one.
@@ -40,7 +41,7 @@ type config struct {
 
 	pace pace // of each stream
 
-	watchDir func(dir string) (*dirWatch, error)
+	watchDir func(dir string) (*dirwatch.Watch, error)
 }
 
 func defaultConfig() config {
@@ -68,7 +69,7 @@ func defaultConfig() config {
 		// In a storm, such as 64 VFs that are bound one after the other, changes are less than
 		// a millisecond apart. With 20 ms, a stream sends about 50 lists per second.
 		pace:     pace{burst: 10, refill: time.Second, min: 2 * time.Millisecond, max: 20 * time.Millisecond},
-		watchDir: watchDir,
+		watchDir: dirwatch.New,
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"k8s.io/klog/v2"
 
+	"qatplugin/internal/dirwatch"
+	"qatplugin/internal/retry"
 	"qatplugin/internal/unixsocket"
 )
 
@@ -30,8 +32,8 @@ type reconciler struct {
 	withdrawals sync.WaitGroup
 	stopping    chan struct{} // closed by stop
 
-	watch      *dirWatch // nil if the directory cannot be watched
-	watchError throttledError
+	watch      *dirwatch.Watch // nil if the directory cannot be watched
+	watchError retry.ErrorLog
 	rewatchAt  time.Time // when to try again to watch it
 	compareAt  time.Time // when to check next that the watched directory was not replaced
 
@@ -47,7 +49,7 @@ func newReconciler(m *Manager, log klog.Logger) *reconciler {
 		log:         log,
 		withdrawing: map[string]chan struct{}{},
 		stopping:    make(chan struct{}),
-		watchError:  throttledError{log: log, interval: m.config.repeatInterval},
+		watchError:  retry.ErrorLog{Log: log, Interval: m.config.repeatInterval},
 	}
 }
 
@@ -68,7 +70,7 @@ func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged b
 	var events <-chan fsnotify.Event
 	var failures <-chan error
 	if r.watch != nil {
-		events, failures = r.watch.fs.Events, r.watch.fs.Errors
+		events, failures = r.watch.Events, r.watch.Errors
 	}
 	select {
 	case <-ctx.Done():
@@ -92,7 +94,7 @@ func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged b
 // ev is about that, the kubelet's socket or one of ours, and not about any other file.
 func (r *reconciler) handleEvent(ev fsnotify.Event) bool {
 	ev.Name = filepath.Clean(ev.Name) // the watcher reports an entry of "/" as "//name"
-	if r.watch.moved(ev) {
+	if r.watch.Moved(ev) {
 		r.rewatch()
 		return true
 	}
@@ -111,7 +113,7 @@ func (r *reconciler) reconcile(ctx context.Context, dirChanged bool) (next time.
 		dirChanged = true
 	case r.watch != nil && !now.Before(r.compareAt):
 		r.compareAt = now.Add(r.config.compareInterval)
-		if r.watch.replaced() {
+		if r.watch.Replaced() {
 			r.log.Info("The kubelet's directory was replaced, watching the new one", "directory", r.config.dir)
 			r.rewatch()
 			dirChanged = true
@@ -148,7 +150,7 @@ func (r *reconciler) findKubelet() {
 	if !found {
 		r.kubeletSock = unixsocket.FileID{}
 		message := "Waiting for the kubelet's socket"
-		if identifyDir(r.config.dir) == (dirID{}) {
+		if !dirwatch.Exists(r.config.dir) {
 			message, path = "Waiting for the kubelet's directory", r.config.dir
 		}
 		if message != r.waitingFor {
@@ -250,22 +252,22 @@ func (r *reconciler) withdraw(e *endpoint) {
 
 // rewatch replaces the watch with one of the directory as it is now.
 func (r *reconciler) rewatch() {
-	r.watch.close()
+	r.watch.Close()
 	var err error
 	r.compareAt = time.Now().Add(r.config.compareInterval)
 	if r.watch, err = r.config.watchDir(r.config.dir); err != nil {
 		r.dropWatch(err)
-	} else if r.watchError.clear() {
+	} else if r.watchError.Clear() {
 		r.log.Info("Watching the kubelet's directory again", "directory", r.config.dir)
 	}
 }
 
 // dropWatch removes the watch until pollInterval has passed.
 func (r *reconciler) dropWatch(err error) {
-	r.watch.close()
+	r.watch.Close()
 	r.watch = nil
 	r.rewatchAt = time.Now().Add(r.config.pollInterval)
-	r.watchError.report(err, "Cannot watch the kubelet's directory, polling it",
+	r.watchError.Report(err, "Cannot watch the kubelet's directory, polling it",
 		"directory", r.config.dir, "interval", r.config.pollInterval)
 }
 
@@ -273,7 +275,7 @@ func (r *reconciler) dropWatch(err error) {
 // watched is closed when Watch has returned. The error names what does not end in time.
 func (r *reconciler) stop(watched <-chan struct{}) error {
 	start := time.Now()
-	r.watch.close()
+	r.watch.Close()
 	close(r.stopping)
 	var disconnecting sync.WaitGroup
 	for _, e := range r.endpoints {

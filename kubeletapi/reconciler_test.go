@@ -141,7 +141,7 @@ func TestUpdatePhaseSchedulesNextAttempt(t *testing.T) {
 			e := newEndpoint(s, "", tt.config, func() {})
 			t.Cleanup(e.stop)
 			e.phase, e.startedAt, e.listenedAt = PhaseRegistering, now.Add(-time.Hour), now.Add(-2*time.Hour)
-			e.retryAt, e.registerBackOff.last = now.Add(time.Hour), tt.lastPause
+			e.retryAt, e.registerBackOff.Last = now.Add(time.Hour), tt.lastPause
 			if tt.socketReplaced {
 				e.listenedAt = now
 			}
@@ -378,7 +378,7 @@ func TestClosedWatchIsDropped(t *testing.T) {
 	for range 10 { // in any order of its two channels
 		r, _, log := newTestReconciler(t, kubeletDir(t))
 		r.reconcile(t.Context(), true)
-		r.watch.fs.Close()
+		r.watch.Close()
 		for r.watch != nil {
 			r.wait(t.Context(), time.Now().Add(testTimeout))
 		}
@@ -392,7 +392,7 @@ func TestLostEventsKeepTheWatch(t *testing.T) {
 	r, _, log := newTestReconciler(t, kubeletDir(t))
 	r.reconcile(t.Context(), true)
 	waitFor := func(err error) (changed bool) {
-		failures := r.watch.fs.Errors
+		failures := r.watch.Errors
 		go func() { failures <- err }()
 		return r.wait(t.Context(), time.Now().Add(testTimeout))
 	}

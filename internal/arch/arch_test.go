@@ -93,7 +93,7 @@ func TestViolationsAreFound(t *testing.T) {
 			"sideways",
 			listing{ImportPath: "qatplugin/kubeletapi", Imports: []string{"qatplugin/qat"}},
 			"kubeletapi must not import qat: of this module, it may import only cdi, devtree, " +
-				"internal/logpipe, internal/unixsocket, kubeletapi/probe (",
+				"internal/dirwatch, internal/logpipe, internal/retry, internal/unixsocket, kubeletapi/probe (",
 		},
 		{
 			"library",

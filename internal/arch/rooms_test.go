@@ -55,6 +55,10 @@ var rooms = map[string]room{
 		never:  []string{"google.golang.org/grpc", "k8s.io"},
 		why:    "events knows netlink, inotify and time, and nothing of PCI, QAT or Kubernetes",
 	},
+	"internal/dirwatch": {
+		theirs: []string{"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
+		why:    "internal/dirwatch watches a directory, whatever is in it",
+	},
 	"internal/flagvalue": {
 		why: "internal/flagvalue parses flags, whatever they set",
 	},
@@ -75,6 +79,10 @@ var rooms = map[string]room{
 		theirs: []string{"golang.org/x/time/rate", "k8s.io/klog/v2"},
 		never:  []string{"k8s.io/client-go", "k8s.io/api"},
 		why:    "internal/nodeevents compares snapshots and talks to the API server, and reads nothing of the host",
+	},
+	"internal/retry": {
+		theirs: []string{"k8s.io/klog/v2"},
+		why:    "internal/retry computes pauses, whatever is tried again",
 	},
 	"internal/program": {
 		ours: []string{
@@ -106,7 +114,10 @@ var rooms = map[string]room{
 		why:    "internal/unixsocket creates sockets, whoever serves them",
 	},
 	"kubeletapi": {
-		ours: []string{"cdi", "devtree", "internal/logpipe", "internal/unixsocket", "kubeletapi/probe"},
+		ours: []string{
+			"cdi", "devtree", "internal/dirwatch", "internal/logpipe", "internal/retry", "internal/unixsocket",
+			"kubeletapi/probe",
+		},
 		theirs: []string{
 			"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix", "google.golang.org/grpc",
 			"google.golang.org/protobuf/encoding/protowire", "google.golang.org/protobuf/proto",
