@@ -23,6 +23,7 @@ require (
 	k8s.io/kubelet v0.36.3
 	qatplugin v0.0.0
 	sigs.k8s.io/yaml v1.6.0
+	tags.cncf.io/container-device-interface/specs-go v1.1.1
 )
 
 require (

@@ -138,22 +138,23 @@ start_containerd() {
 	# disable_apparmor: a profile would stay loaded in the machine's kernel. The default path of
 	# the plugin opt is below /opt.
 	cat >$dir/containerd.toml <<-END
-		version = 2
+		version = 3
 		root = "$dir/containerd"
 		state = "/run/containerd"
 		[grpc]
 		  address = "$socket"
 		[plugins."io.containerd.internal.v1.opt"]
 		  path = "$dir/opt"
-		[plugins."io.containerd.grpc.v1.cri"]
-		  sandbox_image = "local/busybox:1"
+		[plugins."io.containerd.cri.v1.images"]
+		  snapshotter = "native"
+		  [plugins."io.containerd.cri.v1.images".pinned_images]
+		    sandbox = "local/busybox:1"
+		[plugins."io.containerd.cri.v1.runtime"]
 		  restrict_oom_score_adj = true
 		  disable_apparmor = true
-		  [plugins."io.containerd.grpc.v1.cri".cni]
-		    bin_dir = "$cni"
+		  [plugins."io.containerd.cri.v1.runtime".cni]
+		    bin_dirs = ["$cni"]
 		    conf_dir = "$dir/cni"
-		  [plugins."io.containerd.grpc.v1.cri".containerd]
-		    snapshotter = "native"
 	END
 	start containerd containerd --config $dir/containerd.toml
 }
@@ -226,12 +227,13 @@ write_kubelet_config() {
 	END
 }
 
-export PATH=$CLUSTER_PROGRAMS:$PATH
+export PATH=$CLUSTER_PROGRAMS:$CLUSTER_CONTAINERD:$PATH
 if [ -n "$CLUSTER_RUNTIME" ]; then
 	export PATH=$CLUSTER_RUNTIME/usr/bin:$CLUSTER_RUNTIME/usr/sbin:$CLUSTER_RUNTIME/bin:$PATH
 	export LD_LIBRARY_PATH=$CLUSTER_RUNTIME/usr/lib/x86_64-linux-gnu
 fi
 export CONTAINERD_ADDRESS=$socket CONTAINERD_NAMESPACE=k8s.io
+export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1 # ctr warns on a machine with cgroup v1
 isolate
 make_control_group
 start_containerd

@@ -3,7 +3,6 @@
 package cluster
 
 import (
-	"encoding/json"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,11 +19,12 @@ func TestOverlays(t *testing.T) {
 	t.Run("base", func(t *testing.T) { testOverlay(t, "qat_plugin", "intel-qat-plugin") })
 	t.Run("debug", func(t *testing.T) { testOverlay(t, "qat_plugin/overlays/debug", "intel-qat-plugin-debug") })
 	t.Run("cdi", func(t *testing.T) {
-		h := testOverlay(t, "qat_plugin/overlays/cdi", "intel-qat-plugin")
+		in, h := testOverlay(t, "qat_plugin/overlays/cdi", "intel-qat-plugin")
 		checkCDISpec(t, append(h.VFs(cyPF), h.VFs(dcPF)...))
+		in.checkRuntimeUsesCDI()
 	})
 	t.Run("telemetry", func(t *testing.T) {
-		h := testOverlay(t, "qat_plugin/overlays/telemetry", "intel-qat-plugin")
+		_, h := testOverlay(t, "qat_plugin/overlays/telemetry", "intel-qat-plugin")
 		for _, pf := range []string{cyPF, dcPF} { // through the pod's writable mount of debugfs
 			text := readFile(t, h.Sysfs(), "kernel/debug/qat_4xxx_"+pf, "telemetry/control")
 			if strings.TrimSpace(text) != "1" {
@@ -40,7 +40,7 @@ func TestOverlays(t *testing.T) {
 	})
 }
 
-func testOverlay(t *testing.T, name, set string) *host {
+func testOverlay(t *testing.T, name, set string) (*installation, *host) {
 	t.Helper()
 	n := openNode(t)
 	checkRendered(t, name)
@@ -76,27 +76,7 @@ func testOverlay(t *testing.T, name, set string) *host {
 		t.Errorf("log of the sample pod (-want +got):\n%s", diff)
 	}
 	n.runPod("opens", cy, 1).checkOpens("/dev/vfio/vfio")
-	return h
-}
-
-// checkCDISpec checks that the CDI directory of the node has a spec of the VFs.
-func checkCDISpec(t *testing.T, vfs []string) {
-	t.Helper()
-	var spec struct {
-		Kind    string
-		Devices []struct{ Name string }
-	}
-	text := readFile(t, "/var/run/cdi/qat.intel.com-vf_device-plugin.json")
-	must(t, json.Unmarshal([]byte(text), &spec))
-	var got []string
-	for _, d := range spec.Devices {
-		got = append(got, d.Name)
-	}
-	slices.Sort(got)
-	slices.Sort(vfs)
-	if diff := cmp.Diff(vfs, got); diff != "" || spec.Kind != "qat.intel.com/vf" {
-		t.Errorf("CDI spec of kind %s (-want +got):\n%s", spec.Kind, diff)
-	}
+	return in, h
 }
 
 // checkRendered checks that kubectl renders the file in test/deployments/testdata, as the

@@ -64,5 +64,13 @@ func (n *node) process(pod *corev1.Pod) int {
 	panic("unreachable")
 }
 
+// suspend stops the process of a pod's only container until resume is called.
+func (n *node) suspend(pod *corev1.Pod) (resume func()) {
+	n.t.Helper()
+	pid := n.process(pod)
+	must(n.t, syscall.Kill(pid, syscall.SIGSTOP))
+	return func() { _ = syscall.Kill(pid, syscall.SIGCONT) }
+}
+
 // procFile returns the path of a process's file in /proc.
 func procFile(pid int, name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }

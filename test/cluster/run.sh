@@ -62,11 +62,11 @@ install_packages() {
 		cannot "apt-get install $* failed; see $cache/apt.log"
 }
 
-# get_runtime gets containerd, runc, the CNI plugins and a static busybox. It unpacks Debian's
-# packages into the cache instead of installing them: an installed containerd would start as a
-# service. Without access to Debian's archive it uses the programs of the machine.
+# get_runtime gets runc, the CNI plugins and a static busybox. It unpacks Debian's packages into the
+# cache instead of installing them, so that the machine is not changed. Without access to Debian's
+# archive it uses the programs of the machine.
 get_runtime() {
-	local packages=(containerd runc containernetworking-plugins busybox-static libseccomp2) files deb
+	local packages=(runc containernetworking-plugins busybox-static libseccomp2) files deb program
 	if command -v apt-get >/dev/null; then
 		files=$(filenames "${packages[@]}") || { apt-get -qq update && files=$(filenames "${packages[@]}"); } || true
 	fi
@@ -90,8 +90,8 @@ get_runtime() {
 			return
 		fi
 	fi
-	for deb in containerd containerd-shim-runc-v2 ctr runc busybox; do
-		command -v $deb >/dev/null || cannot "$deb not found, and apt-get cannot download ${packages[*]}"
+	for program in runc busybox; do
+		command -v $program >/dev/null || cannot "$program not found, and apt-get cannot download ${packages[*]}"
 	done
 	runtime=
 }
@@ -121,6 +121,22 @@ build_programs() {
 	(cd "$here" && go build -ldflags "$flags" -o "$programs/" tool) || fail "building Kubernetes failed"
 	touch "$programs.done"
 	step "built Kubernetes and etcd in $((SECONDS - began)) s: $(du -sh "$programs" | cut -f1)"
+}
+
+# build_containerd builds containerd, its shim and ctr unless they are in the cache.
+build_containerd() {
+	local module=github.com/containerd/containerd/v2 version key flags
+	version=$(cd "$here/containerd" && go list -m -f '{{.Version}}' $module)
+	# Without this flag containerd reports its version with the suffix +unknown.
+	flags="-s -w -X $module/version.Version=$version"
+	key=$({ echo "$(go version) $flags" && cat "$here"/containerd/go.{mod,sum}; } | sha256sum | cut -c1-16)
+	containerd=$cache/containerd-$key
+	[ ! -e "$containerd.done" ] || return 0
+	step "building containerd $version, which takes a minute the first time"
+	rm -rf "$cache"/containerd-*
+	(cd "$here/containerd" && go build -ldflags "$flags" -o "$containerd/" tool) || fail "building containerd failed"
+	touch "$containerd.done"
+	step "built containerd: $(du -sh "$containerd" | cut -f1)"
 }
 
 # build_prometheus builds Prometheus, with the discovery of pods and no other one, unless it is in
@@ -187,6 +203,7 @@ mkdir -p "$logs"
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -trimpath -buildvcs=false"
 get_runtime
 build_programs
+build_containerd
 build_prometheus
 build_image
 build_tests
@@ -196,7 +213,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 [ "${1:-}" != shell ] || trap : INT # left to the shell
 sweep
-export CLUSTER_PROMETHEUS=$prometheus
+export CLUSTER_CONTAINERD=$containerd CLUSTER_PROMETHEUS=$prometheus
 export CLUSTER_TOP=$top CLUSTER_PROGRAMS=$programs CLUSTER_RUNTIME=$runtime CLUSTER_LOGS=$logs CLUSTER_CACHE=$cache CLUSTER_IMAGE=$image
 export CLUSTER_CGROUP=qatplugin-cluster-$$ CLUSTER_STARTED=$started TEST_ARGS=${TEST_ARGS:--test.v}
 # The node's processes are in namespaces that end with their first process. That process ends

@@ -43,32 +43,40 @@ func (n *node) runSample() *workload {
 	return n.awaitWorkload(workloadNamespace, "qat-sample")
 }
 
-// runPod creates a pod whose container runs as root and requests devices of a resource,
-// and waits until it is ready.
+// runPod runs a pod that requests devices of a resource.
 func (n *node) runPod(name, resourceName string, count int64) *workload {
 	n.t.Helper()
-	container := corev1.Container{
-		Name:            "c",
-		Image:           "local/busybox:1",
-		ImagePullPolicy: corev1.PullNever,
-		// This shell exits immediately on SIGTERM.
-		Command: []string{"/bin/sh", "-c", "trap exit TERM; sleep 1000000 & wait"},
-		Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{
-			corev1.ResourceName(resourceName): *resource.NewQuantity(count, resource.DecimalSI),
-		}},
-	}
-	pod := &corev1.Pod{
+	return n.run(newPod(name, resourceName, count))
+}
+
+// newPod returns a pod whose container runs as root and requests devices of a resource.
+func newPod(name, resourceName string, count int64) *corev1.Pod {
+	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault},
 		Spec: corev1.PodSpec{
 			AutomountServiceAccountToken: new(false),
 			RestartPolicy:                corev1.RestartPolicyNever,
-			Containers:                   []corev1.Container{container},
+			Containers: []corev1.Container{{
+				Name:            "c",
+				Image:           "local/busybox:1",
+				ImagePullPolicy: corev1.PullNever,
+				// This shell exits immediately on SIGTERM.
+				Command: []string{"/bin/sh", "-c", "trap exit TERM; sleep 1000000 & wait"},
+				Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{
+					corev1.ResourceName(resourceName): *resource.NewQuantity(count, resource.DecimalSI),
+				}},
+			}},
 		},
 	}
-	n.cleanup(func() { kubectl(n.t, "delete", "pod", "--ignore-not-found", "--wait=false", name) })
+}
+
+// run creates a pod, and waits until it is ready.
+func (n *node) run(pod *corev1.Pod) *workload {
+	n.t.Helper()
+	n.cleanup(func() { kubectl(n.t, "delete", "pod", "--ignore-not-found", "--wait=false", pod.Name) })
 	_, err := n.client.CoreV1().Pods(pod.Namespace).Create(n.t.Context(), pod, metav1.CreateOptions{})
 	must(n.t, err)
-	return n.awaitWorkload(pod.Namespace, name)
+	return n.awaitWorkload(pod.Namespace, pod.Name)
 }
 
 // awaitWorkload waits until a pod is ready.
