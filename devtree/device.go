@@ -41,9 +41,6 @@ type Device struct {
 	Attributes map[string]any // name → string, bool, int64 or Version, such as "pfIndex": int64(3)
 }
 
-// Version is an attribute value that compares as a semantic version (semver.org, 2.0.0): "1.2.3".
-type Version string
-
 // Equal reports whether d and other are equal in all fields, or both nil.
 func (d *Device) Equal(other *Device) bool {
 	if d == other {

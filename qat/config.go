@@ -46,6 +46,7 @@ type Config struct {
 	Steal            bool          // also bind VFs that another driver holds, or that driver_override reserves
 	HealthInterval   time.Duration // time between heartbeats of a PF, at least [MinHealthInterval]; 5s. Negative: never
 	Telemetry        bool          // keep the telemetry of PFs on while Watch runs
+	Attributes       bool          // devices have Attributes and a Cause, for package draapi
 
 	// Of ModeDPDK: what PFs are to be.
 	ProvisioningDir   string // directory of the rules that PFs are provisioned by; none: PFs are left alone

@@ -49,6 +49,8 @@ func New(config Config) (*Plugin, error) {
 		Dev:       config.DevRoot,
 		Driver:    config.DPDKDriver,
 		Interface: config.VFIOInterface,
+
+		Attributes: config.Attributes,
 	})
 	p := &Plugin{
 		config:     config,
@@ -111,6 +113,7 @@ func (p *Plugin) newDPDKMode(ctx context.Context, host hostwatch.Host[dpdk.Key])
 		InUse:          p.inUse(ctx),
 		NoBind:         p.config.NoBind,
 		Steal:          p.config.Steal,
+		Attributes:     p.config.Attributes,
 		HealthInterval: p.config.HealthInterval,
 		Policy:         policy.Policy(p.config.AllocationPolicy),
 		Preference:     p.preference,
@@ -174,6 +177,16 @@ func (p *Plugin) PostAllocate(
 		return kernelmode.PostAllocate(p.config.DevRoot, resource, devices, edits)
 	}
 	return p.allocator.PostAllocate(devices, edits)
+}
+
+// CheckDevices reads each device once more, before a container gets them in another way than by
+// PostAllocate. The error names a device that is gone ([devtree.ErrGone]) or unusable
+// ([devtree.ErrUnfit]).
+func (p *Plugin) CheckDevices(_ context.Context, devices []*devtree.Device) error {
+	if p.config.Mode == ModeKernel {
+		return kernelmode.Check(p.config.DevRoot, devices)
+	}
+	return p.allocator.Check(devices)
 }
 
 // PreferredAllocation chooses devices by the allocation policy. Without a

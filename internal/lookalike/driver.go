@@ -32,6 +32,9 @@ func (o *op) loadDriver(name string, parameters ...string) {
 	if isUIO(name) {
 		o.mkdir(h.sys("class/uio"))
 	}
+	if !isVFIO(name) && !isUIO(name) {
+		o.create(path.Join(module, "version"), driverVersion)
+	}
 	for _, p := range parameters {
 		key, value, _ := strings.Cut(p, "=")
 		switch value {
@@ -60,6 +63,10 @@ func (o *op) loadDriver(name string, parameters ...string) {
 		h.drivers[name] = true
 	}
 }
+
+// driverVersion is the version of the modules with the QAT drivers
+// (drivers/crypto/intel/qat/qat_common/adf_common_drv.h, ADF_DRV_VERSION).
+const driverVersion = "0.6.0"
 
 // SetParameter writes a parameter of a module, such as enable_unsafe_noiommu_mode of vfio.
 func (h *Host) SetParameter(module, name, value string) error {

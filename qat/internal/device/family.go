@@ -23,8 +23,11 @@ type Family struct {
 	// (Documentation/ABI/testing/sysfs-driver-qat).
 	Services bool
 
-	// gen6 reports whether the services can be combined as on Gen6 (see CheckServices).
-	gen6 bool
+	// Gen is the generation whose code in the mainline driver the family uses
+	// (drivers/crypto/intel/qat/qat_common, adf_gen2_*.c, adf_gen4_*.c and adf_gen6_*.c), or the
+	// generation in DPDK's table for the families that the mainline driver does not have
+	// (drivers/common/qat/qat_device.c, pci_id_qat_map).
+	Gen int
 }
 
 // PFDriver returns the name of the PFs' driver.
@@ -63,18 +66,18 @@ const vendorIntel = 0x8086
 // families lists the devices of drivers/crypto/intel/qat (qat_common/adf_accel_devices.h) and of
 // Intel's out-of-tree driver. Those with the same VFDriver follow each other.
 var families = [...]Family{
-	{Name: "DH895xCC", PF: 0x0435, VF: 0x0443, pfDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
-	{Name: "DH895xCC", PF: 0x0434, VF: 0x0442, pfDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true},
-	{Name: "C62x", PF: 0x37c8, VF: 0x37c9, pfDriver: "c6xx", VFDriver: "c6xxvf", Denylisted: true},
-	{Name: "C3xxx", PF: 0x19e2, VF: 0x19e3, pfDriver: "c3xxx", VFDriver: "c3xxxvf", Denylisted: true},
-	{Name: "200xx", PF: 0x18ee, VF: 0x18ef, pfDriver: "200xx", VFDriver: "200xxvf"},
-	{Name: "D15xx", PF: 0x6f54, VF: 0x6f55, pfDriver: "d15xx", VFDriver: "d15xxvf"},
-	{Name: "C4xxx", PF: 0x18a0, VF: 0x18a1, pfDriver: "c4xxx", VFDriver: "c4xxxvf"},
-	{Name: "4xxx", PF: 0x4940, VF: 0x4941, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
-	{Name: "401xx", PF: 0x4942, VF: 0x4943, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
-	{Name: "402xx", PF: 0x4944, VF: 0x4945, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true},
-	{Name: "420xx", PF: 0x4946, VF: 0x4947, pfDriver: "420xx", VFDriver: "420xxvf", Services: true},
-	{Name: "6xxx", PF: 0x4948, VF: 0x4949, pfDriver: "6xxx", VFDriver: "6xxxvf", Services: true, gen6: true},
+	{Name: "DH895xCC", PF: 0x0435, VF: 0x0443, pfDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true, Gen: 2},
+	{Name: "DH895xCC", PF: 0x0434, VF: 0x0442, pfDriver: "dh895xcc", VFDriver: "dh895xccvf", Denylisted: true, Gen: 2},
+	{Name: "C62x", PF: 0x37c8, VF: 0x37c9, pfDriver: "c6xx", VFDriver: "c6xxvf", Denylisted: true, Gen: 2},
+	{Name: "C3xxx", PF: 0x19e2, VF: 0x19e3, pfDriver: "c3xxx", VFDriver: "c3xxxvf", Denylisted: true, Gen: 2},
+	{Name: "200xx", PF: 0x18ee, VF: 0x18ef, pfDriver: "200xx", VFDriver: "200xxvf", Gen: 2},
+	{Name: "D15xx", PF: 0x6f54, VF: 0x6f55, pfDriver: "d15xx", VFDriver: "d15xxvf", Gen: 2},
+	{Name: "C4xxx", PF: 0x18a0, VF: 0x18a1, pfDriver: "c4xxx", VFDriver: "c4xxxvf", Gen: 3},
+	{Name: "4xxx", PF: 0x4940, VF: 0x4941, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true, Gen: 4},
+	{Name: "401xx", PF: 0x4942, VF: 0x4943, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true, Gen: 4},
+	{Name: "402xx", PF: 0x4944, VF: 0x4945, pfDriver: "4xxx", VFDriver: "4xxxvf", Services: true, Gen: 4},
+	{Name: "420xx", PF: 0x4946, VF: 0x4947, pfDriver: "420xx", VFDriver: "420xxvf", Services: true, Gen: 4},
+	{Name: "6xxx", PF: 0x4948, VF: 0x4949, pfDriver: "6xxx", VFDriver: "6xxxvf", Services: true, Gen: 6},
 }
 
 // Families returns all families. Two of them can have the same names.

@@ -12,25 +12,28 @@ import (
 // The IDs are those of include/linux/pci_ids.h and adf_accel_devices.h in
 // drivers/crypto/intel/qat/qat_common; those of 200xx, D15xx and C4xxx are from the out-of-tree
 // driver's pci.ids entries. vfio-pci's denylist is vfio_pci_dev_in_denylist in
-// drivers/vfio/pci/vfio_pci.c.
+// drivers/vfio/pci/vfio_pci.c. The generations are those of the adf_gen*.h that the *_hw_data.c of
+// each directory below drivers/crypto/intel/qat includes, and of pci_id_qat_map in DPDK's
+// drivers/common/qat/qat_device.c.
 func TestFamilyOf(t *testing.T) {
 	tests := []struct {
 		pf, vf               uint16
 		pfDriver             string
 		services, denylisted bool
+		gen                  int
 	}{
-		{0x0435, 0x0443, "dh895xcc", false, true},
-		{0x0434, 0x0442, "dh895xcc", false, true},
-		{0x37c8, 0x37c9, "c6xx", false, true},
-		{0x19e2, 0x19e3, "c3xxx", false, true},
-		{0x18ee, 0x18ef, "200xx", false, false},
-		{0x6f54, 0x6f55, "d15xx", false, false},
-		{0x18a0, 0x18a1, "c4xxx", false, false},
-		{0x4940, 0x4941, "4xxx", true, false},
-		{0x4942, 0x4943, "4xxx", true, false},
-		{0x4944, 0x4945, "4xxx", true, false},
-		{0x4946, 0x4947, "420xx", true, false},
-		{0x4948, 0x4949, "6xxx", true, false},
+		{0x0435, 0x0443, "dh895xcc", false, true, 2},
+		{0x0434, 0x0442, "dh895xcc", false, true, 2},
+		{0x37c8, 0x37c9, "c6xx", false, true, 2},
+		{0x19e2, 0x19e3, "c3xxx", false, true, 2},
+		{0x18ee, 0x18ef, "200xx", false, false, 2},
+		{0x6f54, 0x6f55, "d15xx", false, false, 2},
+		{0x18a0, 0x18a1, "c4xxx", false, false, 3},
+		{0x4940, 0x4941, "4xxx", true, false, 4},
+		{0x4942, 0x4943, "4xxx", true, false, 4},
+		{0x4944, 0x4945, "4xxx", true, false, 4},
+		{0x4946, 0x4947, "420xx", true, false, 4},
+		{0x4948, 0x4949, "6xxx", true, false, 6},
 	}
 	for _, test := range tests {
 		for id, wantVF := range map[uint16]bool{test.pf: false, test.vf: true} {
@@ -41,7 +44,7 @@ func TestFamilyOf(t *testing.T) {
 			}
 			want := Family{
 				Name: f.Name, PF: test.pf, VF: test.vf, pfDriver: test.pfDriver, VFDriver: test.pfDriver + "vf",
-				Denylisted: test.denylisted, Services: test.services, gen6: test.pf == 0x4948,
+				Denylisted: test.denylisted, Services: test.services, Gen: test.gen,
 			}
 			if *f != want || isVF != wantVF {
 				t.Errorf("FamilyOf(8086:%04x) = %+v, VF %v; want %+v, VF %v", id, *f, isVF, want, wantVF)

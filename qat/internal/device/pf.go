@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gopkg.in/ini.v1"
@@ -38,6 +39,12 @@ func (h *Handle) identifyPF() {
 	}
 }
 
+// A vfLink is a virtfn link of a PF.
+type vfLink struct {
+	vf     pci.Address
+	number int // N of virtfnN
+}
+
 // readPF reads what is specific to a PF. It does not read sriov_numvfs, because that read waits for
 // the PF's device lock, for seconds when VFs are being removed.
 func (h *Handle) readPF(f *Function) error {
@@ -46,8 +53,10 @@ func (h *Handle) readPF(f *Function) error {
 	if err != nil {
 		return err
 	}
+	var links []vfLink
 	for _, name := range names {
-		if !strings.HasPrefix(name, "virtfn") {
+		number, isLink := strings.CutPrefix(name, "virtfn")
+		if !isLink {
 			continue
 		}
 		target, err := h.dir.Link(name)
@@ -55,10 +64,22 @@ func (h *Handle) readPF(f *Function) error {
 			return err
 		}
 		if vf, ok := pci.Parse(target); ok {
-			f.VFs = append(f.VFs, vf)
+			n, _ := strconv.Atoi(number)
+			links = append(links, vfLink{vf, n})
 		}
 	}
-	slices.SortFunc(f.VFs, pci.Address.Compare)
+	slices.SortFunc(links, func(a, b vfLink) int { return a.vf.Compare(b.vf) })
+	for _, l := range links {
+		f.VFs = append(f.VFs, l.vf)
+		if h.reader.cfg.Attributes {
+			f.VFNumbers = append(f.VFNumbers, l.number)
+		}
+	}
+	if h.reader.cfg.Attributes {
+		if f.DriverVersion, err = h.Attribute("driver/module/version"); sysfs.IsTransient(err) {
+			return err
+		}
+	}
 	if !f.Family.Services {
 		return nil
 	}
@@ -113,6 +134,18 @@ func devCfgServices(debugfs string) (string, error) {
 // Generic is the resource of VFs whose services are unknown: VFs of devices without configurable
 // services, VFs in a guest, and VFs whose PF has no valid services.
 const Generic = "generic"
+
+// ServicesOf returns the services that the name of a resource stands for, in the order of
+// [ServiceNames]; none for [Generic].
+func ServicesOf(resource string) []string {
+	switch resource {
+	case "cy":
+		return []string{"asym", "sym"}
+	case Generic:
+		return nil
+	}
+	return strings.Split(resource, "-")
+}
 
 // services lists the words of qat/cfg_services in the order in which a resource's name has them
 // (Documentation/ABI/testing/sysfs-driver-qat).

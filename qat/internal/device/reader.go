@@ -43,12 +43,15 @@ const (
 // Interfaces returns the valid values of [Config.Interface].
 func Interfaces() []string { return []string{InterfaceAuto, InterfaceGroup, InterfaceCdev} }
 
-// Config configures a Reader. All fields are required.
+// Config configures a Reader. All fields but Attributes are required.
 type Config struct {
 	Sysfs     string // where the host's sysfs is mounted
 	Dev       string // where the host's /dev is mounted
 	Driver    string // the DPDK driver: one of [Drivers]
 	Interface string // the VFIO interface: one of [Interfaces]
+
+	// Attributes reads also the fields of a Function that only the attributes of DRA devices need.
+	Attributes bool
 }
 
 // Reader reads the QAT functions of one host. Any number of goroutines may use it.
@@ -233,6 +236,11 @@ type Function struct {
 	Services string        // qat/cfg_services; "" when the driver has no such attribute
 	Resource string        // the resource of its VFs, derived from its services; Generic when unknown
 	Debugfs  string        // its driver's directory in debugfs, which need not exist
+
+	// The following fields are set with Config.Attributes.
+	PCIeRoot      string // of any function: the root complex in Dir, such as "pci0000:6b"; "" if there is none
+	VFNumbers     []int  // of a PF: N of virtfnN, for each of VFs
+	DriverVersion string // of a PF: driver/module/version; "" when the module has no version
 }
 
 // Equal reports whether f and other have the same content. Either may be nil.
@@ -333,7 +341,7 @@ func (h *Handle) identify(known *Function) (err error) {
 	}
 	if known != nil && known.Incarnation == f.Incarnation {
 		h.known = known
-		f.Family, f.IsVF, f.Dir = known.Family, known.IsVF, known.Dir
+		f.Family, f.IsVF, f.Dir, f.PCIeRoot = known.Family, known.IsVF, known.Dir, known.PCIeRoot
 	} else if err = h.readIdentity(); err != nil || f.Family == nil {
 		return err
 	}
@@ -368,7 +376,24 @@ func (h *Handle) readIdentity() error {
 		return err
 	}
 	f.Family, f.IsVF = family, isVF
+	if h.reader.cfg.Attributes {
+		f.PCIeRoot = pcieRoot(h.reader.cfg.Sysfs, f.Dir)
+	}
 	return nil
+}
+
+// pcieRoot returns the name of the PCIe root complex of a function: the first component of its
+// directory below devices/, such as "pci0000:6b". Like
+// k8s.io/dynamic-resource-allocation/deviceattribute (pci_linux.go, resolvePCIeRoot), it returns
+// the outermost root of a function behind Intel VMD, and "" for a root that is not directly below
+// devices/, such as that of a device tree.
+func pcieRoot(sysfs, dir string) string {
+	below, ok := strings.CutPrefix(dir, sysfs+"/devices/")
+	if !ok || !strings.HasPrefix(below, "pci") {
+		return ""
+	}
+	root, _, _ := strings.Cut(below, "/")
+	return root
 }
 
 func (h *Handle) readID(name string) (uint16, error) {

@@ -36,6 +36,7 @@ func (r *Reader) Reread(known *Function) *Function {
 			IsVF:        true,
 			Incarnation: known.Incarnation,
 			NUMANode:    -1,
+			PCIeRoot:    known.PCIeRoot,
 		},
 	}
 	f, err := h.Read()

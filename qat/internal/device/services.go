@@ -36,7 +36,7 @@ func (f *Family) CheckServices(list []string) error {
 		}
 	}
 	most, excluded, allowed := 2, []string{"dcc", "decomp"}, "one or two of asym, sym and dc, or dcc alone"
-	if f.gen6 {
+	if f.Gen == 6 {
 		most, excluded, allowed = 3, []string{"dcc"}, "one to three of asym, sym, dc and decomp, or dcc alone"
 	}
 	isExcluded := func(service string) bool { return slices.Contains(excluded, service) }

@@ -57,21 +57,32 @@ func (c *Allocator) remember(vf *device.Function) { c.known.set(vf) }
 func (c *Allocator) forget(vf pci.Address) { c.known.remove(vf) }
 
 // PostAllocate sets the environment variables QAT0, QAT1 and so on to the addresses of the
-// container's VFs, in the order in which the kubelet named them. It checks each VF once more. It
-// returns an error that names the VF if a VF is gone, is no longer usable as listed, cannot be read
-// within a second, or belongs to a PF that is withdrawn.
+// container's VFs, in the order in which the kubelet named them. Before that, it makes the checks
+// of Check.
 func (c *Allocator) PostAllocate(devices []*devtree.Device, edits *devtree.ContainerEdits) error {
+	if err := c.Check(devices); err != nil {
+		return err
+	}
 	if edits.Env == nil {
 		edits.Env = make(map[string]string, len(devices))
 	}
+	for i, d := range devices {
+		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
+	}
+	return nil
+}
+
+// Check checks the VFs that a container is about to get once more, and records that they are
+// allocated. It returns an error that names the VF if a VF is gone, is no longer usable as listed,
+// cannot be read within a second, or belongs to a PF that is withdrawn.
+func (c *Allocator) Check(devices []*devtree.Device) error {
 	var array [16]pci.Address // for most containers
 	vfs := array[:0]
-	for i, d := range devices {
+	for _, d := range devices {
 		a, ok := pci.Parse(d.ID)
 		if !ok {
 			return fmt.Errorf("allocate %q: not a PCI address", d.ID)
 		}
-		edits.Env["QAT"+strconv.Itoa(i)] = d.ID
 		vfs = append(vfs, a)
 		if vf := c.known.get(a); vf != nil && vf.Node.Name == nodeOf(d) && c.reader.IsUsable(vf) {
 			continue

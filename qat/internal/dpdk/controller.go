@@ -34,6 +34,7 @@ type Config struct {
 	InUse          []pci.Address // VFs that containers have when the mode starts; they get the first places
 	NoBind         bool          // bind no VFs
 	Steal          bool          // also bind VFs that another driver holds, or that driver_override reserves
+	Attributes     bool          // devices have attributes; the Reader must read what they need
 	HealthInterval time.Duration // time between heartbeats; not positive: never
 	Policy         policy.Policy
 	Preference     *policy.Preference // kept up to date with the lists
@@ -89,7 +90,13 @@ func newController(
 		inUse[a] = true
 	}
 	cfg.Allocator.follow(func(pf pci.Address) { host.Mark(Key{kind: keyWithdrawal, address: pf}, time.Now()) })
-	rules := rules{driver: cfg.Driver, served: cfg.ServedDrivers, bind: !cfg.NoBind, steal: cfg.Steal}
+	rules := rules{
+		driver:     cfg.Driver,
+		served:     cfg.ServedDrivers,
+		bind:       !cfg.NoBind,
+		steal:      cfg.Steal,
+		attributes: cfg.Attributes,
+	}
 	cfg.Recorder.follow(settings{rules: rules, policy: cfg.Policy, limit: cfg.Limit})
 	return &controller{
 		classifier: classifier{sysfs: cfg.Sysfs, dev: cfg.Dev, driver: cfg.Driver, isShared: groups.isShared},

@@ -78,6 +78,8 @@ type rules struct {
 	served []string // kernel VF drivers whose families are served
 	bind   bool     // VFs are bound
 	steal  bool     // also bind VFs that are bound to another driver, or reserved by driver_override
+
+	attributes bool // devices have attributes
 }
 
 // An action is what to do with a VF.
@@ -202,7 +204,7 @@ func decideResource(f *facts, r *rules) decision {
 			return skip(fmt.Sprintf("its PF %s is gone", f.pfAddress))
 		}
 	}
-	d := newDevice(f, r)
+	d := newDevice(f, r, resource)
 	return decision{
 		action:    actionList,
 		resource:  resource,
@@ -211,8 +213,8 @@ func decideResource(f *facts, r *rules) decision {
 	}
 }
 
-// newDevice returns the device under which a VF is listed.
-func newDevice(f *facts, r *rules) *devtree.Device {
+// newDevice returns the device under which a VF is listed in a resource.
+func newDevice(f *facts, r *rules, resource string) *devtree.Device {
 	vf := f.vf
 	d := &devtree.Device{
 		ID:             vf.Address.String(),
@@ -224,6 +226,9 @@ func newDevice(f *facts, r *rules) *devtree.Device {
 	}
 	if reason := unhealthyReason(f); reason != "" {
 		d.Health, d.Reason = devtree.Unhealthy, reason
+	}
+	if r.attributes {
+		d.Attributes = attributes(f, resource)
 	}
 	return d
 }

@@ -240,7 +240,7 @@ func TestNUMANodeOfADevice(t *testing.T) {
 	for node, want := range map[int][]int{-1: nil, 0: {0}, 1: {1}} {
 		f := usableVF()
 		f.vf.NUMANode = node
-		if diff := cmp.Diff(want, newDevice(&f, &rules{driver: device.DriverVFIO}).NUMANodes); diff != "" {
+		if diff := cmp.Diff(want, newDevice(&f, &rules{driver: device.DriverVFIO}, "cy").NUMANodes); diff != "" {
 			t.Errorf("NUMA nodes of a VF on node %d (-want +got):\n%s", node, diff)
 		}
 	}

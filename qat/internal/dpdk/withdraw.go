@@ -37,8 +37,8 @@ func newWithdrawals() withdrawals {
 // reason is empty, Withdraw offers the VFs again. Any goroutine may call it, also before and after
 // the mode runs.
 //
-// Every call of PostAllocate that begins after Withdraw has returned fails with the reason. A call
-// that ran at the same time has either failed, or LastAllocated reports it.
+// Every call of PostAllocate or Check that begins after Withdraw has returned fails with the reason.
+// A call that ran at the same time has either failed, or LastAllocated reports it.
 //
 // The mode follows soon after. Listed VFs of the PF become unhealthy with the reason, and keep
 // their places under a device limit for as long as they exist. Its other VFs, also those that the
@@ -60,7 +60,7 @@ func (w *withdrawals) Withdraw(pf pci.Address, reason string) {
 	}
 }
 
-// LastAllocated returns when PostAllocate last returned nil for a VF, in this process. It returns
+// LastAllocated returns when Check last returned nil for a VF, in this process. It returns
 // the zero time if it never did. The kubelet may have discarded the result since.
 func (w *withdrawals) LastAllocated(vf pci.Address) time.Time {
 	w.mu.Lock()

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpdk
+
+import (
+	"slices"
+	"strings"
+
+	"qatplugin/devtree"
+	"qatplugin/qat/internal/device"
+	"qatplugin/qat/internal/pci"
+)
+
+// The standard attributes of DRA devices (k8s.io/dynamic-resource-allocation/deviceattribute).
+const (
+	attributePCIBusID = "resource.kubernetes.io/pciBusID"
+	attributePCIeRoot = "resource.kubernetes.io/pcieRoot"
+	attributeNUMANode = "resource.kubernetes.io/numaNode"
+)
+
+// The attributes of QAT VFs, besides one for each service.
+const (
+	attributeFamily        = "family"
+	attributeGeneration    = "generation"
+	attributePFAddress     = "pfAddress"
+	attributePFIndex       = "pfIndex"
+	attributeServices      = "services"
+	attributeResource      = "resource"
+	attributeInterface     = "vfioInterface"
+	attributeDriverVersion = "driverVersion"
+)
+
+// attributes returns the attributes of a VF that is listed in a resource. An attribute whose value
+// is not known is left out.
+func attributes(f *facts, resource string) map[string]any {
+	vf := f.vf
+	m := map[string]any{
+		attributePCIBusID:   vf.Address.String(),
+		attributeFamily:     vf.Family.Name,
+		attributeGeneration: int64(vf.Family.Gen),
+		attributeResource:   resource,
+	}
+	if vf.PCIeRoot != "" {
+		m[attributePCIeRoot] = vf.PCIeRoot
+	}
+	if vf.NUMANode >= 0 {
+		m[attributeNUMANode] = int64(vf.NUMANode)
+	}
+	if name := interfaceOf(vf.Node); name != "" {
+		m[attributeInterface] = name
+	}
+	addServices(m, device.ServicesOf(resource))
+	if f.pfAddress != nil {
+		m[attributePFAddress] = f.pfAddress.String()
+	}
+	if f.pf != nil {
+		addPFAttributes(m, vf.Address, f.pf.Function)
+	}
+	return m
+}
+
+// addPFAttributes adds the attributes that a VF has from its PF.
+func addPFAttributes(m map[string]any, vf pci.Address, pf *device.Function) {
+	if i := slices.Index(pf.VFs, vf); i >= 0 && i < len(pf.VFNumbers) {
+		m[attributePFIndex] = int64(pf.VFNumbers[i])
+	}
+	if version := devtree.Version(pf.DriverVersion); version.IsValid() {
+		m[attributeDriverVersion] = version
+	}
+}
+
+// addServices adds one attribute for each service, and the list of the services as Intel's driver
+// writes it (intel-resource-drivers-for-kubernetes, pkg/qat/device/device.go, Services.String).
+func addServices(m map[string]any, services []string) {
+	if len(services) == 0 {
+		return // not known
+	}
+	for _, name := range device.ServiceNames() {
+		m[name] = slices.Contains(services, name)
+	}
+	if len(services) > 1 && services[0] == "asym" && services[1] == "sym" {
+		services[0], services[1] = services[1], services[0]
+	}
+	m[attributeServices] = strings.Join(services, ";")
+}
+
+// interfaceOf returns the interface through which a container uses a node, as -vfio-interface names
+// it, or "uio". It returns "" if the VF has no node.
+func interfaceOf(n device.Node) string {
+	switch {
+	case n.Name == "":
+		return ""
+	case n.IsCdev():
+		return device.InterfaceCdev
+	case strings.HasPrefix(n.Name, "vfio/"):
+		return device.InterfaceGroup
+	}
+	return "uio"
+}
