@@ -103,12 +103,6 @@ func (c *Client) WatchSlices(ctx context.Context, opts metav1.ListOptions) (watc
 	return c.resource.Get().Resource(slicesResource).VersionedParams(&opts, c.options).MaxRetries(0).Watch(ctx)
 }
 
-// GetSlice returns the ResourceSlice with that name.
-func (c *Client) GetSlice(ctx context.Context, name string) (*resourcev1.ResourceSlice, error) {
-	slice := &resourcev1.ResourceSlice{}
-	return slice, do(ctx, c.resource.Get().Resource(slicesResource).Name(name), slice)
-}
-
 // CreateSlice creates the ResourceSlice and returns it as the API server has stored it.
 func (c *Client) CreateSlice(ctx context.Context, s *resourcev1.ResourceSlice) (*resourcev1.ResourceSlice, error) {
 	stored := &resourcev1.ResourceSlice{}
