@@ -163,6 +163,10 @@ func (p *Plugin) newKernelMode(
 	}, host)
 }
 
+// IsKernelModeResource reports whether a resource, named without its namespace, is one of
+// [ModeKernel], such as "cy1_dc0", and not one of [ModeDPDK], such as "cy".
+func IsKernelModeResource(name string) bool { return kernelmode.IsResource(name) }
+
 // PostAllocate completes what one container gets. Before that it reads each
 // device once more; the error names a device that is gone or unusable.
 //

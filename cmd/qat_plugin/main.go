@@ -5,9 +5,9 @@
 // and go, and binds them to the driver through which user space uses them.
 //
 // It exits with status 0 on SIGTERM and SIGINT, after it removed its sockets,
-// with status 1 if it then does not stop in time or if -kubelet-dir is too
-// long for the path of a socket, and with status 2 if a flag is wrong. Nothing
-// else ends it.
+// with status 1 if it then does not stop in time, if -kubelet-dir is too long
+// for the path of a socket, or if a DRA driver serves the devices when that
+// directory appears, and with status 2 if a flag is wrong. Nothing else ends it.
 package main
 
 import (
@@ -24,6 +24,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/internal/metrics"
+	"qatplugin/internal/nodelock"
 	"qatplugin/internal/program"
 	"qatplugin/internal/status"
 	"qatplugin/kubeletapi"
@@ -112,9 +113,14 @@ func serve(ctx context.Context, o *options, plugin *qat.Plugin, meters *metrics.
 	if meters != nil {
 		options = append(options, kubeletapi.WithObserver(meters))
 	}
-	light := lightPlugin{plugin, program.ReleaseMemory(plugin.Watch)}
-	manager := kubeletapi.NewManager(program.Namespace, light, options...)
-	live, ready := program.HealthChecks(plugin, probe.Check{Name: "registered", Run: manager.CheckRegistered})
+	watch, checked := program.ReleaseMemory(plugin.Watch), program.Checker(plugin)
+	if o.QAT.Mode == qat.ModeDPDK {
+		gate := program.NewGate(nodelock.DevicePlugin, o.kubeletDir)
+		defer gate.Release()
+		watch, checked = program.Exclusive(gate, watch, checked)
+	}
+	manager := kubeletapi.NewManager(program.Namespace, lightPlugin{plugin, watch}, options...)
+	live, ready := program.HealthChecks(checked, probe.Check{Name: "registered", Run: manager.CheckRegistered})
 	server := program.Server{
 		Options:  &o.Options,
 		Plugin:   plugin,

@@ -80,14 +80,19 @@ var rooms = map[string]room{
 		never:  []string{"k8s.io/client-go", "k8s.io/api"},
 		why:    "internal/nodeevents compares snapshots and talks to the API server, and reads nothing of the host",
 	},
+	"internal/nodelock": {
+		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
+		why:    "internal/nodelock lets one of two programs serve and knows nothing of the APIs that they serve",
+	},
 	"internal/retry": {
 		theirs: []string{"k8s.io/klog/v2"},
 		why:    "internal/retry computes pauses, whatever is tried again",
 	},
 	"internal/program": {
 		ours: []string{
-			"devtree", "events", "internal/flagvalue", "internal/logpipe", "internal/nodeevents", "internal/status",
-			"internal/statuspage", "internal/statusserver", "internal/unixsocket", "kubeletapi/probe", "qat",
+			"devtree", "events", "internal/flagvalue", "internal/logpipe", "internal/nodeevents", "internal/nodelock",
+			"internal/status", "internal/statuspage", "internal/statusserver", "internal/unixsocket",
+			"kubeletapi/probe", "qat",
 		},
 		theirs: []string{"github.com/go-logr/logr", "google.golang.org/grpc/grpclog", "k8s.io/klog/v2"},
 		never:  kubernetesLibraries,
@@ -242,8 +247,8 @@ var rooms = map[string]room{
 	},
 	"cmd/qat_plugin": {
 		ours: []string{
-			"devtree", "internal/flagvalue", "internal/metrics", "internal/program", "internal/status", "kubeletapi",
-			"kubeletapi/podresources", "kubeletapi/probe", "qat",
+			"devtree", "internal/flagvalue", "internal/metrics", "internal/nodelock", "internal/program",
+			"internal/status", "kubeletapi", "kubeletapi/podresources", "kubeletapi/probe", "qat",
 		},
 		theirs: []string{"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"},
 		never:  append([]string{module + "draapi"}, kubernetesLibraries...), // which would double its size

@@ -31,7 +31,7 @@ func productFiles(t *testing.T) map[string]*ast.File {
 	for _, pattern := range []string{
 		"*/*.go", "cmd/qat_plugin/*.go", "qat/internal/*/*.go", "qat/internal/*/*/*.go", "kubeletapi/*/*.go",
 		"internal/flagvalue/*.go", "internal/logpipe/*.go", "internal/metrics/*.go", "internal/nodeevents/*.go",
-		"internal/program/*.go", "internal/status*/*.go", "internal/unixsocket/*.go",
+		"internal/nodelock/*.go", "internal/program/*.go", "internal/status*/*.go", "internal/unixsocket/*.go",
 	} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {

@@ -4,6 +4,7 @@ package kernelmode
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,6 +121,12 @@ func groupSections(devices []*device) []group {
 
 // resource returns the name of the resource of the section's units.
 func (g group) resource() string { return fmt.Sprintf("cy%d_dc%d", g[0].Cy, g[0].Dc) }
+
+// IsResource reports whether a resource, named without its namespace, is one of this mode. Those of
+// mode dpdk are named by services and have no underscore.
+func IsResource(name string) bool { return resourceName.MatchString(name) }
+
+var resourceName = regexp.MustCompile(`^cy[0-9]+_dc[0-9]+$`)
 
 // conflict returns why the section cannot be used, or "" if it can. A process finds its instances
 // on every device by the name of the section, so the section must be the same in all files.
