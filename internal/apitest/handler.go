@@ -118,7 +118,7 @@ func parse(r *http.Request) (*Request, schema.GroupVersion, error) {
 	case len(parts) > 3 && parts[0] == "apis" && parts[1] == resourcev1.GroupName && parts[2] == "v1":
 		parts, version = parts[3:], resourcev1.SchemeGroupVersion
 	default:
-		return nil, version, apierrors.NewGenericServerResponse(404, r.Method, schema.GroupResource{}, "", r.URL.Path, 0, true)
+		return nil, version, apierrors.NewNotFound(schema.GroupResource{}, r.URL.Path)
 	}
 	if len(parts) > 2 && parts[0] == "namespaces" {
 		request.Namespace, parts = parts[1], parts[2:]
@@ -141,7 +141,7 @@ func parse(r *http.Request) (*Request, schema.GroupVersion, error) {
 	case r.Method == http.MethodDelete && request.Name != "":
 		request.Verb = "delete"
 	default:
-		return nil, version, apierrors.NewMethodNotSupported(version.WithResource(request.Resource).GroupResource(), r.Method)
+		return nil, version, apierrors.NewMethodNotSupported(schema.GroupResource{Resource: request.Resource}, r.Method)
 	}
 	return request, version, nil
 }
@@ -222,8 +222,8 @@ func (c codecs) listOptions(r *http.Request) (*metav1.ListOptions, fields.Select
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
+	known := []string{"metadata.name", resourcev1.ResourceSliceSelectorNodeName, resourcev1.ResourceSliceSelectorDriver}
 	for _, r := range selector.Requirements() {
-		known := []string{resourcev1.ResourceSliceSelectorNodeName, resourcev1.ResourceSliceSelectorDriver, "metadata.name"}
 		if !slices.Contains(known, r.Field) {
 			return nil, nil, apierrors.NewBadRequest("field label not supported: " + r.Field)
 		}

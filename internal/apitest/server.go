@@ -95,8 +95,8 @@ func New() *Server {
 	}
 }
 
-// Fail calls f with each request from now on. If f returns a Fault, the request fails with it. f may
-// block. Nil ends that.
+// Fail calls f with each request from now on. If f returns a Fault, the request fails with it. f
+// may block. Nil ends that.
 func (s *Server) Fail(f func(*Request) *Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,8 +114,8 @@ func (s *Server) SetDown(down bool) {
 	}
 }
 
-// SetTaints says whether the feature gate DRADeviceTaints is on, as it is by default. Without it, the
-// server drops the taints of devices.
+// SetTaints says whether the feature gate DRADeviceTaints is on, as it is by default. Without it,
+// the server drops the taints of devices.
 func (s *Server) SetTaints(on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,7 +171,8 @@ func (s *Server) DeleteNode(name string) {
 	delete(s.nodes, name)
 }
 
-// AddClaim adds a ResourceClaim, or replaces the one with that name. A claim without a UID gets one.
+// AddClaim adds a ResourceClaim, or replaces the one with that name. A claim without a UID gets
+// one.
 func (s *Server) AddClaim(claim *resourcev1.ResourceClaim) *resourcev1.ResourceClaim {
 	s.mu.Lock()
 	defer s.mu.Unlock()

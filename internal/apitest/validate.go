@@ -3,8 +3,8 @@
 package apitest
 
 import (
-	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
@@ -42,9 +42,10 @@ func validateSlice(slice, old *resourcev1.ResourceSlice) (errs field.ErrorList) 
 		errs = append(errs, field.Required(path.Child("nodeName"), "of a slice with devices of a node"))
 	}
 	if old != nil {
-		errs = append(errs, validation.ValidateImmutableField(spec.Pool.Name, old.Spec.Pool.Name, path.Child("pool", "name"))...)
-		errs = append(errs, validation.ValidateImmutableField(spec.Driver, old.Spec.Driver, path.Child("driver"))...)
-		errs = append(errs, validation.ValidateImmutableField(spec.NodeName, old.Spec.NodeName, path.Child("nodeName"))...)
+		immutable := validation.ValidateImmutableField
+		errs = append(errs, immutable(spec.Pool.Name, old.Spec.Pool.Name, path.Child("pool", "name"))...)
+		errs = append(errs, immutable(spec.Driver, old.Spec.Driver, path.Child("driver"))...)
+		errs = append(errs, immutable(spec.NodeName, old.Spec.NodeName, path.Child("nodeName"))...)
 	}
 	limit, names := resourcev1.ResourceSliceMaxDevices, map[string]bool{}
 	for i := range spec.Devices {
@@ -69,8 +70,7 @@ func validateDevice(d *resourcev1.Device, path *field.Path) (errs field.ErrorLis
 		errs = append(errs, field.Invalid(path.Child("name"), d.Name, errors[0]))
 	}
 	if n := len(d.Attributes) + len(d.Capacity); n > resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice {
-		errs = append(errs, field.Invalid(path, n, fmt.Sprintf("the total number of attributes and capacities must not exceed %d",
-			resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice)))
+		errs = append(errs, field.TooMany(path, n, resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice))
 	}
 	for name, value := range d.Attributes {
 		path := path.Child("attributes").Key(string(name))
@@ -96,8 +96,9 @@ func validateDevice(d *resourcev1.Device, path *field.Path) (errs field.ErrorLis
 		if s := value.StringValue; s != nil && len(*s) > resourcev1.DeviceAttributeMaxValueLength {
 			errs = append(errs, field.TooLong(path.Child("string"), "", resourcev1.DeviceAttributeMaxValueLength))
 		}
-		if v := value.VersionValue; v != nil && (len(*v) > resourcev1.DeviceAttributeMaxValueLength || !version.MatchString(*v)) {
-			errs = append(errs, field.Invalid(path.Child("version"), *v, "must be a string compatible with semver.org spec 2.0.0"))
+		const maxValue = resourcev1.DeviceAttributeMaxValueLength
+		if v := value.VersionValue; v != nil && (len(*v) > maxValue || !version.MatchString(*v)) {
+			errs = append(errs, field.Invalid(path.Child("version"), *v, "must be compatible with semver.org spec 2.0.0"))
 		}
 	}
 	if len(d.Taints) > resourcev1.DeviceTaintsMaxLength {
@@ -109,10 +110,9 @@ func validateDevice(d *resourcev1.Device, path *field.Path) (errs field.ErrorLis
 		for _, message := range utilvalidation.IsValidLabelValue(taint.Value) {
 			errs = append(errs, field.Invalid(path.Child("value"), taint.Value, message))
 		}
-		switch taint.Effect {
-		case resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNone:
-		default:
-			errs = append(errs, field.NotSupported(path.Child("effect"), taint.Effect, []string{"NoExecute", "NoSchedule", "None"}))
+		effects := []resourcev1.DeviceTaintEffect{"NoExecute", "NoSchedule", "None"}
+		if !slices.Contains(effects, taint.Effect) {
+			errs = append(errs, field.NotSupported(path.Child("effect"), taint.Effect, effects))
 		}
 	}
 	return errs

@@ -41,8 +41,11 @@ func slice(name, node string) *resourcev1.ResourceSlice {
 			Pool:     resourcev1.ResourcePool{Name: node, Generation: 1, ResourceSliceCount: 1},
 			NodeName: &node,
 			Devices: []resourcev1.Device{{
-				Name:   "a",
-				Taints: []resourcev1.DeviceTaint{{Key: "color.example.com/pale", Effect: resourcev1.DeviceTaintEffectNoSchedule}},
+				Name: "a",
+				Taints: []resourcev1.DeviceTaint{{
+					Key:    "color.example.com/pale",
+					Effect: resourcev1.DeviceTaintEffectNoSchedule,
+				}},
 			}},
 		},
 	}
@@ -107,7 +110,8 @@ func exercise(t *testing.T, server *apitest.Server, c *apiclient.Client) {
 		t.Errorf("UpdateSlice of an old version returns %v", err)
 	}
 	updated.Spec.Devices[0].Name = "Not A Label"
-	if _, err := c.UpdateSlice(ctx, updated); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "devices[0].name") {
+	_, err = c.UpdateSlice(ctx, updated)
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "devices[0].name") {
 		t.Errorf("UpdateSlice of an invalid slice returns %v", err)
 	}
 	if err := c.DeleteSlice(ctx, "s", metav1.DeleteOptions{}); err != nil {
@@ -132,7 +136,8 @@ func TestClientSpeaksProtobuf(t *testing.T) {
 	var bad []string
 	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		const want = "application/vnd.kubernetes.protobuf"
-		if !strings.HasPrefix(r.Header.Get("Accept"), want) || r.ContentLength > 0 && r.Header.Get("Content-Type") != want {
+		if !strings.HasPrefix(r.Header.Get("Accept"), want) ||
+			r.ContentLength > 0 && r.Header.Get("Content-Type") != want {
 			bad = append(bad, r.Method+" "+r.URL.Path)
 		}
 		server.ServeHTTP(w, r)
@@ -150,7 +155,8 @@ func TestClientSendsEachRequestOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := apitest.New()
 		c := newClient(t, server.Config())
-		for _, fault := range []*apitest.Fault{{Code: 429, RetryAfter: 3}, {Code: 503, RetryAfter: 3}, {Code: 500}, {}} {
+		faults := []*apitest.Fault{{Code: 429, RetryAfter: 3}, {Code: 503, RetryAfter: 3}, {Code: 500}, {Code: 0}}
+		for _, fault := range faults {
 			server.Fail(func(*apitest.Request) *apitest.Fault { return fault })
 			before, start := len(server.Requests()), time.Now()
 			_, err := c.CreateSlice(t.Context(), slice("s", "n1"))

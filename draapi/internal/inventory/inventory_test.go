@@ -88,13 +88,17 @@ func TestInventoryOfTree(t *testing.T) {
 			"0000-6b-00-1: dc/0000:6b:00.1\n0000-6b-00-2: cy/0000:6b:00.2\n"},
 		{"held device that has gone", []string{"cy/a"}, []string{"a", "b"}, "a: cy/a\nb: /b gone\n"},
 		{"ID in two resources", []string{"cy/a", "dc/a"}, nil,
-			"a: cy/a\n" + `skip device "a" of resource "dc": device "a" of resource "cy" has the same name in the pool, "a"` + "\n"},
+			"a: cy/a\n" +
+				`skip device "a" of resource "dc": device "a" of resource "cy" has the same name in the pool, "a"` + "\n"},
 		{"IDs with equal names", []string{"cy/a:b", "cy/a.b"}, nil,
-			"a-b: cy/a.b\n" + `skip device "a:b" of resource "cy": device "a.b" of resource "cy" has the same name in the pool, "a-b"` + "\n"},
+			"a-b: cy/a.b\n" +
+				`skip device "a:b" of resource "cy": device "a.b" of resource "cy" has the same name in the pool, "a-b"` + "\n"},
 		{"held one of equal names", []string{"cy/a:b", "cy/a.b"}, []string{"a:b"},
-			"a-b: cy/a:b\n" + `skip device "a.b" of resource "cy": device "a:b" of resource "cy" has the same name in the pool, "a-b"` + "\n"},
+			"a-b: cy/a:b\n" +
+				`skip device "a.b" of resource "cy": device "a:b" of resource "cy" has the same name in the pool, "a-b"` + "\n"},
 		{"held one that has gone, of equal names", []string{"cy/a.b"}, []string{"a:b"},
-			"a-b: /a:b gone\n" + `skip device "a.b" of resource "cy": device "a:b" of resource "" has the same name in the pool, "a-b"` + "\n"},
+			"a-b: /a:b gone\n" +
+				`skip device "a.b" of resource "cy": device "a:b" of resource "" has the same name in the pool, "a-b"` + "\n"},
 		{"ID without a letter or digit", []string{"cy/::"}, nil,
 			`skip device "::" of resource "cy": its ID has no letter or digit to name it by` + "\n"},
 	} {
@@ -201,7 +205,8 @@ func TestInventoryProperties(t *testing.T) {
 					rt.Fatalf("device %s is gone: %t", d.Device.ID, d.Gone)
 				}
 			}
-			if !slices.IsSortedFunc(next.Devices, func(a, b *inventory.Device) int { return strings.Compare(a.Name, b.Name) }) {
+			byName := func(a, b *inventory.Device) int { return strings.Compare(a.Name, b.Name) }
+			if !slices.IsSortedFunc(next.Devices, byName) {
 				rt.Fatalf("not sorted:\n%s", text(next))
 			}
 			for id := range claimed {
