@@ -36,9 +36,18 @@ type Device struct {
 
 	ContainerEdits // what a container with the device gets
 
-	// For the DRA API (package draapi). The device plugin API has nothing like them.
-	Cause      string         // class of Reason for programs, such as "heartbeat": a label value; may be empty
-	Attributes map[string]any // name → string, bool, int64 or Version, such as "pfIndex": int64(3)
+	// The following fields are for the DRA API (package draapi). The device plugin API has nothing
+	// like them.
+
+	// Cause is the class of Reason for programs, such as "heartbeat". It may be empty. It must be a
+	// label value of Kubernetes: at most 63 letters, digits, '-', '_' and '.'.
+	Cause string
+
+	// Attributes maps names to values of type string, bool, int64 or Version, at most 32 of them. A
+	// name is a C identifier of at most 32 bytes, such as "pfIndex". A DNS subdomain of at most 63
+	// bytes and a slash may precede it, as in "resource.kubernetes.io/numaNode". A string has at
+	// most 64 bytes.
+	Attributes map[string]any
 }
 
 // Equal reports whether d and other are equal in all fields, or both nil.
@@ -89,6 +98,7 @@ func (d *Device) check() error {
 
 func (d *Device) brokenRule() string {
 	idFlaw, reasonFlaw := textFlaw(d.ID), textFlaw(d.Reason)
+	causeFlaw, attributesFlaw := causeFlaw(d.Cause), attributesFlaw(d.Attributes)
 	switch {
 	case idFlaw != "": // gRPC rejects a list with such an ID as a whole
 		return "ID " + idFlaw
@@ -104,6 +114,12 @@ func (d *Device) brokenRule() string {
 		return fmt.Sprintf("NUMA nodes %v are not strictly ascending", d.NUMANodes)
 	case len(d.NUMANodes) > 0 && d.NUMANodes[0] < 0:
 		return fmt.Sprintf("negative NUMA node %d: must be omitted if the platform does not say", d.NUMANodes[0])
+	case d.Health == Healthy && d.Cause != "":
+		return fmt.Sprintf("%s with a cause", Healthy)
+	case causeFlaw != "":
+		return causeFlaw
+	case attributesFlaw != "":
+		return attributesFlaw
 	}
 	return ""
 }

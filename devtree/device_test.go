@@ -28,6 +28,15 @@ var variations = map[string]func(d *devtree.Device){
 	"Env value":              func(d *devtree.Device) { d.Env["A"] = "2" },
 	"Annotations name":       func(d *devtree.Device) { d.Annotations = map[string]string{"b": "1"} },
 	"Annotations value":      func(d *devtree.Device) { d.Annotations["a"] = "2" },
+	"Cause":                  func(d *devtree.Device) { d.Cause = "heartbeat" },
+	"Cause none":             func(d *devtree.Device) { d.Cause = "" },
+	"Attributes string":      func(d *devtree.Device) { d.Attributes["family"] = "6xxx" },
+	"Attributes bool":        func(d *devtree.Device) { d.Attributes["sym"] = false },
+	"Attributes int":         func(d *devtree.Device) { d.Attributes["resource.kubernetes.io/numaNode"] = int64(0) },
+	"Attributes version":     func(d *devtree.Device) { d.Attributes["driverVersion"] = devtree.Version("1.2.4") },
+	"Attributes type":        func(d *devtree.Device) { d.Attributes["driverVersion"] = "1.2.3" },
+	"Attributes more":        func(d *devtree.Device) { d.Attributes["asym"] = true },
+	"Attributes nil":         func(d *devtree.Device) { d.Attributes = nil },
 	"CDINames":               func(d *devtree.Device) { d.CDINames = []string{"intel.com/qat=b"} },
 	"CDINames nil":           func(d *devtree.Device) { d.CDINames = nil },
 	"CDINames longer":        func(d *devtree.Device) { d.CDINames = append(d.CDINames, "intel.com/qat=c") },
@@ -56,9 +65,10 @@ func TestDeviceEqualTreatsNilAndEmptyFieldsAlike(t *testing.T) {
 	}
 	unset := &devtree.Device{ID: "a", Health: devtree.Healthy}
 	empty := &devtree.Device{
-		ID:        "a",
-		Health:    devtree.Healthy,
-		NUMANodes: []int{},
+		ID:         "a",
+		Health:     devtree.Healthy,
+		NUMANodes:  []int{},
+		Attributes: map[string]any{},
 		ContainerEdits: devtree.ContainerEdits{
 			DeviceNodes: []devtree.DeviceNode{},
 			Mounts:      []devtree.Mount{},

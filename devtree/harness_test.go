@@ -43,6 +43,13 @@ func full(id string) *devtree.Device {
 		Health:    devtree.Unhealthy,
 		Reason:    "down",
 		NUMANodes: []int{0, 1},
+		Cause:     "pf-down",
+		Attributes: map[string]any{
+			"family":                          "4xxx",
+			"sym":                             true,
+			"resource.kubernetes.io/numaNode": int64(1),
+			"driverVersion":                   devtree.Version("1.2.3"),
+		},
 		ContainerEdits: devtree.ContainerEdits{
 			DeviceNodes: []devtree.DeviceNode{
 				{HostPath: "/dev/vfio/1", ContainerPath: "/dev/vfio/1", Permissions: "rwm"},

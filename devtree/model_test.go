@@ -32,7 +32,7 @@ func (m model) withoutEmpty() model {
 	return c
 }
 
-func text(d *devtree.Device) string { return fmt.Sprintf("%+v", *d) }
+func text(d *devtree.Device) string { return fmt.Sprintf("%+v %#v", *d, d.Attributes) }
 
 // modelOf reads the Tree with every method that reads one and checks that they agree.
 func modelOf(t rapid.TB, tree *devtree.Tree) model {
@@ -78,7 +78,7 @@ func drawDevice(t *rapid.T) *devtree.Device {
 		vary(d)
 	}
 	if d.Health == devtree.Healthy {
-		d.Reason = ""
+		d.Reason, d.Cause = "", ""
 	}
 	return d
 }
@@ -98,6 +98,9 @@ func edit(t *rapid.T, b *devtree.Builder, m model) {
 			}
 			m[name][d.ID] = text(d)
 			d.Env["A"] = "changed by the caller after Put"
+			if d.Attributes != nil {
+				d.Attributes["family"] = "changed by the caller after Put"
+			}
 		case "remove":
 			id := deviceIDs.Draw(t, "id")
 			b.Remove(name, id)

@@ -3,6 +3,7 @@
 package devtree_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -22,6 +23,13 @@ func TestPutStatesBrokenRule(t *testing.T) {
 	annotation := func(key, value string) func(*devtree.Device) {
 		return func(d *devtree.Device) { d.Annotations = map[string]string{key: value} }
 	}
+	cause := func(text string) func(*devtree.Device) {
+		return func(d *devtree.Device) { d.Health, d.Reason, d.Cause = devtree.Unhealthy, "down", text }
+	}
+	attribute := func(name string, value any) func(*devtree.Device) {
+		return func(d *devtree.Device) { d.Attributes = map[string]any{"a": true, name: value, "z": 1} }
+	}
+	long := strings.Repeat("x", 65)
 	cdi := func(name string) func(*devtree.Device) {
 		return func(d *devtree.Device) { d.CDINames = []string{name} }
 	}
@@ -32,6 +40,10 @@ func TestPutStatesBrokenRule(t *testing.T) {
 		mountPaths  = `device "a": mount %: both paths must be absolute`
 		envName     = `device "a": invalid environment variable name %`
 		cdiName     = `device "a": invalid CDI device name %: must have the form vendor/class=name`
+
+		badCause      = `device "a": invalid cause %: must consist of letters, digits, '-', '_' and '.', and begin and end with a letter or digit`
+		attributeName = `device "a": invalid attribute name %: must be a C identifier, optionally after a DNS subdomain and a slash`
+		badVersion    = `device "a": attribute "v": invalid version %: must be a semantic version of at most 64 bytes, such as 1.2.3`
 	)
 	for _, tt := range []struct {
 		name        string
@@ -125,6 +137,63 @@ func TestPutStatesBrokenRule(t *testing.T) {
 			"CDI name with a bad device", cdi("intel.com/qat=a b"),
 			`device "a": invalid CDI device name "intel.com/qat=a b": invalid character ' ' in device name "a b"`, "",
 		},
+		{"healthy with cause", func(d *devtree.Device) { d.Cause = "heartbeat" }, `device "a": Healthy with a cause`, ""},
+		{"cause with a space", cause("no heartbeat"), badCause, `"no heartbeat"`},
+		{"cause that ends with -", cause("pf-"), badCause, `"pf-"`},
+		{"cause not ASCII", cause("größe"), badCause, `"größe"`},
+		{
+			"long cause", cause(long[:64]),
+			`device "a": cause "` + long[:64] + `" has 64 bytes: at most 63 are allowed`, "",
+		},
+		{"attribute without a name", attribute("", true), attributeName, `""`},
+		{"attribute name that begins with a digit", attribute("2x", true), attributeName, `"2x"`},
+		{"attribute name with -", attribute("pf-index", true), attributeName, `"pf-index"`},
+		{"attribute name not ASCII", attribute("größe", true), attributeName, `"größe"`},
+		{"attribute with a domain alone", attribute("example.com/", true), attributeName, `"example.com/"`},
+		{"attribute with an empty domain", attribute("/x", true), attributeName, `"/x"`},
+		{"attribute with two slashes", attribute("example.com/a/b", true), attributeName, `"example.com/a/b"`},
+		{"attribute with a bad domain", attribute("example..com/x", true), attributeName, `"example..com/x"`},
+		{"attribute with _ in its domain", attribute("my_domain/x", true), attributeName, `"my_domain/x"`},
+		{"attribute with a domain that ends with -", attribute("example-/x", true), attributeName, `"example-/x"`},
+		{
+			"long attribute name", attribute(long[:33], true),
+			`device "a": attribute "` + long[:33] + `": name has 33 bytes: at most 32 are allowed`, "",
+		},
+		{
+			"long domain", attribute(long[:64]+"/x", true),
+			`device "a": attribute "` + long[:64] + `/x": domain has 64 bytes: at most 63 are allowed`, "",
+		},
+		{
+			"attribute of another type", attribute("n", 3),
+			`device "a": attribute "n": value of type int: must be string, bool, int64 or Version`, "",
+		},
+		{
+			"attribute without a value", attribute("n", nil),
+			`device "a": attribute "n": value of type <nil>: must be string, bool, int64 or Version`, "",
+		},
+		{
+			"attribute that is a list", attribute("n", []string{"a"}),
+			`device "a": attribute "n": value of type []string: must be string, bool, int64 or Version`, "",
+		},
+		{
+			"long string", attribute("s", long),
+			`device "a": attribute "s": value "` + long + `" has 65 bytes: at most 64 are allowed`, "",
+		},
+		{"string not UTF-8", attribute("s", "\xff"), `device "a": attribute "s": value "\xff" is not valid UTF-8`, ""},
+		{"version of two numbers", attribute("v", devtree.Version("1.2")), badVersion, `"1.2"`},
+		{"version with a leading zero", attribute("v", devtree.Version("1.02.3")), badVersion, `"1.02.3"`},
+		{"version with v", attribute("v", devtree.Version("v1.2.3")), badVersion, `"v1.2.3"`},
+		{"long version", attribute("v", devtree.Version("1.2.3-"+long[:59])), badVersion, `"1.2.3-` + long[:59] + `"`},
+		{
+			"too many attributes",
+			func(d *devtree.Device) {
+				d.Attributes = map[string]any{}
+				for i := range 33 {
+					d.Attributes[fmt.Sprint("a", i)] = true
+				}
+			},
+			`device "a": 33 attributes: at most 32 are allowed`, "",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := vf("a")
@@ -141,6 +210,27 @@ func TestPutStatesBrokenRule(t *testing.T) {
 func TestPutRejectsNilDevice(t *testing.T) {
 	if err := new(devtree.Tree).Edit().Put("cy", nil); err == nil || err.Error() != "device is nil" {
 		t.Errorf("got error %v", err)
+	}
+}
+
+func TestPutAcceptsAttributesAtTheLimits(t *testing.T) {
+	long := strings.Repeat("x", 64)
+	d := unhealthy("a")
+	d.Cause = "A" + long[:61] + "0"
+	d.Attributes = map[string]any{
+		long[:32]:                         long,
+		"_":                               "",
+		"A9_z":                            int64(-1 << 63),
+		long[:63] + "/" + long[:32]:       false,
+		"Resource.Kubernetes.io/numaNode": int64(1),
+		"0-9.a/b":                         devtree.Version("1.2.3-" + long[:58]),
+		"version":                         devtree.Version("0.10.0-rc.1+build.007"),
+	}
+	for i := len(d.Attributes); i < 32; i++ {
+		d.Attributes[fmt.Sprint("a", i)] = true
+	}
+	if err := new(devtree.Tree).Edit().Put("cy", d); err != nil {
+		t.Error(err)
 	}
 }
 

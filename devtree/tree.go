@@ -115,11 +115,14 @@ func findDevice(devices []*Device, id string) (int, bool) {
 	})
 }
 
-// resourceName matches the part of an extended resource's name after the slash
-// (k8s.io/apimachinery/pkg/api/validate/content, IsLabelKey).
-var resourceName = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
+// labelText matches the part of an extended resource's name after the slash, and a label value that
+// is not empty (k8s.io/apimachinery/pkg/api/validate/content, IsLabelKey and IsLabelValue).
+var labelText = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
 
-const maxResourceName = 63 // bytes
+const (
+	labelTextSyntax = "must consist of letters, digits, '-', '_' and '.', and begin and end with a letter or digit"
+	maxResourceName = 63 // bytes
+)
 
 // checkResourceName returns an error if Kubernetes rejects the name of a resource, which
 // is given without its namespace. The error states what is allowed.
@@ -127,9 +130,8 @@ func checkResourceName(name string) error {
 	if len(name) > maxResourceName {
 		return fmt.Errorf("resource name %q has %d bytes: at most %d are allowed", name, len(name), maxResourceName)
 	}
-	if !resourceName.MatchString(name) {
-		return fmt.Errorf("invalid resource name %q: must consist of letters, digits, '-', '_' and '.', "+
-			"and begin and end with a letter or digit", name)
+	if !labelText.MatchString(name) {
+		return fmt.Errorf("invalid resource name %q: %s", name, labelTextSyntax)
 	}
 	return nil
 }
