@@ -48,6 +48,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	e.vfs(s)
 	e.pfs(s.PFs)
 	e.provisioning(s.Provisioning)
+	e.dra(s.DRA)
 	for i := range telemetry {
 		e.telemetry(&telemetry[i])
 	}
@@ -338,4 +339,47 @@ func (e emitter) provisioning(p *status.Provisioning) {
 		e.emit(provisioningPFs, float64(states[state]), state)
 	}
 	e.truth(provisioningValid, p.Err == "")
+}
+
+var (
+	draDevices = gauge("qat_dra_devices",
+		"Devices of the pool that the driver offers. Claims hold those that are gone.", "health")
+	draSlices = gauge("qat_dra_slices",
+		"ResourceSlices of the driver at the API server.")
+	draPublished = gauge("qat_dra_published",
+		"1 if the API server has the newest state of all devices, 0 otherwise.")
+	draRegistered = gauge("qat_dra_registered",
+		"1 if the kubelet has registered the driver, 0 otherwise.")
+	draHealthStreams = gauge("qat_dra_health_streams",
+		"Streams on which the kubelet follows the health of the devices.")
+	draClaims = gauge("qat_dra_claims",
+		"Claims that are prepared.")
+	draClaimedDevices = gauge("qat_dra_claimed_devices",
+		"Devices that prepared claims hold.")
+	draRuntime = gauge("qat_dra_runtime_supported",
+		"1 if the container runtime gives devices of claims to containers, 0 if it ignores them.")
+)
+
+func (e emitter) dra(d *status.DRA) {
+	if d == nil {
+		return
+	}
+	e.emit(draDevices, float64(d.Healthy), status.Healthy)
+	e.emit(draDevices, float64(d.Gone), "gone")
+	e.emit(draDevices, float64(d.Devices-d.Healthy-d.Gone), status.Unhealthy)
+	e.emit(draSlices, float64(len(d.Slices)))
+	e.truth(draPublished, d.PublishErr == "")
+	e.truth(draRegistered, d.Registered)
+	e.emit(draHealthStreams, float64(d.HealthStreams))
+	e.emit(draClaims, float64(len(d.Claims)))
+	held := 0
+	for i := range d.Claims {
+		for _, device := range d.Claims[i].Devices {
+			if !device.AdminAccess {
+				held++
+			}
+		}
+	}
+	e.emit(draClaimedDevices, float64(held))
+	e.truth(draRuntime, d.RuntimeErr == "")
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"qatplugin/internal/status"
 )
 
 // documented is a row of docs/metrics.md.
@@ -57,18 +59,15 @@ func unitOf(name string) string {
 	return ""
 }
 
-// TestPageListsAllMetrics compares docs/metrics.md with what a registry gathers from a source in
-// which nothing is missing.
-func TestPageListsAllMetrics(t *testing.T) {
-	m := newMetrics()
-	exercise(t, m)
+// addServed adds what a program serves.
+func addServed(t *testing.T, served map[string]documented, b *base, source status.Source) {
+	t.Helper()
 	state := prometheus.NewRegistry()
-	state.MustRegister(&collector{source: fullSource(), namespace: namespace})
-	families, err := prometheus.Gatherers{m.registry, state}.Gather()
+	state.MustRegister(&collector{source: source, namespace: namespace})
+	families, err := prometheus.Gatherers{b.registry, state}.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := map[string]documented{}
 	for _, f := range families {
 		if !strings.HasPrefix(f.GetName(), "qat_") {
 			continue
@@ -79,13 +78,23 @@ func TestPageListsAllMetrics(t *testing.T) {
 				labels[l.GetName()] = true
 			}
 		}
-		got[f.GetName()] = documented{
+		served[f.GetName()] = documented{
 			Type:   strings.ToLower(f.GetType().String()),
 			Labels: strings.Join(slices.Sorted(maps.Keys(labels)), ", "),
 			Unit:   unitOf(f.GetName()),
 			Help:   f.GetHelp(),
 		}
 	}
+}
+
+// TestPageListsAllMetrics compares docs/metrics.md with what the registries of both programs gather
+// from sources in which nothing is missing.
+func TestPageListsAllMetrics(t *testing.T) {
+	m, dra := newMetrics(), NewDRA(Config{Namespace: namespace})
+	exercise(t, m)
+	got := map[string]documented{}
+	addServed(t, got, &m.base, fullSource())
+	addServed(t, got, &dra.base, draSource())
 	if diff := cmp.Diff(got, readPage(t)); diff != "" {
 		t.Errorf("docs/metrics.md (-registry +page):\n%s", diff)
 	}

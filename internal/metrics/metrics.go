@@ -26,7 +26,6 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/internal/status"
-	"qatplugin/kubeletapi"
 )
 
 // A Config describes the plugin.
@@ -39,13 +38,32 @@ type Config struct {
 	Journal *status.Journal
 }
 
-// Metrics counts what a plugin does. It implements [kubeletapi.Observer]. All methods may be called
-// from any goroutine. None of them waits for a scrape.
-type Metrics struct {
+// base is what the metrics of all programs have in common.
+type base struct {
 	namespace string
 	journal   *status.Journal
 	registry  *prometheus.Registry
-	tracker   *tracker
+}
+
+// newBase returns a base whose registry has the metrics of the process.
+func newBase(c Config) base {
+	b := base{namespace: c.Namespace, journal: c.Journal, registry: prometheus.NewRegistry()}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "qat_plugin_build_info",
+		Help:        "Version of the program, and of Go that built it. The value is 1.",
+		ConstLabels: prometheus.Labels{"version": c.Version, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	b.registry.MustRegister(build, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return b
+}
+
+// Metrics counts what a device plugin does. It implements kubeletapi.Observer. All methods may be
+// called from any goroutine. None of them waits for a scrape.
+type Metrics struct {
+	base
+	tracker *tracker
 
 	eventToList      *prometheus.HistogramVec
 	allocations      *prometheus.CounterVec
@@ -53,7 +71,19 @@ type Metrics struct {
 	registrations    *prometheus.CounterVec
 }
 
-var _ kubeletapi.Observer = (*Metrics)(nil)
+// histogram describes a histogram of durations from 50 µs to 5 s, which is also a native one.
+func histogram(name, help string) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
+		Name: name,
+		Help: help,
+		Buckets: []float64{
+			50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1, 5,
+		},
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  100,
+		NativeHistogramMinResetDuration: time.Hour,
+	}
+}
 
 // allocateCodes are the codes of a failed Allocate call.
 var allocateCodes = []codes.Code{
@@ -63,20 +93,11 @@ var allocateCodes = []codes.Code{
 // New returns Metrics that have counted nothing.
 func New(c Config) *Metrics {
 	m := &Metrics{
-		namespace: c.Namespace,
-		journal:   c.Journal,
-		registry:  prometheus.NewRegistry(),
-		tracker:   newTracker(),
-		eventToList: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "qat_plugin_event_to_list_seconds",
-			Help: "Time from the receipt of a kernel event until the list with its effect was sent to the kubelet.",
-			Buckets: []float64{
-				50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1, 5,
-			},
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  100,
-			NativeHistogramMinResetDuration: time.Hour,
-		}, []string{"resource"}),
+		base:    newBase(c),
+		tracker: newTracker(),
+		eventToList: prometheus.NewHistogramVec(histogram("qat_plugin_event_to_list_seconds",
+			"Time from the receipt of a kernel event until the list with its effect was sent to the kubelet.",
+		), []string{"resource"}),
 		allocations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "qat_plugin_allocations_total",
 			Help: "Containers that got devices from the kubelet's Allocate calls.",
@@ -90,15 +111,19 @@ func New(c Config) *Metrics {
 			Help: "Register calls to the kubelet that have returned.",
 		}, []string{"resource", "result"}),
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        "qat_plugin_build_info",
-		Help:        "Version of the program, and of Go that built it. The value is 1.",
-		ConstLabels: prometheus.Labels{"version": c.Version, "goversion": runtime.Version()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.eventToList, m.allocations, m.allocationErrors, m.registrations, build,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.eventToList, m.allocations, m.allocationErrors, m.registrations)
 	return m
+}
+
+// record appends an event to the journal. Without a time it happened now.
+func (b *base) record(e status.Event) {
+	if b.journal == nil {
+		return
+	}
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	b.journal.Append(e)
 }
 
 // maxScrapes is the number of requests that Handler answers at the same time. It refuses further
@@ -108,10 +133,10 @@ const maxScrapes = 4
 // Handler serves the metrics, with those of the source's state, in the text format or, if the
 // client asks for it, as protocol buffers with native histograms. A kernel that blocks reads delays
 // an answer by at most 2 s.
-func (m *Metrics) Handler(source status.Source) http.Handler {
+func (b *base) Handler(source status.Source) http.Handler {
 	state := prometheus.NewRegistry()
-	state.MustRegister(&collector{source: source, namespace: m.namespace})
-	return promhttp.HandlerFor(prometheus.Gatherers{m.registry, state}, promhttp.HandlerOpts{
+	state.MustRegister(&collector{source: source, namespace: b.namespace})
+	return promhttp.HandlerFor(prometheus.Gatherers{b.registry, state}, promhttp.HandlerOpts{
 		ErrorLog:            errorLog{},
 		ErrorHandling:       promhttp.ContinueOnError, // one wrong metric must not hide the others
 		MaxRequestsInFlight: maxScrapes,
@@ -134,7 +159,7 @@ func (m *Metrics) Publishing(old, new *devtree.Tree, since time.Time) {
 	m.tracker.publishing(old, new, since)
 }
 
-// ListSent implements [kubeletapi.Observer].
+// ListSent implements kubeletapi.Observer.
 func (m *Metrics) ListSent(resource string, state *devtree.Resource, devices, bytes int) {
 	now := time.Now()
 	event := status.Event{
@@ -149,12 +174,12 @@ func (m *Metrics) ListSent(resource string, state *devtree.Resource, devices, by
 	m.record(event)
 }
 
-// ListUnchanged implements [kubeletapi.Observer].
+// ListUnchanged implements kubeletapi.Observer.
 func (m *Metrics) ListUnchanged(resource string, state *devtree.Resource) {
 	m.tracker.sent(resource, state)
 }
 
-// Allocated implements [kubeletapi.Observer].
+// Allocated implements kubeletapi.Observer.
 func (m *Metrics) Allocated(resource string, devices []string, err error) {
 	event := status.Event{Kind: status.KindAllocation, Resource: resource, Devices: devices}
 	if err == nil {
@@ -183,7 +208,7 @@ func brief(text string, most int) string {
 	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
-// Registered implements [kubeletapi.Observer].
+// Registered implements kubeletapi.Observer.
 func (m *Metrics) Registered(resource string, err error) {
 	event := status.Event{Kind: status.KindKubelet, Resource: resource, Text: "registered"}
 	result := "success"
@@ -195,14 +220,14 @@ func (m *Metrics) Registered(resource string, err error) {
 	m.record(event)
 }
 
-// StreamOpened implements [kubeletapi.Observer].
+// StreamOpened implements kubeletapi.Observer.
 func (m *Metrics) StreamOpened(resource string) {
 	m.tracker.opened(resource)
 	m.startAtZero(resource)
 	m.record(status.Event{Kind: status.KindKubelet, Resource: resource, Text: "the kubelet follows the list"})
 }
 
-// StreamClosed implements [kubeletapi.Observer].
+// StreamClosed implements kubeletapi.Observer.
 func (m *Metrics) StreamClosed(resource string, err error) {
 	m.tracker.closed(resource)
 	event := status.Event{
@@ -225,15 +250,4 @@ func (m *Metrics) startAtZero(resource string) {
 	for _, result := range []string{"success", "failure"} {
 		m.registrations.WithLabelValues(resource, result)
 	}
-}
-
-// record appends an event to the journal. Without a time it happened now.
-func (m *Metrics) record(e status.Event) {
-	if m.journal == nil {
-		return
-	}
-	if e.Time.IsZero() {
-		e.Time = time.Now()
-	}
-	m.journal.Append(e)
 }

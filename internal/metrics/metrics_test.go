@@ -574,11 +574,19 @@ func TestNamesFollowTheGuide(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ofPool, err := testutil.CollectAndLint(&collector{source: draSource(), namespace: namespace})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ofCalls, err := testutil.GatherAndLint(m.registry)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range append(problems, ofCalls...) {
+	ofDRA, err := testutil.GatherAndLint(NewDRA(Config{}).registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range slices.Concat(problems, ofPool, ofCalls, ofDRA) {
 		if strings.HasPrefix(p.Metric, "qat_") {
 			t.Errorf("%s: %s", p.Metric, p.Text)
 		}

@@ -37,6 +37,9 @@ const (
 	KindList       = "list"       // a list was sent to the kubelet: Resource, Seconds; Text is its size
 	KindAllocation = "allocation" // Resource, Devices; Err if it failed
 	KindKubelet    = "kubelet"    // a registration changed: Resource, Text, Err
+	KindSlice      = "slice"      // a ResourceSlice was written, or not: Text, Err
+	KindPublished  = "published"  // the API server has all devices: Seconds is the time since the event
+	KindClaim      = "claim"      // a claim was prepared or unprepared, or not: Devices, Text, Err
 )
 
 // A Journal keeps the newest events. Its methods may be called from any goroutine. None of them

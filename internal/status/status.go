@@ -46,12 +46,13 @@ type Snapshot struct {
 
 	Checks    []Check    `json:"checks"`    // the health checks of /readyz
 	Loops     []Loop     `json:"loops"`     // event loops: "devices", and "provisioning" if it runs
-	Resources []Resource `json:"resources"` // sorted by name
+	Resources []Resource `json:"resources"` // of the device plugin, sorted by name
 	PFs       []PF       `json:"pfs"`       // sorted by address
 	VFs       []VF       `json:"vfs"`       // sorted by address
 	Processes []Process  `json:"processes"` // of mode kernel, sorted by ID
 
 	Provisioning *Provisioning `json:"provisioning,omitempty"` // nil without -provisioning-dir
+	DRA          *DRA          `json:"dra,omitempty"`          // nil for the device plugin
 
 	Counters Counters `json:"counters"` // since the start of the process
 }
@@ -167,7 +168,7 @@ type VF struct {
 	Resource string `json:"resource,omitempty"` // in which it is listed, without the namespace
 	Reason   string `json:"reason,omitempty"`   // why it is not listed, or unhealthy
 	Class    string `json:"class,omitempty"`    // of the Reason why it is skipped: one of SkipClasses
-	Holder   string `json:"holder,omitempty"`   // pod that has it, as "namespace/name"; "" if none is known
+	Holder   string `json:"holder,omitempty"`   // "namespace/name" of the pod or, with DRA, of the claim that has it
 }
 
 // The states of a VF.

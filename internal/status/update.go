@@ -25,6 +25,7 @@ type Update struct {
 	Processes []Process  `json:"processes,omitempty"` // of mode kernel; all of them
 
 	Provisioning *Provisioning `json:"provisioning,omitempty"`
+	DRA          *DRA          `json:"dra,omitempty"`
 
 	Counters Counters `json:"counters"`
 }

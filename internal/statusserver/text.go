@@ -29,6 +29,7 @@ func writeText(w io.Writer, s *status.Snapshot, events []status.Event) {
 	t.skipped()
 	t.failures(events)
 	t.resources()
+	t.dra()
 	t.pfs()
 	t.vfs()
 	t.processes()
@@ -79,7 +80,11 @@ func duration(d time.Duration) string {
 
 func (t *text) header() {
 	s := t.snapshot
-	t.printf("QAT device plugin %s, mode %s", s.Version, s.Mode)
+	if s.DRA != nil {
+		t.printf("QAT DRA driver %s", s.Version)
+	} else {
+		t.printf("QAT device plugin %s, mode %s", s.Version, s.Mode)
+	}
 	if s.Node != "" {
 		t.printf(", node %s", s.Node)
 	}
@@ -110,6 +115,14 @@ func (t *text) problems() {
 		}
 		add("PF "+f.Address, f.ReadErr)
 		add("PF "+f.Address, f.Withdrawn)
+	}
+	if d := s.DRA; d != nil {
+		for _, reason := range d.Skipped {
+			add("pool "+d.Pool, reason)
+		}
+		if d.Gone > 0 {
+			add("pool "+d.Pool, fmt.Sprintf("claims hold %d VFs that are gone from the host", d.Gone))
+		}
 	}
 	unhealthy := map[string][]string{}
 	for _, f := range s.VFs {
@@ -198,6 +211,9 @@ func (t *text) failures(events []status.Event) {
 }
 
 func (t *text) resources() {
+	if t.snapshot.DRA != nil {
+		return // the pool has the devices of all resources
+	}
 	if len(t.snapshot.Resources) == 0 {
 		t.printf("\nRESOURCES\n  none: no device can be listed\n")
 		return
@@ -208,6 +224,37 @@ func (t *text) resources() {
 		tab.row(r.Name, r.Devices, r.Healthy, r.Phase, r.Streams, r.Lists, t.ago(r.LastList), r.Allocated, r.Failed)
 	}
 	tab.end()
+}
+
+// dra writes the state of a DRA driver.
+func (t *text) dra() {
+	d := t.snapshot.DRA
+	if d == nil {
+		return
+	}
+	kubelet := "not registered"
+	if d.Registered {
+		kubelet = "registered"
+	}
+	tab := t.section("POOL", "NAME", "DRIVER", "DEVICES", "HEALTHY", "GONE", "KUBELET", "RUNTIME")
+	tab.row(d.Pool, d.Driver, d.Devices, d.Healthy, d.Gone, kubelet, d.Runtime)
+	tab.end()
+	if len(d.Slices) > 0 {
+		tab = t.section("RESOURCE SLICES", "NAME", "DEVICES", "TAINTED", "GENERATION", "LAST WRITE")
+		for i := range d.Slices {
+			s := &d.Slices[i]
+			tab.row(s.Name, s.Devices, s.Tainted, s.Generation, t.ago(s.Written))
+		}
+		tab.end()
+	}
+	if len(d.Claims) > 0 {
+		tab = t.section("CLAIMS", "NAME", "PREPARED", "VFS")
+		for i := range d.Claims {
+			c := &d.Claims[i]
+			tab.row(c.Name, t.ago(&c.Prepared), strings.Join(c.Addresses(), " "))
+		}
+		tab.end()
+	}
 }
 
 func (t *text) pfs() {

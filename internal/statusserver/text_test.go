@@ -211,3 +211,49 @@ func TestDurationsHaveTwoUnits(t *testing.T) {
 		}
 	}
 }
+
+// TestDRADriverShowsItsPool shows the sections of a DRA driver. Its expectation was written by hand.
+func TestDRADriverShowsItsPool(t *testing.T) {
+	s := &status.Snapshot{
+		Time: exampleTime, Started: exampleTime.Add(-time.Minute), Version: "v1.2.3", Mode: "dpdk", Node: "worker-1",
+		Checks: []status.Check{{Name: "published", Err: "the API server does not answer"}},
+		DRA: &status.DRA{
+			Driver: "qat.intel.com", Pool: "worker-1", Devices: 3, Healthy: 1, Gone: 1, Registered: true,
+			Skipped: []string{"0000_6b_00.1 has the name of another device"}, Runtime: "containerd://2.4.2",
+			Slices: []status.ResourceSlice{{
+				Name: "worker-1-qat.intel.com-0", Devices: 3, Tainted: 2, Generation: 1, Written: before(5 * time.Second),
+			}},
+			Claims: []status.Claim{{
+				Name: "app/web", UID: "1-2", Prepared: *before(time.Minute),
+				Devices: []status.ClaimDevice{{Address: "0000:6b:00.1"}, {Address: "0000:6b:00.2", AdminAccess: true}},
+			}},
+		},
+	}
+	const want = `QAT DRA driver v1.2.3, node worker-1
+2026-03-04T05:06:07Z, up for 1m0s
+
+PROBLEMS
+  check published  the API server does not answer
+  pool worker-1    0000_6b_00.1 has the name of another device
+  pool worker-1    claims hold 1 VFs that are gone from the host
+
+POOL
+  NAME      DRIVER         DEVICES  HEALTHY  GONE  KUBELET     RUNTIME
+  worker-1  qat.intel.com  3        1        1     registered  containerd://2.4.2
+
+RESOURCE SLICES
+  NAME                      DEVICES  TAINTED  GENERATION  LAST WRITE
+  worker-1-qat.intel.com-0  3        2        1           5s ago
+
+CLAIMS
+  NAME     PREPARED  VFS
+  app/web  1m0s ago  0000:6b:00.1 0000:6b:00.2 (admin)
+
+EVENT LOOPS
+`
+	var got strings.Builder
+	writeText(&got, s, nil)
+	if begin, _, _ := strings.Cut(got.String(), "  NAME  COMPLETE"); begin != want {
+		t.Errorf("(-want +got):\n%s", cmp.Diff(want, begin))
+	}
+}

@@ -23,11 +23,12 @@ func newUpdate(before, after *status.Snapshot) *status.Update {
 		Checks:       after.Checks,
 		Processes:    after.Processes,
 		Provisioning: after.Provisioning,
+		DRA:          after.DRA,
 		Counters:     after.Counters,
 	}
 	// The parts that an update always contains in full.
 	rest := func(s *status.Snapshot) any {
-		return []any{s.Resources, s.Loops, s.Checks, s.Processes, s.Provisioning, s.Counters}
+		return []any{s.Resources, s.Loops, s.Checks, s.Processes, s.Provisioning, s.DRA, s.Counters}
 	}
 	if len(u.PFs)+len(u.VFs)+len(u.Removed) == 0 && reflect.DeepEqual(rest(before), rest(after)) {
 		return nil
