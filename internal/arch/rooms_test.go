@@ -254,6 +254,18 @@ var rooms = map[string]room{
 		never:  append([]string{module + "draapi"}, kubernetesLibraries...), // which would double its size
 		why:    "cmd/qat_plugin is the device plugin's flags and wiring, and knows nothing of the DRA API",
 	},
+	"cmd/qat_dra_driver": {
+		ours: []string{
+			"devtree", "draapi", "internal/flagvalue", "internal/metrics", "internal/program", "internal/status",
+			"kubeletapi/probe", "qat",
+		},
+		theirs: []string{
+			"k8s.io/apimachinery/pkg/api/errors", "k8s.io/client-go/rest", "k8s.io/client-go/tools/clientcmd",
+			"k8s.io/klog/v2",
+		},
+		never: []string{"k8s.io/client-go/kubernetes", "k8s.io/kubelet/pkg/apis/deviceplugin"}, // for its size
+		why:   "cmd/qat_dra_driver is the DRA driver's flags and wiring, and knows nothing of the device plugin API",
+	},
 	"cmd/qatctl": {
 		ours:   []string{"devtree", "internal/status", "internal/statusclient", "qat"},
 		theirs: []string{"github.com/spf13/cobra", "go.yaml.in/yaml/v4", "golang.org/x/sys/unix", "k8s.io/klog/v2"},

@@ -105,7 +105,8 @@ func TestWorkOfADRADriverIsCounted(t *testing.T) {
 }
 
 func TestMetricsOfADevicePluginHaveNoDRA(t *testing.T) {
-	if n := testutil.CollectAndCount(&collector{source: fullSource(), namespace: namespace}, "qat_dra_devices"); n != 0 {
+	state := &collector{source: fullSource(), namespace: namespace}
+	if n := testutil.CollectAndCount(state, "qat_dra_devices"); n != 0 {
 		t.Errorf("%d series of a pool, want none", n)
 	}
 }

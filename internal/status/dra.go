@@ -16,7 +16,9 @@ type DRA struct {
 	Registered      bool       `json:"registered"`                // with the kubelet
 	RegistrationErr string     `json:"registrationErr,omitempty"` // why not
 	Since           *time.Time `json:"since,omitempty"`           // of the kubelet's last answer
+	Connections     int        `json:"connections"`               // of the kubelet to the driver
 	HealthStreams   int        `json:"healthStreams"`             // on which the kubelet follows the health of devices
+	HealthSent      *time.Time `json:"healthSent,omitempty"`      // when it was last sent
 
 	PublishErr string          `json:"publishErr,omitempty"` // why the slices are not up to date; "" if they are
 	Slices     []ResourceSlice `json:"slices"`               // sorted by name

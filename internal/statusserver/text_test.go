@@ -212,7 +212,8 @@ func TestDurationsHaveTwoUnits(t *testing.T) {
 	}
 }
 
-// TestDRADriverShowsItsPool shows the sections of a DRA driver. Its expectation was written by hand.
+// TestDRADriverShowsItsPool shows the sections of a DRA driver. Its expectation was written by
+// hand.
 func TestDRADriverShowsItsPool(t *testing.T) {
 	s := &status.Snapshot{
 		Time: exampleTime, Started: exampleTime.Add(-time.Minute), Version: "v1.2.3", Mode: "dpdk", Node: "worker-1",
@@ -221,7 +222,8 @@ func TestDRADriverShowsItsPool(t *testing.T) {
 			Driver: "qat.intel.com", Pool: "worker-1", Devices: 3, Healthy: 1, Gone: 1, Registered: true,
 			Skipped: []string{"0000_6b_00.1 has the name of another device"}, Runtime: "containerd://2.4.2",
 			Slices: []status.ResourceSlice{{
-				Name: "worker-1-qat.intel.com-0", Devices: 3, Tainted: 2, Generation: 1, Written: before(5 * time.Second),
+				Name: "worker-1-qat.intel.com-0", Devices: 3, Tainted: 2, Generation: 1,
+				Written: before(5 * time.Second),
 			}},
 			Claims: []status.Claim{{
 				Name: "app/web", UID: "1-2", Prepared: *before(time.Minute),
