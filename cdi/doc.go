@@ -9,6 +9,9 @@
 // "<vendor>/<class>=<ID>". Its entry in the file injects the device nodes, mounts and
 // environment of the device; CDI has no annotations for containers.
 //
+// A [Spec] is a single file that its owner writes itself, in the same way. What follows is about the
+// Writer.
+//
 // # Guarantees
 //
 // When a Tree is published, a file holds exactly the container edits of each device that it
