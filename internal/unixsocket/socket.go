@@ -56,7 +56,7 @@ type Socket struct {
 func Listen(path string, perm fs.FileMode) (*Socket, error) {
 	l, err := listen(path, perm)
 	if errors.Is(err, unix.EADDRINUSE) {
-		if err := removeStale(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := RemoveStale(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("listen on %s: %w", path, err)
 		}
 		l, err = listen(path, perm)
@@ -87,8 +87,10 @@ func listen(path string, perm fs.FileMode) (*net.UnixListener, error) {
 	return l.(*net.UnixListener), nil
 }
 
-// removeStale removes the socket at path if no process serves it.
-func removeStale(path string) error {
+// RemoveStale removes the socket at path if no process serves it. The error is ErrInUse if a live
+// process does. A process that has created its socket and does not listen yet looks dead, which
+// lasts for microseconds.
+func RemoveStale(path string) error {
 	before, isSocket, err := Identify(path)
 	if err != nil {
 		return err
