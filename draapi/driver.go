@@ -5,19 +5,65 @@ package draapi
 import (
 	"context"
 	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"qatplugin/cdi"
+	"qatplugin/devtree"
+	"qatplugin/draapi/internal/apiclient"
+	"qatplugin/draapi/internal/claims"
+	"qatplugin/draapi/internal/inventory"
+	"qatplugin/draapi/internal/kubelet"
 )
 
-// A Driver offers the devices of a Plugin through DRA. Any goroutine may call its methods.
+const (
+	loadInterval = 10 * time.Second // between looks at the claims that other instances prepare
+	watchTimeout = 5 * time.Second  // for Watch to return when Run ends
+)
+
+// A Driver offers the devices of a [Plugin] through DRA. Any goroutine may call its methods, also
+// before and after Run.
 type Driver struct {
-	name   string
-	plugin Plugin
-	config config
+	name     string
+	plugin   Plugin
+	preparer Preparer // nil if the Plugin has none
+	config   config
+	started  atomic.Bool
+
+	mu        sync.Mutex // guards the fields below
+	parts     *parts     // nil before Run
+	tree      *devtree.Tree
+	published bool                 // the plugin has published a Tree
+	inventory *inventory.Inventory // nil before the first Tree
+	changed   chan struct{}        // closed and replaced when inventory changes
+	runtime   runtimeState
+}
+
+// parts are what Run consists of.
+type parts struct {
+	claims  *claims.Store
+	kubelet *kubelet.Server
+	client  *apiclient.Client
+	first   chan struct{} // closed when the plugin has published its first Tree
+	ask     chan struct{} // wakes watchRuntime; buffers one signal
+	log     klog.Logger
 }
 
 // NewDriver returns a Driver with that name, such as "color.example.com". It does nothing until
 // [Driver.Run] is called, which also reports invalid arguments. A nil Option is ignored.
 func NewDriver(name string, plugin Plugin, opts ...Option) *Driver {
-	d := &Driver{name: name, plugin: plugin, config: defaultConfig()}
+	d := &Driver{
+		name:     name,
+		plugin:   plugin,
+		preparer: find[Preparer](plugin),
+		config:   defaultConfig(),
+		changed:  make(chan struct{}),
+	}
 	for _, o := range opts {
 		if o != nil {
 			o(&d.config)
@@ -26,8 +72,15 @@ func NewDriver(name string, plugin Plugin, opts ...Option) *Driver {
 	return d
 }
 
-// Run offers the plugin's devices until ctx ends or Watch fails. It may be called once.
+// Run offers the plugin's devices until ctx ends or Watch fails. Then calls of the kubelet in
+// progress have up to 5 s to return, the sockets are removed, and Watch has up to 5 s to return. The
+// ResourceSlices and the prepared claims stay, for the next instance; if there is none, the kubelet
+// deletes the slices after 30 s. Run returns an error if Watch fails or does not return in time, and
+// for an invalid argument. Otherwise it returns nil. It may be called once.
 func (d *Driver) Run(ctx context.Context) error {
+	if d.started.Swap(true) {
+		return errors.New("a Driver can only run once")
+	}
 	if d.plugin == nil {
 		return errors.New("the Plugin is nil")
 	}
@@ -37,31 +90,171 @@ func (d *Driver) Run(ctx context.Context) error {
 	if err := d.config.resolve(); err != nil {
 		return err
 	}
-	return errors.ErrUnsupported
+	p, err := d.build(klog.FromContext(ctx))
+	if err != nil {
+		return err
+	}
+	p.log.V(1).Info("Starting the DRA driver", "driver", d.name, "node", d.config.nodeName,
+		"kubeletRoot", d.config.kubeletRoot, "cdiDir", d.config.cdiDir)
+	cdi.RemoveAbandoned(d.config.cdiDir, d.name+"-")
+	if err := p.claims.Load(); err != nil {
+		p.log.Error(err, "Cannot read the claims that earlier processes have prepared, trying again")
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan error, 1)
+	go func() {
+		err := d.plugin.Watch(ctx, d.publish)
+		switch {
+		case ctx.Err() != nil: // Watch returns because Run ends
+			err = nil
+		case err != nil:
+			p.log.Error(err, "Watch failed, stopping the DRA driver", "driver", d.name)
+			err = fmt.Errorf("watch devices of %s: %w", d.name, err)
+			cancel()
+		default:
+			p.log.V(1).Info("Watch returned, continuing to offer the last devices", "driver", d.name)
+		}
+		watched <- err
+	}()
+	var running sync.WaitGroup
+	running.Go(func() { d.watchRuntime(ctx) })
+	running.Go(func() { reload(ctx, p) })
+	select {
+	case <-p.first:
+		p.kubelet.Run(ctx)
+	case <-ctx.Done():
+	}
+	running.Wait()
+	select {
+	case err := <-watched:
+		if err == nil {
+			p.log.V(1).Info("Stopped the DRA driver", "driver", d.name)
+		}
+		return err
+	case <-time.After(watchTimeout):
+		return fmt.Errorf("stop DRA driver %s: the plugin's Watch does not return", d.name)
+	}
 }
 
-// CheckRegistered returns nil if the kubelet has registered the Driver and is connected to it.
-// Otherwise the error states how far the registration has come. It ignores its context.
-func (d *Driver) CheckRegistered(context.Context) error { return errors.ErrUnsupported }
+// build makes the parts of the Driver.
+func (d *Driver) build(log klog.Logger) (*parts, error) {
+	client, err := apiclient.New(d.config.rest)
+	if err != nil {
+		return nil, err
+	}
+	p := &parts{client: client, first: make(chan struct{}), ask: make(chan struct{}, 1), log: log}
+	metadataDir := ""
+	if d.config.metadata {
+		metadataDir = filepath.Join(d.config.kubeletRoot, "plugins", d.name, "dra-device-metadata")
+	}
+	p.claims = claims.New(claims.Config{
+		Driver:      d.name,
+		Pool:        d.config.nodeName,
+		CDIDir:      d.config.cdiDir,
+		MetadataDir: metadataDir,
+		GetClaim:    client.GetClaim,
+		Inventory:   func() *inventory.Inventory { i, _ := d.newest(); return i },
+		Prepare:     d.askPreparer,
+		Changed:     d.refresh,
+		Log:         log,
+	})
+	p.kubelet, err = kubelet.New(kubelet.Config{
+		Driver:     d.name,
+		Pool:       d.config.nodeName,
+		Root:       d.config.kubeletRoot,
+		PodUID:     d.config.podUID,
+		Prepare:    d.prepare,
+		Unprepare:  d.unprepare,
+		Inventory:  d.newest,
+		Registered: d.registered,
+		HealthSent: d.healthSent,
+		Log:        log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.parts = p
+	return p, nil
+}
 
-// CheckPublished returns nil if the API server has stored the ResourceSlices of the newest Tree.
-// Otherwise the error states what is missing. It ignores its context.
-func (d *Driver) CheckPublished(context.Context) error { return errors.ErrUnsupported }
+// running returns the parts, or nil before Run.
+func (d *Driver) running() *parts {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.parts
+}
 
-// CheckRuntime returns nil unless the Node reports a container runtime that ignores CDI devices.
-// The error states what to do. It ignores its context.
-func (d *Driver) CheckRuntime(context.Context) error { return errors.ErrUnsupported }
+// publish makes t the newest Tree.
+func (d *Driver) publish(t *devtree.Tree) {
+	d.mu.Lock()
+	isFirst := !d.published
+	d.tree, d.published = t, true
+	d.mu.Unlock()
+	d.refresh()
+	if isFirst {
+		close(d.parts.first)
+	}
+}
 
-// Status returns the state of the Driver. It takes time in proportion to the number of devices, and
-// delays nothing.
-func (d *Driver) Status() Status { return Status{Driver: d.name, Pool: d.config.nodeName} }
+// refresh updates the inventory from the newest Tree and the claims.
+func (d *Driver) refresh() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.published {
+		return
+	}
+	next := inventory.New(d.inventory, d.runtime.withoutCDI(d.tree), d.parts.claims.Held())
+	if next == d.inventory {
+		return
+	}
+	for _, err := range next.Skipped {
+		d.parts.log.V(2).Info("Not offering a device", "reason", err.Error())
+	}
+	d.inventory = next
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
 
-// Claims returns the prepared claims, sorted by namespace, name and UID.
-func (d *Driver) Claims() []ClaimStatus { return nil }
+// newest returns the newest Inventory, or nil before the first Tree, and a channel that is closed
+// when there is another.
+func (d *Driver) newest() (*inventory.Inventory, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.inventory, d.changed
+}
 
-// Holders returns the devices that claims hold: device ID → "namespace/name" of the claim. It omits
-// devices that claims use with admin access, because these claims do not hold them. The error is
-// not nil before the Driver has read the claims that earlier processes have prepared.
-func (d *Driver) Holders(context.Context) (map[string]string, error) {
-	return nil, errors.ErrUnsupported
+// reload reads what other instances have prepared and unprepared, until ctx ends. A call for a claim
+// does not wait for it, and reads that itself.
+func reload(ctx context.Context, p *parts) {
+	ticker := time.NewTicker(loadInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if err := p.claims.Load(); err != nil {
+				p.log.V(2).Info("Cannot read the prepared claims, trying again", "reason", err.Error())
+			}
+		}
+	}
+}
+
+// find returns the first of plugin and the values that it wraps that implements T, or nil.
+func find[T any](plugin Plugin) (found T) {
+	for next := any(plugin); next != nil; {
+		if t, ok := next.(T); ok {
+			return t
+		}
+		wrapper, ok := next.(interface{ Unwrap() Plugin })
+		if !ok {
+			return found
+		}
+		next = wrapper.Unwrap()
+	}
+	return found
 }

@@ -2,7 +2,13 @@
 
 package draapi
 
-import "time"
+import (
+	"context"
+	"errors"
+	"time"
+
+	"qatplugin/devtree"
+)
 
 // A Status is the state of a [Driver].
 type Status struct {
@@ -61,4 +67,105 @@ type ClaimDeviceStatus struct {
 	Resource    string // of the device when the claim was prepared, without the namespace
 	Request     string // of the claim; "request/subrequest" of a prioritized list
 	AdminAccess bool   // the claim does not hold the device
+}
+
+var (
+	errNotRunning = errors.New("the driver is not running")
+	errNoTree     = errors.New("the devices have not been read yet")
+)
+
+// Status returns the state of the Driver. It takes time in proportion to the number of devices, and
+// delays nothing.
+func (d *Driver) Status() Status {
+	s := Status{Driver: d.name, Pool: d.config.nodeName}
+	d.mu.Lock()
+	p, devices := d.parts, d.inventory
+	s.Generation, s.Runtime, s.RuntimeErr = d.tree.Generation(), d.runtime.version, d.runtime.err
+	d.mu.Unlock()
+	if devices != nil {
+		s.Devices, s.Skipped = len(devices.Devices), devices.Skipped
+		for _, device := range devices.Devices {
+			switch {
+			case device.Gone:
+				s.Gone++
+			case device.Device.Health == devtree.Healthy:
+				s.Healthy++
+			}
+		}
+	}
+	if p == nil {
+		s.Registration.Err, s.Publishing = errNotRunning, errNotRunning
+		return s
+	}
+	k := p.kubelet.Status()
+	s.Registration = RegistrationStatus{
+		Registered:    k.Err == nil,
+		Err:           k.Err,
+		Since:         k.Answered,
+		Connections:   k.Connections,
+		HealthStreams: k.HealthStreams,
+		HealthSent:    k.HealthSent,
+	}
+	return s
+}
+
+// CheckRegistered returns nil if the kubelet has registered the Driver and is connected to it.
+// Otherwise the error states how far the registration has come. It ignores its context.
+func (d *Driver) CheckRegistered(context.Context) error {
+	d.mu.Lock()
+	p, published := d.parts, d.published
+	d.mu.Unlock()
+	switch {
+	case p == nil:
+		return errNotRunning
+	case !published:
+		return errNoTree
+	}
+	return p.kubelet.Status().Err
+}
+
+// CheckPublished returns nil if the API server has stored the ResourceSlices of the newest Tree.
+// Otherwise the error states what is missing. It ignores its context.
+func (d *Driver) CheckPublished(context.Context) error { return errors.ErrUnsupported }
+
+// CheckRuntime returns nil unless the Node reports a container runtime that ignores CDI devices.
+// The error states what to do. It ignores its context.
+func (d *Driver) CheckRuntime(context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.runtime.err
+}
+
+// Claims returns the prepared claims, sorted by namespace, name and UID.
+func (d *Driver) Claims() []ClaimStatus {
+	p := d.running()
+	if p == nil {
+		return nil
+	}
+	var list []ClaimStatus
+	for _, c := range p.claims.List() {
+		s := ClaimStatus{Namespace: c.Namespace, Name: c.Name, UID: c.UID, Prepared: c.Prepared}
+		for i := range c.Devices {
+			s.Devices = append(s.Devices, ClaimDeviceStatus{
+				ID:          c.Devices[i].ID,
+				Name:        c.Devices[i].Name,
+				Resource:    c.Devices[i].Resource,
+				Request:     c.Devices[i].Request,
+				AdminAccess: c.Devices[i].AdminAccess,
+			})
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// Holders returns the devices that claims hold: device ID → "namespace/name" of the claim. It omits
+// devices that claims use with admin access, because these claims do not hold them. It returns an
+// error if the Driver has not read the claims that earlier processes have prepared.
+func (d *Driver) Holders(context.Context) (map[string]string, error) {
+	p := d.running()
+	if p == nil {
+		return nil, errNotRunning
+	}
+	return p.claims.Holders()
 }
