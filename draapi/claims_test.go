@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package draapi
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	oci "github.com/opencontainers/runtime-spec/specs-go"
+	resourcev1 "k8s.io/api/resource/v1"
+	dra "k8s.io/kubelet/pkg/apis/dra/v1"
+
+	"qatplugin/devtree"
+)
+
+// description returns the devices of an answer, as far as the kubelet uses them.
+func description(devices []*dra.Device) (list []string) {
+	for _, d := range devices {
+		for _, id := range d.GetCdiDeviceIds() {
+			list = append(list, d.GetRequestNames()[0]+" "+d.GetPoolName()+"/"+d.GetDeviceName()+" "+id)
+		}
+	}
+	return list
+}
+
+func TestContainerGetsTheDevicesOfItsClaim(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	r := h.start(p, tree(t, nil, color("a:1"), color("a:2")))
+	claim := h.allocate("paint", 1, result("one", "a-2"), result("any/first", "a-1"))
+
+	devices := h.prepare(claim)
+	want := []string{
+		"one node-1/a-2 color.example.com/claim=paint-1-a-2",
+		"any node-1/a-1 color.example.com/claim=paint-1-a-1",
+	}
+	if diff := cmp.Diff(want, description(devices)); diff != "" {
+		t.Errorf("answer (-want +got):\n%s", diff)
+	}
+	container, err := h.inject(devices[:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"COLOR_A_2=a:2"}, container.Process.Env); diff != "" {
+		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+	if n := container.Linux.Devices; len(n) != 1 || n[0].Path != "/dev/color/a:2" {
+		t.Errorf("device nodes %+v", n)
+	}
+	holders, err := r.Holders(t.Context())
+	if diff := cmp.Diff(map[string]string{"a:1": "default/paint", "a:2": "default/paint"}, holders); diff != "" || err != nil {
+		t.Errorf("holders (-want +got):\n%s%v", diff, err)
+	}
+
+	h.unprepare(claim)
+	if files := h.files(); len(files) > 0 {
+		t.Errorf("files after unprepare: %q", files)
+	}
+	if _, err := h.inject(devices); err == nil {
+		t.Error("the runtime still resolves the devices")
+	}
+	h.unprepare(claim) // again
+	h.unprepare(&dra.Claim{Namespace: "default", Name: "other", Uid: "unknown"})
+}
+
+func TestPluginDecidesWhatAClaimGets(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	h.start(p, tree(t, nil, color("1")))
+	claim := h.allocate("paint", 1, result("one", "1"))
+
+	p.setPrepare(func(context.Context, *Claim) error { return errors.New("the color has dried") })
+	if _, err := h.tryPrepare(claim); err == nil || err.Error() != "the color has dried" {
+		t.Errorf("error %v", err)
+	}
+	if files := h.files(); len(files) > 0 {
+		t.Errorf("files after an error: %q", files)
+	}
+	p.setPrepare(func(_ context.Context, c *Claim) error {
+		if c.String() != "default/paint" || c.UID != "paint-1" || c.Devices[0].Request != "one" {
+			t.Errorf("claim %+v", c)
+		}
+		c.Devices[0].Edits.Env["BRUSH"] = "wide"
+		return nil
+	})
+	container, err := h.inject(h.prepare(claim))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"BRUSH=wide", "COLOR_1=1"}, container.Process.Env); diff != "" {
+		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+	p.setPrepare(func(_ context.Context, c *Claim) error {
+		c.Devices[0].Edits = devtree.ContainerEdits{Mounts: []devtree.Mount{{HostPath: "relative", ContainerPath: "/a"}}}
+		return nil
+	})
+	h.unprepare(claim)
+	if _, err := h.tryPrepare(claim); err == nil {
+		t.Error("invalid edits are accepted")
+	}
+}
+
+func TestClaimIsRefused(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	h.start(p, tree(t, nil, color("1"), color("2"), broken("3", "it fades in the sun")))
+	h.prepare(h.allocate("first", 1, result("one", "1")))
+	otherPool := result("one", "2")
+	otherPool.Pool = "node-2"
+	for _, tt := range []struct {
+		name    string
+		results []resourcev1.DeviceRequestAllocationResult
+		want    string
+	}{
+		{"held", []resourcev1.DeviceRequestAllocationResult{result("one", "2"), result("two", "1")},
+			"device 1 is held by claim default/first (UID first-1), which the kubelet has not unprepared"},
+		{"gone", []resourcev1.DeviceRequestAllocationResult{result("one", "4")},
+			"device 4 has left the node since the scheduler chose it; the kubelet tries again, in case it returns"},
+		{"unhealthy", []resourcev1.DeviceRequestAllocationResult{result("one", "3")},
+			"device 3 is unhealthy: it fades in the sun"},
+		{"pool", []resourcev1.DeviceRequestAllocationResult{otherPool},
+			"device 2 is of pool node-2, and the pool of this node is node-1"},
+		{"other driver", []resourcev1.DeviceRequestAllocationResult{{Request: "one", Driver: "x.example.com", Pool: nodeName, Device: "1"}},
+			"the claim is allocated no device of driver color.example.com"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := h.tryPrepare(h.allocate("second", 1, tt.results...))
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("error %v\nwant  %s", err, tt.want)
+			}
+		})
+	}
+	if diff := cmp.Diff([]string{"color.example.com-claim-first-1.json"}, h.files()); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+func TestAdminAccessHoldsNothing(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	r := h.start(p, tree(t, nil, color("1"), broken("2", "it fades")))
+	holder := h.allocate("holder", 1, result("one", "1"))
+	h.prepare(holder)
+	admin := []resourcev1.DeviceRequestAllocationResult{result("all", "1"), result("all", "2"), result("more", "1")}
+	for i := range admin {
+		admin[i].AdminAccess = new(bool)
+		*admin[i].AdminAccess = true
+	}
+	devices := h.prepare(h.allocate("monitor", 1, admin...))
+	if _, err := h.inject(devices); err != nil {
+		t.Error(err)
+	}
+	holders, err := r.Holders(t.Context())
+	if diff := cmp.Diff(map[string]string{"1": "default/holder"}, holders); diff != "" || err != nil {
+		t.Errorf("holders (-want +got):\n%s%v", diff, err)
+	}
+	h.unprepare(holder)
+	h.prepare(h.allocate("next", 1, result("one", "1")))
+}
+
+// A pod that uses the name of a deleted claim has a claim with another UID.
+func TestClaimIsDeletedAndCreatedAgain(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	h.start(p, tree(t, nil, color("1")))
+	old := h.allocate("paint", 1, result("one", "1"))
+	h.prepare(old)
+	renewed := h.allocate("paint", 2, result("one", "1"))
+
+	_, err := h.tryPrepare(renewed)
+	if want := "device 1 is held by claim default/paint (UID paint-1), which the kubelet has not unprepared"; err == nil ||
+		err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	_, err = h.tryPrepare(&dra.Claim{Namespace: "default", Name: "paint", Uid: "paint-3"})
+	if want := "the claim was deleted and created again: its UID is paint-2, and paint-3 is to be prepared"; err == nil ||
+		err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	h.unprepare(old)
+	h.prepare(renewed)
+	if diff := cmp.Diff([]string{"color.example.com-claim-paint-2.json"}, h.files()); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// environment returns the environment of a container with the devices.
+func environment(t *testing.T, container *oci.Spec, err error) []string {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return container.Process.Env
+}
+
+// After a restart, the same call has the same answer, whatever has become of the devices.
+func TestPreparedClaimSurvivesARestart(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	first := h.start(p, tree(t, nil, color("1"), color("2")))
+	claim := h.allocate("paint", 1, result("one", "1"), result("two", "2"))
+	before := description(h.prepare(claim))
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	h.kubelet.WaitRegistered(t, driverName, 0)
+
+	p = newFakePlugin()
+	p.setPrepare(func(context.Context, *Claim) error { return errors.New("must not be called") })
+	r := h.start(p, tree(t, nil, broken("2", "it fades"), color("3")))
+	devices := h.prepare(claim)
+	if diff := cmp.Diff(before, description(devices)); diff != "" {
+		t.Errorf("answer (-before +after):\n%s", diff)
+	}
+	container, err := h.inject(devices)
+	if diff := cmp.Diff([]string{"COLOR_1=1", "COLOR_2=2"}, environment(t, container, err)); diff != "" {
+		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+	if s := r.Status(); s.Devices != 3 || s.Gone != 1 || s.Healthy != 1 {
+		t.Errorf("%d devices, %d gone, %d healthy: want 3, 1 and 1", s.Devices, s.Gone, s.Healthy)
+	}
+	p.setPrepare(nil)
+	_, err = h.tryPrepare(h.allocate("other", 1, result("one", "2")))
+	if err == nil {
+		t.Error("a device that an earlier process has given to another claim is prepared")
+	}
+	h.unprepare(claim)
+	await(t, "the gone device to leave the pool", func() bool { return r.Status().Devices == 2 })
+}
