@@ -33,8 +33,14 @@ var rooms = map[string]room{
 		why:    "devtree holds snapshots and knows neither where devices come from nor who subscribes",
 	},
 	"draapi": {
-		ours:   []string{"devtree"},
-		theirs: []string{"k8s.io/client-go/rest"},
+		ours: []string{
+			"cdi", "devtree", "draapi/internal/apiclient", "draapi/internal/claims", "draapi/internal/inventory",
+			"draapi/internal/kubelet", "internal/retry",
+		},
+		theirs: []string{
+			"k8s.io/apimachinery/pkg/api/errors", "k8s.io/client-go/rest", "k8s.io/klog/v2",
+			"k8s.io/kubelet/pkg/apis/dra/v1",
+		},
 		never: []string{
 			udev, helper + "/kubeletplugin", helper + "/resourceslice", "k8s.io/client-go/kubernetes",
 		},
@@ -45,10 +51,28 @@ var rooms = map[string]room{
 		never:  []string{"k8s.io/client-go/kubernetes"}, // knows all kinds of objects: 11 MB
 		why:    "draapi/internal/apiclient sends requests to the API server and decides nothing",
 	},
+	"draapi/internal/claims": {
+		ours:   []string{"cdi", "devtree", "draapi/internal/inventory", "internal/retry"},
+		theirs: []string{"k8s.io/api", "k8s.io/apimachinery", "k8s.io/klog/v2"},
+		never:  []string{"google.golang.org/grpc", "k8s.io/client-go"},
+		why:    "draapi/internal/claims knows who holds what, and neither who asks nor how claims are read",
+	},
 	"draapi/internal/inventory": {
 		ours:  []string{"devtree"},
 		never: []string{"k8s.io"},
 		why:   "draapi/internal/inventory combines a Tree with the devices of claims",
+	},
+	"draapi/internal/kubelet": {
+		ours: []string{
+			"devtree", "draapi/internal/inventory", "internal/dirwatch", "internal/retry", "internal/unixsocket",
+		},
+		theirs: []string{
+			"github.com/fsnotify/fsnotify", "google.golang.org/grpc", "google.golang.org/protobuf/proto",
+			"k8s.io/klog/v2", "k8s.io/kubelet/pkg/apis/dra-health/v1alpha1", "k8s.io/kubelet/pkg/apis/dra/v1",
+			"k8s.io/kubelet/pkg/apis/pluginregistration/v1",
+		},
+		never: []string{"k8s.io/api", "k8s.io/client-go"},
+		why:   "draapi/internal/kubelet serves the kubelet and knows nothing of the API server",
 	},
 	"events": {
 		theirs: []string{"github.com/fsnotify/fsnotify", udev, "golang.org/x/sys/unix"},
@@ -292,8 +316,7 @@ var forTests = []string{
 	"github.com/opencontainers/runtime-spec", "github.com/prometheus/common",
 	"github.com/santhosh-tekuri/jsonschema/v6", "go.uber.org/goleak", "go.yaml.in/yaml/v4",
 	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2",
-	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go/rest", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1",
-	"k8s.io/kubelet/pkg/apis/podresources/v1", "pgregory.net/rapid",
+	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go/rest", "k8s.io/kubelet/pkg/apis", "pgregory.net/rapid",
 }
 
 // listing is the output of `go list -json` for one package.
@@ -318,7 +341,7 @@ func (l *listing) isSupport() bool {
 // authors. A package in the table rooms belongs to the product, also below internal.
 func forTestsOnly(name string) bool {
 	_, product := rooms[name]
-	return !product && under(name, []string{"internal", "test", "kubeletapi/kubelettest"})
+	return !product && under(name, []string{"internal", "test", "kubeletapi/kubelettest", "draapi/kubelettest"})
 }
 
 // violations returns a complaint for each import that the rules do not allow.
