@@ -73,12 +73,44 @@ var eventsGrants = append(slices.Clone(dpdkGrants),
 	grant{"connects to TCP ports 443 and 6443 of any address", "the API server"},
 )
 
+// draGrants are those of the DRA driver. What its service account may do is in TestDriverRights.
+var draGrants = []grant{
+	{"runs as user 0", "sysfs attributes and the kubelet's directories are writable only for root"},
+	{"user namespace of the host", "uevents reach no other user namespace"},
+	{"priority class system-node-critical", "without the driver no pod with a claim starts or ends"},
+	{"tolerates every NoSchedule taint", "nodes with accelerators are tainted to keep other pods away"},
+	{"SELinux type container_device_plugin_t", "the default type denies sysfs and the kubelet's socket"},
+	{"reads /sys at /host/sys", "devices, drivers, IOMMU groups and debugfs; inotify needs the host's own sysfs"},
+	{"writes /sys/devices at /host/sys/devices", "driver_override of VFs; uevent of lo"},
+	{"writes /sys/bus/pci at /host/sys/bus/pci", "drivers_probe, bind and unbind; uevent of the bus"},
+	{"reads /dev at /host/dev", "nodes of VFIO and UIO come and go"},
+	{
+		"writes /var/lib/kubelet/plugins_registry at /var/lib/kubelet/plugins_registry",
+		"the registration socket",
+	},
+	{
+		"writes /var/lib/kubelet/plugins/qat.intel.com at /var/lib/kubelet/plugins/qat.intel.com",
+		"the socket for preparing claims",
+	},
+	{
+		"writes /var/lib/kubelet/device-plugins at /var/lib/kubelet/device-plugins",
+		"the lock that keeps the device plugin from serving the same devices",
+	},
+	{"writes /var/run/cdi at /var/run/cdi", "the CDI specs of the claims"},
+	{"writes to a volume that is not of the host at /run/qat_plugin", "the status socket, and recordings"},
+	{"listens on port 8081 of the pod", "the kubelet's probes"},
+	{"token of the service account intel-qat-dra-driver", "ResourceSlices, ResourceClaims and the Node"},
+	{"connects to TCP ports 443 and 6443 of any address", "the API server"},
+}
+
 // TestEveryGrantIsListed fails if a pod has a privilege that is not listed above.
 // docs/security.md lists them for users.
 func TestEveryGrantIsListed(t *testing.T) {
 	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
 		list := dpdkGrants
 		switch o.name {
+		case "dra":
+			list = draGrants
 		case "kernel":
 			list = kernelGrants
 		case "cdi":
@@ -250,7 +282,8 @@ func TestHostCgroupsAreHidden(t *testing.T) {
 func TestHostPathsMustExist(t *testing.T) {
 	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
 		for _, v := range p.podSpec().Volumes {
-			if v.HostPath == nil || v.HostPath.Path == "/var/run/cdi" {
+			if v.HostPath == nil || v.HostPath.Path == "/var/run/cdi" ||
+				v.HostPath.Path == "/var/lib/kubelet/plugins/qat.intel.com" {
 				continue
 			}
 			kind := v.HostPath.Type
@@ -265,7 +298,7 @@ func TestHostPathsMustExist(t *testing.T) {
 func TestNetworkPolicyDeniesAll(t *testing.T) {
 	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
 		policy := p.policy.Spec
-		if len(policy.PolicyTypes) != 2 || len(policy.Ingress) > 0 || len(policy.Egress) > 0 && o.name != "events" {
+		if len(policy.PolicyTypes) != 2 || len(policy.Ingress) > 0 || len(policy.Egress) > 0 && o.name != "events" && !o.isDRA() {
 			t.Errorf("the network policy allows traffic: %v", policy)
 		}
 	})

@@ -23,6 +23,9 @@ func TestChartMatchesKustomize(t *testing.T) {
 				rbac := kustomize(t, manifests+"/"+eventsRBAC)
 				text += "---\n" + strings.Replace(rbac, "namespace: qat\n", "namespace: accelerators\n", 1)
 			}
+			if o.isDRA() { // whose objects name their namespace
+				text = strings.ReplaceAll(text, "namespace: qat\n", "namespace: accelerators\n")
+			}
 			want := objectsOf(t, text)
 			got := objectsOf(t, mustHelm(t, o.values))
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -49,6 +52,7 @@ func configPatch(entry string) string {
 const digest = "sha256:0123456789012345678901234567890123456789012345678901234567890123"
 
 var settings = []setting{
+	{"front", `{front: dra}`, "", "kind: DeviceClass"},
 	{"mode", `{mode: kernel}`, "", "-mode=kernel"},
 	{
 		"image.repository",
@@ -224,40 +228,45 @@ func valueNames(path string, values map[string]any) (names []string) {
 
 func TestInvalidChartValues(t *testing.T) {
 	for values, want := range map[string]string{ // what the error names
-		`{mode: dpkd}`:                                "mode",
-		`{modes: dpdk}`:                               "modes",
-		`{image: {name: x}}`:                          "name",
-		`{image: {digest: "sha256:12"}}`:              "image",
-		`{nameSuffix: Two}`:                           "nameSuffix",
-		`{config: {dpdkDriver: uio}}`:                 "dpdkDriver",
-		`{config: {kernelVFDrivers: []}}`:             "kernelVFDrivers",
-		`{config: {kernelVFDrivers: [4xxx]}}`:         "kernelVFDrivers",
-		`{config: {kernelVFDrivers: "4xxxvf"}}`:       "kernelVFDrivers",
-		`{config: {maxNumDevices: -1}}`:               "maxNumDevices",
-		`{config: {allocationPolicy: fair}}`:          "allocationPolicy",
-		`{config: {healthInterval: 5}}`:               "healthInterval",
-		`{config: {healthInterval: soon}}`:            "healthInterval",
-		`{config: {verbosity: "4"}}`:                  "verbosity",
-		`{extraArgs: [steal]}`:                        "extraArgs",
-		`{mode: kernel, cdi: {enabled: true}}`:        "cdi.enabled",
-		`{config: {VERBOSITY: "4"}}`:                  "VERBOSITY",
-		`{networkPolicy: {enabled: "no"}}`:            "networkPolicy",
-		`{imagePullSecrets: [registry]}`:              "imagePullSecrets",
-		`{nodeSelector: {pool: 1}}`:                   "nodeSelector",
-		`{cdi: true}`:                                 "cdi",
-		`{nfd: {enabled: 1}}`:                         "nfd",
-		`{provisioning: {config: {qat.yml: ""}}}`:     "qat.yml",
-		`{provisioning: {config: {qat.yaml: {}}}}`:    "config",
-		`{telemetry: {enabled: 1}}`:                   "telemetry",
-		`{events: true}`:                              "events",
-		`{mode: kernel, telemetry: {enabled: true}}`:  "telemetry.enabled",
-		`{provisioning: {force: 1}}`:                  "force",
-		`{provisioning: {podResourcesDir: pods}}`:     "podResourcesDir",
-		`{provisioning: {rules: []}}`:                 "rules",
-		`{mode: kernel, provisioning: {enabled: 1}}`:  "provisioning",
-		`{monitoring: {enabled: true}}`:               "http.enabled",
-		`{monitoring: {interval: 15}}`:                "interval",
-		`{priorityClassName: [system-node-critical]}`: "priorityClassName",
+		`{mode: dpkd}`:                                     "mode",
+		`{modes: dpdk}`:                                    "modes",
+		`{front: both}`:                                    "front",
+		`{front: dra, mode: kernel}`:                       "front: dra",
+		`{front: dra, nameSuffix: -two}`:                   "nameSuffix",
+		`{front: dra, cdi: {enabled: true}}`:               "cdi.enabled",
+		`{front: dra, config: {allocationPolicy: packed}}`: "config.allocationPolicy",
+		`{image: {name: x}}`:                               "name",
+		`{image: {digest: "sha256:12"}}`:                   "image",
+		`{nameSuffix: Two}`:                                "nameSuffix",
+		`{config: {dpdkDriver: uio}}`:                      "dpdkDriver",
+		`{config: {kernelVFDrivers: []}}`:                  "kernelVFDrivers",
+		`{config: {kernelVFDrivers: [4xxx]}}`:              "kernelVFDrivers",
+		`{config: {kernelVFDrivers: "4xxxvf"}}`:            "kernelVFDrivers",
+		`{config: {maxNumDevices: -1}}`:                    "maxNumDevices",
+		`{config: {allocationPolicy: fair}}`:               "allocationPolicy",
+		`{config: {healthInterval: 5}}`:                    "healthInterval",
+		`{config: {healthInterval: soon}}`:                 "healthInterval",
+		`{config: {verbosity: "4"}}`:                       "verbosity",
+		`{extraArgs: [steal]}`:                             "extraArgs",
+		`{mode: kernel, cdi: {enabled: true}}`:             "cdi.enabled",
+		`{config: {VERBOSITY: "4"}}`:                       "VERBOSITY",
+		`{networkPolicy: {enabled: "no"}}`:                 "networkPolicy",
+		`{imagePullSecrets: [registry]}`:                   "imagePullSecrets",
+		`{nodeSelector: {pool: 1}}`:                        "nodeSelector",
+		`{cdi: true}`:                                      "cdi",
+		`{nfd: {enabled: 1}}`:                              "nfd",
+		`{provisioning: {config: {qat.yml: ""}}}`:          "qat.yml",
+		`{provisioning: {config: {qat.yaml: {}}}}`:         "config",
+		`{telemetry: {enabled: 1}}`:                        "telemetry",
+		`{events: true}`:                                   "events",
+		`{mode: kernel, telemetry: {enabled: true}}`:       "telemetry.enabled",
+		`{provisioning: {force: 1}}`:                       "force",
+		`{provisioning: {podResourcesDir: pods}}`:          "podResourcesDir",
+		`{provisioning: {rules: []}}`:                      "rules",
+		`{mode: kernel, provisioning: {enabled: 1}}`:       "provisioning",
+		`{monitoring: {enabled: true}}`:                    "http.enabled",
+		`{monitoring: {interval: 15}}`:                     "interval",
+		`{priorityClassName: [system-node-critical]}`:      "priorityClassName",
 	} {
 		if _, _, err := helm(t, "any", values); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("values %s: error %v, want one that names %s", values, err, want)

@@ -22,12 +22,15 @@ var update = flag.Bool("update", false, "rewrite testdata")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// An overlay is one way to install the plugin.
+// An overlay is one way to install the device plugin or the DRA driver.
 type overlay struct {
 	name   string // of its file in testdata
 	dir    string // below deployments
 	values string // of the chart, which render the same
 }
+
+// isDRA reports whether the overlay installs the DRA driver.
+func (o overlay) isDRA() bool { return strings.HasPrefix(o.dir, "qat_dra_driver") }
 
 var overlays = []overlay{
 	{"base", "qat_plugin", ``},
@@ -39,6 +42,7 @@ var overlays = []overlay{
 	{"telemetry", "qat_plugin/overlays/telemetry", `{telemetry: {enabled: true}}`},
 	{"events", "qat_plugin/overlays/events", `{events: {enabled: true}}`},
 	{"http", "qat_plugin/overlays/monitoring", `{http: {enabled: true}}`},
+	{"dra", "qat_dra_driver", `{front: dra}`},
 }
 
 // others maps the names of files in testdata to the directories of deployments that do

@@ -19,6 +19,9 @@ func TestNamesAndSelectors(t *testing.T) {
 		case "debug":
 			suffix = "-debug"
 		}
+		if o.isDRA() {
+			app = "intel-qat-dra-driver"
+		}
 		type names struct {
 			DaemonSet, ConfigMap, NetworkPolicy, Container string
 			Labels, Selector, PodLabels, PolicySelector    map[string]string
@@ -39,29 +42,40 @@ func TestNamesAndSelectors(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
+		inNamespace := "" // users choose it with -n
+		if o.isDRA() {
+			inNamespace = "qat" // RBAC has to name it
+		}
 		for _, namespace := range []string{d.Namespace, p.config.Namespace, p.policy.Namespace} {
-			if namespace != "" {
-				t.Errorf("namespace %s is set: users choose it with -n", namespace)
+			if namespace != inNamespace {
+				t.Errorf("namespace %q, want %q", namespace, inNamespace)
 			}
 		}
 	})
 }
 
-// TestModesShareNoObject: both modes can be installed in one namespace, each on its
-// nodes. An object in both would be overwritten by one installation and removed with the
-// other.
-func TestModesShareNoObject(t *testing.T) {
-	base := objectsOf(t, kustomize(t, manifests+"/qat_plugin"))
-	for key := range objectsOf(t, kustomize(t, manifests+"/qat_plugin/overlays/kernel")) {
-		if base[key] != nil {
-			t.Errorf("%s is in both modes", key)
+// TestInstallationsShareNoObject: the device plugin in both modes and the DRA driver can be installed
+// in one namespace, each on its nodes. An object in two of them would be overwritten by one
+// installation and removed with the other.
+func TestInstallationsShareNoObject(t *testing.T) {
+	owners := map[string]string{}
+	for _, dir := range []string{"qat_plugin", "qat_plugin/overlays/kernel", "qat_dra_driver"} {
+		for key := range objectsOf(t, kustomize(t, manifests+"/"+dir)) {
+			if owner := owners[key]; owner != "" {
+				t.Errorf("%s is in %s and in %s", key, owner, dir)
+			}
+			owners[key] = dir
 		}
 	}
 }
 
 func TestKustomizeSetsImage(t *testing.T) {
 	for _, o := range overlays {
-		const lines = "images: [{name: intel-qat-plugin, newName: registry.example.com/plugin, newTag: v1.2.3}]\n"
+		name := "intel-qat-plugin"
+		if o.isDRA() {
+			name = "intel-qat-dra-driver"
+		}
+		lines := "images: [{name: " + name + ", newName: registry.example.com/plugin, newTag: v1.2.3}]\n"
 		image := decode(t, kustomizeOn(t, o.dir, lines)).daemonSets[0].Spec.Template.Spec.Containers[0].Image
 		if want := "registry.example.com/plugin:v1.2.3"; image != want {
 			t.Errorf("%s: image %s, want %s", o.name, image, want)

@@ -6,10 +6,12 @@ import (
 	"testing"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -28,6 +30,12 @@ type objects struct {
 	bindings   []rbacv1.RoleBinding
 	monitors   []monitoringv1.PodMonitor
 	alerts     []monitoringv1.PrometheusRule
+
+	clusterRoles    []rbacv1.ClusterRole
+	clusterBindings []rbacv1.ClusterRoleBinding
+	classes         []resourcev1.DeviceClass
+	admission       []admissionv1.ValidatingAdmissionPolicy
+	enforced        []admissionv1.ValidatingAdmissionPolicyBinding
 }
 
 // decode decodes YAML documents. It fails the test for fields that the API does not know,
@@ -52,6 +60,16 @@ func decode(t testing.TB, text string) (o objects) {
 			o.roles = append(o.roles, decodeStrict[rbacv1.Role](t, document))
 		case "rbac.authorization.k8s.io/v1 RoleBinding":
 			o.bindings = append(o.bindings, decodeStrict[rbacv1.RoleBinding](t, document))
+		case "rbac.authorization.k8s.io/v1 ClusterRole":
+			o.clusterRoles = append(o.clusterRoles, decodeStrict[rbacv1.ClusterRole](t, document))
+		case "rbac.authorization.k8s.io/v1 ClusterRoleBinding":
+			o.clusterBindings = append(o.clusterBindings, decodeStrict[rbacv1.ClusterRoleBinding](t, document))
+		case "resource.k8s.io/v1 DeviceClass":
+			o.classes = append(o.classes, decodeStrict[resourcev1.DeviceClass](t, document))
+		case "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy":
+			o.admission = append(o.admission, decodeStrict[admissionv1.ValidatingAdmissionPolicy](t, document))
+		case "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding":
+			o.enforced = append(o.enforced, decodeStrict[admissionv1.ValidatingAdmissionPolicyBinding](t, document))
 		case "nfd.k8s-sigs.io/v1alpha1 NodeFeatureRule":
 			o.rules = append(o.rules, decodeStrict[nodeFeatureRule](t, document))
 		case "security.openshift.io/v1 SecurityContextConstraints":
@@ -93,6 +111,10 @@ func (o overlay) plugin(t testing.TB) plugin {
 	single := len(got.daemonSets) == 1 && len(got.configMaps) > 0 && len(got.policies) == 1
 	if !single || len(got.pods)+len(got.rules)+len(got.roles)+len(got.bindings) > 0 {
 		t.Fatalf("%s does not consist of a DaemonSet, its ConfigMaps, a NetworkPolicy and service accounts", o.dir)
+	}
+	beside := len(got.classes) + len(got.clusterRoles) + len(got.clusterBindings) + len(got.admission) + len(got.enforced)
+	if beside > 0 && !o.isDRA() {
+		t.Fatalf("%s has %d objects that only the DRA driver needs", o.dir, beside)
 	}
 	p := plugin{
 		daemonSet: got.daemonSets[0],

@@ -99,7 +99,10 @@ func (p plugin) flags(t testing.TB) map[string]string {
 func TestProgram(t *testing.T) {
 	program := buildProgram(t)
 	defaults := flagDefaults(t, program)
-	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
+	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
+		if o.isDRA() {
+			return // another program
+		}
 		t.Run("paths are mounted", func(t *testing.T) { testMounts(t, p, defaults) })
 		t.Run("becomes ready", func(t *testing.T) { testReady(t, p, program) })
 	})

@@ -3,6 +3,7 @@
 package deployments
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -61,7 +62,11 @@ func TestPodKnowsItsNames(t *testing.T) {
 		"POD_NAMESPACE": "metadata.namespace",
 		"POD_NAME":      "metadata.name",
 	}
-	forEachOverlay(t, func(t *testing.T, _ overlay, p plugin) {
+	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
+		want := maps.Clone(want)
+		if o.isDRA() {
+			want["POD_UID"] = "metadata.uid"
+		}
 		got := map[string]string{}
 		for _, e := range p.container(t).Env {
 			if field := e.ValueFrom.FieldRef; field != nil {
