@@ -98,7 +98,7 @@ func validateDevice(d *resourcev1.Device, path *field.Path) (errs field.ErrorLis
 		}
 		const maxValue = resourcev1.DeviceAttributeMaxValueLength
 		if v := value.VersionValue; v != nil && (len(*v) > maxValue || !version.MatchString(*v)) {
-			errs = append(errs, field.Invalid(path.Child("version"), *v, "must be compatible with semver.org spec 2.0.0"))
+			errs = append(errs, field.Invalid(path.Child("version"), *v, "must be as in semver.org spec 2.0.0"))
 		}
 	}
 	if len(d.Taints) > resourcev1.DeviceTaintsMaxLength {

@@ -74,6 +74,12 @@ var rooms = map[string]room{
 		never: []string{"k8s.io/api", "k8s.io/client-go"},
 		why:   "draapi/internal/kubelet serves the kubelet and knows nothing of the API server",
 	},
+	"draapi/internal/publisher": {
+		ours:   []string{"devtree", "draapi/internal/apiclient", "draapi/internal/inventory", "internal/retry"},
+		theirs: []string{"k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go/tools/cache", "k8s.io/klog/v2"},
+		never:  []string{"k8s.io/client-go/kubernetes"},
+		why:    "draapi/internal/publisher writes ResourceSlices and does not know where devices come from",
+	},
 	"events": {
 		theirs: []string{"github.com/fsnotify/fsnotify", udev, "golang.org/x/sys/unix"},
 		never:  []string{"google.golang.org/grpc", "k8s.io"},

@@ -12,15 +12,20 @@ import (
 )
 
 // A BackOff computes the pauses between retries: First, then twice the previous pause, at most
-// Limit. Each pause is shortened by a random amount of up to one half.
+// Limit. Each pause is shortened by a random amount of up to one half or, with FullJitter, by any
+// random part, so that many clients of one server come at different times.
 type BackOff struct {
 	First, Limit time.Duration
+	FullJitter   bool
 	Last         time.Duration // the last pause before it was shortened; zero if there was none
 }
 
 // Next returns the next pause.
 func (b *BackOff) Next() time.Duration {
 	b.Last = min(max(b.First, 2*b.Last), b.Limit)
+	if b.FullJitter {
+		return rand.N(b.Last + 1)
+	}
 	return b.Last - rand.N(b.Last/2+1)
 }
 

@@ -10,7 +10,7 @@
 // Each method sends one request and returns an error that k8s.io/apimachinery/pkg/api/errors
 // understands. Nothing is sent again and nothing is held back: the client has no rate limit, and
 // the caller decides when to try again. A request takes as long as its context and, except for a
-// watch, [RequestTimeout] allow.
+// watch, 10 s allow.
 package apiclient
 
 import (
@@ -28,10 +28,10 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// RequestTimeout limits each request except a watch. A connection to a server that has vanished
+// requestTimeout limits each request except a watch. A connection to a server that has vanished
 // without closing it is only detected after 45 s (k8s.io/apimachinery/pkg/util/net/http.go,
 // readIdleTimeout and pingTimeout).
-const RequestTimeout = 10 * time.Second
+const requestTimeout = 10 * time.Second
 
 const slicesResource = "resourceslices"
 
@@ -123,7 +123,7 @@ func (c *Client) DeleteSlice(ctx context.Context, name string, opts metav1.Delet
 
 // do sends the request once and decodes the answer into result unless it is nil.
 func do(ctx context.Context, request *rest.Request, result runtime.Object) error {
-	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	answer := request.MaxRetries(0).Do(ctx)
 	if result == nil {

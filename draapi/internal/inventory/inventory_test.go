@@ -77,6 +77,7 @@ func TestNameIsDNSLabelMadeFromID(t *testing.T) {
 }
 
 func TestInventoryOfTree(t *testing.T) {
+	const same = " has the same name in the pool, "
 	for _, tt := range []struct {
 		name string
 		tree []string
@@ -89,16 +90,16 @@ func TestInventoryOfTree(t *testing.T) {
 		{"held device that has gone", []string{"cy/a"}, []string{"a", "b"}, "a: cy/a\nb: /b gone\n"},
 		{"ID in two resources", []string{"cy/a", "dc/a"}, nil,
 			"a: cy/a\n" +
-				`skip device "a" of resource "dc": device "a" of resource "cy" has the same name in the pool, "a"` + "\n"},
+				`skip device "a" of resource "dc": device "a" of resource "cy"` + same + `"a"` + "\n"},
 		{"IDs with equal names", []string{"cy/a:b", "cy/a.b"}, nil,
 			"a-b: cy/a.b\n" +
-				`skip device "a:b" of resource "cy": device "a.b" of resource "cy" has the same name in the pool, "a-b"` + "\n"},
+				`skip device "a:b" of resource "cy": device "a.b" of resource "cy"` + same + `"a-b"` + "\n"},
 		{"held one of equal names", []string{"cy/a:b", "cy/a.b"}, []string{"a:b"},
 			"a-b: cy/a:b\n" +
-				`skip device "a.b" of resource "cy": device "a:b" of resource "cy" has the same name in the pool, "a-b"` + "\n"},
+				`skip device "a.b" of resource "cy": device "a:b" of resource "cy"` + same + `"a-b"` + "\n"},
 		{"held one that has gone, of equal names", []string{"cy/a.b"}, []string{"a:b"},
 			"a-b: /a:b gone\n" +
-				`skip device "a.b" of resource "cy": device "a:b" of resource "" has the same name in the pool, "a-b"` + "\n"},
+				`skip device "a.b" of resource "cy": device "a:b" of resource ""` + same + `"a-b"` + "\n"},
 		{"ID without a letter or digit", []string{"cy/::"}, nil,
 			`skip device "::" of resource "cy": its ID has no letter or digit to name it by` + "\n"},
 	} {

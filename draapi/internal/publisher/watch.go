@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package publisher
+
+import (
+	"context"
+	"math"
+
+	resourcev1 "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"qatplugin/internal/retry"
+)
+
+// selector selects the slices of the driver on its node.
+func (p *Publisher) selector() string {
+	return fields.Set{
+		resourcev1.ResourceSliceSelectorNodeName: p.config.Node,
+		resourcev1.ResourceSliceSelectorDriver:   p.config.Driver,
+	}.String()
+}
+
+// runWatch keeps the cache up to date until ctx ends.
+func (p *Publisher) runWatch(ctx context.Context) {
+	errors := retry.ErrorLog{Log: p.log, Interval: errorInterval}
+	note := func(err error) {
+		if ctx.Err() != nil {
+			return
+		}
+		p.mu.Lock()
+		p.watchErr = err
+		p.mu.Unlock()
+		switch {
+		case err != nil:
+			errors.Report(err, "Could not watch ResourceSlices, retrying")
+		case errors.Clear():
+			p.log.Info("Watching ResourceSlices again")
+		}
+	}
+	source := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+			opts.FieldSelector = p.selector()
+			list, err := p.config.Client.ListSlices(ctx, opts)
+			note(err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+			opts.FieldSelector = p.selector()
+			w, err := p.config.Client.WatchSlices(ctx, opts)
+			if opts.SendInitialEvents == nil || !apierrors.IsInvalid(err) { // else the Reflector lists instead
+				note(err)
+			}
+			return w, err
+		},
+	}
+	reflector := cache.NewReflectorWithOptions(source, &resourcev1.ResourceSlice{}, p.cache, cache.ReflectorOptions{
+		Logger: &klog.Logger{}, // note logs, and not for each attempt
+		Name:   "ResourceSlices",
+		Backoff: &wait.Backoff{
+			Duration: firstPause,
+			Cap:      maxPause,
+			Steps:    math.MaxInt32,
+			Factor:   2,
+			Jitter:   1,
+		},
+	})
+	reflector.RunWithContext(klog.NewContext(ctx, klog.Logger{}))
+}
