@@ -6,8 +6,8 @@
 //   - each target of a `make …` is a target of the Makefile
 //   - each file that a ```sh block names with ./, or below a directory of the project, exists
 //   - each test that is named exists, and so does each target of a relative link
-//   - the tables of flags, whose first heading is "flag", name each flag of qat_plugin once, with
-//     its default; flags of klog may be left out
+//   - the tables of flags, whose first heading is "flag" or "flag of the DRA driver", name each flag
+//     of qat_plugin or qat_dra_driver once, with its default; flags of klog may be left out
 //   - the functions in architecture.md and the names in the guide for plugin authors exist
 //   - the messages in the tables whose first heading is "message" are those of the product
 //   - the Go code in the guide for plugin authors is code of the examples, its commands run, and
@@ -109,20 +109,22 @@ func TestFilesInCommandsExist(t *testing.T) {
 	}
 }
 
-func TestFlagTablesMatchProgram(t *testing.T) {
+func TestFlagTablesMatchPrograms(t *testing.T) {
 	testenv.Inputs(t, root)
-	program := filepath.Join(t.TempDir(), "qat_plugin")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", program, "./cmd/qat_plugin")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	help, err := exec.Command(program, "-h").CombinedOutput()
-	if err != nil {
-		t.Fatalf("qat_plugin -h: %v\n%s", err, help)
-	}
-	for _, difference := range compareFlags(helpFlags(string(help)), klogFlags(), pages(t)) {
-		t.Error(difference)
+	for _, program := range flagHeadings {
+		file := filepath.Join(t.TempDir(), program)
+		build := exec.Command("go", "build", "-buildvcs=false", "-o", file, "./cmd/"+program)
+		build.Dir = root
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+		help, err := exec.Command(file, "-h").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s -h: %v\n%s", program, err, help)
+		}
+		for _, difference := range compareFlags(program, helpFlags(string(help)), klogFlags(), pages(t)) {
+			t.Error(difference)
+		}
 	}
 }
 
@@ -148,17 +150,19 @@ func klogFlags() (names []string) {
 	return names
 }
 
-// compareFlags returns the differences between the tables of flags and what -h prints. Optional
-// flags may be missing in the tables.
-func compareFlags(help map[string]string, optional []string, all []*page) (differences []string) {
+// compareFlags returns the differences between the tables of the flags of a program and what -h
+// prints. Optional flags may be missing in the tables.
+func compareFlags(
+	program string, help map[string]string, optional []string, all []*page,
+) (differences []string) {
 	named := map[string]string{} // flags in the tables, and the page of each
 	for _, p := range all {
-		for _, m := range p.flags {
+		for _, m := range p.flags[program] {
 			want, known := help[m.name]
 			switch {
 			case !known:
-				differences = append(differences, fmt.Sprintf("%s:%d: qat_plugin has no flag -%s",
-					p.path, m.number, m.name))
+				differences = append(differences, fmt.Sprintf("%s:%d: %s has no flag -%s",
+					p.path, m.number, program, m.name))
 			case named[m.name] != "":
 				differences = append(differences, fmt.Sprintf("%s:%d: -%s is also in a table of %s",
 					p.path, m.number, m.name, named[m.name]))
@@ -171,7 +175,7 @@ func compareFlags(help map[string]string, optional []string, all []*page) (diffe
 	}
 	for name := range help {
 		if named[name] == "" && !slices.Contains(optional, name) {
-			differences = append(differences, fmt.Sprintf("flag -%s is in no table of flags", name))
+			differences = append(differences, fmt.Sprintf("flag -%s of %s is in no table of flags", name, program))
 		}
 	}
 	slices.Sort(differences)
@@ -198,7 +202,8 @@ func TestParsePage(t *testing.T) {
 		"```\nmake nothing\n```\n" +
 		"| flag | default | what |\n|---|---|---|\n| `-dpdk-driver` | `vfio-pci` | `-no` |\n" +
 		"| `-v`, `-vmodule` | none | |\n\n" +
-		"| action | |\n|---|---|\n| `-other` | |\n"
+		"| action | |\n|---|---|\n| `-other` | |\n\n" +
+		"| flag of the DRA driver | |\n|---|---|\n| `-node-name` | |\n"
 	want := &page{
 		path: "x.md",
 		lines: []shellLine{
@@ -212,10 +217,13 @@ func TestParsePage(t *testing.T) {
 			{number: 4, name: "demo"},
 			{number: 6, name: "e2e"},
 		},
-		flags: []mention{
-			{number: 13, name: "dpdk-driver", value: "vfio-pci", isDefault: true},
-			{number: 14, name: "v"},
-			{number: 14, name: "vmodule"},
+		flags: map[string][]mention{
+			"qat_plugin": {
+				{number: 13, name: "dpdk-driver", value: "vfio-pci", isDefault: true},
+				{number: 14, name: "v"},
+				{number: 14, name: "vmodule"},
+			},
+			"qat_dra_driver": {{number: 22, name: "node-name"}},
 		},
 	}
 	got := parse("x.md", text)
@@ -227,20 +235,23 @@ func TestParsePage(t *testing.T) {
 func TestCompareFlags(t *testing.T) {
 	help := helpFlags("Flags:\n  -a name\n    \twhat it does (default x)\n  -b\n    \tmore\n" +
 		"  -c time\n    \ttime (default 10m0s)\n  -d\n    \tmore\n  -e\n    \tmore\n")
-	tables := &page{path: "x.md", flags: []mention{
-		{number: 1, name: "a", value: "y", isDefault: true},
-		{number: 2, name: "b", value: "false", isDefault: true},
-		{number: 3, name: "c", value: "10m", isDefault: true},
-		{number: 4, name: "c"},
-		{number: 5, name: "other"},
+	tables := &page{path: "x.md", flags: map[string][]mention{
+		"qat_plugin": {
+			{number: 1, name: "a", value: "y", isDefault: true},
+			{number: 2, name: "b", value: "false", isDefault: true},
+			{number: 3, name: "c", value: "10m", isDefault: true},
+			{number: 4, name: "c"},
+			{number: 5, name: "other"},
+		},
+		"qat_dra_driver": {{number: 6, name: "d"}},
 	}}
 	want := []string{
-		"flag -d is in no table of flags",
+		"flag -d of qat_plugin is in no table of flags",
 		`x.md:1: -a has the default "x", not "y"`,
 		"x.md:4: -c is also in a table of x.md",
 		"x.md:5: qat_plugin has no flag -other",
 	}
-	if diff := cmp.Diff(want, compareFlags(help, []string{"e"}, []*page{tables})); diff != "" {
+	if diff := cmp.Diff(want, compareFlags("qat_plugin", help, []string{"e"}, []*page{tables})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -13,7 +13,9 @@ type page struct {
 	path  string
 	lines []shellLine // commands in ```sh blocks
 	makes []mention   // targets of `make …`, in blocks and in the text
-	flags []mention   // first cells of the tables whose first heading is "flag"
+
+	// The first cells of the tables whose first heading is in flagHeadings, by program.
+	flags map[string][]mention
 }
 
 // A shellLine is one command. A line of a block may hold several.
@@ -37,9 +39,12 @@ var (
 	separators = regexp.MustCompile(`&&|\|\||[;|]`)
 )
 
+// flagHeadings are the first headings of tables of flags, in lower case, and the program of each.
+var flagHeadings = map[string]string{"flag": "qat_plugin", "flag of the dra driver": "qat_dra_driver"}
+
 func parse(path, text string) *page {
-	p := &page{path: path}
-	fence, inTable := "", false
+	p := &page{path: path, flags: map[string][]mention{}}
+	fence, program := "", ""
 	for i, line := range strings.Split(text, "\n") {
 		number, line := i+1, strings.TrimSpace(line)
 		if language, isFence := strings.CutPrefix(line, "```"); isFence {
@@ -60,7 +65,7 @@ func parse(path, text string) *page {
 		for _, found := range inlineMake.FindAllStringSubmatch(line, -1) {
 			p.targets(number, strings.Fields(found[1]))
 		}
-		inTable = p.table(number, line, inTable)
+		program = p.table(number, line, program)
 	}
 	return p
 }
@@ -98,22 +103,23 @@ func (p *page) targets(number int, words []string) {
 	}
 }
 
-// table parses a line of the text, and reports whether it belongs to a table of flags.
-func (p *page) table(number int, line string, inside bool) bool {
+// table parses a line of the text. program is that of the table of flags to which the line before
+// belongs, or "". table returns that of the line.
+func (p *page) table(number int, line, program string) string {
 	if !strings.HasPrefix(line, "|") {
-		return false
+		return ""
 	}
 	cells := strings.Split(line, "|")[1:]
 	first := strings.TrimSpace(cells[0])
-	if !inside {
-		return strings.ToLower(first) == "flag"
+	if program == "" {
+		return flagHeadings[strings.ToLower(first)]
 	}
 	for _, found := range flagName.FindAllStringSubmatch(first, -1) {
 		m := mention{number: number, name: found[1]}
 		if value := strings.TrimSpace(cells[1]); len(value) > 2 && value[0] == '`' {
 			m.value, m.isDefault = strings.Trim(value, "`"), true
 		}
-		p.flags = append(p.flags, m)
+		p.flags[program] = append(p.flags[program], m)
 	}
-	return true
+	return program
 }
