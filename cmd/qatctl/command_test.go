@@ -24,7 +24,7 @@ func TestExitStatusOfUsageErrors(t *testing.T) {
 		"lst":                     `unknown command "lst": did you mean list?`,
 		"--nope":                  "unknown flag: --nope",
 		"list --nope":             "unknown flag: --nope",
-		"list x":                  "list x: must be vfs, pfs, resources or processes",
+		"list x":                  "list x: must be vfs, pfs, resources, processes, slices or claims",
 		"list --state x":          "must be listed, unhealthy, binding or skipped",
 		"list -o xml":             "must be wide, json, yaml or name",
 		"list --timeout 0s":       "--timeout: invalid value 0s: must be more than 0",

@@ -188,7 +188,7 @@ func (a *app) vfFacts(s *status.Snapshot, v *status.VF) {
 		"Device node", cmp.Or(v.Node, "none"),
 		"IOMMU group", cmp.Or(strings.TrimPrefix(iommuGroup(v), "-"), "none"),
 		"NUMA node", cmp.Or(strings.TrimPrefix(numaNode(v.NUMANode), "-"), "unknown"),
-		"Held by", v.Holder,
+		"Held by", cmp.Or(strings.Join(claimsOf(s.DRA, v.Address, a.now()), "; "), v.Holder),
 	)
 	if v.PF != "" {
 		a.fact("PF", strings.TrimPrefix(pfTitle(s, v.PF), "PF "), plain)

@@ -21,7 +21,7 @@ import (
 func eventKinds() []string {
 	return []string{
 		status.KindUevent, status.KindInotify, status.KindResync, status.KindDrift, status.KindChange, status.KindList,
-		status.KindAllocation, status.KindKubelet,
+		status.KindAllocation, status.KindKubelet, status.KindSlice, status.KindPublished, status.KindClaim,
 	}
 }
 
@@ -43,7 +43,8 @@ func (a *app) newEvents() *cobra.Command {
 		Use:   "events",
 		Short: "Show what happened: kernel events and what they led to, lists, allocations",
 		Long: `Show the journal of the plugin: kernel events and what they led to, changes of devices, lists that
-were sent to the kubelet, allocations, full reads, and drift. The oldest event comes first.`,
+were sent to the kubelet, allocations, full reads, and drift; of a DRA driver, writes of ResourceSlices and
+preparations of claims. The oldest event comes first.`,
 		Example: `  qatctl events --follow --kind change,list
   qatctl events --since 10m --device 6b:00.1
   qatctl events --since 03:10 --until 03:15`,

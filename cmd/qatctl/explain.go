@@ -158,6 +158,10 @@ func describeVF(s *status.Snapshot, v *status.VF) *description {
 			d.Explanation, d.Advice = "A plugin would list it in "+resource+", but none runs.", "Start the plugin."
 			break
 		}
+		if s.DRA != nil {
+			d.OK, d.Explanation, d.Advice = explainDRA(s.DRA, v)
+			break
+		}
 		d.OK = r == nil || r.Phase == status.PhaseWatching
 		d.Explanation = "It is listed in " + resource + "."
 		switch {
@@ -172,6 +176,10 @@ func describeVF(s *status.Snapshot, v *status.VF) *description {
 	case status.StateUnhealthy:
 		d.Explanation = fmt.Sprintf("It is listed in %s as unhealthy, so the kubelet gives it to no pod: %s.",
 			resource, v.Reason)
+		if s.DRA != nil {
+			d.Explanation = fmt.Sprintf("It is in the pool %s with a taint, so no pod without a toleration gets it: %s.",
+				s.DRA.Pool, v.Reason)
+		}
 	case status.StateBinding:
 		d.Explanation = "It is not listed yet: " + cmp.Or(v.Reason, "it is being bound") + "."
 	default:

@@ -20,6 +20,8 @@ const (
 	listPFs       = "pfs"
 	listResources = "resources"
 	listProcesses = "processes"
+	listSlices    = "slices"
+	listClaims    = "claims"
 )
 
 // listOptions are the values of the flags of list.
@@ -33,13 +35,14 @@ type listOptions struct {
 
 func (a *app) newList() *cobra.Command {
 	o := &listOptions{groupBy: "pf"}
-	kinds := []string{listVFs, listPFs, listResources, listProcesses}
+	kinds := []string{listVFs, listPFs, listResources, listProcesses, listSlices, listClaims}
 	c := &cobra.Command{
-		Use:     "list [vfs|pfs|resources|processes]",
+		Use:     "list [vfs|pfs|resources|processes|slices|claims]",
 		Aliases: []string{"ls", "get"},
-		Short:   "List VFs with their states, or PFs, resources or processes",
+		Short:   "List VFs with their states, or PFs, resources, processes, slices or claims",
 		Long: `List the VFs of the host, each with its state, its resource and the reason if it is not listed at
-the kubelet; or the PFs, the resources, or the processes of mode kernel.
+the kubelet; or the PFs, the resources, or the processes of mode kernel. Of a DRA driver, list its
+ResourceSlices or the claims that are prepared.
 
 The states of a VF:
   listed     the kubelet may give it to a pod
@@ -119,6 +122,8 @@ func (a *app) list(s *status.Snapshot, what string, o *listOptions) error {
 			return o.resource == "" || baseName(p.Resource) == baseName(o.resource)
 		})
 		return printList(a, list, o, func(p *status.Process) string { return p.ID }, processTable)
+	case listSlices, listClaims:
+		return a.listDRA(s.DRA, what, o)
 	}
 	list := filter(s.VFs, func(v *status.VF) bool {
 		return (o.pf == "" || v.PF == o.pf) && (o.state == "" || v.State == o.state) &&

@@ -5,6 +5,8 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -31,7 +33,8 @@ type app struct {
 	sysfsRoot, devRoot, kubeletDir string
 }
 
-const longHelp = `qatctl shows what qat_plugin knows about the QAT devices of this host. It changes nothing.
+const longHelp = `qatctl shows what qat_plugin or qat_dra_driver knows about the QAT devices of this host. It
+changes nothing.
 
 It asks the running plugin at its status socket. If no plugin runs, list, describe and doctor
 read the host themselves.
@@ -67,7 +70,7 @@ func (a *app) newRoot() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.socket, "socket", cmp.Or(a.getenv(socketVariable), statusclient.DefaultSocket),
+	flags.StringVar(&a.socket, "socket", cmp.Or(a.getenv(socketVariable), findSocket(os.Stat)),
 		"`path` of the plugin's status socket, also set by "+socketVariable)
 	flags.StringVar(&a.server, "server", "",
 		"`URL` of the plugin's -http-address, such as http://localhost:8080, instead of the socket")
@@ -82,6 +85,16 @@ func (a *app) newRoot() *cobra.Command {
 		a.newRecord(), a.newReplay(), a.newVersion(), a.newCompletion(),
 	)
 	return root
+}
+
+// findSocket returns the status socket of the program that runs on this host.
+func findSocket(stat func(string) (fs.FileInfo, error)) string {
+	if _, err := stat(statusclient.DefaultSocket); err != nil {
+		if _, err := stat(statusclient.DRASocket); err == nil {
+			return statusclient.DRASocket
+		}
+	}
+	return statusclient.DefaultSocket
 }
 
 // begin checks the flags of all commands.

@@ -68,10 +68,14 @@ func (a *app) newVersion() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			plugin := "" // unknown if no plugin answers
+			program := "qat_plugin"
 			askErr := a.ask(c.Context(), func(ctx context.Context, client *statusclient.Client) error {
 				s, err := client.Snapshot(ctx)
 				if err == nil {
 					plugin = s.Version
+					if s.DRA != nil {
+						program = "qat_dra_driver"
+					}
 				}
 				return err
 			})
@@ -85,7 +89,7 @@ func (a *app) newVersion() *cobra.Command {
 			a.printf("qatctl %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			switch {
 			case askErr == nil:
-				a.printf("qat_plugin %s\n", plugin)
+				a.printf("%s %s\n", program, plugin)
 			case errors.Is(askErr, statusclient.ErrNotRunning):
 				a.printf("qat_plugin is not running\n")
 			default:

@@ -28,8 +28,12 @@ import (
 	"qatplugin/internal/status"
 )
 
-// DefaultSocket is the path of the plugin's status socket.
-const DefaultSocket = "/run/qat_plugin/status.sock"
+// DefaultSocket is the path of the status socket of qat_plugin, and DRASocket that of
+// qat_dra_driver.
+const (
+	DefaultSocket = "/run/qat_plugin/status.sock"
+	DRASocket     = "/run/qat_dra_driver/status.sock"
+)
 
 // ErrNotRunning is the error of a Client if no plugin listens at its address.
 var ErrNotRunning = errors.New("no plugin listens")

@@ -186,6 +186,10 @@ func checkPlugin(_ context.Context, f *facts) (findings []status.Finding) {
 	if findings != nil { // they include the registrations
 		return findings
 	}
+	if d := p.DRA; d != nil {
+		return ok("the DRA driver %s is ready: %s on %s, %d of %d healthy, %d gone; %d claims", p.Version, d.Driver,
+			d.Pool, d.Healthy, d.Devices, d.Gone, len(d.Claims))
+	}
 	var resources []string
 	for _, r := range p.Resources {
 		if r.Phase != status.PhaseWatching {
