@@ -24,6 +24,7 @@ import (
 	"qatplugin/devtree"
 	"qatplugin/draapi"
 	"qatplugin/internal/metrics"
+	"qatplugin/internal/nodelock"
 	"qatplugin/internal/program"
 	"qatplugin/internal/status"
 	"qatplugin/kubeletapi/probe"
@@ -68,15 +69,43 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "qat_dra_driver:", err)
 		return 2
 	}
-	driver = o.newDriver(qatPlugin, meters)
+	gate := program.NewGate(nodelock.DRADriver, o.devicePlugins())
+	defer gate.Release()
+	watch, checked := program.Exclusive(gate, program.ReleaseMemory(qatPlugin.Watch), qatPlugin)
+	driver = o.newDriver(&plugin{qatPlugin, watch}, meters)
 	klog.InfoS("QAT DRA driver started", "version", version, "driver", o.driverName, "node", o.QAT.NodeName,
 		"sysfs", o.QAT.SysfsRoot, "kubeletRoot", o.kubeletRoot)
 	o.LogUnused()
-	return o.serve(ctx, qatPlugin, driver, meters, started)
+	server := program.Server{
+		Options:  &o.Options,
+		Plugin:   qatPlugin,
+		Started:  started,
+		Version:  version,
+		AddFront: func(s *status.Snapshot) { s.DRA = statusOf(driver) },
+		Holders: func(ctx context.Context) map[string]string {
+			holders, _ := driver.Holders(ctx) // nobody holds a VF before the claims are read
+			return holders
+		},
+	}
+	server.Live, server.Ready = program.HealthChecks(checked,
+		probe.Check{Name: "registered", Run: driver.CheckRegistered},
+		probe.Check{Name: "published", Run: driver.CheckPublished},
+		probe.Check{Name: "runtime", Run: driver.CheckRuntime},
+	)
+	if meters != nil {
+		server.Metrics = meters.Handler
+	}
+	defer program.Serve(ctx, server)()
+	if err := driver.Run(ctx); err != nil {
+		klog.ErrorS(err, "QAT DRA driver failed")
+		return 1
+	}
+	klog.InfoS("QAT DRA driver ended")
+	return 0
 }
 
 // newDriver returns the driver of the plugin.
-func (o *options) newDriver(p *qat.Plugin, meters *metrics.DRA) *draapi.Driver {
+func (o *options) newDriver(p *plugin, meters *metrics.DRA) *draapi.Driver {
 	list := []draapi.Option{
 		draapi.WithNodeName(o.QAT.NodeName),
 		draapi.WithRESTConfig(o.api),
@@ -97,43 +126,9 @@ func (o *options) newDriver(p *qat.Plugin, meters *metrics.DRA) *draapi.Driver {
 	if meters != nil {
 		list = append(list, draapi.WithObserver(observer{meters}))
 	}
-	return draapi.NewDriver(o.driverName, &plugin{p, program.ReleaseMemory(p.Watch)}, list...)
+	return draapi.NewDriver(o.driverName, p, list...)
 }
 
 // evicts reports whether a device that must not be used evicts the pods that use it. A VF whose PF
 // waits to be provisioned works until they end.
 func evicts(d *devtree.Device) bool { return d.Cause != status.ClassWithdrawn }
-
-// serve runs the driver until ctx ends. It returns the exit status.
-func (o *options) serve(
-	ctx context.Context, p *qat.Plugin, driver *draapi.Driver, meters *metrics.DRA, started time.Time,
-) int {
-	live, ready := program.HealthChecks(p,
-		probe.Check{Name: "registered", Run: driver.CheckRegistered},
-		probe.Check{Name: "published", Run: driver.CheckPublished},
-		probe.Check{Name: "runtime", Run: driver.CheckRuntime},
-	)
-	server := program.Server{
-		Options:  &o.Options,
-		Plugin:   p,
-		Live:     live,
-		Ready:    ready,
-		Started:  started,
-		Version:  version,
-		AddFront: func(s *status.Snapshot) { s.DRA = statusOf(driver) },
-		Holders: func(ctx context.Context) map[string]string {
-			holders, _ := driver.Holders(ctx) // nobody holds a VF before the claims are read
-			return holders
-		},
-	}
-	if meters != nil {
-		server.Metrics = meters.Handler
-	}
-	defer program.Serve(ctx, server)()
-	if err := driver.Run(ctx); err != nil {
-		klog.ErrorS(err, "QAT DRA driver failed")
-		return 1
-	}
-	klog.InfoS("QAT DRA driver ended")
-	return 0
-}

@@ -177,8 +177,8 @@ func describeVF(s *status.Snapshot, v *status.VF) *description {
 		d.Explanation = fmt.Sprintf("It is listed in %s as unhealthy, so the kubelet gives it to no pod: %s.",
 			resource, v.Reason)
 		if s.DRA != nil {
-			d.Explanation = fmt.Sprintf("It is in the pool %s with a taint, so no pod without a toleration gets it: %s.",
-				s.DRA.Pool, v.Reason)
+			d.Explanation = fmt.Sprintf("It is in the pool %s with a taint, so no pod without a toleration gets "+
+				"it: %s.", s.DRA.Pool, v.Reason)
 		}
 	case status.StateBinding:
 		d.Explanation = "It is not listed yet: " + cmp.Or(v.Reason, "it is being bound") + "."

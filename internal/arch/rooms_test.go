@@ -286,8 +286,8 @@ var rooms = map[string]room{
 	},
 	"cmd/qat_dra_driver": {
 		ours: []string{
-			"devtree", "draapi", "internal/flagvalue", "internal/metrics", "internal/program", "internal/status",
-			"kubeletapi/probe", "qat",
+			"devtree", "draapi", "internal/flagvalue", "internal/metrics", "internal/nodelock", "internal/program",
+			"internal/status", "kubeletapi/probe", "qat",
 		},
 		theirs: []string{
 			"k8s.io/apimachinery/pkg/api/errors", "k8s.io/client-go/rest", "k8s.io/client-go/tools/clientcmd",

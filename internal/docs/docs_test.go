@@ -6,8 +6,8 @@
 //   - each target of a `make …` is a target of the Makefile
 //   - each file that a ```sh block names with ./, or below a directory of the project, exists
 //   - each test that is named exists, and so does each target of a relative link
-//   - the tables of flags, whose first heading is "flag" or "flag of the DRA driver", name each flag
-//     of qat_plugin or qat_dra_driver once, with its default; flags of klog may be left out
+//   - the tables of flags, whose first heading is "flag" or "flag of the DRA driver", name each
+//     flag of qat_plugin or qat_dra_driver once, with its default; flags of klog may be left out
 //   - the functions in architecture.md and the names in the guide for plugin authors exist
 //   - the messages in the tables whose first heading is "message" are those of the product
 //   - the Go code in the guide for plugin authors is code of the examples, its commands run, and

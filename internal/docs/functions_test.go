@@ -29,7 +29,8 @@ func productFiles(t *testing.T) map[string]*ast.File {
 	t.Helper()
 	parsed := map[string]*ast.File{}
 	for _, pattern := range []string{
-		"*/*.go", "cmd/qat_plugin/*.go", "cmd/qat_dra_driver/*.go", "draapi/internal/*/*.go", "qat/internal/*/*.go", "qat/internal/*/*/*.go", "kubeletapi/*/*.go",
+		"*/*.go", "cmd/qat_plugin/*.go", "cmd/qat_dra_driver/*.go", "draapi/internal/*/*.go", "qat/internal/*/*.go",
+		"qat/internal/*/*/*.go", "kubeletapi/*/*.go",
 		"internal/flagvalue/*.go", "internal/logpipe/*.go", "internal/metrics/*.go", "internal/nodeevents/*.go",
 		"internal/nodelock/*.go", "internal/program/*.go", "internal/status*/*.go", "internal/unixsocket/*.go",
 	} {
