@@ -34,7 +34,7 @@ func get(t *testing.T, url string) (status int, body string) {
 // healthAddress waits until the program serves its health, and returns the address.
 func (p *running) healthAddress() string {
 	p.t.Helper()
-	return p.log.await(p.t, `"Serving /livez and /readyz" address="([^"]+)"`)[1]
+	return p.log.Await(p.t, `"Serving /livez and /readyz" address="([^"]+)"`)[1]
 }
 
 func TestHealthIsServedInEachMode(t *testing.T) {
@@ -65,7 +65,7 @@ func TestReadyWhenTheKubeletHasTheList(t *testing.T) {
 	p := start(t, "-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir,
 		"-health-address", "127.0.0.1:0")
 	address := p.healthAddress()
-	p.log.await(t, `"List changed" resource="cy"`)
+	p.log.Await(t, `"List changed" resource="cy"`)
 	status, body := get(t, "http://"+address+"/readyz")
 	want := "[-]registered failed: kubelet.sock not found in " + dir
 	if status != 500 || !strings.Contains(body, want) {
@@ -77,7 +77,7 @@ func TestReadyWhenTheKubeletHasTheList(t *testing.T) {
 	kubelet, err := kubelettest.Start(dir)
 	must(t, err)
 	defer kubelet.Stop()
-	p.log.await(t, `"Registered with the kubelet"`)
+	p.log.Await(t, `"Registered with the kubelet"`)
 	awaitVF(t, kubelet)
 	if status, body := get(t, "http://"+address+"/readyz"); status != 200 {
 		t.Errorf("/readyz with a kubelet that has the list: %d %s", status, body)
@@ -96,14 +96,14 @@ func TestUnusedFlagIsLogged(t *testing.T) {
 	p := start(t, "-mode", "kernel", "-steal", "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(),
 		"-kubelet-dir", t.TempDir(), "-adf-ctl", "true")
 	defer p.stop()
-	p.log.await(t, `"A flag has no effect in this mode" flag="-steal" mode="kernel"`)
+	p.log.Await(t, `"A flag has no effect in this mode" flag="-steal" mode="kernel"`)
 }
 
 func TestForceWithoutRulesIsLogged(t *testing.T) {
 	p := start(t, "-provisioning-force", "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(),
 		"-kubelet-dir", t.TempDir())
 	defer p.stop()
-	p.log.await(t, `"-provisioning-force has no effect without -provisioning-dir"`)
+	p.log.Await(t, `"-provisioning-force has no effect without -provisioning-dir"`)
 }
 
 // The health server must not keep a program alive that fails.

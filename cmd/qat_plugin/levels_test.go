@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/testlog"
 	"qatplugin/kubeletapi/kubelettest"
 )
 
@@ -71,7 +72,7 @@ func observedLevels(t *testing.T, verbosity int, documented map[string]int) map[
 		"-health-address=127.0.0.1:0", "-etc-root=/", "-status-socket", dir+"/none/status.sock",
 		"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir)
 	must(t, writer.Close())
-	log, copied := &logBuffer{written: make(chan struct{}, 1)}, make(chan error, 1)
+	log, copied := testlog.NewBuffer(), make(chan error, 1)
 	go func() {
 		_, err := io.Copy(log, reader)
 		_ = reader.Close()
@@ -85,8 +86,8 @@ func observedLevels(t *testing.T, verbosity int, documented map[string]int) map[
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 
-	log.await(t, "Waiting for the kubelet's socket")
-	address := log.await(t, `"Serving /livez and /readyz","address":"([^"]+)"`)[1]
+	log.Await(t, "Waiting for the kubelet's socket")
+	address := log.Await(t, `"Serving /livez and /readyz","address":"([^"]+)"`)[1]
 	if status, body := get(t, "http://"+address+"/readyz"); status == 200 {
 		t.Errorf("/readyz without a kubelet: %d %s", status, body)
 	}
@@ -101,13 +102,13 @@ func observedLevels(t *testing.T, verbosity int, documented map[string]int) map[
 	_, err = kubelet.Allocate(ctx, resource, []string{vf})
 	must(t, err)
 	must(t, host.SetAttr(pf, "qat/state", "down"))
-	log.await(t, "Device is unhealthy")
+	log.Await(t, "Device is unhealthy")
 	must(t, kubelet.Restart())
 	awaitVF(t, kubelet)
 	kubelet.Disconnect(resource)
 	for message := range expected(verbosity, documented) {
 		if !slices.Contains(lastMessages, message) {
-			log.await(t, `"msg":"`+regexp.QuoteMeta(message))
+			log.Await(t, `"msg":"`+regexp.QuoteMeta(message))
 		}
 	}
 	must(t, cmd.Process.Signal(syscall.SIGTERM))
@@ -115,7 +116,7 @@ func observedLevels(t *testing.T, verbosity int, documented map[string]int) map[
 	must(t, <-copied)
 
 	levels := map[string]int{}
-	for _, text := range log.lines() {
+	for _, text := range log.Lines() {
 		if line, _ := parseJSON(t, text); line.Verbosity != nil {
 			levels[line.Message] = *line.Verbosity
 		}

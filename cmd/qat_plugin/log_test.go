@@ -3,91 +3,26 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"k8s.io/klog/v2"
-
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/testlog"
 	"qatplugin/kubeletapi/kubelettest"
 )
 
 // timeout only keeps a broken test from hanging.
 const timeout = 20 * time.Second
 
-// logBuffer collects what klog writes.
-type logBuffer struct {
-	mu      sync.Mutex // guards text
-	text    bytes.Buffer
-	written chan struct{} // holds a value when there is something new
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	select {
-	case l.written <- struct{}{}:
-	default:
-	}
-	return l.text.Write(p)
-}
-
-// lines returns the lines that contain all parts.
-func (l *logBuffer) lines(parts ...string) (lines []string) {
-	klog.Flush()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.text.String()) {
-		if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
-			lines = append(lines, line)
-		}
-	}
-	return lines
-}
-
-func (l *logBuffer) String() string { return strings.Join(l.lines(), "") }
-
-// await waits until the log matches a pattern and returns the match with its groups.
-func (l *logBuffer) await(t *testing.T, pattern string) []string {
-	t.Helper()
-	re := regexp.MustCompile(pattern)
-	for deadline := time.After(timeout); ; {
-		if match := re.FindStringSubmatch(l.String()); match != nil {
-			return match
-		}
-		select {
-		case <-l.written:
-		case <-deadline:
-			t.Fatalf("the log does not match %s:\n%s", pattern, l)
-		}
-	}
-}
-
-// captureLog makes klog write to the returned buffer until the test ends.
-func captureLog(t *testing.T) *logBuffer {
-	t.Helper()
-	log := &logBuffer{written: make(chan struct{}, 1)}
-	klog.LogToStderr(false)
-	klog.SetOutput(log)
-	t.Cleanup(func() {
-		klog.SetOutput(io.Discard)
-		klog.LogToStderr(true)
-	})
-	return log
-}
-
 // running is a running qat_plugin.
 type running struct {
 	t      *testing.T
-	log    *logBuffer
+	log    *testlog.Buffer
 	cancel context.CancelFunc
 	status chan int
 }
@@ -96,7 +31,7 @@ type running struct {
 func start(t *testing.T, args ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	p := &running{t: t, log: captureLog(t), cancel: cancel, status: make(chan int, 1)}
+	p := &running{t: t, log: testlog.CaptureBuffer(t), cancel: cancel, status: make(chan int, 1)}
 	go func() { p.status <- run(ctx, append(args, "-logtostderr=false"), io.Discard, io.Discard) }()
 	return p
 }
@@ -143,7 +78,7 @@ func awaitVF(t *testing.T, kubelet *kubelettest.Kubelet) {
 
 // logOfAddedVF runs the program while a VF is added to its host, until the kubelet lists the VF,
 // and returns the log.
-func logOfAddedVF(t *testing.T, args ...string) *logBuffer {
+func logOfAddedVF(t *testing.T, args ...string) *testlog.Buffer {
 	t.Helper()
 	host, dir := lookalike.Start(t), t.TempDir()
 	kubelet, err := kubelettest.Start(dir)
@@ -158,25 +93,25 @@ func logOfAddedVF(t *testing.T, args ...string) *logBuffer {
 
 func TestVerbosity4LogsEachEventAndItsOutcome(t *testing.T) {
 	log := logOfAddedVF(t, "-v=4")
-	created := log.lines(`"Event"`, `source="inotify"`, `action="create"`, `device="`+vf+`"`)
+	created := log.Lines(`"Event"`, `source="inotify"`, `action="create"`, `device="`+vf+`"`)
 	if len(created) == 0 {
 		t.Fatalf("the log has no event of the VF:\n%s", log)
 	}
-	if len(log.lines(`"Event"`, `device="`+vf+`"`, `ledTo="in cy"`)) == 0 {
+	if len(log.Lines(`"Event"`, `device="`+vf+`"`, `ledTo="in cy"`)) == 0 {
 		t.Errorf("the log has no event that led to the VF's listing: %q", created)
 	}
 }
 
 func TestDefaultVerbosityLogsOnlyLifeCycleAndListChanges(t *testing.T) {
 	log := logOfAddedVF(t, "-v=0")
-	if lines := log.lines(`"List changed"`, `resource="cy"`, `added=["`+vf+`"]`); len(lines) != 1 {
+	if lines := log.Lines(`"List changed"`, `resource="cy"`, `added=["`+vf+`"]`); len(lines) != 1 {
 		t.Errorf("the addition of the VF is logged %d times, want once:\n%s", len(lines), log)
 	}
 	expected := []string{
 		"started", "ended", "Registered with the kubelet", "Waiting for the kubelet", "List changed",
 		"Device is unhealthy",
 	}
-	for _, line := range log.lines() {
+	for _, line := range log.Lines() {
 		if !slices.ContainsFunc(expected, func(part string) bool { return strings.Contains(line, part) }) {
 			t.Errorf("unexpected line: %s", line)
 		}

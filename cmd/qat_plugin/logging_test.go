@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/testlog"
 	"qatplugin/kubeletapi/kubelettest"
 )
 
@@ -34,19 +35,19 @@ func processLog(t *testing.T, args ...string) (lines []string) {
 	cmd, wait := startProcess(t, writer, append(args,
 		"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir)...)
 	must(t, writer.Close())
-	log, copied := &logBuffer{written: make(chan struct{}, 1)}, make(chan error, 1)
+	log, copied := testlog.NewBuffer(), make(chan error, 1)
 	go func() {
 		_, err := io.Copy(log, reader)
 		copied <- errors.Join(err, reader.Close())
 	}()
 	addVF(t, host)
 	awaitVF(t, kubelet)
-	log.await(t, "Registered with the kubelet") // the kubelet has the list before the answer
-	log.await(t, "List changed")                // logged after the list is sent
+	log.Await(t, "Registered with the kubelet") // the kubelet has the list before the answer
+	log.Await(t, "List changed")                // logged after the list is sent
 	must(t, cmd.Process.Signal(syscall.SIGTERM))
 	must(t, wait())
 	must(t, <-copied)
-	return log.lines()
+	return log.Lines()
 }
 
 // A jsonLine is a line of a log in JSON.

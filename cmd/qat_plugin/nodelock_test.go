@@ -74,7 +74,7 @@ func TestPluginServesNothingBesideADRADriver(t *testing.T) {
 		"-health-address", "127.0.0.1:0")
 	address := p.healthAddress()
 	want := "the DRA driver has locked " + filepath.Join(dir, "qat.intel.com.lock") + ": it must end first"
-	p.log.await(t, `"Not serving the devices of this node, because another program serves them; `+
+	p.log.Await(t, `"Not serving the devices of this node, because another program serves them; `+
 		`remove one of the two from the node" err="`+want+`"`)
 	if status, body := get(t, "http://"+address+"/livez"); status != 200 {
 		t.Errorf("/livez: %d %s", status, body)
@@ -124,7 +124,7 @@ func TestModeKernelRunsBesideADRADriver(t *testing.T) {
 	p := start(t, "-mode", "kernel", "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", dir,
 		"-adf-ctl", "/none/adf_ctl", "-health-address", "127.0.0.1:0")
 	defer p.stop()
-	p.log.await(t, `adf_ctl`) // reading the host, where nothing is installed
+	p.log.Await(t, `adf_ctl`) // reading the host, where nothing is installed
 	if _, body := get(t, "http://"+p.healthAddress()+"/readyz?verbose"); strings.Contains(body, "locked") {
 		t.Errorf("/readyz: %s", body)
 	}
@@ -133,7 +133,7 @@ func TestModeKernelRunsBesideADRADriver(t *testing.T) {
 func TestLockFileIsAllThatTheLockLeaves(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", dir)
-	p.log.await(t, `"Waiting for the kubelet's socket"`)
+	p.log.Await(t, `"Waiting for the kubelet's socket"`)
 	p.stop()
 	entries, err := os.ReadDir(dir)
 	must(t, err)

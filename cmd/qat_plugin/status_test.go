@@ -50,8 +50,8 @@ func startStatus(t *testing.T, args ...string) *statusRig {
 	r := &statusRig{host: host, kubelet: kubelet, socket: filepath.Join(shortDir(t), "status.sock")}
 	r.running = start(t, append([]string{"-sysfs-root", host.Sysfs(), "-dev-root", host.Dev(), "-kubelet-dir", dir,
 		"-pod-resources-socket=", "-http-address=127.0.0.1:0", "-status-socket", r.socket}, args...)...)
-	r.address = r.log.await(t, `"Serving the status" address="([0-9.:]+)"`)[1]
-	r.log.await(t, `"Serving the status" address="`+r.socket)
+	r.address = r.log.Await(t, `"Serving the status" address="([0-9.:]+)"`)[1]
+	r.log.Await(t, `"Serving the status" address="`+r.socket)
 	return r
 }
 
@@ -406,7 +406,7 @@ func TestSignalWritesTheRecording(t *testing.T) {
 	awaitVF(t, r.kubelet)
 	must(t, syscall.Kill(os.Getpid(), syscall.SIGUSR1))
 	file := filepath.Join(filepath.Dir(r.socket), "recording.ndjson")
-	r.log.await(t, `"Wrote the recording" file="`+file+`"`)
+	r.log.Await(t, `"Wrote the recording" file="`+file+`"`)
 	recording, err := os.Open(file)
 	must(t, err)
 	defer recording.Close()
@@ -432,9 +432,9 @@ func TestRecordingThatCannotBeWrittenIsExplained(t *testing.T) {
 	} {
 		p := start(t, "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", t.TempDir(),
 			"-status-socket", tt.socket, "-recorder-size", tt.size)
-		p.log.await(t, `"Waiting for the kubelet`) // it receives signals by then
+		p.log.Await(t, `"Waiting for the kubelet`) // it receives signals by then
 		must(t, syscall.Kill(os.Getpid(), syscall.SIGUSR1))
-		p.log.await(t, tt.want)
+		p.log.Await(t, tt.want)
 		p.stop()
 	}
 }
@@ -452,12 +452,12 @@ func TestNothingIsServedByDefault(t *testing.T) {
 			}
 			p := start(t, "-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", t.TempDir(),
 				"-status-socket", socket, "-v=1")
-			p.log.await(t, `"Waiting for the kubelet`)
+			p.log.Await(t, `"Waiting for the kubelet`)
 			if socket != "" {
-				p.log.await(t, `"Not serving the status socket, because its directory does not exist" socket="`+socket)
+				p.log.Await(t, `"Not serving the status socket, because its directory does not exist" socket="`+socket)
 			}
 			p.stop()
-			if lines := p.log.lines(`"Serving`); len(lines) > 0 {
+			if lines := p.log.Lines(`"Serving`); len(lines) > 0 {
 				t.Errorf("served without flags: %q", lines)
 			}
 		})
@@ -473,9 +473,9 @@ func TestSocketOfAnotherPlugin(t *testing.T) {
 		"-sysfs-root", t.TempDir(), "-dev-root", t.TempDir(), "-kubelet-dir", t.TempDir(), "-status-socket", path,
 	}
 	p := start(t, args...)
-	p.log.await(t, `"Cannot serve the status, retrying; the devices are served regardless" `+
+	p.log.Await(t, `"Cannot serve the status, retrying; the devices are served regardless" `+
 		`err="listen on `+path+`: another process serves it" address="`+path)
 	must(t, other.Close()) // as if it was killed: the file stays
-	p.log.await(t, `"Serving the status" address="`+path)
+	p.log.Await(t, `"Serving the status" address="`+path)
 	p.stop()
 }

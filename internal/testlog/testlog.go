@@ -4,10 +4,8 @@
 package testlog
 
 import (
-	"bytes"
 	"io"
 	"strings"
-	"sync"
 	"testing"
 
 	"k8s.io/klog/v2"
@@ -17,14 +15,13 @@ import (
 // so far, without time and place. Any goroutine may call that function.
 func Capture(t testing.TB) func() []string {
 	t.Helper()
-	text := &buffer{}
+	text := NewBuffer()
 	state := klog.CaptureState()
 	t.Cleanup(state.Restore)
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
 	klog.SetOutputBySeverity("INFO", text) // errors go there as well
 	return func() (lines []string) {
-		klog.Flush()
 		for line := range strings.Lines(text.String()) {
 			if _, line, ok := strings.Cut(strings.TrimSpace(line), "] "); ok {
 				lines = append(lines, line)
@@ -32,22 +29,4 @@ func Capture(t testing.TB) func() []string {
 		}
 		return lines
 	}
-}
-
-// A buffer is a bytes.Buffer that any goroutine may use.
-type buffer struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }
