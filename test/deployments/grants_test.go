@@ -97,7 +97,7 @@ var draGrants = []grant{
 		"the lock that keeps the device plugin from serving the same devices",
 	},
 	{"writes /var/run/cdi at /var/run/cdi", "the CDI specs of the claims"},
-	{"writes to a volume that is not of the host at /run/qat_plugin", "the status socket, and recordings"},
+	{"writes to a volume that is not of the host at /run/qat_dra_driver", "the status socket, and recordings"},
 	{"listens on port 8081 of the pod", "the kubelet's probes"},
 	{"token of the service account intel-qat-dra-driver", "ResourceSlices, ResourceClaims and the Node"},
 	{"connects to TCP ports 443 and 6443 of any address", "the API server"},
@@ -298,7 +298,8 @@ func TestHostPathsMustExist(t *testing.T) {
 func TestNetworkPolicyDeniesAll(t *testing.T) {
 	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
 		policy := p.policy.Spec
-		if len(policy.PolicyTypes) != 2 || len(policy.Ingress) > 0 || len(policy.Egress) > 0 && o.name != "events" && !o.isDRA() {
+		toServer := o.name == "events" || o.isDRA()
+		if len(policy.PolicyTypes) != 2 || len(policy.Ingress) > 0 || len(policy.Egress) > 0 && !toServer {
 			t.Errorf("the network policy allows traffic: %v", policy)
 		}
 	})

@@ -54,9 +54,9 @@ func TestNamesAndSelectors(t *testing.T) {
 	})
 }
 
-// TestInstallationsShareNoObject: the device plugin in both modes and the DRA driver can be installed
-// in one namespace, each on its nodes. An object in two of them would be overwritten by one
-// installation and removed with the other.
+// TestInstallationsShareNoObject: the device plugin in both modes and the DRA driver can be
+// installed in one namespace, each on its nodes. An object in two of them would be overwritten by
+// one installation and removed with the other.
 func TestInstallationsShareNoObject(t *testing.T) {
 	owners := map[string]string{}
 	for _, dir := range []string{"qat_plugin", "qat_plugin/overlays/kernel", "qat_dra_driver"} {

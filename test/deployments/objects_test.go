@@ -112,7 +112,8 @@ func (o overlay) plugin(t testing.TB) plugin {
 	if !single || len(got.pods)+len(got.rules)+len(got.roles)+len(got.bindings) > 0 {
 		t.Fatalf("%s does not consist of a DaemonSet, its ConfigMaps, a NetworkPolicy and service accounts", o.dir)
 	}
-	beside := len(got.classes) + len(got.clusterRoles) + len(got.clusterBindings) + len(got.admission) + len(got.enforced)
+	beside := len(got.classes) + len(got.admission) + len(got.enforced) +
+		len(got.clusterRoles) + len(got.clusterBindings)
 	if beside > 0 && !o.isDRA() {
 		t.Fatalf("%s has %d objects that only the DRA driver needs", o.dir, beside)
 	}
