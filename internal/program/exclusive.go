@@ -24,8 +24,8 @@ func NewGate(front nodelock.Front, dir string) *nodelock.Gate {
 	})
 }
 
-// Exclusive returns a function that calls watch when the gate lets the program serve, and the checks
-// of a plugin that may wait for that. Before, the plugin does not touch the host.
+// Exclusive returns a function that calls watch when the gate lets the program serve, and the
+// checks of a plugin that may wait for that. Before, the plugin does not touch the host.
 func Exclusive(gate *nodelock.Gate, watch WatchFunc, c Checker) (WatchFunc, Checker) {
 	return func(ctx context.Context, publish func(*devtree.Tree)) error {
 		return gate.Run(ctx, func(ctx context.Context) error { return watch(ctx, publish) })
