@@ -9,8 +9,8 @@
 // "<vendor>/<class>=<ID>". Its entry in the file injects the device nodes, mounts and
 // environment of the device; CDI has no annotations for containers.
 //
-// A [Spec] is a single file that its owner writes itself, in the same way. What follows is about the
-// Writer.
+// A [Spec] is a single file that its owner writes itself, in the same way. What follows is about
+// the Writer.
 //
 // # Guarantees
 //
@@ -30,10 +30,10 @@
 //
 // Any number of processes may use the same directory, vendor and class. A process never changes a
 // file that another running process owns. All devices of a class that a process offers are in one
-// file, "<vendor>-<class>_device-plugin.json". If another process owns that file, the name ends in
-// "-2", "-3" and so on instead. The owner holds a lock on the file ".<name>.lock" beside it, which
-// also works between containers; lslocks(8) shows it. The kernel releases the lock when the process
-// ends.
+// file, "<vendor>-<class>_device-plugin.json". If another process owns that file, the name ends
+// in "-2", "-3" and so on instead. The owner holds a lock on the file ".<name>.lock" beside it,
+// which also works between containers; lslocks(8) shows it. The kernel releases the lock when the
+// process ends.
 //
 // A runtime refuses a device that two files define. A device therefore belongs to the process that
 // defined it first. Another process that offers the same device publishes it without a CDI name,
@@ -44,18 +44,18 @@
 // higher number removes its entry.
 //
 // A process takes over the files of dead processes that define one of its devices. With its first
-// Tree, it also takes over all files of the vendor that an earlier process of the same program left
-// behind, and removes the entries that it does not need. It leaves the files of other programs
-// alone, because those programs may start again. It never changes a file with another name or of
-// another kind.
+// Tree, it also takes over all files of the vendor that an earlier process of the same program
+// left behind, and removes the entries that it does not need. It leaves the files of other
+// programs alone, because those programs may start again. It never changes a file with another
+// name or of another kind.
 //
 // # Failures
 //
-// If a file cannot be written, the Writer publishes new and changed devices without CDI names, logs
-// how to solve the problem, and retries. It also publishes a device without a CDI name if CDI
-// cannot describe the device: its ID is not a valid CDI name, its resource is not a valid CDI class
-// (if Config.Class is empty), it has no container edits, or a device with other edits has the same
-// CDI name. An error with the same cause is logged once in ten minutes.
+// If a file cannot be written, the Writer publishes new and changed devices without CDI names,
+// logs how to solve the problem, and retries. It also publishes a device without a CDI name if
+// CDI cannot describe the device: its ID is not a valid CDI name, its resource is not a valid CDI
+// class (if Config.Class is empty), it has no container edits, or a device with other edits has
+// the same CDI name. An error with the same cause is logged once in ten minutes.
 //
 // # Limits
 //

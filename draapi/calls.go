@@ -87,8 +87,11 @@ func describe(ref claims.Ref, c *claims.Claim) *Claim {
 	return claim
 }
 
-// askPreparer calls the plugin's Prepare.
+// askPreparer calls the plugin's Prepare, unless the container runtime would ignore the devices.
 func (d *Driver) askPreparer(ctx context.Context, c *claims.Claim) error {
+	if err := d.waitForRuntime(ctx); err != nil {
+		return err
+	}
 	if d.preparer == nil {
 		return nil
 	}

@@ -25,6 +25,13 @@ func description(devices []*dra.Device) (list []string) {
 	return list
 }
 
+func wantError(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v\nwant  %s", err, want)
+	}
+}
+
 func TestContainerGetsTheDevicesOfItsClaim(t *testing.T) {
 	h, p := newHost(t), newFakePlugin()
 	r := h.start(p, tree(t, nil, color("a:1"), color("a:2")))
@@ -49,7 +56,8 @@ func TestContainerGetsTheDevicesOfItsClaim(t *testing.T) {
 		t.Errorf("device nodes %+v", n)
 	}
 	holders, err := r.Holders(t.Context())
-	if diff := cmp.Diff(map[string]string{"a:1": "default/paint", "a:2": "default/paint"}, holders); diff != "" || err != nil {
+	wantHolders := map[string]string{"a:1": "default/paint", "a:2": "default/paint"}
+	if diff := cmp.Diff(wantHolders, holders); diff != "" || err != nil {
 		t.Errorf("holders (-want +got):\n%s%v", diff, err)
 	}
 
@@ -70,9 +78,8 @@ func TestPluginDecidesWhatAClaimGets(t *testing.T) {
 	claim := h.allocate("paint", 1, result("one", "1"))
 
 	p.setPrepare(func(context.Context, *Claim) error { return errors.New("the color has dried") })
-	if _, err := h.tryPrepare(claim); err == nil || err.Error() != "the color has dried" {
-		t.Errorf("error %v", err)
-	}
+	_, err := h.tryPrepare(claim)
+	wantError(t, err, "the color has dried")
 	if files := h.files(); len(files) > 0 {
 		t.Errorf("files after an error: %q", files)
 	}
@@ -91,7 +98,7 @@ func TestPluginDecidesWhatAClaimGets(t *testing.T) {
 		t.Errorf("environment (-want +got):\n%s", diff)
 	}
 	p.setPrepare(func(_ context.Context, c *Claim) error {
-		c.Devices[0].Edits = devtree.ContainerEdits{Mounts: []devtree.Mount{{HostPath: "relative", ContainerPath: "/a"}}}
+		c.Devices[0].Edits.Mounts = []devtree.Mount{{HostPath: "relative", ContainerPath: "/a"}}
 		return nil
 	})
 	h.unprepare(claim)
@@ -106,6 +113,8 @@ func TestClaimIsRefused(t *testing.T) {
 	h.prepare(h.allocate("first", 1, result("one", "1")))
 	otherPool := result("one", "2")
 	otherPool.Pool = "node-2"
+	otherDriver := result("one", "1")
+	otherDriver.Driver = "x.example.com"
 	for _, tt := range []struct {
 		name    string
 		results []resourcev1.DeviceRequestAllocationResult
@@ -119,14 +128,12 @@ func TestClaimIsRefused(t *testing.T) {
 			"device 3 is unhealthy: it fades in the sun"},
 		{"pool", []resourcev1.DeviceRequestAllocationResult{otherPool},
 			"device 2 is of pool node-2, and the pool of this node is node-1"},
-		{"other driver", []resourcev1.DeviceRequestAllocationResult{{Request: "one", Driver: "x.example.com", Pool: nodeName, Device: "1"}},
+		{"other driver", []resourcev1.DeviceRequestAllocationResult{otherDriver},
 			"the claim is allocated no device of driver color.example.com"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := h.tryPrepare(h.allocate("second", 1, tt.results...))
-			if err == nil || err.Error() != tt.want {
-				t.Errorf("error %v\nwant  %s", err, tt.want)
-			}
+			wantError(t, err, tt.want)
 		})
 	}
 	if diff := cmp.Diff([]string{"color.example.com-claim-first-1.json"}, h.files()); diff != "" {
@@ -165,15 +172,9 @@ func TestClaimIsDeletedAndCreatedAgain(t *testing.T) {
 	renewed := h.allocate("paint", 2, result("one", "1"))
 
 	_, err := h.tryPrepare(renewed)
-	if want := "device 1 is held by claim default/paint (UID paint-1), which the kubelet has not unprepared"; err == nil ||
-		err.Error() != want {
-		t.Errorf("error %v, want %s", err, want)
-	}
+	wantError(t, err, "device 1 is held by claim default/paint (UID paint-1), which the kubelet has not unprepared")
 	_, err = h.tryPrepare(&dra.Claim{Namespace: "default", Name: "paint", Uid: "paint-3"})
-	if want := "the claim was deleted and created again: its UID is paint-2, and paint-3 is to be prepared"; err == nil ||
-		err.Error() != want {
-		t.Errorf("error %v, want %s", err, want)
-	}
+	wantError(t, err, "the claim was deleted and created again: its UID is paint-2, and paint-3 is to be prepared")
 	h.unprepare(old)
 	h.prepare(renewed)
 	if diff := cmp.Diff([]string{"color.example.com-claim-paint-2.json"}, h.files()); diff != "" {

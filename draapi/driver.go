@@ -51,6 +51,7 @@ type parts struct {
 	client  *apiclient.Client
 	first   chan struct{} // closed when the plugin has published its first Tree
 	ask     chan struct{} // wakes watchRuntime; buffers one signal
+	known   chan struct{} // closed when the container runtime is known
 	log     klog.Logger
 }
 
@@ -73,10 +74,10 @@ func NewDriver(name string, plugin Plugin, opts ...Option) *Driver {
 }
 
 // Run offers the plugin's devices until ctx ends or Watch fails. Then calls of the kubelet in
-// progress have up to 5 s to return, the sockets are removed, and Watch has up to 5 s to return. The
-// ResourceSlices and the prepared claims stay, for the next instance; if there is none, the kubelet
-// deletes the slices after 30 s. Run returns an error if Watch fails or does not return in time, and
-// for an invalid argument. Otherwise it returns nil. It may be called once.
+// progress have up to 5 s to return, the sockets are removed, and Watch has up to 5 s to return.
+// The ResourceSlices and the prepared claims stay, for the next instance; if there is none, the
+// kubelet deletes the slices after 30 s. Run returns an error if Watch fails or does not return
+// in time, and for an invalid argument. Otherwise it returns nil. It may be called once.
 func (d *Driver) Run(ctx context.Context) error {
 	if d.started.Swap(true) {
 		return errors.New("a Driver can only run once")
@@ -144,7 +145,13 @@ func (d *Driver) build(log klog.Logger) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &parts{client: client, first: make(chan struct{}), ask: make(chan struct{}, 1), log: log}
+	p := &parts{
+		client: client,
+		first:  make(chan struct{}),
+		ask:    make(chan struct{}, 1),
+		known:  make(chan struct{}),
+		log:    log,
+	}
 	metadataDir := ""
 	if d.config.metadata {
 		metadataDir = filepath.Join(d.config.kubeletRoot, "plugins", d.name, "dra-device-metadata")
@@ -227,8 +234,8 @@ func (d *Driver) newest() (*inventory.Inventory, <-chan struct{}) {
 	return d.inventory, d.changed
 }
 
-// reload reads what other instances have prepared and unprepared, until ctx ends. A call for a claim
-// does not wait for it, and reads that itself.
+// reload reads what other instances have prepared and unprepared, until ctx ends. A call for a
+// claim does not wait for it, and reads that itself.
 func reload(ctx context.Context, p *parts) {
 	ticker := time.NewTicker(loadInterval)
 	defer ticker.Stop()

@@ -227,7 +227,10 @@ func (h *host) run(plugin Plugin, opts ...Option) *runningDriver {
 	h.t.Helper()
 	r := &runningDriver{
 		Driver: NewDriver(driverName, plugin, slices.Concat([]Option{
-			WithNodeName(nodeName), WithRESTConfig(h.api.Config()), WithKubeletRoot(h.kubelet.Root()), WithCDIDir(h.cdiDir),
+			WithNodeName(nodeName),
+			WithRESTConfig(h.api.Config()),
+			WithKubeletRoot(h.kubelet.Root()),
+			WithCDIDir(h.cdiDir),
 		}, opts)...),
 		t:    h.t,
 		done: make(chan struct{}),
@@ -256,6 +259,7 @@ func (h *host) start(plugin *fakePlugin, devices *devtree.Tree, opts ...Option) 
 	r := h.run(plugin, opts...)
 	plugin.publish(devices)
 	h.kubelet.WaitRegistered(h.t, driverName, 1)
+	await(h.t, "the registration", func() bool { return r.CheckRegistered(context.Background()) == nil })
 	return r
 }
 

@@ -15,8 +15,8 @@ type Observer interface {
 	// the request has failed. operation is "create", "update" or "delete".
 	SliceWritten(slice, operation string, took time.Duration, err error)
 
-	// Published is called when the API server has stored all ResourceSlices with the devices of the
-	// Tree. Trees that the plugin replaces before they are written are skipped.
+	// Published is called when the API server has stored all ResourceSlices with the devices of
+	// the Tree. Trees that the plugin replaces before they are written are skipped.
 	Published(tree *devtree.Tree)
 
 	// Registered is called when the kubelet has notified the Driver of a registration or, with the

@@ -26,8 +26,8 @@ func WithNodeName(name string) Option { return func(c *config) { c.nodeName = na
 func WithRESTConfig(r *rest.Config) Option { return func(c *config) { c.rest = r } }
 
 // WithKubeletRoot sets the kubelet's directory, by default /var/lib/kubelet. The Driver creates
-// sockets in plugins/<driver> and plugins_registry below it. The paths of both must be the same for
-// the Driver and the kubelet.
+// sockets in plugins/<driver> and plugins_registry below it. The paths of both must be the same
+// for the Driver and the kubelet.
 func WithKubeletRoot(dir string) Option { return func(c *config) { c.kubeletRoot = dir } }
 
 // WithCDIDir sets the directory for the CDI spec files of claims, by default /var/run/cdi. It must
@@ -52,12 +52,12 @@ func WithEviction(evict func(*devtree.Device) bool) Option {
 	return func(c *config) { c.evict = evict }
 }
 
-// WithDeviceMetadata also gives containers files with the attributes of their devices, as described
-// by KEP-5304 (k8s.io/dynamic-resource-allocation/api/metadata).
+// WithDeviceMetadata also gives containers files with the attributes of their devices, as
+// described by KEP-5304 (k8s.io/dynamic-resource-allocation/api/metadata).
 func WithDeviceMetadata() Option { return func(c *config) { c.metadata = true } }
 
-// WithAssumedCDI states that the container runtime supports CDI, whatever version the Node reports.
-// It is for containerd 1.7, where CDI is a setting, which the Node does not show.
+// WithAssumedCDI states that the container runtime supports CDI, whatever version the Node
+// reports. It is for containerd 1.7, where CDI is a setting, which the Node does not show.
 func WithAssumedCDI() Option { return func(c *config) { c.assumeCDI = true } }
 
 // WithObserver adds an [Observer]. It may be given several times.
@@ -96,9 +96,10 @@ func checkName(name string) error {
 	if len(name) > maxDriverName {
 		return fmt.Errorf("driver name %q has %d characters: at most %d are allowed", name, len(name), maxDriverName)
 	}
-	if !dnsSubdomain.MatchString(name) {
-		return fmt.Errorf("invalid driver name %q: must be a DNS name of lower-case letters, digits, '-' and '.', "+
-			"such as \"color.example.com\"", name)
+	if !dnsSubdomain.MatchString(name) || name[0] >= '0' && name[0] <= '9' {
+		// It is also a vendor of CDI, which must begin with a letter.
+		return fmt.Errorf("invalid driver name %q: must be a DNS name of lower-case letters, digits, '-' and '.' "+
+			"that begins with a letter, such as \"color.example.com\"", name)
 	}
 	return nil
 }

@@ -12,17 +12,18 @@ import (
 // kubeletapi.Plugin.
 type Plugin interface {
 	// Watch is called once. It calls publish with a new Tree whenever the devices change, and
-	// returns when ctx ends. An error ends the Driver. All devices of all resources of a Tree are in
-	// one pool, so their IDs must differ. Any goroutine may call publish, which never waits for the
-	// API server or the kubelet.
+	// returns when ctx ends. An error ends the Driver. All devices of all resources of a Tree are
+	// in one pool, so their IDs must differ. Any goroutine may call publish, which never waits
+	// for the API server or the kubelet.
 	Watch(ctx context.Context, publish func(*devtree.Tree)) error
 }
 
 // A Preparer is a Plugin that checks devices once more before containers get them, or decides what
 // containers get.
 type Preparer interface {
-	// Prepare is called before a claim is prepared. It may modify the Edits of the claim's devices,
-	// which belong to this claim. An error fails the preparation, which the kubelet repeats.
+	// Prepare is called before a claim is prepared. It may modify the Edits of the claim's
+	// devices, which belong to this claim. An error fails the preparation, which the kubelet
+	// repeats.
 	Prepare(ctx context.Context, claim *Claim) error
 }
 

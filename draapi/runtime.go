@@ -37,9 +37,9 @@ type runtimeState struct {
 	from, to *devtree.Tree // the last argument of withoutCDI, and its result
 }
 
-// withoutCDI returns the Tree itself, or one in which no device is healthy if the container runtime
-// ignores CDI devices. A claim would then be prepared, and its pod run without the devices and
-// without an error.
+// withoutCDI returns the Tree itself, or one in which no device is healthy if the container
+// runtime ignores CDI devices. A claim would then be prepared, and its pod run without the
+// devices and without an error.
 func (s *runtimeState) withoutCDI(t *devtree.Tree) *devtree.Tree {
 	if s.err == nil {
 		return t
@@ -67,14 +67,15 @@ func (d *Driver) askRuntime() {
 	}
 }
 
-// watchRuntime finds out whether the container runtime injects CDI devices, until ctx ends. It gets
-// the Node again when it is asked to, and while the runtime does not.
+// watchRuntime finds out whether the container runtime injects CDI devices, until ctx ends. It
+// gets the Node again when it is asked to, and while the runtime does not.
 func (d *Driver) watchRuntime(ctx context.Context) {
 	log := d.parts.log
 	errorLog := retry.ErrorLog{Log: log, Interval: 10 * time.Minute}
 	backOff := retry.BackOff{First: runtimeFirst, Limit: runtimeMax}
 	for {
-		var again <-chan time.Time // nil: only when asked
+		var again <-chan time.Time        // nil: only when asked
+		quiet := time.After(runtimePause) // many calls may fail at once
 		node, err := d.parts.client.GetNode(ctx, d.config.nodeName)
 		switch {
 		case ctx.Err() != nil:
@@ -107,7 +108,7 @@ func (d *Driver) watchRuntime(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(runtimePause): // many calls may fail at once
+		case <-quiet:
 		}
 	}
 }
@@ -123,7 +124,8 @@ func (d *Driver) logRuntime(log klog.Logger, version string, problem error) {
 		log.Error(problem, "The container runtime ignores the devices of claims, so no device is offered",
 			"node", d.config.nodeName, "runtime", version)
 	case before.err != nil:
-		log.Info("The container runtime supports CDI, offering the devices", "node", d.config.nodeName, "runtime", version)
+		log.Info("The container runtime supports CDI, offering the devices",
+			"node", d.config.nodeName, "runtime", version)
 	default:
 		log.V(1).Info("Found the container runtime", "node", d.config.nodeName, "runtime", version)
 		if version != "" && !knownRuntime.MatchString(version) {
@@ -135,16 +137,32 @@ func (d *Driver) logRuntime(log klog.Logger, version string, problem error) {
 // setRuntime records what is known of the container runtime.
 func (d *Driver) setRuntime(version string, problem error) {
 	d.mu.Lock()
+	isFirst := !d.runtime.known
 	d.runtime = runtimeState{known: true, version: version, err: problem}
 	d.mu.Unlock()
 	d.refresh()
+	if isFirst {
+		close(d.parts.known)
+	}
+}
+
+// waitForRuntime waits until the container runtime is known. It returns an error if that ignores
+// the devices of claims.
+func (d *Driver) waitForRuntime(ctx context.Context) error {
+	select {
+	case <-d.parts.known:
+		return d.CheckRuntime(ctx)
+	case <-ctx.Done():
+		return fmt.Errorf("find out the container runtime from Node %s: %w", d.config.nodeName, ctx.Err())
+	}
 }
 
 // knownRuntime matches the versions that checkRuntime knows, such as "containerd://1.7.27".
 var knownRuntime = regexp.MustCompile(`^(containerd|cri-o)://v?(\d+)\.(\d+)`)
 
-// checkRuntime returns an error if a container runtime of that version ignores the CDI devices that
-// the kubelet names in its requests (CRI's ContainerConfig, CDIDevices), unless assume is set.
+// checkRuntime returns an error if a container runtime of that version ignores the CDI devices
+// that the kubelet names in its requests (CRI's ContainerConfig, CDIDevices), unless assume is
+// set.
 func checkRuntime(version string, assume bool) error {
 	parts := knownRuntime.FindStringSubmatch(version)
 	if parts == nil || assume {
@@ -162,8 +180,8 @@ func checkRuntime(version string, assume bool) error {
 			"upgrade the node to containerd 2.0 or newer", name)
 	case parts[1] == "containerd" && !atLeast(2, 0):
 		return errors.New(name + " ignores the CDI devices of claims unless enable_cdi is set: upgrade the node to " +
-			"containerd 2.0 or newer, or set enable_cdi and cdi_spec_dirs of plugin io.containerd.grpc.v1.cri and tell " +
-			"the driver that CDI works")
+			"containerd 2.0 or newer, or set enable_cdi of plugin io.containerd.grpc.v1.cri and tell the driver that " +
+			"CDI works")
 	case parts[1] == "cri-o" && !atLeast(1, 28):
 		return fmt.Errorf("%s ignores the CDI devices of claims, so pods would run without them: "+
 			"upgrade the node to CRI-O 1.28 or newer", name)

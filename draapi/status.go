@@ -74,8 +74,8 @@ var (
 	errNoTree     = errors.New("the devices have not been read yet")
 )
 
-// Status returns the state of the Driver. It takes time in proportion to the number of devices, and
-// delays nothing.
+// Status returns the state of the Driver. It takes time in proportion to the number of devices,
+// and delays nothing.
 func (d *Driver) Status() Status {
 	s := Status{Driver: d.name, Pool: d.config.nodeName}
 	d.mu.Lock()
@@ -159,9 +159,9 @@ func (d *Driver) Claims() []ClaimStatus {
 	return list
 }
 
-// Holders returns the devices that claims hold: device ID → "namespace/name" of the claim. It omits
-// devices that claims use with admin access, because these claims do not hold them. It returns an
-// error if the Driver has not read the claims that earlier processes have prepared.
+// Holders returns the devices that claims hold: device ID → "namespace/name" of the claim. It
+// omits devices that claims use with admin access, because these claims do not hold them. It
+// returns an error if the Driver has not read the claims that earlier processes have prepared.
 func (d *Driver) Holders(context.Context) (map[string]string, error) {
 	p := d.running()
 	if p == nil {

@@ -68,7 +68,6 @@ type plugin struct {
 type Health struct {
 	Healthy bool
 	Message string
-	Sent    time.Time // when the message arrived
 }
 
 // New starts a Kubelet for a test, in a new directory. It stops when the test ends.
@@ -243,7 +242,8 @@ func (k *Kubelet) deregister(match func(*plugin) bool) {
 	}
 }
 
-// followHealth reads the health of a driver's devices. When a stream ends, their health is unknown.
+// followHealth reads the health of a driver's devices. When a stream ends, their health is
+// unknown.
 func (k *Kubelet) followHealth(ctx context.Context, q *plugin) {
 	for ctx.Err() == nil {
 		stream, err := healthapi.NewDRAResourceHealthClient(q.conn).NodeWatchResources(ctx,
@@ -271,11 +271,10 @@ func (k *Kubelet) setHealth(q *plugin, response *healthapi.NodeWatchResourcesRes
 		}
 	}
 	for _, d := range response.GetDevices() {
-		name := strings.Join([]string{q.info.GetName(), d.GetDevice().GetPoolName(), d.GetDevice().GetDeviceName()}, "/")
-		k.health[name] = Health{
+		device := d.GetDevice()
+		k.health[q.info.GetName()+"/"+device.GetPoolName()+"/"+device.GetDeviceName()] = Health{
 			Healthy: d.GetHealth() == healthapi.HealthStatus_HEALTHY,
 			Message: d.GetMessage(),
-			Sent:    time.Now(),
 		}
 	}
 	k.wake()
@@ -323,11 +322,11 @@ func (k *Kubelet) WaitRegistered(t testing.TB, driver string, n int) {
 	})
 }
 
-// WaitHealth waits until a device has a health for which f returns true. Unknown health is the zero
-// Health.
+// WaitHealth waits until a device has a health for which f returns true. Unknown health is the
+// zero Health.
 func (k *Kubelet) WaitHealth(t testing.TB, driver, pool, device string, f func(Health) bool) {
 	t.Helper()
-	name := strings.Join([]string{driver, pool, device}, "/")
+	name := driver + "/" + pool + "/" + device
 	k.wait(t, "the health of "+name, func() bool { return f(k.health[name]) })
 }
 

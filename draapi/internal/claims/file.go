@@ -132,7 +132,8 @@ func (s *Store) read(uid string) (*Claim, error) {
 		return nil, fmt.Errorf("parse annotation %s: %w", s.annotation(), err)
 	}
 	if c.UID != uid || len(c.Devices) == 0 {
-		return nil, fmt.Errorf("annotation %s describes claim %q with %d devices", s.annotation(), c.UID, len(c.Devices))
+		return nil, fmt.Errorf("annotation %s describes claim %q with %d devices",
+			s.annotation(), c.UID, len(c.Devices))
 	}
 	claim := &Claim{Ref: Ref{c.Namespace, c.Name, c.UID}, PodClaim: c.PodClaim}
 	for _, d := range c.Devices {

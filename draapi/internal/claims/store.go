@@ -67,8 +67,8 @@ type Device struct {
 	Resource    string // when the claim was prepared
 	CDINames    []string
 
-	// Device is the device when the claim was prepared. If an earlier process has prepared it, only
-	// the ID is known. Edits are only used until the file is written.
+	// Device is the device when the claim was prepared. If an earlier process has prepared it,
+	// only the ID is known. Edits are only used until the file is written.
 	Device *devtree.Device
 	Edits  devtree.ContainerEdits
 }
@@ -206,7 +206,8 @@ func (s *Store) Prepare(ctx context.Context, ref Ref) (*Claim, error) {
 	object, err := s.getClaim(ctx, ref, prepared != nil)
 	if err != nil {
 		if prepared != nil && isTransient(err) {
-			s.Log.V(2).Info("Answering for a prepared claim without the API server", "claim", ref, "reason", err.Error())
+			s.Log.V(2).Info("Answering for a prepared claim without the API server", "claim", ref,
+				"reason", err.Error())
 			return prepared, nil
 		}
 		return nil, err

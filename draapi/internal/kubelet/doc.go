@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package kubelet is the side of a DRA driver that the kubelet sees: two Unix sockets, the
-// registration, the calls that prepare and unprepare claims, and the stream of the devices' health.
+// registration, the calls that prepare and unprepare claims, and the stream of the devices'
+// health.
 //
 // # Registration
 //
-// The kubelet watches the directory plugins_registry. For each socket that appears, it asks for the
-// driver's name and the path of its other socket, connects to that one, and reports the result
-// (pkg/kubelet/pluginmanager). When the socket disappears, it closes the connection. It does not
-// delete sockets when it starts, and finds those that exist. So a [Server] only has to keep both
-// sockets in place, whatever becomes of their directories.
+// The kubelet watches the directory plugins_registry. For each socket that appears, it asks for
+// the driver's name and the path of its other socket, connects to that one, and reports the
+// result (pkg/kubelet/pluginmanager). When the socket disappears, it closes the connection. It
+// does not delete sockets when it starts, and finds those that exist. So a [Server] only has to
+// keep both sockets in place, whatever becomes of their directories.
 //
 // The kubelet ignores when its own watch of the directory overflows, and then never learns of a
 // socket. So while it has not registered the driver, or is not connected, the Server creates the

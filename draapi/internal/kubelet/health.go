@@ -39,7 +39,7 @@ type deviceHealth struct {
 
 // NodeWatchResources sends the health of all devices until the stream or the Server ends: when it
 // has changed, and again after resendInterval.
-func (s *Server) NodeWatchResources(
+func (s *service) NodeWatchResources(
 	_ *healthapi.NodeWatchResourcesRequest, stream healthapi.DRAResourceHealth_NodeWatchResourcesServer,
 ) error {
 	defer s.state.openStream()()

@@ -89,7 +89,8 @@ func (r *reconciler) close() {
 	r.pluginDir.watch.Close()
 }
 
-// wait waits for an event, but not beyond deadline. It reports whether a directory may have changed.
+// wait waits for an event, but not beyond deadline. It reports whether a directory may have
+// changed.
 func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged bool) {
 	expired := time.NewTimer(time.Until(deadline))
 	defer expired.Stop()
@@ -113,8 +114,8 @@ func (r *reconciler) wait(ctx context.Context, deadline time.Time) (dirChanged b
 	return false
 }
 
-// reconcile does one pass. It returns the time by which it must be called again. dirChanged ends the
-// back-off after failures to listen.
+// reconcile does one pass. It returns the time by which it must be called again. dirChanged ends
+// the back-off after failures to listen.
 func (r *reconciler) reconcile(now time.Time, dirChanged bool) (next time.Time) {
 	s := r.server
 	next = earlier(r.registryDir.reconcile(now), r.pluginDir.reconcile(now))
@@ -220,8 +221,8 @@ func (r *reconciler) listen(e *endpoint, now time.Time, dirChanged bool) (create
 	return true, nil
 }
 
-// endpoint is a socket and its server. The server outlives its sockets and keeps their connections,
-// so deleting the file does not disturb a connected kubelet.
+// endpoint is a socket and its server. The server outlives its sockets and keeps their
+// connections, so deleting the file does not disturb a connected kubelet.
 type endpoint struct {
 	path    string
 	server  *grpc.Server
@@ -300,8 +301,8 @@ func (d *directory) reconcile(now time.Time) time.Time {
 	return d.compareAt
 }
 
-// handleEvent replaces the watch if ev is about the directory itself. It reports whether ev is about
-// that or about the socket.
+// handleEvent replaces the watch if ev is about the directory itself. It reports whether ev is
+// about that or about the socket.
 func (d *directory) handleEvent(ev fsnotify.Event, socket string) bool {
 	if d.watch.Moved(ev) {
 		d.rewatch()

@@ -60,10 +60,6 @@ const (
 
 // A Server serves the kubelet. Any goroutine may call its methods.
 type Server struct {
-	dra.UnimplementedDRAPluginServer
-	healthapi.UnimplementedDRAResourceHealthServer
-	registerapi.UnimplementedRegistrationServer
-
 	config       Config
 	registryDir  string
 	pluginDir    string
@@ -114,26 +110,24 @@ func (s *Server) Run(ctx context.Context) {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}),
 	}
 	draServer := grpc.NewServer(append(options, grpc.UnaryInterceptor(s.calls.count), grpc.StatsHandler(&s.state))...)
-	dra.RegisterDRAPluginServer(draServer, s)
-	healthapi.RegisterDRAResourceHealthServer(draServer, s)
+	implementation := &service{Server: s}
+	dra.RegisterDRAPluginServer(draServer, implementation)
+	healthapi.RegisterDRAResourceHealthServer(draServer, implementation)
 	registryServer := grpc.NewServer(options...)
-	registerapi.RegisterRegistrationServer(registryServer, s)
+	registerapi.RegisterRegistrationServer(registryServer, implementation)
 
 	r := newReconciler(s, registryServer, draServer)
 	r.run(ctx)
 
 	// The kubelet closes its connection when the registration socket disappears, and so breaks off
-	// calls in progress.
+	// calls in progress. So they end first.
 	s.calls.wait(stopTimeout)
+	close(s.streamsEnd)
+	stop(draServer)
 	r.registry.socket.Remove()
 	r.dra.socket.Remove()
 	r.close()
-	close(s.streamsEnd)
-	var stopping sync.WaitGroup
-	for _, server := range []*grpc.Server{draServer, registryServer} {
-		stopping.Go(func() { stop(server) })
-	}
-	stopping.Wait()
+	stop(registryServer)
 	r.running.Wait()
 }
 
@@ -152,8 +146,16 @@ func stop(server *grpc.Server) {
 	}
 }
 
+// service implements the APIs. Its methods run on the goroutines of the gRPC servers.
+type service struct {
+	dra.UnimplementedDRAPluginServer
+	healthapi.UnimplementedDRAResourceHealthServer
+	registerapi.UnimplementedRegistrationServer
+	*Server
+}
+
 // NodePrepareResources prepares the claims of a pod. Each has a result of its own.
-func (s *Server) NodePrepareResources(
+func (s *service) NodePrepareResources(
 	ctx context.Context, request *dra.NodePrepareResourcesRequest,
 ) (*dra.NodePrepareResourcesResponse, error) {
 	answers := make([]*dra.NodePrepareResourceResponse, len(request.GetClaims()))
@@ -169,7 +171,7 @@ func (s *Server) NodePrepareResources(
 }
 
 // NodeUnprepareResources unprepares the claims of a pod. Each has a result of its own.
-func (s *Server) NodeUnprepareResources(
+func (s *service) NodeUnprepareResources(
 	ctx context.Context, request *dra.NodeUnprepareResourcesRequest,
 ) (*dra.NodeUnprepareResourcesResponse, error) {
 	answers := make([]*dra.NodeUnprepareResourceResponse, len(request.GetClaims()))
@@ -209,7 +211,7 @@ func text(err error) string {
 }
 
 // GetInfo tells the kubelet what registers.
-func (s *Server) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
+func (s *service) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
 	return &registerapi.PluginInfo{
 		Type:     registerapi.DRAPlugin,
 		Name:     s.config.Driver,
@@ -221,7 +223,7 @@ func (s *Server) GetInfo(context.Context, *registerapi.InfoRequest) (*registerap
 }
 
 // NotifyRegistrationStatus records the kubelet's answer to the registration.
-func (s *Server) NotifyRegistrationStatus(
+func (s *service) NotifyRegistrationStatus(
 	_ context.Context, status *registerapi.RegistrationStatus,
 ) (*registerapi.RegistrationStatusResponse, error) {
 	var err error
