@@ -19,6 +19,7 @@ import (
 	"qatplugin/draapi/internal/claims"
 	"qatplugin/draapi/internal/inventory"
 	"qatplugin/draapi/internal/kubelet"
+	"qatplugin/draapi/internal/publisher"
 )
 
 const (
@@ -40,7 +41,8 @@ type Driver struct {
 	tree      *devtree.Tree
 	published bool                 // the plugin has published a Tree
 	inventory *inventory.Inventory // nil before the first Tree
-	changed   chan struct{}        // closed and replaced when inventory changes
+	history   history
+	changed   chan struct{} // closed and replaced when inventory changes
 	runtime   runtimeState
 }
 
@@ -48,6 +50,7 @@ type Driver struct {
 type parts struct {
 	claims  *claims.Store
 	kubelet *kubelet.Server
+	slices  *publisher.Publisher
 	client  *apiclient.Client
 	first   chan struct{} // closed when the plugin has published its first Tree
 	ask     chan struct{} // wakes watchRuntime; buffers one signal
@@ -122,6 +125,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { d.watchRuntime(ctx) })
 	running.Go(func() { reload(ctx, p) })
+	running.Go(func() { p.slices.Run(ctx) })
 	select {
 	case <-p.first:
 		p.kubelet.Run(ctx)
@@ -182,6 +186,7 @@ func (d *Driver) build(log klog.Logger) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.slices = d.newPublisher(p)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.parts = p
@@ -207,23 +212,39 @@ func (d *Driver) publish(t *devtree.Tree) {
 	}
 }
 
-// refresh updates the inventory from the newest Tree and the claims.
+// refresh updates the inventory from the newest Tree and the claims, and publishes it once the
+// container runtime is known.
 func (d *Driver) refresh() {
+	if tree := d.update(); tree != nil {
+		d.observePublished(tree)
+	}
+}
+
+// update does what refresh does, except for observers. It returns the newest Tree if the API server
+// has it already, because only something has changed that DRA does not describe.
+func (d *Driver) update() *devtree.Tree {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.published {
-		return
+		return nil
 	}
 	next := inventory.New(d.inventory, d.runtime.withoutCDI(d.tree), d.parts.claims.Held())
-	if next == d.inventory {
-		return
+	if next != d.inventory {
+		for _, err := range next.Skipped {
+			d.parts.log.V(2).Info("Not offering a device", "reason", err.Error())
+		}
+		d.inventory = next
+		close(d.changed)
+		d.changed = make(chan struct{})
 	}
-	for _, err := range next.Skipped {
-		d.parts.log.V(2).Info("Not offering a device", "reason", err.Error())
+	if !d.runtime.known {
+		return nil
 	}
-	d.inventory = next
-	close(d.changed)
-	d.changed = make(chan struct{})
+	if d.history.add(next, d.tree) {
+		return d.tree
+	}
+	d.parts.slices.Update(next)
+	return nil
 }
 
 // newest returns the newest Inventory, or nil before the first Tree, and a channel that is closed

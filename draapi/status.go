@@ -72,6 +72,7 @@ type ClaimDeviceStatus struct {
 var (
 	errNotRunning = errors.New("the driver is not running")
 	errNoTree     = errors.New("the devices have not been read yet")
+	errNoNode     = errors.New("the Node has not been read yet")
 )
 
 // Status returns the state of the Driver. It takes time in proportion to the number of devices,
@@ -106,6 +107,11 @@ func (d *Driver) Status() Status {
 		HealthStreams: k.HealthStreams,
 		HealthSent:    k.HealthSent,
 	}
+	published := p.slices.Status()
+	s.Publishing = published.Err
+	for _, slice := range published.Slices {
+		s.Slices = append(s.Slices, SliceStatus(slice))
+	}
 	return s
 }
 
@@ -124,9 +130,23 @@ func (d *Driver) CheckRegistered(context.Context) error {
 	return p.kubelet.Status().Err
 }
 
-// CheckPublished returns nil if the API server has stored the ResourceSlices of the newest Tree.
-// Otherwise the error states what is missing. It ignores its context.
-func (d *Driver) CheckPublished(context.Context) error { return errors.ErrUnsupported }
+// CheckPublished returns nil if the API server has stored the ResourceSlices of the newest Tree, or
+// if that is only a few seconds old. Otherwise the error states what is missing. It ignores its
+// context.
+func (d *Driver) CheckPublished(ctx context.Context) error {
+	d.mu.Lock()
+	p, published, known := d.parts, d.published, d.runtime.known
+	d.mu.Unlock()
+	switch {
+	case p == nil:
+		return errNotRunning
+	case !published:
+		return errNoTree
+	case !known:
+		return errNoNode
+	}
+	return p.slices.Check(ctx)
+}
 
 // CheckRuntime returns nil unless the Node reports a container runtime that ignores CDI devices.
 // The error states what to do. It ignores its context.

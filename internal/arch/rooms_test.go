@@ -35,7 +35,7 @@ var rooms = map[string]room{
 	"draapi": {
 		ours: []string{
 			"cdi", "devtree", "draapi/internal/apiclient", "draapi/internal/claims", "draapi/internal/inventory",
-			"draapi/internal/kubelet", "internal/retry",
+			"draapi/internal/kubelet", "draapi/internal/publisher", "internal/retry",
 		},
 		theirs: []string{
 			"k8s.io/apimachinery/pkg/api/errors", "k8s.io/client-go/rest", "k8s.io/klog/v2",
