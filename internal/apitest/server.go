@@ -164,6 +164,13 @@ func (s *Server) AddNode(node *corev1.Node) *corev1.Node {
 	return node.DeepCopy()
 }
 
+// Node returns the Node with that name, or nil.
+func (s *Server) Node(name string) *corev1.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nodes[name].DeepCopy()
+}
+
 // DeleteNode deletes a Node.
 func (s *Server) DeleteNode(name string) {
 	s.mu.Lock()
@@ -222,6 +229,14 @@ func (s *Server) EditSlice(name string, edit func(*resourcev1.ResourceSlice)) er
 	slice := old.DeepCopy()
 	edit(slice)
 	_, err := s.updateSlice(slice)
+	return err
+}
+
+// DeleteSlice deletes a ResourceSlice, as another client would.
+func (s *Server) DeleteSlice(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := s.deleteSlice(name)
 	return err
 }
 

@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
 
 	"qatplugin/devtree"
 	"qatplugin/draapi/internal/apiclient"
@@ -39,7 +43,11 @@ type rig struct {
 	*publisher.Publisher
 	inventory *inventory.Inventory
 	held      map[string]*devtree.Device
+	seen      int // requests that writes has returned
 	stop      func()
+
+	mu  sync.Mutex // guards log
+	log []string
 }
 
 // newRig returns a rig whose Publisher does not run yet.
@@ -66,7 +74,12 @@ func (r *rig) start() {
 		r.stop()
 	}
 	r.Publisher = publisher.New(r.config)
-	ctx, cancel := context.WithCancel(context.Background())
+	logger := funcr.New(func(_, args string) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.log = append(r.log, args)
+	}, funcr.Options{})
+	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), logger))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -137,6 +150,55 @@ func line(number int, generation, count int, devices ...string) string {
 		names[i] = " " + strings.ReplaceAll(names[i], ".", "-")
 	}
 	return fmt.Sprintf("%s%d generation %d of %d:%s\n", prefix, number, generation, count, strings.Join(names, ""))
+}
+
+// writes returns the writes that the API server has received since the last call.
+func (r *rig) writes() (texts []string) {
+	r.t.Helper()
+	synctest.Wait()
+	all := r.server.Requests()
+	for _, request := range all[r.seen:] {
+		if request.IsWrite() {
+			texts = append(texts, strings.Replace(request.String(), "resourceslices "+prefix, "", 1))
+		}
+	}
+	r.seen = len(all)
+	return texts
+}
+
+// expectWrites compares the writes since the last call with want, such as "update 0".
+func (r *rig) expectWrites(want ...string) {
+	r.t.Helper()
+	if got := r.writes(); !slices.Equal(got, want) {
+		r.t.Fatalf("writes %q, want %q", got, want)
+	}
+}
+
+// logged returns how many lines of the log contain text.
+func (r *rig) logged(text string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, line := range r.log {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// burst returns the largest number of writes that the API server has received in less than a second.
+func (r *rig) burst() (largest int) {
+	writes := r.server.Writes()
+	for i := range writes {
+		n := 0
+		for _, w := range writes[i:] {
+			if w.Time.Sub(writes[i].Time) < time.Second {
+				n++
+			}
+		}
+		largest = max(largest, n)
+	}
+	return largest
 }
 
 func (r *rig) slice(number int) *resourcev1.ResourceSlice {
