@@ -75,6 +75,7 @@ type Publisher struct {
 	deletions int              // of own slices, when node was read
 	pause     retry.BackOff    // after a request that failed for a reason that concerns all
 	notBefore time.Time        // no request before this time
+	waiting   bool             // for the time when a request may be sent
 	noTaints  bool             // the API server drops taints
 	published *inventory.Inventory
 	err       error // of the last request that failed; nil after one that did not
@@ -173,8 +174,12 @@ func (p *Publisher) step(ctx context.Context) time.Time {
 		return time.Time{}
 	}
 	now := time.Now()
+	if at := latest(p.notBefore, p.limiter.next()); p.waiting && at.After(now) {
+		return at // whatever has changed
+	}
 	want := p.planner.plan(inv, observed, p.noTaints)
 	next := p.choose(now, &want, observed)
+	p.waiting = next != nil
 	if next == nil {
 		p.finish(inv, &want, observed)
 		return time.Time{}
@@ -188,6 +193,7 @@ func (p *Publisher) step(ctx context.Context) time.Time {
 		return at
 	}
 	p.send(ctx, next, observed)
+	p.waiting = false
 	return time.Now()
 }
 
@@ -273,7 +279,19 @@ func (p *Publisher) compare(
 		slot.undoAt = time.Time{}
 		return nil
 	}
-	a := &action{operation: updateSlice, name: name, content: c, spec: p.planner.spec(want, number, &p.converter)}
+	if !c.equal(slot.refused) {
+		slot.refused, slot.err, slot.notBefore = nil, nil, time.Time{}
+		slot.pause = retry.BackOff{First: firstPause, Limit: maxPause, FullJitter: true}
+		slot.errors.Clear()
+	}
+	if !isStored {
+		slot.undoAt = time.Time{}
+	}
+	a := &action{operation: updateSlice, name: name, content: c}
+	if a.at = latest(slot.notBefore, slot.undoAt, slot.written.Add(slicePause)); a.at.After(now) {
+		return a // compare the slices then
+	}
+	a.spec = p.planner.spec(want, number, &p.converter)
 	switch {
 	case slice == nil:
 		a.operation = createSlice
@@ -283,17 +301,10 @@ func (p *Publisher) compare(
 		slot.stored, slot.version, slot.undoAt = &c, slice.ResourceVersion, time.Time{}
 		return nil
 	}
-	if !c.equal(slot.refused) {
-		slot.refused, slot.err, slot.notBefore = nil, nil, time.Time{}
-		slot.pause = retry.BackOff{First: firstPause, Limit: maxPause, FullJitter: true}
-		slot.errors.Clear()
-	}
-	if isStored {
+	if isStored && slot.undoAt.IsZero() {
 		slot.startUndo(now)
-	} else {
-		slot.undoAt = time.Time{}
+		a.at = slot.undoAt
 	}
-	a.at = latest(slot.notBefore, slot.undoAt, slot.written.Add(slicePause))
 	return a
 }
 
@@ -301,9 +312,6 @@ func (p *Publisher) compare(
 // first such change of another client is undone at once. If it is changed again and again, for
 // example by another instance of the driver, it is undone less and less often.
 func (s *slot) startUndo(now time.Time) {
-	if !s.undoAt.IsZero() {
-		return
-	}
 	s.undoAt = now
 	if now.Sub(s.undone) < undoReset {
 		s.undoAt = now.Add(s.undo.Next())
