@@ -13,8 +13,14 @@ import (
 // namespace of the Events of Nodes, and that the pod of the overlay gets the token of that
 // account.
 func TestEventsNeedNothingButEvents(t *testing.T) {
-	p := overlayNamed(t, "events")
-	got := decode(t, kustomize(t, manifests+"/"+eventsRBAC))
+	for overlay, rbac := range map[string]string{"events": eventsRBAC, "dra-events": draEventsRBAC} {
+		t.Run(overlay, func(t *testing.T) {
+			testEvents(t, overlayNamed(t, overlay), decode(t, kustomize(t, manifests+"/"+rbac)))
+		})
+	}
+}
+
+func testEvents(t *testing.T, p plugin, got objects) {
 	if len(got.roles) != 1 || len(got.bindings) != 1 || len(p.accounts) != 1 {
 		t.Fatalf("%d roles, %d bindings, %d service accounts; want one of each",
 			len(got.roles), len(got.bindings), len(p.accounts))

@@ -48,6 +48,9 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 	}
 	got := map[string]bool{}
 	must(t, filepath.WalkDir(manifests, func(path string, _ fs.DirEntry, err error) error {
+		if path == filepath.Join(manifests, "components") {
+			return fs.SkipDir // rendered with the overlays that have them: TestEveryComponentIsUsed
+		}
 		if filepath.Base(path) == "kustomization.yaml" {
 			dir, err := filepath.Rel(manifests, filepath.Dir(path))
 			must(t, err)
@@ -64,6 +67,40 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 	for _, file := range files {
 		if !slices.Contains(names, strings.TrimSuffix(filepath.Base(file), ".yaml")) {
 			t.Errorf("%s belongs to no directory", file)
+		}
+	}
+}
+
+// TestEveryComponentIsUsed: a component is in one overlay of each front.
+func TestEveryComponentIsUsed(t *testing.T) {
+	components, err := filepath.Glob(filepath.Join(manifests, "components", "*"))
+	must(t, err)
+	if len(components) < 4 {
+		t.Fatalf("found only the components %q", components)
+	}
+	for _, path := range components {
+		name := filepath.Base(path)
+		for _, front := range []string{"qat_plugin", "qat_dra_driver"} {
+			text := readFile(t, manifests, front, "overlays", name, "kustomization.yaml")
+			if !strings.Contains(text, "components:\n- ../../../components/"+name+"\n") {
+				t.Errorf("%s/overlays/%s does not have the component %s", front, name, name)
+			}
+		}
+	}
+}
+
+// TestPageCombinesComponents renders the kustomization with components in docs/install.md.
+func TestPageCombinesComponents(t *testing.T) {
+	_, lines, ok := strings.Cut(readFile(t, top, "docs/install.md"), "# where the checkout is\ncomponents:\n")
+	lines, _, closed := strings.Cut(lines, "```")
+	if !ok || !closed {
+		t.Fatal("the page has no kustomization with components")
+	}
+	sets := decode(t, kustomizeOn(t, "qat_plugin", "components:\n"+lines)).daemonSets
+	args := sets[0].Spec.Template.Spec.Containers[0].Args
+	for _, want := range []string{"-telemetry", "-http-address=:8080"} {
+		if !slices.Contains(args, want) {
+			t.Errorf("the arguments %q lack %s", args, want)
 		}
 	}
 }

@@ -49,29 +49,23 @@ var kernelGrants = append(slices.Clone(commonGrants),
 	grant{"reads /usr/lib64 at /usr/lib64", "libraries of adf_ctl"},
 )
 
-var cdiGrants = append(slices.Clone(dpdkGrants),
-	grant{"writes /var/run/cdi at /var/run/cdi", "the CDI spec of the VFs"},
-)
-
-var provisioningGrants = append(slices.Clone(dpdkGrants),
-	grant{
+// addedGrants are those that overlays add to the base of their front.
+var addedGrants = map[string][]grant{
+	"cdi": {{"writes /var/run/cdi at /var/run/cdi", "the CDI spec of the VFs"}},
+	"provisioning": {{
 		"reads /var/lib/kubelet/pod-resources at /var/lib/kubelet/pod-resources",
 		"the kubelet's socket that names the pods which hold VFs",
+	}},
+	"http":      {{"listens on port 8080 of the pod", "the status page, metrics and events"}},
+	"telemetry": {{"writes /sys/kernel/debug at /host/sys/kernel/debug", "telemetry/control of the PFs"}},
+	"events": {
+		{"token of the service account intel-qat-plugin", "creating Events"},
+		{"connects to TCP ports 443 and 6443 of any address", "the API server"},
 	},
-)
 
-var httpGrants = append(slices.Clone(dpdkGrants),
-	grant{"listens on port 8080 of the pod", "the status page, metrics and events"},
-)
-
-var telemetryGrants = append(slices.Clone(dpdkGrants),
-	grant{"writes /sys/kernel/debug at /host/sys/kernel/debug", "telemetry/control of the PFs"},
-)
-
-var eventsGrants = append(slices.Clone(dpdkGrants),
-	grant{"token of the service account intel-qat-plugin", "creating Events"},
-	grant{"connects to TCP ports 443 and 6443 of any address", "the API server"},
-)
+	"dra-http":      {{"listens on port 8080 of the pod", "the status page, metrics and events"}},
+	"dra-telemetry": {{"writes /sys/kernel/debug at /host/sys/kernel/debug", "telemetry/control of the PFs"}},
+}
 
 // draGrants are those of the DRA driver. What its service account may do is in TestDriverRights.
 var draGrants = []grant{
@@ -108,24 +102,13 @@ var draGrants = []grant{
 func TestEveryGrantIsListed(t *testing.T) {
 	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
 		list := dpdkGrants
-		switch o.name {
-		case "dra":
+		if o.isDRA() {
 			list = draGrants
-		case "kernel":
+		} else if o.name == "kernel" {
 			list = kernelGrants
-		case "cdi":
-			list = cdiGrants
-		case "provisioning":
-			list = provisioningGrants
-		case "telemetry":
-			list = telemetryGrants
-		case "events":
-			list = eventsGrants
-		case "http":
-			list = httpGrants
 		}
 		var want []string
-		for _, g := range list {
+		for _, g := range slices.Concat(list, addedGrants[o.name]) {
 			if want = append(want, g.what); g.reason == "" {
 				t.Errorf("no reason for %q", g.what)
 			}

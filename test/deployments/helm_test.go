@@ -4,6 +4,7 @@ package deployments
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -19,13 +20,10 @@ func TestChartMatchesKustomize(t *testing.T) {
 	for _, o := range overlays {
 		t.Run(o.name, func(t *testing.T) {
 			text := kustomize(t, manifests+"/"+o.dir)
-			if o.name == "events" { // the chart knows the namespace, and has the objects of both directories
-				rbac := kustomize(t, manifests+"/"+eventsRBAC)
-				text += "---\n" + strings.Replace(rbac, "namespace: qat\n", "namespace: accelerators\n", 1)
+			if o.feature() == "events" { // the chart has the objects of both directories
+				text += "---\n" + kustomize(t, filepath.Join(manifests, o.dir, "rbac"))
 			}
-			if o.isDRA() { // whose objects name their namespace
-				text = strings.ReplaceAll(text, "namespace: qat\n", "namespace: accelerators\n")
-			}
+			text = strings.ReplaceAll(text, "namespace: qat\n", "namespace: accelerators\n") // which the chart knows
 			want := objectsOf(t, text)
 			got := objectsOf(t, mustHelm(t, o.values))
 			if diff := cmp.Diff(want, got); diff != "" {

@@ -29,6 +29,15 @@ type overlay struct {
 	values string // of the chart, which render the same
 }
 
+// feature returns what the overlay adds to the base of its front, such as "debug"; "base" for
+// nothing.
+func (o overlay) feature() string {
+	if o.name == "dra" {
+		return "base"
+	}
+	return strings.TrimPrefix(o.name, "dra-")
+}
+
 // isDRA reports whether the overlay installs the DRA driver.
 func (o overlay) isDRA() bool { return strings.HasPrefix(o.dir, "qat_dra_driver") }
 
@@ -43,6 +52,12 @@ var overlays = []overlay{
 	{"events", "qat_plugin/overlays/events", `{events: {enabled: true}}`},
 	{"http", "qat_plugin/overlays/monitoring", `{http: {enabled: true}}`},
 	{"dra", "qat_dra_driver", `{front: dra}`},
+	{"dra-debug", "qat_dra_driver/overlays/debug", `{front: dra, config: {verbosity: 4}}`},
+	{"dra-nfd", "qat_dra_driver/overlays/nfd", `{front: dra, nfd: {enabled: true}}`},
+	{"dra-provisioning", "qat_dra_driver/overlays/provisioning", `{front: dra, provisioning: {enabled: true}}`},
+	{"dra-telemetry", "qat_dra_driver/overlays/telemetry", `{front: dra, telemetry: {enabled: true}}`},
+	{"dra-events", "qat_dra_driver/overlays/events", `{front: dra, events: {enabled: true}}`},
+	{"dra-http", "qat_dra_driver/overlays/monitoring", `{front: dra, http: {enabled: true}}`},
 }
 
 // others maps the names of files in testdata to the directories of deployments that do
@@ -55,11 +70,15 @@ var others = map[string]string{
 	"qatlib":             "workloads/qatlib",
 	"openshift":          "openshift",
 	"events-rbac":        eventsRBAC,
+	"dra-events-rbac":    draEventsRBAC,
 	"monitoring":         "monitoring",
 }
 
-// eventsRBAC has the objects that the overlay events needs in another namespace.
-const eventsRBAC = "qat_plugin/overlays/events/rbac"
+// The objects that the overlays events need in another namespace.
+const (
+	eventsRBAC    = "qat_plugin/overlays/events/rbac"
+	draEventsRBAC = "qat_dra_driver/overlays/events/rbac"
+)
 
 // overlayNamed returns the plugin that an overlay installs.
 func overlayNamed(t testing.TB, name string) plugin {

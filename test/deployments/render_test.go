@@ -33,19 +33,20 @@ func kustomize(t testing.TB, dir string) string {
 }
 
 // kustomizeOn renders a user's kustomization: lines on top of a directory of
-// deployments/.
+// deployments/, which the lines name qatplugin/deployments.
 func kustomizeOn(t testing.TB, dir, lines string) string {
 	t.Helper()
 	// kustomize compares paths after it has resolved symbolic links.
 	user, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
-	base, err := filepath.Abs(filepath.Join(manifests, dir))
+	all, err := filepath.Abs(manifests)
 	must(t, err)
-	base, err = filepath.EvalSymlinks(base)
+	all, err = filepath.EvalSymlinks(all)
 	must(t, err)
-	base, err = filepath.Rel(user, base)
+	all, err = filepath.Rel(user, all)
 	must(t, err)
-	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [" + base + "]\n" + lines
+	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [" +
+		filepath.Join(all, dir) + "]\n" + strings.ReplaceAll(lines, "qatplugin/deployments", all)
 	must(t, os.WriteFile(filepath.Join(user, "kustomization.yaml"), []byte(text), 0o600))
 	return kustomize(t, user)
 }
