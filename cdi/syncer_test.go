@@ -151,6 +151,21 @@ func TestChangeOfHealthIsPublishedAndNotWritten(t *testing.T) {
 	}
 }
 
+func TestChangeOfAttributesIsPublishedAndNotWritten(t *testing.T) {
+	s := startSyncer(t.TempDir(), "vf")
+	tree := with(t, nil, "yellow", color("1"), color("2"))
+	s.mustSync(t, tree)
+	s.writeErr = syscall.EIO
+	entry := s.devices["yellow"]["1"].entry
+	deep := color("1")
+	deep.Attributes = map[string]any{"depth": int64(3)}
+	s.mustSync(t, with(t, tree, "yellow", deep))
+	d := s.out.Resource("yellow").Device("1")
+	if d.Attributes["depth"] != int64(3) || len(d.CDINames) != 1 || s.devices["yellow"]["1"].entry != entry {
+		t.Errorf("published as %+v with entry %p, want the entry %p", d, s.devices["yellow"]["1"].entry, entry)
+	}
+}
+
 func TestDeletedFileIsWrittenWithTheNextTree(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cdi")
 	s := startSyncer(dir, "vf")

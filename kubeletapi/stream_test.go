@@ -74,10 +74,13 @@ func TestEqualListIsNotSentAgain(t *testing.T) {
 	p.publish(now)
 	before := waitIDs(t, k, yellow, "1")
 	for i := range 50 {
-		// The kubelet does not see the reason. Both streams wake; when the list of blue
-		// has arrived, that of yellow most likely would have, too.
+		// The kubelet sees neither the reason nor what is for DRA. Both streams wake; when the
+		// list of blue has arrived, that of yellow most likely would have, too.
 		id := strconv.Itoa(i)
-		now = tree(t, with(t, now, "yellow", unhealthy("1", id+" m under water")), "blue", id)
+		d := unhealthy("1", strconv.Itoa(i/3)+" m under water")
+		d.Cause = "depth-" + strconv.Itoa((i+1)/3)
+		d.Attributes = map[string]any{"depth": int64((i + 2) / 3)}
+		now = tree(t, with(t, now, "yellow", d), "blue", id)
 		p.publish(now)
 		waitIDs(t, k, blue, id)
 	}
