@@ -210,13 +210,13 @@ var rooms = map[string]room{
 		why:    "qat/internal/hostwatch is the event loop of both modes and knows nothing of PCI or QAT",
 	},
 	"qat/internal/health": {
-		ours:   []string{"events", "qat/internal/pci", "qat/internal/sysfs"},
+		ours:   []string{"events", "internal/status", "qat/internal/pci", "qat/internal/sysfs"},
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/health reports which functions are unhealthy and decides nothing",
 	},
 	"qat/internal/bind": {
-		ours:   []string{"qat/internal/pci", "qat/internal/sysfs"},
+		ours:   []string{"internal/status", "qat/internal/pci", "qat/internal/sysfs"},
 		theirs: []string{"k8s.io/klog/v2"},
 		never:  []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 		why:    "qat/internal/bind binds the VFs that it is given and does not choose them",

@@ -199,6 +199,20 @@ const (
 	ClassOther           = "other"
 )
 
+// The classes of the reasons why a listed VF is unhealthy, besides ClassReleasing and ClassWithdrawn.
+const (
+	ClassPFDown     = "pf-down"     // its PF is down
+	ClassHeartbeat  = "heartbeat"   // its PF has failed a heartbeat check, or does not answer one
+	ClassFatalError = "fatal-error" // its PF has had a fatal error (RAS)
+	ClassPCIError   = "pci-error"   // it or its PF has had a PCI error (AER)
+)
+
+// A Reason is why a VF is not listed, or unhealthy. The zero Reason means that it is neither.
+type Reason struct {
+	Class string // one of the Class constants
+	Text  string // for people
+}
+
 // SkipClasses are the values of VF.Class.
 var SkipClasses = []string{
 	ClassUnreadable, ClassFamily, ClassRemoving, ClassReleasing, ClassWithdrawn, ClassNotBound, ClassOtherDriver,

@@ -23,6 +23,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/sysfs"
 )
@@ -153,8 +154,8 @@ func New(ctx context.Context, cfg Config) *Binder {
 }
 
 // Bind starts the next step for a VF that is not bound, if a step is due. It returns the reason why
-// the VF is not bound.
-func (b *Binder) Bind(vf VF, now time.Time) (pending string) {
+// the VF is not bound, whose class is "" while the VF is being bound.
+func (b *Binder) Bind(vf VF, now time.Time) status.Reason {
 	b.lock()
 	defer b.mu.Unlock()
 	t := b.attempts[vf.Address]
@@ -501,16 +502,16 @@ func (t *attempt) isReserved(by *pci.Address) bool {
 	return errors.As(t.err, &reserved) && (by == nil || reserved.vf == *by)
 }
 
-// reason returns the reason why the VF is not bound to the driver.
-func (t *attempt) reason(driver string) string {
+// reason returns the reason why the VF is not bound to the driver. See [Binder.Bind].
+func (t *attempt) reason(driver string) status.Reason {
 	switch t.phase {
 	case phaseDryRun:
-		return "dry run: not bound to " + driver
+		return status.Reason{Class: status.ClassNotBound, Text: "dry run: not bound to " + driver}
 	case phaseFailed:
 		if t.isReserved(nil) {
-			return t.err.Error()
+			return status.Reason{Class: status.ClassOtherDriver, Text: t.err.Error()}
 		}
-		return fmt.Sprintf("bind to %s: %v", driver, t.err)
+		return status.Reason{Class: status.ClassBindFailed, Text: fmt.Sprintf("bind to %s: %v", driver, t.err)}
 	}
-	return "waiting for " + driver + " to bind"
+	return status.Reason{Text: "waiting for " + driver + " to bind"}
 }

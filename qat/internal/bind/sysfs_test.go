@@ -204,7 +204,7 @@ func (b *testBinder) Next() time.Time {
 func (b *testBinder) bind() string {
 	b.Bind(b.vf, time.Now())
 	synctest.Wait()
-	return b.Bind(b.vf, time.Now())
+	return b.Bind(b.vf, time.Now()).Text
 }
 
 // bindWhenDue calls Bind when the next step is due.

@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"qatplugin/devtree"
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/pci"
 	"qatplugin/qat/internal/policy"
@@ -53,6 +54,7 @@ type assignment struct {
 	changed []pci.Address            // VFs whose entries the last call of apply has changed
 	waiting map[pci.Address]decision // VFs that need a place and are not listed; some are being bound
 	skipped map[string]string        // VF → why it is not listed
+	classes map[pci.Address]string   // VF → class of that reason; "" while it is being bound
 	tree    *devtree.Tree
 	next    time.Time // when a waiting VF can next replace an unhealthy one; zero: never
 }
@@ -128,7 +130,7 @@ func (s *assignment) shareDevices() {
 func (s *assignment) applyOne(b *devtree.Builder, d decision, now time.Time) {
 	a, id := d.vf, d.vf.String()
 	delete(s.waiting, a)
-	delete(s.skipped, id)
+	s.unskip(a, id)
 	p, listed := s.listed[a]
 	if listed && d.resource != p.decision.resource {
 		b.Remove(p.decision.resource, id)
@@ -142,8 +144,8 @@ func (s *assignment) applyOne(b *devtree.Builder, d decision, now time.Time) {
 		s.list(b, d, now)
 	case d.action == actionList, d.action == actionBind && s.needsPlace(d):
 		s.waiting[a] = d
-	case d.reason != "":
-		s.skipped[id] = d.reason
+	case d.reason.Text != "":
+		s.skip(a, d.reason)
 	}
 }
 
@@ -154,13 +156,13 @@ func (s *assignment) needsPlace(d decision) bool { return s.limit > 0 || d.group
 // list lists a VF, or replaces its entry. A VF that the Tree rejects is skipped.
 func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 	a, id := d.vf, d.vf.String()
-	delete(s.skipped, id)
+	s.unskip(a, id)
 	if err := b.Put(d.resource, d.device); err != nil {
 		klog.ErrorS(err, "Cannot list a device", "device", a)
 		b.Remove(d.resource, id)
 		delete(s.listed, a)
 		s.changed = append(s.changed, a)
-		s.skipped[id] = err.Error()
+		s.skip(a, status.Reason{Class: status.ClassOther, Text: err.Error()})
 		return
 	}
 	p := &place{decision: d}
@@ -176,7 +178,16 @@ func (s *assignment) list(b *devtree.Builder, d decision, now time.Time) {
 }
 
 // skip records why a VF is not listed.
-func (s *assignment) skip(a pci.Address, reason string) { s.skipped[a.String()] = reason }
+func (s *assignment) skip(a pci.Address, reason status.Reason) {
+	s.skipped[a.String()] = reason.Text
+	s.classes[a] = reason.Class
+}
+
+// unskip drops the reason why the VF a with this ID is not listed.
+func (s *assignment) unskip(a pci.Address, id string) {
+	delete(s.skipped, id)
+	delete(s.classes, a)
+}
 
 // A rank orders the waiting VFs. VFs of a lower rank get their places first.
 type rank uint8
@@ -315,7 +326,10 @@ func (r *assigner) assign(a pci.Address, d decision) {
 	}
 	canReplace := !d.unhealthy && len(r.expired) > 0
 	if r.free <= 0 && !canReplace {
-		r.skip(a, fmt.Sprintf("hidden by -max-num-devices=%d", r.limit))
+		r.skip(a, status.Reason{
+			Class: status.ClassLimit,
+			Text:  fmt.Sprintf("hidden by -max-num-devices=%d", r.limit),
+		})
 		if !d.unhealthy {
 			r.next = r.nextExpiry()
 		}
@@ -343,7 +357,10 @@ func (r *assigner) assignToGroup(a pci.Address, d decision, holder pci.Address) 
 		r.bind = append(r.bind, d)
 		return
 	}
-	r.skip(a, fmt.Sprintf("it shares IOMMU group %d with %s, which is listed", *d.group, holder))
+	r.skip(a, status.Reason{
+		Class: status.ClassGroupShared,
+		Text:  fmt.Sprintf("it shares IOMMU group %d with %s, which is listed", *d.group, holder),
+	})
 }
 
 // reserve reserves a free place, or else the place of an expired VF. The expired VF stays listed
@@ -387,7 +404,10 @@ func (r *assigner) unlist(a pci.Address) {
 		r.releaseGroup(*d.group)
 	}
 	r.waiting[a] = d
-	r.skip(a, fmt.Sprintf("hidden by -max-num-devices=%d, unhealthy: %s", r.limit, d.device.Reason))
+	r.skip(a, status.Reason{
+		Class: status.ClassLimit,
+		Text:  fmt.Sprintf("hidden by -max-num-devices=%d, unhealthy: %s", r.limit, d.device.Reason),
+	})
 }
 
 // releaseGroup ends the hold of a VF on its IOMMU group. If another VF of the group is being bound,

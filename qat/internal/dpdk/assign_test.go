@@ -52,9 +52,9 @@ func drawDecision(t *rapid.T, n int) decision {
 	case "bind":
 		d.action, d.unhealthy = actionBind, rapid.Bool().Draw(t, "unhealthy")
 	case "await":
-		d.action, d.reason = actionAwaitNode, "no node"
+		d.action, d.reason.Text = actionAwaitNode, "no node"
 	case "skip":
-		d.action, d.reason = actionSkip, "x"
+		d.action, d.reason.Text = actionSkip, "x"
 	}
 	return d
 }
@@ -73,6 +73,7 @@ func TestAssignmentKeepsTheLimitAndTheGroups(t *testing.T) {
 			inUse:   map[pci.Address]bool{},
 			waiting: map[pci.Address]decision{},
 			skipped: map[string]string{},
+			classes: map[pci.Address]string{},
 			tree:    &devtree.Tree{},
 		}
 		for _, n := range rapid.SliceOfDistinct(rapid.IntRange(0, 11), rapid.ID[int]).Draw(t, "in use") {

@@ -8,7 +8,6 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/qat/internal/device"
-	"qatplugin/qat/internal/pci"
 )
 
 // The standard attributes of DRA devices (k8s.io/dynamic-resource-allocation/deviceattribute).
@@ -53,20 +52,26 @@ func attributes(f *facts, resource string) map[string]any {
 	if f.pfAddress != nil {
 		m[attributePFAddress] = f.pfAddress.String()
 	}
+	if n, ok := f.number(); ok {
+		m[attributePFIndex] = int64(n)
+	}
 	if f.pf != nil {
-		addPFAttributes(m, vf.Address, f.pf.Function)
+		if version := devtree.Version(f.pf.DriverVersion); version.IsValid() {
+			m[attributeDriverVersion] = version
+		}
 	}
 	return m
 }
 
-// addPFAttributes adds the attributes that a VF has from its PF.
-func addPFAttributes(m map[string]any, vf pci.Address, pf *device.Function) {
-	if i := slices.Index(pf.VFs, vf); i >= 0 && i < len(pf.VFNumbers) {
-		m[attributePFIndex] = int64(pf.VFNumbers[i])
+// number returns the number of the VF at its PF, if that is known.
+func (f *facts) number() (n int, ok bool) {
+	if f.vf == nil || f.pf == nil {
+		return 0, false
 	}
-	if version := devtree.Version(pf.DriverVersion); version.IsValid() {
-		m[attributeDriverVersion] = version
+	if i := slices.Index(f.pf.VFs, f.vf.Address); i >= 0 && i < len(f.pf.VFNumbers) {
+		return f.pf.VFNumbers[i], true
 	}
+	return 0, false
 }
 
 // addServices adds one attribute for each service, and the list of the services as Intel's driver

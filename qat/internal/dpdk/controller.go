@@ -138,6 +138,7 @@ func newController(
 			listed:  map[pci.Address]*place{},
 			waiting: map[pci.Address]decision{},
 			skipped: map[string]string{},
+			classes: map[pci.Address]string{},
 			tree:    &devtree.Tree{},
 		},
 		suspects:  map[pci.Address]time.Time{},

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"qatplugin/devtree"
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/pci"
 )
@@ -68,7 +69,7 @@ func (f *facts) taken() (list []pci.Address) {
 
 // skipGroup returns the decision to skip a VF because m makes its IOMMU group unusable.
 func (f *facts) skipGroup(m *member) decision {
-	return skip(fmt.Sprintf("its IOMMU group %d cannot be used: %s in it is bound to %s",
+	return skip(status.ClassGroupBlocked, fmt.Sprintf("its IOMMU group %d cannot be used: %s in it is bound to %s",
 		*f.vf.Group, m.address, m.driver))
 }
 
@@ -97,7 +98,7 @@ type decision struct {
 	vf        pci.Address
 	function  *function // the VF as last read; nil: unknown
 	action    action
-	reason    string          // why the VF is not listed; "" if it is listed or to be bound, or does not exist
+	reason    status.Reason   // why the VF is not listed; zero if it is listed or to be bound, or does not exist
 	resource  string          // of actionList
 	device    *devtree.Device // of actionList
 	taken     []pci.Address   // VFs of the same IOMMU group that must be taken from their drivers as well
@@ -105,7 +106,10 @@ type decision struct {
 	unhealthy bool            // of actionList and actionBind: the VF is unhealthy, and may lose its place to another
 }
 
-func skip(reason string) decision { return decision{action: actionSkip, reason: reason} }
+// skip returns the decision not to list a VF, for a reason of this class.
+func skip(class, reason string) decision {
+	return decision{action: actionSkip, reason: status.Reason{Class: class, Text: reason}}
+}
 
 // decideAll decides about VFs. The results also have what identifies the VF and its IOMMU group.
 func decideAll(vfs []facts, r *rules) []decision {
@@ -124,26 +128,29 @@ func decideAll(vfs []facts, r *rules) []decision {
 func decide(f *facts, r *rules) decision {
 	vf := f.vf
 	switch {
+	case vf == nil && f.unreadable == "":
+		return decision{}
 	case vf == nil:
-		return skip(f.unreadable)
+		return skip(status.ClassUnreadable, f.unreadable)
 	case vf.readErr != "":
-		return skip(vf.readErr)
+		return skip(status.ClassUnreadable, vf.readErr)
 	case !slices.Contains(r.served, vf.Family.VFDriver):
-		return skip(fmt.Sprintf("its family's driver %s is not one of -kernel-vf-drivers", vf.Family.VFDriver))
+		return skip(status.ClassFamily,
+			fmt.Sprintf("its family's driver %s is not one of -kernel-vf-drivers", vf.Family.VFDriver))
 	case vf.Node.Releasing && f.listed:
 		return decideResource(f, r) // listed, but unhealthy, until it is gone or back
-	case vf.Node.Releasing && vf.Driver == "":
-		return skip(f.releasingReason()) // the bind would wait for the workload that holds the VF
+	case vf.Node.Releasing && vf.Driver == "": // the bind would wait for the workload that holds the VF
+		return decision{reason: f.releasingReason()}
 	case vf.removing && !f.driverBound:
-		return skip("it is being removed") // binding it would only delay the removal
+		return skip(status.ClassRemoving, "it is being removed") // binding it would only delay the removal
 	case f.withdrawn != "" && !((f.listed || f.inUse) && f.driverBound && vf.Node.Missing == ""):
-		return skip(f.withdrawn)
+		return skip(status.ClassWithdrawn, f.withdrawn)
 	case f.groupErr != "" && !f.listed: // another VF of the group may be listed
-		return skip(fmt.Sprintf("its IOMMU group %d cannot be read: %s", *vf.Group, f.groupErr))
+		return skip(status.ClassUnreadable, fmt.Sprintf("its IOMMU group %d cannot be read: %s", *vf.Group, f.groupErr))
 	case !f.driverBound:
 		return decideBind(f, r)
 	case vf.Node.Missing != "":
-		return decision{action: actionAwaitNode, reason: vf.Node.Missing}
+		return decision{action: actionAwaitNode, reason: f.missingReason(r)}
 	}
 	if m := f.blocker(false); m != nil {
 		return f.skipGroup(m)
@@ -152,41 +159,66 @@ func decide(f *facts, r *rules) decision {
 }
 
 // releasingReason returns why a VF whose node outlives its VFIO device cannot be used.
-func (f *facts) releasingReason() string {
+func (f *facts) releasingReason() status.Reason {
+	text := f.vf.Node.Missing
 	if f.held {
-		return f.vf.Node.Missing + " while a workload holds it"
+		text += " while a workload holds it"
 	}
-	return f.vf.Node.Missing
+	return status.Reason{Class: status.ClassReleasing, Text: text}
+}
+
+// missingReason returns why a VF that is bound to the DPDK driver has no node.
+func (f *facts) missingReason(r *rules) status.Reason {
+	class := status.ClassOther
+	switch {
+	case f.vf.Node.Releasing:
+		class = status.ClassReleasing
+	case r.driver == device.DriverVFIO && f.vf.Group == nil:
+		class = status.ClassNoIOMMUGroup
+	}
+	return status.Reason{Class: class, Text: f.vf.Node.Missing}
 }
 
 // decideBind decides about a VF that is not bound to the DPDK driver.
 func decideBind(f *facts, r *rules) decision {
-	if reason := notBindable(f.vf, &f.driver, r); reason != "" {
-		return skip(reason)
+	if reason := notBindable(f.vf, &f.driver, r); reason.Text != "" {
+		return decision{reason: reason}
 	}
 	if m := f.blocker(true); m != nil {
 		return f.skipGroup(m)
 	}
-	return decision{action: actionBind, unhealthy: unhealthyReason(f) != ""}
+	return decision{action: actionBind, unhealthy: unhealthyReason(f).Text != ""}
 }
 
-// notBindable returns why a VF must not or cannot be bound to the DPDK driver, or "" if no known
-// fact prevents it.
-func notBindable(vf *function, driver *device.DriverState, r *rules) string {
+// notBindable returns why a VF must not or cannot be bound to the DPDK driver, or the zero Reason if
+// no known fact prevents it.
+func notBindable(vf *function, driver *device.DriverState, r *rules) status.Reason {
 	switch {
 	case !r.bind:
-		return fmt.Sprintf("it is not bound to %s, and -bind=false leaves binding to others", r.driver)
+		return status.Reason{
+			Class: status.ClassNotBound,
+			Text:  fmt.Sprintf("it is not bound to %s, and -bind=false leaves binding to others", r.driver),
+		}
 	case vf.Driver != "" && vf.Driver != vf.Family.VFDriver && !r.steal:
-		return fmt.Sprintf("it is bound to %s, which is left alone without -steal", vf.Driver)
+		return status.Reason{
+			Class: status.ClassOtherDriver,
+			Text:  fmt.Sprintf("it is bound to %s, which is left alone without -steal", vf.Driver),
+		}
 	case !driver.Loaded:
-		return fmt.Sprintf("driver %s is not loaded: modprobe %[1]s", r.driver)
+		return status.Reason{
+			Class: status.ClassDriverNotLoaded,
+			Text:  fmt.Sprintf("driver %s is not loaded: modprobe %[1]s", r.driver),
+		}
 	case driver.NeedsGroup && vf.Group == nil:
-		return device.NoIOMMUGroup
+		return status.Reason{Class: status.ClassNoIOMMUGroup, Text: device.NoIOMMUGroup}
 	case driver.Denylist && vf.Family.Denylisted:
-		return fmt.Sprintf("%s refuses %s devices unless it is loaded with disable_denylist=1 "+
-			"(modprobe -r %[1]s; modprobe %[1]s disable_denylist=1)", r.driver, vf.Family.Name)
+		return status.Reason{
+			Class: status.ClassDenylist,
+			Text: fmt.Sprintf("%s refuses %s devices unless it is loaded with disable_denylist=1 "+
+				"(modprobe -r %[1]s; modprobe %[1]s disable_denylist=1)", r.driver, vf.Family.Name),
+		}
 	}
-	return ""
+	return status.Reason{}
 }
 
 // decideResource decides in which resource a usable VF is listed: the resource of its PF's
@@ -197,11 +229,11 @@ func decideResource(f *facts, r *rules) decision {
 	if f.pfAddress != nil && f.vf.Family.Services {
 		switch {
 		case f.pfReadErr != "":
-			return skip(fmt.Sprintf("its PF %s cannot be read: %s", f.pfAddress, f.pfReadErr))
+			return skip(status.ClassUnreadable, fmt.Sprintf("its PF %s cannot be read: %s", f.pfAddress, f.pfReadErr))
 		case f.pf != nil:
 			resource = f.pf.Resource
 		case !f.pfExists:
-			return skip(fmt.Sprintf("its PF %s is gone", f.pfAddress))
+			return skip(status.ClassRemoving, fmt.Sprintf("its PF %s is gone", f.pfAddress))
 		}
 	}
 	d := newDevice(f, r, resource)
@@ -224,30 +256,34 @@ func newDevice(f *facts, r *rules, resource string) *devtree.Device {
 	if vf.NUMANode >= 0 {
 		d.NUMANodes = []int{vf.NUMANode}
 	}
-	if reason := unhealthyReason(f); reason != "" {
-		d.Health, d.Reason = devtree.Unhealthy, reason
+	reason := unhealthyReason(f)
+	if reason.Text != "" {
+		d.Health, d.Reason = devtree.Unhealthy, reason.Text
 	}
 	if r.attributes {
-		d.Attributes = attributes(f, resource)
+		d.Cause, d.Attributes = reason.Class, attributes(f, resource)
 	}
 	return d
 }
 
-// unhealthyReason returns why a listed VF must not be allocated, or "" if it may be.
-func unhealthyReason(f *facts) string {
+// unhealthyReason returns why a listed VF must not be allocated, or the zero Reason if it may be.
+func unhealthyReason(f *facts) status.Reason {
 	switch vf, pf := f.vf, f.pf; {
 	case f.withdrawn != "":
-		return f.withdrawn
+		return status.Reason{Class: status.ClassWithdrawn, Text: f.withdrawn}
 	case vf.Node.Releasing:
 		return f.releasingReason()
 	case pf != nil && pf.IsDown():
-		return fmt.Sprintf("its PF %s is %s", pf.Address, pf.State)
-	case pf != nil && pf.unhealthy != "":
-		return fmt.Sprintf("its PF %s %s", pf.Address, pf.unhealthy)
-	case vf.unhealthy != "":
-		return "it " + vf.unhealthy
+		return status.Reason{Class: status.ClassPFDown, Text: fmt.Sprintf("its PF %s is %s", pf.Address, pf.State)}
+	case pf != nil && pf.unhealthy.Text != "":
+		return status.Reason{
+			Class: pf.unhealthy.Class,
+			Text:  fmt.Sprintf("its PF %s %s", pf.Address, pf.unhealthy.Text),
+		}
+	case vf.unhealthy.Text != "":
+		return status.Reason{Class: vf.unhealthy.Class, Text: "it " + vf.unhealthy.Text}
 	}
-	return ""
+	return status.Reason{}
 }
 
 // containerEdits returns what a container needs to use a VF through its node. All paths are paths

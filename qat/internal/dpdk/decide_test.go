@@ -51,19 +51,24 @@ func TestDecide(t *testing.T) {
 	const releasing = "on its way out"
 	listed := func(resource string) decision { return decision{action: actionList, resource: resource} }
 	unhealthy := func(d decision) decision { d.unhealthy = true; return d }
+	await := func(class, reason string) decision {
+		d := skip(class, reason)
+		d.action = actionAwaitNode
+		return d
+	}
 	for name, tt := range map[string]struct {
 		facts  facts
 		change func(f *facts, r *rules)
 		want   decision
 	}{
 		"usable":      {usableVF(), nil, listed("cy")},
-		"no such VF":  {facts{}, nil, skip("")},
-		"unreadable":  {facts{unreadable: "EIO"}, nil, skip("EIO")},
-		"partly read": {usableVF(), func(f *facts, _ *rules) { f.vf.readErr = "EIO" }, skip("EIO")},
+		"no such VF":  {facts{}, nil, decision{}},
+		"unreadable":  {facts{unreadable: "EIO"}, nil, skip(status.ClassUnreadable, "EIO")},
+		"partly read": {usableVF(), func(f *facts, _ *rules) { f.vf.readErr = "EIO" }, skip(status.ClassUnreadable, "EIO")},
 		"other family": {
 			usableVF(),
 			func(_ *facts, r *rules) { r.served = nil },
-			skip("its family's driver 4xxxvf is not one of -kernel-vf-drivers"),
+			skip(status.ClassFamily, "its family's driver 4xxxvf is not one of -kernel-vf-drivers"),
 		},
 
 		"held on its way out, listed": {
@@ -74,28 +79,47 @@ func TestDecide(t *testing.T) {
 		"held on its way out, not listed": {
 			unboundVF(""),
 			func(f *facts, _ *rules) { f.vf.Node = device.Node{Missing: releasing, Releasing: true} },
-			skip(releasing),
+			skip(status.ClassReleasing, releasing),
 		},
 		"held on its way out for long": {
 			unboundVF(""),
 			func(f *facts, _ *rules) { f.held, f.vf.Node = true, device.Node{Missing: releasing, Releasing: true} },
-			skip(releasing + " while a workload holds it"),
+			skip(status.ClassReleasing, releasing+" while a workload holds it"),
 		},
 		"bound without a VFIO device": {
 			usableVF(),
 			func(f *facts, _ *rules) { f.vf.Node = device.Node{Missing: releasing, Releasing: true} },
-			decision{action: actionAwaitNode, reason: releasing},
+			await(status.ClassReleasing, releasing),
 		},
 		"being removed, unbound": {
 			unboundVF(""),
 			func(f *facts, _ *rules) { f.vf.removing = true },
-			skip("it is being removed"),
+			skip(status.ClassRemoving, "it is being removed"),
 		},
 		"being removed, still bound": {usableVF(), func(f *facts, _ *rules) { f.vf.removing = true }, listed("cy")},
 		"node missing": {
 			usableVF(),
-			func(f *facts, _ *rules) { f.vf.Node.Missing = "no node" },
-			decision{action: actionAwaitNode, reason: "no node"},
+			func(f *facts, _ *rules) { f.vf.Group, f.vf.Node.Missing = new(int), "no node" },
+			await(status.ClassOther, "no node"),
+		},
+
+		"bound without an IOMMU group": {
+			usableVF(),
+			func(f *facts, _ *rules) { f.vf.Group, f.vf.Node = nil, device.Node{Missing: device.NoIOMMUGroup} },
+			await(status.ClassNoIOMMUGroup, device.NoIOMMUGroup),
+		},
+		"IOMMU group unreadable": {
+			usableVF(),
+			func(f *facts, _ *rules) { f.vf.Group, f.groupErr = new(int), "EIO" },
+			skip(status.ClassUnreadable, "its IOMMU group 0 cannot be read: EIO"),
+		},
+		"IOMMU group in use": {
+			usableVF(),
+			func(f *facts, _ *rules) {
+				f.vf.Group, f.members = new(int), []member{{address: *f.pfAddress, driver: "ixgbe"}}
+			},
+			skip(status.ClassGroupBlocked,
+				"its IOMMU group 0 cannot be used: 0000:6b:00.0 in it is bound to ixgbe"),
 		},
 
 		"unbound": {unboundVF(""), nil, decision{action: actionBind}},
@@ -108,7 +132,7 @@ func TestDecide(t *testing.T) {
 		"bound to another driver": {
 			unboundVF("ixgbe"),
 			nil,
-			skip("it is bound to ixgbe, which is left alone without -steal"),
+			skip(status.ClassOtherDriver, "it is bound to ixgbe, which is left alone without -steal"),
 		},
 		"stolen": {
 			unboundVF("ixgbe"),
@@ -118,18 +142,18 @@ func TestDecide(t *testing.T) {
 		"binding disabled": {
 			unboundVF(""),
 			func(_ *facts, r *rules) { r.bind = false },
-			skip("it is not bound to vfio-pci, and -bind=false leaves binding to others"),
+			skip(status.ClassNotBound, "it is not bound to vfio-pci, and -bind=false leaves binding to others"),
 		},
 		"driver not loaded": {
 			unboundVF(""),
 			func(f *facts, _ *rules) { f.driver.Loaded = false },
-			skip("driver vfio-pci is not loaded: modprobe vfio-pci"),
+			skip(status.ClassDriverNotLoaded, "driver vfio-pci is not loaded: modprobe vfio-pci"),
 		},
 
 		"no IOMMU group": {
 			unboundVF(""),
 			func(f *facts, _ *rules) { f.driver.NeedsGroup = true },
-			skip(device.NoIOMMUGroup),
+			skip(status.ClassNoIOMMUGroup, device.NoIOMMUGroup),
 		},
 		"IOMMU group": {
 			unboundVF(""),
@@ -147,7 +171,7 @@ func TestDecide(t *testing.T) {
 				f.vf.Family, _ = device.FamilyOf(0x8086, 0x37c8)
 				f.driver.Denylist, r.served = true, []string{"c6xxvf"}
 			},
-			skip("vfio-pci refuses C62x devices unless it is loaded with disable_denylist=1 " +
+			skip(status.ClassDenylist, "vfio-pci refuses C62x devices unless it is loaded with disable_denylist=1 "+
 				"(modprobe -r vfio-pci; modprobe vfio-pci disable_denylist=1)"),
 		},
 
@@ -160,12 +184,12 @@ func TestDecide(t *testing.T) {
 		"PF that is gone": {
 			usableVF(),
 			func(f *facts, _ *rules) { f.pf, f.pfExists = nil, false },
-			skip("its PF 0000:6b:00.0 is gone"),
+			skip(status.ClassRemoving, "its PF 0000:6b:00.0 is gone"),
 		},
 		"PF that is unreadable": {
 			usableVF(),
 			func(f *facts, _ *rules) { f.pfReadErr = "EIO" },
-			skip("its PF 0000:6b:00.0 cannot be read: EIO"),
+			skip(status.ClassUnreadable, "its PF 0000:6b:00.0 cannot be read: EIO"),
 		},
 		"family without services": {
 			usableVF(),
@@ -185,10 +209,6 @@ func TestDecide(t *testing.T) {
 			if (got.device != nil) != (got.action == actionList) {
 				t.Errorf("device %v with action %v", got.device, got.action)
 			}
-			if got.action == actionSkip && got.reason != "" && tt.facts.vf != nil &&
-				skipClass(tt.facts.vf, got.reason, tt.facts.withdrawn) == status.ClassOther {
-				t.Errorf("%q has no class", got.reason)
-			}
 			got.device = nil
 			if !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("decide = %+v, want %+v", got, tt.want)
@@ -198,39 +218,53 @@ func TestDecide(t *testing.T) {
 }
 
 func TestUnhealthyReasonOfAListedVF(t *testing.T) {
+	const pfReason = "its PF 0000:6b:00.0 failed x"
+	failed := func(class string) status.Reason { return status.Reason{Class: class, Text: "failed x"} }
 	for name, tt := range map[string]struct {
 		change func(f *facts)
-		want   string
+		reason string
+		cause  string
 	}{
-		"healthy":   {func(*facts) {}, ""},
-		"no state":  {func(f *facts) { f.pf.State = "" }, ""},
-		"no PF":     {func(f *facts) { f.pf = nil }, ""},
-		"PF down":   {func(f *facts) { f.pf.State = "down" }, "its PF 0000:6b:00.0 is down"},
-		"PF failed": {func(f *facts) { f.pf.unhealthy = "failed x" }, "its PF 0000:6b:00.0 failed x"},
+		"healthy":   {func(*facts) {}, "", ""},
+		"no state":  {func(f *facts) { f.pf.State = "" }, "", ""},
+		"no PF":     {func(f *facts) { f.pf = nil }, "", ""},
+		"PF down":   {func(f *facts) { f.pf.State = "down" }, "its PF 0000:6b:00.0 is down", "pf-down"},
+		"heartbeat": {func(f *facts) { f.pf.unhealthy = failed(status.ClassHeartbeat) }, pfReason, "heartbeat"},
+		"RAS":       {func(f *facts) { f.pf.unhealthy = failed(status.ClassFatalError) }, pfReason, "fatal-error"},
+		"AER of PF": {func(f *facts) { f.pf.unhealthy = failed(status.ClassPCIError) }, pfReason, "pci-error"},
 		"PF down and failed": {
-			func(f *facts) { f.pf.State, f.pf.unhealthy = "down", "failed x" },
-			"its PF 0000:6b:00.0 is down",
+			func(f *facts) { f.pf.State, f.pf.unhealthy = "down", failed(status.ClassHeartbeat) },
+			"its PF 0000:6b:00.0 is down", "pf-down",
 		},
-		"VF failed": {func(f *facts) { f.vf.unhealthy = "had a PCI error" }, "it had a PCI error"},
+		"AER of VF": {func(f *facts) { f.vf.unhealthy = failed(status.ClassPCIError) }, "it failed x", "pci-error"},
 		"held": {
 			func(f *facts) {
 				f.listed, f.vf.Node.Releasing, f.vf.Node.Missing, f.pf.State = true, true, "held", "down"
 			},
-			"held",
+			"held", "releasing",
+		},
+		"withdrawn and down": {
+			func(f *facts) { f.listed, f.withdrawn, f.pf.State = true, "in change", "down" },
+			"in change", "withdrawn",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := usableVF()
 			tt.change(&f)
-			r := rules{driver: device.DriverVFIO, served: []string{"4xxxvf"}, bind: true}
-			d := decide(&f, &r).device
-			want := &devtree.Device{ID: "0000:6b:00.1", Health: devtree.Healthy}
-			if tt.want != "" {
-				want.Health, want.Reason = devtree.Unhealthy, tt.want
-			}
-			got := &devtree.Device{ID: d.ID, Health: d.Health, Reason: d.Reason}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("device (-want +got):\n%s", diff)
+			for _, attributes := range []bool{false, true} {
+				r := rules{driver: device.DriverVFIO, served: []string{"4xxxvf"}, bind: true, attributes: attributes}
+				d := decide(&f, &r).device
+				want := &devtree.Device{ID: "0000:6b:00.1", Health: devtree.Healthy}
+				if tt.reason != "" {
+					want.Health, want.Reason = devtree.Unhealthy, tt.reason
+				}
+				if attributes {
+					want.Cause = tt.cause
+				}
+				got := &devtree.Device{ID: d.ID, Health: d.Health, Reason: d.Reason, Cause: d.Cause}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("device, attributes: %t (-want +got):\n%s", attributes, diff)
+				}
 			}
 		})
 	}

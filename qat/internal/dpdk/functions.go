@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/health"
 	"qatplugin/qat/internal/hostwatch"
@@ -43,7 +44,7 @@ type function struct {
 
 	// unhealthy says why the function, or the VFs of a PF, must not be used for reasons that sysfs
 	// does not show: PCI errors, heartbeats, RAS counters.
-	unhealthy string
+	unhealthy status.Reason
 
 	// removing says that the VF had a physfn link and has none any more. The kernel removes the
 	// link before it unbinds and removes the VF (drivers/pci/iov.c, pci_iov_remove_virtfn).

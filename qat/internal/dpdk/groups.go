@@ -212,7 +212,7 @@ func (c *controller) member(a pci.Address, f *facts) member {
 	}
 	m := member{address: a, driver: known.Driver}
 	if known.IsVF && slices.Contains(c.rules.served, known.Family.VFDriver) {
-		m.bindable = notBindable(known, &f.driver, &c.rules) == "" && !c.isWithdrawn(a)
+		m.bindable = notBindable(known, &f.driver, &c.rules).Text == "" && !c.isWithdrawn(a)
 		f.shared = true
 	}
 	return m

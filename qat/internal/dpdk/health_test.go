@@ -22,12 +22,12 @@ func TestPFThatIsGoneIsNotPolled(t *testing.T) {
 		r.pass(healthInterval)
 		must(t, h.SetHeartbeat(pfA, "-1"))
 		r.pass(healthInterval)
-		if r.controller.health.Reason(r.address(pfA)) == "" {
+		if r.controller.health.Reason(r.address(pfA)).Text == "" {
 			t.Error("the PF is healthy without a heartbeat")
 		}
 		must(t, h.RemovePF(pfA))
 		r.read(pfA)
-		if reason := r.controller.health.Reason(r.address(pfA)); reason != "" {
+		if reason := r.controller.health.Reason(r.address(pfA)).Text; reason != "" {
 			t.Errorf("a PF that is gone %s", reason)
 		}
 	})

@@ -370,6 +370,7 @@ func TestRefusedDeviceIsSkipped(t *testing.T) {
 		listed:  map[pci.Address]*place{},
 		waiting: map[pci.Address]decision{},
 		skipped: map[string]string{},
+		classes: map[pci.Address]string{},
 		tree:    &devtree.Tree{},
 	}
 	a := pci.Address{Bus: 0x6b, Function: 1}

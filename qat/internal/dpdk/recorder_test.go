@@ -154,6 +154,7 @@ func TestRecorderLimitsTheMemoryOfStepsWithFewDecisions(t *testing.T) {
 				listed:  map[pci.Address]*place{},
 				waiting: maps.Clone(waiting),
 				skipped: map[string]string{},
+				classes: map[pci.Address]string{},
 				tree:    &devtree.Tree{},
 			}
 			r := NewRecorder(limit, nil)

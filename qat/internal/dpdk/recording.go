@@ -47,6 +47,7 @@ type headerLine struct {
 	Served  []string  `json:"served"` // drivers of -kernel-vf-drivers
 	Bind    bool      `json:"bind"`
 	Steal   bool      `json:"steal"`
+	Attrs   bool      `json:"attributes,omitempty"` // devices have attributes
 	Policy  string    `json:"policy,omitempty"`
 	Limit   int       `json:"limit,omitempty"` // device limit
 }
@@ -98,6 +99,11 @@ type pfJSON struct {
 	VFs       int    `json:"vfs"`
 	ReadErr   string `json:"readErr,omitempty"`
 	Unhealthy string `json:"unhealthy,omitempty"`
+	Class     string `json:"class,omitempty"` // of Unhealthy
+
+	// Only where devices have attributes:
+	VFNumbers map[string]int `json:"vfNumbers,omitempty"` // of the VFs in the facts
+	Version   string         `json:"version,omitempty"`
 }
 
 // vfJSON is what decide uses of a VF.
@@ -110,7 +116,9 @@ type vfJSON struct {
 	Node        *nodeJSON `json:"node,omitempty"`
 	ReadErr     string    `json:"readErr,omitempty"`
 	Unhealthy   string    `json:"unhealthy,omitempty"`
+	Class       string    `json:"class,omitempty"` // of Unhealthy
 	Removing    bool      `json:"removing,omitempty"`
+	PCIeRoot    string    `json:"pcieRoot,omitempty"` // only where devices have attributes
 }
 
 // nodeJSON is a device.Node.
@@ -162,6 +170,17 @@ type deviceJSON struct {
 	NUMANodes []int    `json:"numaNodes,omitempty"`
 	Nodes     []string `json:"nodes"`            // below /dev
 	Mounts    []string `json:"mounts,omitempty"` // paths
+	Cause     string   `json:"cause,omitempty"`
+
+	Attributes map[string]attributeJSON `json:"attributes,omitempty"`
+}
+
+// attributeJSON is the value of an attribute, in the form of the DRA API. One field is not nil.
+type attributeJSON struct {
+	String  *string          `json:"string,omitempty"`
+	Bool    *bool            `json:"bool,omitempty"`
+	Int     *int64           `json:"int,omitempty"`
+	Version *devtree.Version `json:"version,omitempty"`
 }
 
 type bindJSON struct {
@@ -239,6 +258,7 @@ func (e *encoder) recording(r *recording) {
 		Served:  s.rules.served,
 		Bind:    s.rules.bind,
 		Steal:   s.rules.steal,
+		Attrs:   s.rules.attributes,
 		Policy:  string(s.policy),
 		Limit:   s.limit,
 	})
@@ -306,15 +326,20 @@ func (e *encoder) step(s *step) {
 		Links:     encodeLinks(s.links),
 		Changes:   encodeChanges(s.changes),
 	}
-	pfs := map[pci.Address]bool{}
+	pfs := map[pci.Address]int{} // PF → its index in line.PFs
 	for i := range s.facts {
 		f := &s.facts[i]
 		if f.driver != (device.DriverState{}) {
 			line.Driver = &driverJSON{f.driver.Loaded, f.driver.Denylist, f.driver.NeedsGroup}
 		}
-		if f.pf != nil && !pfs[f.pf.Address] {
-			pfs[f.pf.Address] = true
-			line.PFs = append(line.PFs, encodePF(f.pf))
+		if f.pf != nil {
+			k, known := pfs[f.pf.Address]
+			if !known {
+				k = len(line.PFs)
+				pfs[f.pf.Address] = k
+				line.PFs = append(line.PFs, encodePF(f.pf))
+			}
+			line.PFs[k].addNumber(f)
 		}
 		line.Facts = append(line.Facts, encodeFacts(f))
 		line.Decisions = append(line.Decisions, encodeDecision(&s.decisions[i]))
@@ -350,7 +375,19 @@ func encodePF(f *function) pfJSON {
 		Resource:  f.Resource,
 		VFs:       len(f.VFs),
 		ReadErr:   f.readErr,
-		Unhealthy: f.unhealthy,
+		Unhealthy: f.unhealthy.Text,
+		Class:     f.unhealthy.Class,
+		Version:   f.DriverVersion,
+	}
+}
+
+// addNumber adds the number of a VF of the PF.
+func (e *pfJSON) addNumber(f *facts) {
+	if n, ok := f.number(); ok {
+		if e.VFNumbers == nil {
+			e.VFNumbers = map[string]int{}
+		}
+		e.VFNumbers[f.address.String()] = n
 	}
 }
 
@@ -382,8 +419,10 @@ func encodeFacts(f *facts) factsJSON {
 			NUMANode:    vf.NUMANode,
 			Group:       vf.Group,
 			ReadErr:     vf.readErr,
-			Unhealthy:   vf.unhealthy,
+			Unhealthy:   vf.unhealthy.Text,
+			Class:       vf.unhealthy.Class,
 			Removing:    vf.removing,
+			PCIeRoot:    vf.PCIeRoot,
 		}
 		if vf.Node != (device.Node{}) {
 			encoded.VF.Node = &nodeJSON{vf.Node.Name, vf.Node.Missing, vf.Node.Releasing}
@@ -396,7 +435,7 @@ func encodeDecision(d *decision) decisionJSON {
 	encoded := decisionJSON{
 		VF:        d.vf.String(),
 		Action:    d.action.String(),
-		Reason:    d.reason,
+		Reason:    d.reason.Text,
 		Resource:  d.resource,
 		Group:     d.group,
 		Taken:     encodeAddresses(d.taken),
@@ -413,14 +452,34 @@ func encodeDecision(d *decision) decisionJSON {
 }
 
 func encodeDevice(d *devtree.Device) deviceJSON {
-	encoded := deviceJSON{Reason: d.Reason, NUMANodes: d.NUMANodes, Nodes: []string{}}
+	encoded := deviceJSON{Reason: d.Reason, NUMANodes: d.NUMANodes, Nodes: []string{}, Cause: d.Cause}
 	for _, n := range d.DeviceNodes {
 		encoded.Nodes = append(encoded.Nodes, strings.TrimPrefix(n.HostPath, "/dev/"))
 	}
 	for _, m := range d.Mounts {
 		encoded.Mounts = append(encoded.Mounts, m.HostPath)
 	}
+	for name, value := range d.Attributes {
+		if encoded.Attributes == nil {
+			encoded.Attributes = map[string]attributeJSON{}
+		}
+		encoded.Attributes[name] = encodeAttribute(value)
+	}
 	return encoded
+}
+
+func encodeAttribute(value any) (e attributeJSON) {
+	switch v := value.(type) {
+	case string:
+		e.String = &v
+	case bool:
+		e.Bool = &v
+	case int64:
+		e.Int = &v
+	case devtree.Version:
+		e.Version = &v
+	}
+	return e
 }
 
 func encodeAddresses(list []pci.Address) (names []string) {
@@ -511,7 +570,7 @@ func (d *decoder) family(id string) *device.Family {
 
 func (d *decoder) settings(h *headerLine) settings {
 	return settings{
-		rules:  rules{driver: h.Driver, served: h.Served, bind: h.Bind, steal: h.Steal},
+		rules:  rules{driver: h.Driver, served: h.Served, bind: h.Bind, steal: h.Steal, attributes: h.Attrs},
 		policy: policy.Policy(h.Policy),
 		limit:  h.Limit,
 	}
@@ -602,18 +661,24 @@ func (d *decoder) facts(line *stepLine) []facts {
 }
 
 func (d *decoder) pf(e *pfJSON) *function {
-	return &function{
+	pf := &function{
 		Function: &device.Function{
-			Address:  d.address(e.Address),
-			Family:   d.family(e.DeviceID),
-			Driver:   e.Driver,
-			State:    e.State,
-			Services: e.Services,
-			Resource: e.Resource,
+			Address:       d.address(e.Address),
+			Family:        d.family(e.DeviceID),
+			Driver:        e.Driver,
+			State:         e.State,
+			Services:      e.Services,
+			Resource:      e.Resource,
+			DriverVersion: e.Version,
 		},
 		readErr:   e.ReadErr,
-		unhealthy: e.Unhealthy,
+		unhealthy: status.Reason{Class: e.Class, Text: e.Unhealthy},
 	}
+	for _, vf := range slices.Sorted(maps.Keys(e.VFNumbers)) {
+		pf.VFs = append(pf.VFs, d.address(vf))
+		pf.VFNumbers = append(pf.VFNumbers, e.VFNumbers[vf])
+	}
+	return pf
 }
 
 func (d *decoder) vf(a pci.Address, e *vfJSON) *function {
@@ -626,9 +691,10 @@ func (d *decoder) vf(a pci.Address, e *vfJSON) *function {
 			Driver:      e.Driver,
 			NUMANode:    e.NUMANode,
 			Group:       e.Group,
+			PCIeRoot:    e.PCIeRoot,
 		},
 		readErr:   e.ReadErr,
-		unhealthy: e.Unhealthy,
+		unhealthy: status.Reason{Class: e.Class, Text: e.Unhealthy},
 		removing:  e.Removing,
 	}
 	if e.Node != nil {
@@ -642,7 +708,7 @@ func (d *decoder) decision(e *decisionJSON) decision {
 	decoded := decision{
 		vf:        a,
 		function:  &function{Function: &device.Function{Address: a, IsVF: true, Incarnation: e.Incarnation}},
-		reason:    e.Reason,
+		reason:    status.Reason{Text: e.Reason},
 		resource:  e.Resource,
 		group:     e.Group,
 		taken:     d.addresses(e.Taken),
@@ -661,7 +727,7 @@ func (d *decoder) decision(e *decisionJSON) decision {
 }
 
 func decodeDevice(id string, e *deviceJSON) *devtree.Device {
-	d := &devtree.Device{ID: id, Health: devtree.Healthy, Reason: e.Reason, NUMANodes: e.NUMANodes}
+	d := &devtree.Device{ID: id, Health: devtree.Healthy, Reason: e.Reason, NUMANodes: e.NUMANodes, Cause: e.Cause}
 	if e.Reason != "" {
 		d.Health = devtree.Unhealthy
 	}
@@ -671,5 +737,26 @@ func decodeDevice(id string, e *deviceJSON) *devtree.Device {
 	for _, path := range e.Mounts {
 		d.Mounts = append(d.Mounts, devtree.Mount{HostPath: path, ContainerPath: path})
 	}
+	for name, value := range e.Attributes {
+		if d.Attributes == nil {
+			d.Attributes = map[string]any{}
+		}
+		d.Attributes[name] = value.decode()
+	}
 	return d
+}
+
+// decode returns the value of an attribute, or nil, which a Tree rejects, if it has none.
+func (e *attributeJSON) decode() any {
+	switch {
+	case e.String != nil:
+		return *e.String
+	case e.Bool != nil:
+		return *e.Bool
+	case e.Int != nil:
+		return *e.Int
+	case e.Version != nil:
+		return *e.Version
+	}
+	return nil
 }

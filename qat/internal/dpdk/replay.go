@@ -193,6 +193,7 @@ func (p *player) checkpoint(line *checkpointLine, d *decoder) {
 		listed:  c.listed,
 		waiting: c.waiting,
 		skipped: map[string]string{},
+		classes: map[pci.Address]string{},
 	}
 	builder := (&devtree.Tree{}).Edit()
 	for vf, place := range a.listed {
@@ -334,14 +335,14 @@ func describe(decisions []decision, binds []bindJSON) []RecordedDecision {
 // String describes a decision.
 func (d *decision) String() string {
 	switch {
-	case d.action == actionSkip && d.reason == "":
+	case d.action == actionSkip && d.reason.Text == "":
 		return "no VF there"
 	case d.action == actionList && d.device.Health == devtree.Unhealthy:
 		return fmt.Sprintf("list in %s, unhealthy: %s", d.resource, d.device.Reason)
 	case d.action == actionList:
 		return "list in " + d.resource
-	case d.reason != "":
-		return d.action.String() + ": " + d.reason
+	case d.reason.Text != "":
+		return d.action.String() + ": " + d.reason.Text
 	}
 	return d.action.String()
 }

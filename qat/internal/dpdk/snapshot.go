@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"qatplugin/devtree"
@@ -23,6 +22,7 @@ type snapshot struct {
 	known      map[pci.Address]*function
 	owner      map[pci.Address]pci.Address
 	listed     map[pci.Address]*place
+	classes    map[pci.Address]string // of the reasons why VFs are not listed
 }
 
 // Snapshot copies pointers to what the controller knows. The function that it returns adds that to
@@ -33,6 +33,7 @@ func (c *controller) Snapshot() func(s *status.Snapshot, skipped map[string]stri
 		known:      maps.Clone(c.functions.known),
 		owner:      maps.Clone(c.functions.owner),
 		listed:     maps.Clone(c.assignment.listed),
+		classes:    maps.Clone(c.assignment.classes),
 	}
 	return copied.addTo
 }
@@ -78,8 +79,8 @@ func (v *snapshot) pf(f *function) status.PF {
 	switch {
 	case f.IsDown():
 		pf.Health, pf.Reason = status.Unhealthy, "is "+f.State
-	case f.unhealthy != "":
-		pf.Health, pf.Reason = status.Unhealthy, f.unhealthy
+	case f.unhealthy.Text != "":
+		pf.Health, pf.Reason = status.Unhealthy, f.unhealthy.Text
 	}
 	h := c.health.Heartbeats(f.Address)
 	pf.Heartbeat = status.Heartbeat{Last: h.Last, Good: h.Good, Failed: h.Failed}
@@ -100,8 +101,7 @@ func (v *snapshot) vf(f *function, reason string, binding bool) status.VF {
 		NUMANode:   f.NUMANode,
 		IOMMUGroup: f.Group,
 	}
-	pf, hasPF := v.pfOf(f)
-	if hasPF {
+	if pf, hasPF := v.pfOf(f); hasPF {
 		vf.PF = pf.String()
 	}
 	if f.Node.Name != "" && f.Node.Missing == "" {
@@ -118,14 +118,10 @@ func (v *snapshot) vf(f *function, reason string, binding bool) status.VF {
 		vf.State = status.StateUnhealthy
 	case p != nil:
 		vf.State = status.StateListed
-	case binding || strings.HasPrefix(reason, "waiting for "):
+	case binding || reason != "" && v.classes[f.Address] == "":
 		vf.State = status.StateBinding
 	default:
-		withdrawn := ""
-		if hasPF {
-			withdrawn = v.controller.allocator.withdrawn(pf)
-		}
-		vf.State, vf.Class = status.StateSkipped, skipClass(f, reason, withdrawn)
+		vf.State, vf.Class = status.StateSkipped, cmp.Or(v.classes[f.Address], status.ClassOther)
 	}
 	return vf
 }
@@ -136,46 +132,6 @@ func (v *snapshot) pfOf(vf *function) (pci.Address, bool) {
 	}
 	pf, ok := v.owner[vf.Address]
 	return pf, ok
-}
-
-// classOfPart maps parts of the reasons why a VF is skipped to their classes.
-var classOfPart = []struct{ part, class string }{
-	{"is not one of -kernel-vf-drivers", status.ClassFamily},
-	{"-bind=false leaves binding to others", status.ClassNotBound},
-	{"dry run: not bound", status.ClassNotBound},
-	{"is left alone without -steal", status.ClassOtherDriver},
-	{"its driver_override is", status.ClassOtherDriver},
-	{"is not loaded: modprobe", status.ClassDriverNotLoaded},
-	{device.NoIOMMUGroup, status.ClassNoIOMMUGroup},
-	{"disable_denylist=1", status.ClassDenylist},
-	{"cannot be used: ", status.ClassGroupBlocked},
-	{"it shares IOMMU group", status.ClassGroupShared},
-	{"hidden by -max-num-devices", status.ClassLimit},
-	{"cannot be read: ", status.ClassUnreadable},
-	{"bind to ", status.ClassBindFailed},
-	{"is gone", status.ClassRemoving},
-	{"it is being removed", status.ClassRemoving},
-}
-
-// skipClass returns the class of the reason why a VF is skipped. withdrawn is why its PF is
-// withdrawn, or "".
-func skipClass(vf *function, reason, withdrawn string) string {
-	switch {
-	case reason == "":
-		return status.ClassOther
-	case reason == vf.readErr:
-		return status.ClassUnreadable
-	case reason == withdrawn, reason == mayBeWithdrawn:
-		return status.ClassWithdrawn
-	case vf.Node.Releasing && strings.HasPrefix(reason, vf.Node.Missing):
-		return status.ClassReleasing
-	}
-	for _, c := range classOfPart {
-		if strings.Contains(reason, c.part) {
-			return c.class
-		}
-	}
-	return status.ClassOther
 }
 
 // totalVFs caches how many VFs the PFs can have. Any goroutine may use it.

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"qatplugin/events"
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/pci"
 )
 
@@ -157,9 +158,25 @@ func inBubble(t *testing.T, name string, test func(t *testing.T)) {
 func (m *testMonitor) wantReason(a pci.Address, want string) {
 	m.t.Helper()
 	got := m.Reason(a)
-	if want == "" && got != "" || !strings.Contains(got, want) {
-		m.t.Fatalf("reason %q, want %q", got, want)
+	if want == "" && got.Text != "" || !strings.Contains(got.Text, want) {
+		m.t.Fatalf("reason %q, want %q", got.Text, want)
 	}
+	if class := classOf(got.Text); got.Class != class {
+		m.t.Fatalf("class %q of %q, want %q", got.Class, got.Text, class)
+	}
+}
+
+// classOf returns the class that a reason with this text must have.
+func classOf(text string) string {
+	switch {
+	case text == "":
+		return ""
+	case strings.Contains(text, "fatal error"):
+		return status.ClassFatalError
+	case strings.Contains(text, "PCI error"):
+		return status.ClassPCIError
+	}
+	return status.ClassHeartbeat
 }
 
 // uevent returns an event of the kernel: "change@/devices/...", then variables.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"qatplugin/events"
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/pci"
 )
 
@@ -190,20 +191,23 @@ func (m *Monitor) Observe(e *events.Event) {
 	}
 }
 
-// Reason returns why a function must not be used, or "" if it is healthy. The reason of a PF
-// applies to its VFs as well.
-func (m *Monitor) Reason(a pci.Address) string {
+// Reason returns why a function must not be used, or the zero Reason if it is healthy. The reason of
+// a PF applies to its VFs as well.
+func (m *Monitor) Reason(a pci.Address) status.Reason {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if fault := m.faults[a]; fault.reason != "" {
-		return fault.reason
+		return status.Reason{Class: status.ClassPCIError, Text: fault.reason}
 	}
 	p := m.pfs[a]
 	switch r := m.busy[a]; {
 	case p == nil:
-		return ""
+		return status.Reason{}
 	case r != nil && r.failed:
-		return fmt.Sprintf("is stuck: its heartbeat has not answered for %.0f s", answerTimeout.Seconds())
+		return status.Reason{
+			Class: status.ClassHeartbeat,
+			Text:  fmt.Sprintf("is stuck: its heartbeat has not answered for %.0f s", answerTimeout.Seconds()),
+		}
 	}
 	return p.reason()
 }

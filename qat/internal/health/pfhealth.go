@@ -5,6 +5,8 @@ package health
 import (
 	"fmt"
 	"time"
+
+	"qatplugin/internal/status"
 )
 
 const (
@@ -67,18 +69,21 @@ func (p *pfHealth) restart() {
 	p.fatalBase, p.newFatal = -1, 0
 }
 
-func (p *pfHealth) reason() string {
+func (p *pfHealth) reason() status.Reason {
 	switch {
 	case p.newFatal > 0:
 		noun := "errors"
 		if p.newFatal == 1 {
 			noun = "error"
 		}
-		return fmt.Sprintf("had %d fatal %s (qat_ras/errors_fatal) and must be taken down and up", p.newFatal, noun)
+		return status.Reason{
+			Class: status.ClassFatalError,
+			Text:  fmt.Sprintf("had %d fatal %s (qat_ras/errors_fatal) and must be taken down and up", p.newFatal, noun),
+		}
 	case p.failed:
-		return "failed its heartbeat"
+		return status.Reason{Class: status.ClassHeartbeat, Text: "failed its heartbeat"}
 	}
-	return ""
+	return status.Reason{}
 }
 
 // update applies the result of a poll and reports whether the PF changed.

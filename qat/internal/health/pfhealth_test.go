@@ -102,7 +102,7 @@ func flap(m *testMonitor, pf *testPF) (good int) {
 	}
 	m.wantReason(pf.Address, noHeartbeat)
 	pf.heartbeat("0")
-	for m.Reason(pf.Address) != "" {
+	for m.Reason(pf.Address).Text != "" {
 		m.poll()
 		good++
 	}
@@ -319,7 +319,7 @@ func TestQueriesFailedDistinguishesFailuresFromEarlyReads(t *testing.T) {
 			pf.queriesFailed(step.queriesFailed)
 			pf.heartbeat(step.status)
 			m.poll()
-			if got := m.Reason(pf.Address); got != step.want {
+			if got := m.Reason(pf.Address).Text; got != step.want {
 				t.Errorf("poll %d: reason %q, want %q", i, got, step.want)
 			}
 		}
