@@ -37,33 +37,36 @@ func benchHost(b *testing.B, n int) *lookalike.Host {
 // times as long a full read takes, by turns in one run.
 func BenchmarkReconcile(b *testing.B) {
 	for _, n := range []int{1, 64, 1024} {
-		b.Run(fmt.Sprintf("VFs=%d", n), func(b *testing.B) {
-			c := newReader(b, benchHost(b, n))
-			all := &hostwatch.Batch[Key]{All: true}
-			if got := c.Reconcile(time.Now(), all).Tree.Resource("cy").Len(); got != n {
-				b.Fatalf("%d VFs are listed, want %d", got, n)
-			}
-			one := &hostwatch.Batch[Key]{Keys: []Key{{address: pci.Address{Bus: 1, Function: 1}}}}
-			var full time.Duration
-			b.ReportAllocs()
-			b.ResetTimer()
-			for i := range b.N {
-				c.Reconcile(time.Now(), one)
-				if i%64 == 0 {
-					b.StopTimer()
-					start := time.Now()
-					c.Reconcile(start, all)
-					full += time.Since(start)
-					b.StartTimer()
-				}
-			}
-			b.StopTimer()
-			perVF := b.Elapsed() / time.Duration(b.N)
-			perAll := full / time.Duration((b.N+63)/64)
-			b.ReportMetric(float64(perAll.Microseconds()), "full-µs")
-			b.ReportMetric(float64(perAll)/float64(max(perVF, 1)), "full/one")
-		})
+		b.Run(fmt.Sprintf("VFs=%d", n), func(b *testing.B) { benchmarkReconcile(b, n, false) })
 	}
+	b.Run("VFs=64,attributes", func(b *testing.B) { benchmarkReconcile(b, 64, true) })
+}
+
+func benchmarkReconcile(b *testing.B, n int, attributes bool) {
+	c := newReader(b, benchHost(b, n), attributes)
+	all := &hostwatch.Batch[Key]{All: true}
+	if got := c.Reconcile(time.Now(), all).Tree.Resource("cy").Len(); got != n {
+		b.Fatalf("%d VFs are listed, want %d", got, n)
+	}
+	one := &hostwatch.Batch[Key]{Keys: []Key{{address: pci.Address{Bus: 1, Function: 1}}}}
+	var full time.Duration
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		c.Reconcile(time.Now(), one)
+		if i%64 == 0 {
+			b.StopTimer()
+			start := time.Now()
+			c.Reconcile(start, all)
+			full += time.Since(start)
+			b.StartTimer()
+		}
+	}
+	b.StopTimer()
+	perVF := b.Elapsed() / time.Duration(b.N)
+	perAll := full / time.Duration((b.N+63)/64)
+	b.ReportMetric(float64(perAll.Microseconds()), "full-µs")
+	b.ReportMetric(float64(perAll)/float64(max(perVF, 1)), "full/one")
 }
 
 // BenchmarkSnapshot measures how long a reader of the status delays the loop, and how long the
@@ -71,7 +74,7 @@ func BenchmarkReconcile(b *testing.B) {
 func BenchmarkSnapshot(b *testing.B) {
 	for _, n := range []int{64, 1024} {
 		b.Run(fmt.Sprintf("VFs=%d", n), func(b *testing.B) {
-			c := newReader(b, benchHost(b, n))
+			c := newReader(b, benchHost(b, n), false)
 			known := func(*function) bool { return true }
 			for len(c.functions.vfs(known)) < n { // on a busy machine, some reads return late
 				c.Reconcile(time.Now(), &hostwatch.Batch[Key]{All: true})

@@ -399,7 +399,7 @@ func (c *controller) updateBinder(vfs []facts, decisions []decision, now time.Ti
 			c.binder.Bound(d.vf, now)
 		case f.vf == nil:
 			c.binder.Forget(d.vf)
-		case d.action == actionSkip:
+		default: // it is skipped, or listed while a workload holds it without a driver
 			if f.withdrawn != "" {
 				c.binder.Release(d.vf)
 			}

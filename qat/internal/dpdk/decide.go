@@ -80,7 +80,10 @@ type rules struct {
 	bind   bool     // VFs are bound
 	steal  bool     // also bind VFs that are bound to another driver, or reserved by driver_override
 
-	attributes bool // devices have attributes
+	// attributes reports whether devices have attributes and causes. Then the lists also have the
+	// VFs that cannot be allocated while their PF is withdrawn or a workload holds them, as
+	// unhealthy. The cause tells their consumers why.
+	attributes bool
 }
 
 // An action is what to do with a VF.
@@ -137,13 +140,13 @@ func decide(f *facts, r *rules) decision {
 	case !slices.Contains(r.served, vf.Family.VFDriver):
 		return skip(status.ClassFamily,
 			fmt.Sprintf("its family's driver %s is not one of -kernel-vf-drivers", vf.Family.VFDriver))
-	case vf.Node.Releasing && f.listed:
+	case vf.Node.Releasing && (f.listed || r.attributes && vf.Driver == ""):
 		return decideResource(f, r) // listed, but unhealthy, until it is gone or back
 	case vf.Node.Releasing && vf.Driver == "": // the bind would wait for the workload that holds the VF
 		return decision{reason: f.releasingReason()}
 	case vf.removing && !f.driverBound:
 		return skip(status.ClassRemoving, "it is being removed") // binding it would only delay the removal
-	case f.withdrawn != "" && !((f.listed || f.inUse) && f.driverBound && vf.Node.Missing == ""):
+	case f.withdrawn != "" && !((f.hasPlace() || r.attributes) && f.driverBound && vf.Node.Missing == ""):
 		return skip(status.ClassWithdrawn, f.withdrawn)
 	case f.groupErr != "" && !f.listed: // another VF of the group may be listed
 		return skip(status.ClassUnreadable, fmt.Sprintf("its IOMMU group %d cannot be read: %s", *vf.Group, f.groupErr))
@@ -157,6 +160,9 @@ func decide(f *facts, r *rules) decision {
 	}
 	return decideResource(f, r)
 }
+
+// hasPlace reports whether the VF is listed, or probably was when the mode started.
+func (f *facts) hasPlace() bool { return f.listed || f.inUse }
 
 // releasingReason returns why a VF whose node outlives its VFIO device cannot be used.
 func (f *facts) releasingReason() status.Reason {
@@ -241,7 +247,7 @@ func decideResource(f *facts, r *rules) decision {
 		action:    actionList,
 		resource:  resource,
 		device:    d,
-		unhealthy: d.Health == devtree.Unhealthy && f.withdrawn == "",
+		unhealthy: d.Health == devtree.Unhealthy && !(f.withdrawn != "" && f.hasPlace()),
 	}
 }
 

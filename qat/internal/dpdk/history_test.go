@@ -26,14 +26,16 @@ import (
 type history struct {
 	t          *rapid.T
 	host       *lookalike.Host
+	attributes bool // devices have attributes
 	controller *controller
 	queue      []events.Event // sent and not delivered yet
 	lost       bool           // some never will be
 }
 
 // newReader returns a controller of the host that binds nothing.
-func newReader(t interface{ Cleanup(func()) }, h *lookalike.Host) *controller {
-	c := New(context.Background(), withDefaults(h, Config{NoBind: true}, nil), hostwatch.Host[Key]{
+func newReader(t interface{ Cleanup(func()) }, h *lookalike.Host, attributes bool) *controller {
+	cfg := Config{NoBind: true, Attributes: attributes}
+	c := New(context.Background(), withDefaults(h, cfg, nil), hostwatch.Host[Key]{
 		Mark:    func(Key, time.Time) {},
 		Watches: hostwatch.NewWatches(nil),
 	}).(*controller)
@@ -53,7 +55,8 @@ func newHistory(t *rapid.T, dir string) *history {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &history{t: t, host: h, controller: newReader(t, h)}
+	w := &history{t: t, host: h, attributes: rapid.Bool().Draw(t, "attributes")}
+	w.controller = newReader(t, h, w.attributes)
 	h.Uevents(func(message []byte) {
 		var e events.Event
 		if err := events.ParseUevent(&e, slices.Clone(message)); err != nil {
@@ -180,7 +183,7 @@ func TestAnyHistoryEndsInTheTreeOfAFullRead(t *testing.T) {
 		if w.lost {
 			w.resync()
 		}
-		fresh := newReader(t, w.host).Reconcile(time.Now(), &hostwatch.Batch[Key]{All: true})
+		fresh := newReader(t, w.host, w.attributes).Reconcile(time.Now(), &hostwatch.Batch[Key]{All: true})
 		if diff := cmp.Diff(devicesOf(fresh.Tree), devicesOf(w.controller.assignment.tree)); diff != "" {
 			t.Fatalf("the Tree after this history (-full read +got):\n%s", diff)
 		}

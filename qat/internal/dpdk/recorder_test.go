@@ -76,6 +76,8 @@ func TestRecordingOfAnyHistoryEndsInTheSameTree(t *testing.T) {
 		n++
 		w := newHistory(t, filepath.Join(dir, fmt.Sprint(n)))
 		cfg := Config{
+			Attributes: w.attributes,
+
 			Limit:    rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "limit"),
 			Policy:   rapid.SampledFrom([]policy.Policy{"", policy.Balanced, policy.Packed}).Draw(t, "policy"),
 			Recorder: NewRecorder(rapid.SampledFrom([]int{1, 10, 1000}).Draw(t, "recorder"), status.NewJournal(10)),

@@ -168,6 +168,8 @@ func withDefaults(h *lookalike.Host, cfg Config, w *rig) Config {
 			Dev:       cfg.Dev,
 			Driver:    cfg.Driver,
 			Interface: device.InterfaceAuto,
+
+			Attributes: cfg.Attributes,
 		})
 	}
 	if cfg.Allocator == nil {

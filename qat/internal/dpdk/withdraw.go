@@ -43,6 +43,7 @@ func newWithdrawals() withdrawals {
 // The mode follows soon after. Listed VFs of the PF become unhealthy with the reason, and keep
 // their places under a device limit for as long as they exist. Its other VFs, also those that the
 // kernel adds later, are skipped with the reason and not bound. A bind in progress may still end.
+// With Config.Attributes, the other VFs that are bound are listed as unhealthy.
 func (w *withdrawals) Withdraw(pf pci.Address, reason string) {
 	w.mu.Lock()
 	changed := w.changed

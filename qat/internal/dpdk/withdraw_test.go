@@ -20,6 +20,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/status"
 	"qatplugin/qat/internal/device"
 	"qatplugin/qat/internal/hostwatch"
 	"qatplugin/qat/internal/pci"
@@ -382,7 +383,7 @@ func TestNoHistoryAllocatesAWithdrawnVF(t *testing.T) {
 			marked = append(marked, Key{kind: keyWithdrawal, address: a})
 		}
 		w.reconcile(&hostwatch.Batch[Key]{Keys: marked})
-		fresh := newReader(t, w.host).Reconcile(time.Now(), &hostwatch.Batch[Key]{All: true})
+		fresh := newReader(t, w.host, w.attributes).Reconcile(time.Now(), &hostwatch.Batch[Key]{All: true})
 		if diff := cmp.Diff(devicesOf(fresh.Tree), devicesOf(w.controller.assignment.tree)); diff != "" {
 			t.Fatalf("the Tree after all PFs are offered again (-full read +got):\n%s", diff)
 		}
@@ -449,5 +450,126 @@ func TestVFsThatWereUnboundWhileWithdrawnAreBoundAtOnce(t *testing.T) {
 		r.withdraw(pfA, "")
 		k.pass(100 * time.Millisecond)
 		r.wantList(want)
+	})
+}
+
+// causes returns the unhealthy devices of the Tree with their causes.
+func (r *rig) causes() map[string]string {
+	m := map[string]string{}
+	for resource := range r.tree.Resources() {
+		for d := range resource.Devices() {
+			if d.Health == devtree.Unhealthy {
+				m[d.ID] = d.Cause
+			}
+		}
+	}
+	return m
+}
+
+func (r *rig) wantCauses(want map[string]string) {
+	r.t.Helper()
+	if diff := cmp.Diff(want, r.causes()); diff != "" {
+		r.t.Errorf("causes of unhealthy devices (-want +got):\n%s", diff)
+	}
+}
+
+// A DRA driver marks the devices that wait for provisioning, and must therefore know them, also
+// after a restart. The device plugin hides them then; see TestWithdrawalBeforeTheFirstRead.
+func TestVFsOfAWithdrawnPFAreListedWithAttributes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost2PFs(t)
+		r := newRig(t, h, Config{NoBind: true, Attributes: true})
+		r.config.Allocator.Withdraw(r.address(pfA), reconfiguration)
+		r.rescan()
+		r.wantList(map[string][]string{"cy": {vfA1 + " unhealthy", vfA2 + " unhealthy"}, "dc": {vfB1, vfB2}})
+		r.wantCauses(map[string]string{vfA1: status.ClassWithdrawn, vfA2: status.ClassWithdrawn})
+		if err := r.allocate(vfA1); !errors.Is(err, devtree.ErrUnfit) {
+			t.Errorf("allocating a VF that is withdrawn: %v", err)
+		}
+		must(t, h.Unbind(vfA2)) // it cannot be used before it is bound again
+		r.read(vfA2)
+		r.wantList(map[string][]string{"cy": {vfA1 + " unhealthy"}, "dc": {vfB1, vfB2}})
+		r.wantSkipped(vfA2)
+		r.withdraw(pfA, "")
+		r.wantList(map[string][]string{"cy": {vfA1}, "dc": {vfB1, vfB2}})
+		r.wantCauses(map[string]string{})
+	})
+}
+
+// Under a device limit, VFs that cannot be allocated only get the places that no other VF wants.
+func TestWithdrawnVFsTakeNoPlacesWithAttributes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, newHost2PFs(t), Config{NoBind: true, Attributes: true, Limit: 3})
+		r.config.Allocator.Withdraw(r.address(pfA), reconfiguration)
+		r.rescan()
+		r.wantList(map[string][]string{"cy": {vfA1 + " unhealthy"}, "dc": {vfB1, vfB2}})
+	})
+}
+
+// A VF that a workload holds although it has lost its driver is listed until the kernel releases
+// it, also by a plugin that starts meanwhile.
+func TestHeldVFIsListedWithAttributes(t *testing.T) {
+	for name, attributes := range map[string]bool{"with": true, "without": false} {
+		inBubble(t, name, func(t *testing.T) {
+			h := newHost2PFs(t)
+			release := h.Hold(vfA1)
+			t.Cleanup(release)
+			done := make(chan error, 1)
+			go func() { done <- h.Unbind(vfA1) }()
+			synctest.Wait()
+			r := newRig(t, h, Config{Attributes: attributes})
+			r.rescan()
+			want := map[string][]string{"cy": {vfA2}, "dc": {vfB1, vfB2}}
+			causes := map[string]string{}
+			if attributes {
+				want["cy"] = []string{vfA1 + " unhealthy", vfA2}
+				causes[vfA1] = status.ClassReleasing
+			}
+			r.wantList(want)
+			r.wantCauses(causes)
+			r.pass(time.Minute)
+			r.wantList(want)
+			if w := r.writes(); len(w) > 0 {
+				t.Errorf("written %q while a workload holds the VF", w)
+			}
+			release()
+			must(t, <-done)
+			r.read(vfA1)
+			if slices.Contains(r.list()["cy"], vfA1+" unhealthy") {
+				t.Error("the VF is listed after the kernel has released it")
+			}
+		})
+	}
+}
+
+func TestBindEndsWhenAWorkloadHoldsTheVFWithAttributes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost4xxx(t)
+		must(t, h.AddVF(lookalike.VF{Address: vfA1, PF: pfA}))
+		r := newRig(t, h, Config{Attributes: true})
+		r.rescan()
+		if r.probes(vfA1) == 0 {
+			t.Fatal("the plugin does not bind the VF")
+		}
+		must(t, h.Bind(vfA1, device.DriverVFIO))
+		release := h.Hold(vfA1)
+		t.Cleanup(release)
+		done := make(chan error, 1)
+		go func() { done <- h.Unbind(vfA1) }()
+		synctest.Wait()
+		r.read(vfA1)
+		r.wantCauses(map[string]string{vfA1: status.ClassReleasing})
+		before := r.writes()
+		r.pass(time.Hour) // which fails if the plugin wants to go on at once, again and again
+		if diff := cmp.Diff(before, r.writes()); diff != "" {
+			t.Errorf("written while a workload holds the VF (-before +after):\n%s", diff)
+		}
+		release()
+		must(t, <-done)
+		probes := r.probes(vfA1)
+		r.read(vfA1)
+		if r.probes(vfA1) == probes {
+			t.Error("the plugin does not bind the VF after the kernel has released it")
+		}
 	})
 }
