@@ -55,9 +55,10 @@ func TestTreesHaveOnlyDevicesThatTheAPIServerAccepts(t *testing.T) {
 	}
 	long := strings.Repeat("x", 65)
 	texts := []string{
-		"", "a", "A1", "_", "1", "-", "a-b", "a_b", "a.b", "a b", "größe", "\xff", ".a", "a.", "a..b", "-a", "a-", "a\n",
-		"0000:6b:00.1", "sym;asym", "1.2.3", "1.2", "01.2.3", "v1.2.3", "1.2.3-", "1.2.3-rc.1", "1.2.3-01", "1.2.3+01",
-		"1.2.3-a+b.c", "1.2.3+", "1.2.3\n", "1.2.3-ä", "1.2.3-" + long[:58], "1.2.3-" + long[:59],
+		"", "a", "A1", "_", "1", "-", "a-b", "a_b", "a.b", "a b", "größe", "\xff", ".a", "a.", "a..b", "-a", "a-",
+		"a\n",
+		"0000:6b:00.1", "sym;asym", "1.2.3", "1.2", "01.2.3", "v1.2.3", "1.2.3-", "1.2.3-rc.1", "1.2.3-01",
+		"1.2.3+01", "1.2.3-a+b.c", "1.2.3+", "1.2.3\n", "1.2.3-ä", "1.2.3-" + long[:58], "1.2.3-" + long[:59],
 		long[:32], long[:33], long[:63], long[:64], long,
 	}
 	check := func(what string, attributes map[string]any, cause string) {

@@ -191,8 +191,8 @@ func (m *Monitor) Observe(e *events.Event) {
 	}
 }
 
-// Reason returns why a function must not be used, or the zero Reason if it is healthy. The reason of
-// a PF applies to its VFs as well.
+// Reason returns why a function must not be used, or the zero Reason if it is healthy. The reason
+// of a PF applies to its VFs as well.
 func (m *Monitor) Reason(a pci.Address) status.Reason {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -72,14 +72,12 @@ func (p *pfHealth) restart() {
 func (p *pfHealth) reason() status.Reason {
 	switch {
 	case p.newFatal > 0:
+		const text = "had %d fatal %s (qat_ras/errors_fatal) and must be taken down and up"
 		noun := "errors"
 		if p.newFatal == 1 {
 			noun = "error"
 		}
-		return status.Reason{
-			Class: status.ClassFatalError,
-			Text:  fmt.Sprintf("had %d fatal %s (qat_ras/errors_fatal) and must be taken down and up", p.newFatal, noun),
-		}
+		return status.Reason{Class: status.ClassFatalError, Text: fmt.Sprintf(text, p.newFatal, noun)}
 	case p.failed:
 		return status.Reason{Class: status.ClassHeartbeat, Text: "failed its heartbeat"}
 	}
