@@ -116,8 +116,8 @@ func isIdentifier(s string) bool {
 	return s != ""
 }
 
-// isSubdomain reports whether s is a DNS subdomain in lower or upper case, like the name of a driver
-// (k8s.io/kubernetes/pkg/apis/core/validation, ValidateCSIDriverName).
+// isSubdomain reports whether s is a DNS subdomain in lower or upper case, like the name of a
+// driver (k8s.io/kubernetes/pkg/apis/core/validation, ValidateCSIDriverName).
 func isSubdomain(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {
 		if label == "" || label[0] == '-' || label[len(label)-1] == '-' {

@@ -41,9 +41,12 @@ func TestPutStatesBrokenRule(t *testing.T) {
 		envName     = `device "a": invalid environment variable name %`
 		cdiName     = `device "a": invalid CDI device name %: must have the form vendor/class=name`
 
-		badCause      = `device "a": invalid cause %: must consist of letters, digits, '-', '_' and '.', and begin and end with a letter or digit`
-		attributeName = `device "a": invalid attribute name %: must be a C identifier, optionally after a DNS subdomain and a slash`
-		badVersion    = `device "a": attribute "v": invalid version %: must be a semantic version of at most 64 bytes, such as 1.2.3`
+		badCause = `device "a": invalid cause %: ` +
+			`must consist of letters, digits, '-', '_' and '.', and begin and end with a letter or digit`
+		attributeName = `device "a": invalid attribute name %: ` +
+			`must be a C identifier, optionally after a DNS subdomain and a slash`
+		badVersion = `device "a": attribute "v": invalid version %: ` +
+			`must be a semantic version of at most 64 bytes, such as 1.2.3`
 	)
 	for _, tt := range []struct {
 		name        string
@@ -137,7 +140,10 @@ func TestPutStatesBrokenRule(t *testing.T) {
 			"CDI name with a bad device", cdi("intel.com/qat=a b"),
 			`device "a": invalid CDI device name "intel.com/qat=a b": invalid character ' ' in device name "a b"`, "",
 		},
-		{"healthy with cause", func(d *devtree.Device) { d.Cause = "heartbeat" }, `device "a": Healthy with a cause`, ""},
+		{
+			"healthy with cause", func(d *devtree.Device) { d.Cause = "heartbeat" },
+			`device "a": Healthy with a cause`, "",
+		},
 		{"cause with a space", cause("no heartbeat"), badCause, `"no heartbeat"`},
 		{"cause that ends with -", cause("pf-"), badCause, `"pf-"`},
 		{"cause not ASCII", cause("größe"), badCause, `"größe"`},

@@ -199,7 +199,8 @@ const (
 	ClassOther           = "other"
 )
 
-// The classes of the reasons why a listed VF is unhealthy, besides ClassReleasing and ClassWithdrawn.
+// The classes of the reasons why a listed VF is unhealthy, besides ClassReleasing and
+// ClassWithdrawn.
 const (
 	ClassPFDown     = "pf-down"     // its PF is down
 	ClassHeartbeat  = "heartbeat"   // its PF has failed a heartbeat check, or does not answer one

@@ -196,8 +196,8 @@ func decideBind(f *facts, r *rules) decision {
 	return decision{action: actionBind, unhealthy: unhealthyReason(f).Text != ""}
 }
 
-// notBindable returns why a VF must not or cannot be bound to the DPDK driver, or the zero Reason if
-// no known fact prevents it.
+// notBindable returns why a VF must not or cannot be bound to the DPDK driver, or the zero Reason
+// if no known fact prevents it.
 func notBindable(vf *function, driver *device.DriverState, r *rules) status.Reason {
 	switch {
 	case !r.bind:

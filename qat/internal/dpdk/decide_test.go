@@ -61,10 +61,14 @@ func TestDecide(t *testing.T) {
 		change func(f *facts, r *rules)
 		want   decision
 	}{
-		"usable":      {usableVF(), nil, listed("cy")},
-		"no such VF":  {facts{}, nil, decision{}},
-		"unreadable":  {facts{unreadable: "EIO"}, nil, skip(status.ClassUnreadable, "EIO")},
-		"partly read": {usableVF(), func(f *facts, _ *rules) { f.vf.readErr = "EIO" }, skip(status.ClassUnreadable, "EIO")},
+		"usable":     {usableVF(), nil, listed("cy")},
+		"no such VF": {facts{}, nil, decision{}},
+		"unreadable": {facts{unreadable: "EIO"}, nil, skip(status.ClassUnreadable, "EIO")},
+		"partly read": {
+			usableVF(),
+			func(f *facts, _ *rules) { f.vf.readErr = "EIO" },
+			skip(status.ClassUnreadable, "EIO"),
+		},
 		"other family": {
 			usableVF(),
 			func(_ *facts, r *rules) { r.served = nil },

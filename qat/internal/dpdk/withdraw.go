@@ -37,8 +37,8 @@ func newWithdrawals() withdrawals {
 // reason is empty, Withdraw offers the VFs again. Any goroutine may call it, also before and after
 // the mode runs.
 //
-// Every call of PostAllocate or Check that begins after Withdraw has returned fails with the reason.
-// A call that ran at the same time has either failed, or LastAllocated reports it.
+// Every call of PostAllocate or Check that begins after Withdraw has returned fails with the
+// reason. A call that ran at the same time has either failed, or LastAllocated reports it.
 //
 // The mode follows soon after. Listed VFs of the PF become unhealthy with the reason, and keep
 // their places under a device limit for as long as they exist. Its other VFs, also those that the
