@@ -123,6 +123,11 @@ func (d *Driver) Run(ctx context.Context) error {
 		watched <- err
 	}()
 	var running sync.WaitGroup
+	running.Go(func() {
+		if err := p.claims.RemoveUnused(ctx); err != nil {
+			p.log.Error(err, "Cannot remove the metadata files of claims that have ended")
+		}
+	})
 	running.Go(func() { d.watchRuntime(ctx) })
 	running.Go(func() { reload(ctx, p) })
 	running.Go(func() { p.slices.Run(ctx) })
@@ -167,6 +172,7 @@ func (d *Driver) build(log klog.Logger) (*parts, error) {
 		MetadataDir: metadataDir,
 		GetClaim:    client.GetClaim,
 		Inventory:   func() *inventory.Inventory { i, _ := d.newest(); return i },
+		Attributes:  publisher.Attributes,
 		Prepare:     d.askPreparer,
 		Changed:     d.refresh,
 		Log:         log,

@@ -102,5 +102,5 @@ func (d *Driver) newPublisher(p *parts) *publisher.Publisher {
 // evicts reports whether an unhealthy device evicts the pods that use it. The pods that run while
 // the container runtime ignores CDI devices have got theirs before, or never.
 func (d *Driver) evicts(device *devtree.Device) bool {
-	return d.config.evict != nil && device.Cause != CauseNoCDI && d.config.evict(device)
+	return d.config.evict != nil && device.Cause != causeNoCDI && d.config.evict(device)
 }

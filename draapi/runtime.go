@@ -18,8 +18,8 @@ import (
 	"qatplugin/internal/retry"
 )
 
-// CauseNoCDI is the Cause of all devices while the container runtime ignores CDI devices.
-const CauseNoCDI = "no-cdi"
+// causeNoCDI is the Cause of all devices while the container runtime ignores CDI devices.
+const causeNoCDI = "no-cdi"
 
 const (
 	runtimeFirst    = time.Second // between attempts to get the Node
@@ -51,7 +51,7 @@ func (s *runtimeState) withoutCDI(t *devtree.Tree) *devtree.Tree {
 	for r := range t.Resources() {
 		for d := range r.Devices() {
 			unfit := *d
-			unfit.Health, unfit.Reason, unfit.Cause = devtree.Unhealthy, s.err.Error(), CauseNoCDI
+			unfit.Health, unfit.Reason, unfit.Cause = devtree.Unhealthy, s.err.Error(), causeNoCDI
 			_ = b.Put(r.Name(), &unfit) // valid, because d is
 		}
 	}

@@ -15,11 +15,10 @@ type Status struct {
 	Driver string // its name
 	Pool   string // the name of the pool, which is the Node's
 
-	Devices    int     // of the pool, including those that have gone and that claims hold
-	Healthy    int     // of these, how many are healthy
-	Gone       int     // of these, how many have left the newest Tree and are held by claims
-	Skipped    []error // devices of the newest Tree that are not offered, and why
-	Generation uint64  // of the newest Tree; zero before the first one
+	Devices int     // of the pool, including those that have gone and that claims hold
+	Healthy int     // of these, how many are healthy
+	Gone    int     // of these, how many have left the newest Tree and are held by claims
+	Skipped []error // devices of the newest Tree that are not offered, and why
 
 	Registration RegistrationStatus
 	Slices       []SliceStatus // sorted by name
@@ -40,12 +39,11 @@ type RegistrationStatus struct {
 
 // A SliceStatus is a ResourceSlice of the [Driver] at the API server.
 type SliceStatus struct {
-	Name            string
-	Devices         int
-	Tainted         int   // of these, how many have a taint
-	Generation      int64 // of the pool
-	ResourceVersion string
-	Written         time.Time // when the Driver last wrote it; zero if not since it started
+	Name       string
+	Devices    int
+	Tainted    int       // of these, how many have a taint
+	Generation int64     // of the pool
+	Written    time.Time // when the Driver last wrote it; zero if not since it started
 }
 
 // A ClaimStatus is a prepared claim.
@@ -81,7 +79,7 @@ func (d *Driver) Status() Status {
 	s := Status{Driver: d.name, Pool: d.config.nodeName}
 	d.mu.Lock()
 	p, devices := d.parts, d.inventory
-	s.Generation, s.Runtime, s.RuntimeErr = d.tree.Generation(), d.runtime.version, d.runtime.err
+	s.Runtime, s.RuntimeErr = d.runtime.version, d.runtime.err
 	d.mu.Unlock()
 	if devices != nil {
 		s.Devices, s.Skipped = len(devices.Devices), devices.Skipped
@@ -110,7 +108,13 @@ func (d *Driver) Status() Status {
 	published := p.slices.Status()
 	s.Publishing = published.Err
 	for _, slice := range published.Slices {
-		s.Slices = append(s.Slices, SliceStatus(slice))
+		s.Slices = append(s.Slices, SliceStatus{
+			Name:       slice.Name,
+			Devices:    slice.Devices,
+			Tainted:    slice.Tainted,
+			Generation: slice.Generation,
+			Written:    slice.Written,
+		})
 	}
 	return s
 }

@@ -52,10 +52,13 @@ var rooms = map[string]room{
 		why:    "draapi/internal/apiclient sends requests to the API server and decides nothing",
 	},
 	"draapi/internal/claims": {
-		ours:   []string{"cdi", "devtree", "draapi/internal/inventory", "internal/retry"},
-		theirs: []string{"k8s.io/api", "k8s.io/apimachinery", "k8s.io/klog/v2"},
-		never:  []string{"google.golang.org/grpc", "k8s.io/client-go"},
-		why:    "draapi/internal/claims knows who holds what, and neither who asks nor how claims are read",
+		ours: []string{"cdi", "devtree", "draapi/internal/inventory", "internal/retry"},
+		theirs: []string{
+			"k8s.io/api", "k8s.io/apimachinery", helper + "/api/metadata", helper + "/api/metadata/v1alpha1",
+			"k8s.io/klog/v2",
+		},
+		never: []string{"google.golang.org/grpc", "k8s.io/client-go"},
+		why:   "draapi/internal/claims knows who holds what, and neither who asks nor how claims are read",
 	},
 	"draapi/internal/inventory": {
 		ours:  []string{"devtree"},
@@ -322,7 +325,8 @@ var forTests = []string{
 	"github.com/opencontainers/runtime-spec", "github.com/prometheus/common",
 	"github.com/santhosh-tekuri/jsonschema/v6", "go.uber.org/goleak", "go.yaml.in/yaml/v4",
 	"golang.org/x/sys/unix", cdiModule, "google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io/klog/v2",
-	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go/rest", "k8s.io/kubelet/pkg/apis", "pgregory.net/rapid",
+	"k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go/rest", "k8s.io/kubelet/pkg/apis",
+	helper + "/devicemetadata", "pgregory.net/rapid",
 }
 
 // listing is the output of `go list -json` for one package.

@@ -167,7 +167,7 @@ func (s *Store) commit(ctx context.Context, claim *Claim) error {
 	if err := s.checkHolders(claim); err != nil {
 		return err
 	}
-	if err := s.writeMetadata(claim); err != nil {
+	if err := s.addMetadata(claim); err != nil {
 		return err
 	}
 	spec := &cdi.Spec{Kind: s.Driver + "/" + class}

@@ -36,6 +36,9 @@ type Config struct {
 	// Prepare is called before the file of a claim is written. It may modify the Edits.
 	Prepare func(context.Context, *Claim) error
 
+	// Attributes returns the attributes of a device, for its metadata.
+	Attributes func(*devtree.Device) map[resourcev1.QualifiedName]resourcev1.DeviceAttribute
+
 	// Changed is called when the devices that claims hold may have changed.
 	Changed func()
 

@@ -23,16 +23,21 @@ type converter struct {
 
 // device returns the description of d. TimeAdded of its taints is not set.
 func (c *converter) device(d *inventory.Device) resourcev1.Device {
-	device := resourcev1.Device{Name: d.Name, Taints: c.taints(d)}
-	if len(d.Device.Attributes) > 0 {
-		device.Attributes = make(map[resourcev1.QualifiedName]resourcev1.DeviceAttribute, len(d.Device.Attributes))
+	return resourcev1.Device{Name: d.Name, Taints: c.taints(d), Attributes: Attributes(d.Device)}
+}
+
+// Attributes returns the attributes of d as the API has them.
+func Attributes(d *devtree.Device) map[resourcev1.QualifiedName]resourcev1.DeviceAttribute {
+	if len(d.Attributes) == 0 {
+		return nil
 	}
-	for name, value := range d.Device.Attributes {
+	attributes := make(map[resourcev1.QualifiedName]resourcev1.DeviceAttribute, len(d.Attributes))
+	for name, value := range d.Attributes {
 		if a, ok := attribute(value); ok {
-			device.Attributes[resourcev1.QualifiedName(name)] = a
+			attributes[resourcev1.QualifiedName(name)] = a
 		}
 	}
-	return device
+	return attributes
 }
 
 // attribute returns the value as the API has it, and false if it has none of the types that
