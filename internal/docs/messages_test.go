@@ -36,12 +36,26 @@ func messages(text string) (list []string) {
 	return list
 }
 
+// constant returns the string of a literal, or of literals that are joined by +.
+func constant(e ast.Expr) (text string, ok bool) {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		text, err := strconv.Unquote(e.Value)
+		return text, err == nil && e.Kind == token.STRING
+	case *ast.BinaryExpr:
+		left, isLeft := constant(e.X)
+		right, isRight := constant(e.Y)
+		return left + right, e.Op == token.ADD && isLeft && isRight
+	}
+	return "", false
+}
+
 func TestMessagesInDocumentsExist(t *testing.T) {
 	var texts []string // the string literals of the product
 	for _, file := range productFiles(t) {
 		ast.Inspect(file, func(n ast.Node) bool {
-			if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING {
-				if text, err := strconv.Unquote(literal.Value); err == nil {
+			if e, ok := n.(ast.Expr); ok {
+				if text, ok := constant(e); ok {
 					texts = append(texts, text)
 				}
 			}
@@ -51,7 +65,7 @@ func TestMessagesInDocumentsExist(t *testing.T) {
 	for _, document := range []struct {
 		name string
 		min  int
-	}{{"troubleshooting.md", 20}, {"provisioning.md", 8}} {
+	}{{"troubleshooting.md", 20}, {"provisioning.md", 8}, {"dra-migration.md", 5}} {
 		text, err := os.ReadFile(filepath.Join(root, "docs", document.name))
 		if err != nil {
 			t.Fatal(err)
