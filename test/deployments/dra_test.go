@@ -3,7 +3,6 @@
 package deployments
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -25,9 +24,7 @@ import (
 	"k8s.io/apiserver/pkg/cel/environment"
 	dracel "k8s.io/dynamic-resource-allocation/cel"
 
-	"qatplugin/devtree"
 	"qatplugin/internal/lookalike"
-	"qatplugin/qat"
 )
 
 const (
@@ -290,19 +287,26 @@ func serviceSets() map[string][]string {
 	return sets
 }
 
-// resourcesOfAllHosts returns the names of the resources that a host with all kinds of PFs has.
-func resourcesOfAllHosts(t *testing.T) []string {
+// publishedSlices returns what the driver publishes on a host with all kinds of PFs: behind a bridge
+// or not, on two NUMA nodes or an unknown one, and a VF without a PF, as in a guest. Each PF has two
+// VFs.
+func publishedSlices(t *testing.T) []*resourcev1.ResourceSlice {
 	t.Helper()
 	host := lookalike.Start(t)
 	must(t, host.LoadDriver("vfio-pci", "disable_denylist=1"))
-	bus, want := 0x10, 0
+	pfs, want := 0, 0
 	add := func(pf lookalike.PF) {
 		t.Helper()
-		pf.Address = fmt.Sprintf("0000:%02x:00.0", bus)
-		bus, want = bus+1, want+1
+		pf.Address = fmt.Sprintf("0000:%02x:00.0", 0x10+4*pfs)
+		pf.NUMANode = pfs%3 - 1
+		pf.Bridge = pfs%2 == 1
 		must(t, host.AddPF(pf))
-		must(t, host.SetVFs(pf.Address, 1))
-		must(t, host.Bind(host.VFs(pf.Address)[0], "vfio-pci"))
+		must(t, host.SetVFs(pf.Address, 2))
+		for _, vf := range host.VFs(pf.Address) {
+			must(t, host.Bind(vf, "vfio-pci"))
+			want++
+		}
+		pfs++
 	}
 	add(lookalike.PF{DeviceID: "37c8"}) // without services
 	for device, sets := range serviceSets() {
@@ -310,37 +314,29 @@ func resourcesOfAllHosts(t *testing.T) []string {
 			add(lookalike.PF{DeviceID: device, Services: services})
 		}
 	}
-	plugin, err := qat.New(qat.Config{SysfsRoot: host.Sysfs(), DevRoot: host.Dev()})
-	must(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
-	defer cancel()
-	names, devices := []string{}, 0
-	must(t, plugin.Watch(ctx, func(tree *devtree.Tree) {
-		names, devices = nil, 0
-		for r := range tree.Resources() {
-			names = append(names, r.Name())
-			devices += r.Len()
-		}
-		if devices == want {
-			cancel()
-		}
-	}))
+	const guest = "0000:05:00.0"
+	must(t, host.AddVF(lookalike.VF{Address: guest, DeviceID: "4941", NUMANode: -1}))
+	must(t, host.Bind(guest, "vfio-pci"))
+	want++
+
+	published := startDriver(t, overlay{name: "dra", dir: "qat_dra_driver"}, host).Slices()
+	devices := 0
+	for _, s := range published {
+		devices += len(s.Spec.Devices)
+	}
 	if devices != want {
-		t.Fatalf("%d devices in %q, want %d", devices, names, want)
+		t.Fatalf("%d devices are published, want %d", devices, want)
 	}
-	return names
+	return published
 }
 
-// deviceWith returns a device whose attribute resource has that value, or has none if it is empty.
-func deviceWith(driver, resource string) dracel.Device {
-	d := dracel.Device{Driver: driver}
-	if resource != "" {
-		d.Attributes = map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"resource": {StringValue: &resource}}
-	}
-	return d
+// inCEL returns a device as expressions see it.
+func inCEL(driver string, d *resourcev1.Device) dracel.Device {
+	return dracel.Device{Driver: driver, Attributes: d.Attributes, Capacity: d.Capacity}
 }
 
-// matchesDevice evaluates an expression as the scheduler does.
+// matchesDevice evaluates an expression as the scheduler does. An error would keep the scheduler from
+// placing the pod on any node.
 func matchesDevice(t *testing.T, expression string, d dracel.Device) bool {
 	t.Helper()
 	compiled := dracel.GetCompiler(dracel.Features{EnableConsumableCapacity: true}).
@@ -361,16 +357,22 @@ func matchesDevice(t *testing.T, expression string, d dracel.Device) bool {
 // TestEachResourceHasAClass: a pod that requests a resource of the device plugin gets a device of
 // the class with this extended resource. There is a class for each resource, and no others.
 func TestEachResourceHasAClass(t *testing.T) {
-	names := resourcesOfAllHosts(t)
-	byName := map[string]resourcev1.DeviceClass{}
+	devices := map[string][]dracel.Device{"": {{Driver: driverName}}} // by resource; one without attributes
+	for _, s := range publishedSlices(t) {
+		for _, d := range s.Spec.Devices {
+			resource := *d.Attributes["resource"].StringValue
+			devices[resource] = append(devices[resource], inCEL(s.Spec.Driver, &d))
+		}
+	}
+	classes := map[string]resourcev1.DeviceClass{}
 	for _, c := range dra(t).classes {
-		byName[c.Name] = c
+		classes[c.Name] = c
 	}
-	if len(byName) != len(names)+1 {
-		t.Errorf("%d classes, want %d for %q, and %s", len(byName), len(names), names, driverName)
+	if len(classes) != len(devices) {
+		t.Errorf("%d classes, want %d: %s and one for each resource", len(classes), len(devices), driverName)
 	}
-	for _, resource := range append(names, "") {
-		class := byName[strings.TrimPrefix(resource+"."+driverName, ".")]
+	for resource := range devices {
+		class := classes[strings.TrimPrefix(resource+"."+driverName, ".")]
 		if len(class.Spec.Selectors) != 1 || len(class.Spec.Config) > 0 {
 			t.Errorf("resource %q has the class %+v, want one with a selector", resource, class)
 			continue
@@ -383,13 +385,15 @@ func TestEachResourceHasAClass(t *testing.T) {
 			t.Errorf("extended resource of the class %s (-want +got):\n%s", class.Name, diff)
 		}
 		expression := class.Spec.Selectors[0].CEL.Expression
-		for _, of := range append(names, "") {
-			want := resource == "" || of == resource
-			if got := matchesDevice(t, expression, deviceWith(driverName, of)); got != want {
-				t.Errorf("class %s and a device with the resource %q: match %v", class.Name, of, got)
-			}
-			if matchesDevice(t, expression, deviceWith("gpu.example.com", of)) {
-				t.Errorf("class %s matches a device of another driver", class.Name)
+		for of, list := range devices {
+			for _, d := range list {
+				if got, want := matchesDevice(t, expression, d), resource == "" || of == resource; got != want {
+					t.Errorf("class %s and the device %+v: match %v, want %v", class.Name, d, got, want)
+				}
+				d.Driver = "gpu.example.com"
+				if matchesDevice(t, expression, d) {
+					t.Errorf("class %s matches a device of another driver", class.Name)
+				}
 			}
 		}
 	}

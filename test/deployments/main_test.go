@@ -20,7 +20,12 @@ const (
 
 var update = flag.Bool("update", false, "rewrite testdata")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(programs)
+		os.Exit(code)
+	}))
+}
 
 // An overlay is one way to install the device plugin or the DRA driver.
 type overlay struct {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -29,17 +30,31 @@ import (
 // timeout is for steps of the program, which take milliseconds on an idle machine.
 const timeout = 30 * time.Second
 
-// buildProgram builds qat_plugin and returns its path.
-func buildProgram(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "qat_plugin")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-tags=grpcnotrace",
-		"-o", path, "./cmd/qat_plugin")
+// programs is the directory of the built programs. TestMain removes it.
+var programs string
+
+// buildPrograms builds the programs of both fronts into the directory programs.
+var buildPrograms = sync.OnceValue(func() (err error) {
+	if programs, err = os.MkdirTemp("", "programs"); err != nil {
+		return err
+	}
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-tags=grpcnotrace",
+		"-o", programs+"/", "./cmd/qat_plugin", "./cmd/qat_dra_driver")
 	cmd.Dir = top
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build ./cmd/qat_plugin: %v\n%s", err, out)
+		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
 	}
-	return path
+	return nil
+})
+
+// program returns the path of the program that the overlay runs.
+func (o overlay) program(t *testing.T) string {
+	t.Helper()
+	must(t, buildPrograms())
+	if o.isDRA() {
+		return filepath.Join(programs, "qat_dra_driver")
+	}
+	return filepath.Join(programs, "qat_plugin")
 }
 
 var variable = regexp.MustCompile(`\$\(([^)]*)\)`)
@@ -97,36 +112,51 @@ func (p plugin) flags(t testing.TB) map[string]string {
 }
 
 func TestProgram(t *testing.T) {
-	program := buildProgram(t)
-	defaults := flagDefaults(t, program)
+	defaults := map[string]map[string]string{} // by program
 	forEachOverlay(t, func(t *testing.T, o overlay, p plugin) {
-		if o.isDRA() {
-			return // another program
+		program := o.program(t)
+		if defaults[program] == nil {
+			defaults[program] = flagDefaults(t, program)
 		}
-		t.Run("paths are mounted", func(t *testing.T) { testMounts(t, p, defaults) })
-		t.Run("becomes ready", func(t *testing.T) { testReady(t, p, program) })
-	})
-	t.Run("ConfigMap has the defaults", func(t *testing.T) {
-		p := overlayNamed(t, "base")
-		want, got := map[string]string{}, map[string]string{}
-		for key, name := range map[string]string{
-			"DPDK_DRIVER":       "-dpdk-driver",
-			"KERNEL_VF_DRIVERS": "-kernel-vf-drivers",
-			"MAX_NUM_DEVICES":   "-max-num-devices",
-			"ALLOCATION_POLICY": "-allocation-policy",
-			"HEALTH_INTERVAL":   "-health-interval",
-			"VERBOSITY":         "-v",
-		} {
-			want[key], got[key] = defaults[name], p.flags(t)[name]
-		}
-		want["ALLOCATION_POLICY"] = "" // "0" above, because -h does not show an empty default
-		if diff := cmp.Diff(want, p.config.Data); diff != "" {
-			t.Errorf("(-defaults of the flags +ConfigMap):\n%s", diff)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("(-defaults of the flags +arguments):\n%s", diff)
+		t.Run("paths are mounted", func(t *testing.T) { testMounts(t, o, p, defaults[program]) })
+		t.Run("becomes ready", func(t *testing.T) {
+			if o.isDRA() {
+				startDriver(t, o, newHost(t))
+			} else {
+				testReady(t, o, p)
+			}
+		})
+		if o.feature() == "base" {
+			t.Run("ConfigMap has the defaults", func(t *testing.T) { testDefaults(t, o, p, defaults[program]) })
 		}
 	})
+}
+
+// testDefaults checks that the ConfigMap of a base has the defaults of the flags.
+func testDefaults(t *testing.T, o overlay, p plugin, defaults map[string]string) {
+	keys := map[string]string{
+		"DPDK_DRIVER":       "-dpdk-driver",
+		"KERNEL_VF_DRIVERS": "-kernel-vf-drivers",
+		"MAX_NUM_DEVICES":   "-max-num-devices",
+		"HEALTH_INTERVAL":   "-health-interval",
+		"VERBOSITY":         "-v",
+	}
+	if !o.isDRA() {
+		keys["ALLOCATION_POLICY"] = "-allocation-policy"
+	}
+	want, got := map[string]string{}, map[string]string{}
+	for key, name := range keys {
+		want[key], got[key] = defaults[name], p.flags(t)[name]
+		if key == "ALLOCATION_POLICY" {
+			want[key] = "" // "0" above, because -h does not show an empty default
+		}
+	}
+	if diff := cmp.Diff(want, p.config.Data); diff != "" {
+		t.Errorf("(-defaults of the flags +ConfigMap):\n%s", diff)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-defaults of the flags +arguments):\n%s", diff)
+	}
 }
 
 // flagDefaults returns the defaults in the output of -h, which omits those that are 0,
@@ -149,12 +179,14 @@ func flagDefaults(t *testing.T, program string) map[string]string {
 
 // testMounts checks that the paths in the flags are mounts of the right paths on the
 // host.
-func testMounts(t *testing.T, p plugin, defaults map[string]string) {
+func testMounts(t *testing.T, o overlay, p plugin, defaults map[string]string) {
 	flags := p.flags(t)
-	wants := map[string]string{
-		"-sysfs-root":  "/sys",
-		"-dev-root":    "/dev",
-		"-kubelet-dir": "/var/lib/kubelet/device-plugins",
+	wants := map[string]string{"-sysfs-root": "/sys", "-dev-root": "/dev"}
+	if o.isDRA() {
+		wants["-cdi-dir"] = "/var/run/cdi"
+		testKubeletPaths(t, p, defaults["-kubelet-root"])
+	} else {
+		wants["-kubelet-dir"] = "/var/lib/kubelet/device-plugins"
 	}
 	if m, _ := p.mount(t, defaults["-status-socket"]); m == nil || m.ReadOnly {
 		t.Errorf("-status-socket=%s is in no writable mount", defaults["-status-socket"])
@@ -165,7 +197,7 @@ func testMounts(t *testing.T, p plugin, defaults map[string]string) {
 	if _, ok := flags["-use-cdi"]; ok {
 		wants["-cdi-dir"] = "/var/run/cdi"
 	}
-	if p.provisioning != nil {
+	if p.provisioning != nil && !o.isDRA() {
 		wants["-pod-resources-socket"] = "/var/lib/kubelet/pod-resources/kubelet.sock"
 	}
 	for name, want := range wants {
@@ -181,14 +213,11 @@ func testMounts(t *testing.T, p plugin, defaults map[string]string) {
 
 // testReady runs the program with the arguments of the pod on a look-alike host, and
 // requests what the kubelet's probes request.
-func testReady(t *testing.T, p plugin, program string) {
-	host, dir := lookalike.Start(t), t.TempDir()
+func testReady(t *testing.T, o overlay, p plugin) {
+	host, dir := newHost(t), t.TempDir()
 	kubelet, err := kubelettest.Start(dir)
 	must(t, err)
 	defer kubelet.Stop()
-	must(t, host.LoadDriver("vfio-pci"))
-	must(t, host.AddPF(lookalike.PF{Address: "0000:6b:00.0", Services: "sym;asym"}))
-	must(t, host.SetVFs("0000:6b:00.0", 2))
 	adfCtl := filepath.Join(t.TempDir(), "adf_ctl")
 	const noDevice = "echo 'There is 0 QAT acceleration device(s) in the system:'\n"
 	must(t, os.WriteFile(adfCtl, []byte("#!/bin/sh\n"+noDevice), 0o700))
@@ -199,7 +228,30 @@ func testReady(t *testing.T, p plugin, program string) {
 		"/var/run/cdi":           t.TempDir(),
 		"/usr/local/bin/adf_ctl": adfCtl,
 	}
+	args, health, status := p.argsOn(t, standIns)
+	if _, ok := p.flags(t)["-dev-root"]; !ok {
+		args = append(args, "-dev-root="+host.Dev())
+	}
+	stop := startProgram(t, o.program(t), nil, append(args, "-kubelet-dir="+dir)...)
+	defer stop()
+	awaitReady(t, p, health, status)
+}
 
+// newHost returns a host with two VFs.
+func newHost(t *testing.T) *lookalike.Host {
+	t.Helper()
+	host := lookalike.Start(t)
+	must(t, host.LoadDriver("vfio-pci"))
+	must(t, host.AddPF(lookalike.PF{Address: "0000:6b:00.0", Services: "sym;asym"}))
+	must(t, host.SetVFs("0000:6b:00.0", 2))
+	return host
+}
+
+// argsOn returns the arguments of the pod with stand-ins for the host: by path on the host, or in
+// the container if the path is not of the host. health is the address for the probes, and status
+// that of the status page; "" if it is off.
+func (p plugin) argsOn(t *testing.T, standIns map[string]string) (args []string, health, status string) {
+	t.Helper()
 	if p.provisioning != nil {
 		files := t.TempDir()
 		for name, text := range p.provisioning.Data {
@@ -207,24 +259,23 @@ func testReady(t *testing.T, p plugin, program string) {
 		}
 		standIns[provisioningDir] = files
 	}
-
-	args := p.args(t)
+	args = p.args(t)
 	c := p.container(t)
 	port := fmt.Sprintf(":%d", probedPort(t, p))
-	address, statusAddress := freeAddress(t), ""
+	health = freeAddress(t)
 	for i, arg := range args {
 		name, value, _ := strings.Cut(arg, "=")
 		if name == "-health-address" {
 			if value != port {
 				t.Errorf("%s=%s, but the probes use port %s", name, value, port)
 			}
-			args[i] = name + "=" + address
+			args[i] = name + "=" + health
 		} else if name == "-http-address" {
 			if port := fmt.Sprintf(":%d", namedPort(t, c, "http")); value != port {
 				t.Errorf("%s=%s, but the container's port http is %s", name, value, port)
 			}
-			statusAddress = freeAddress(t)
-			args[i] = name + "=" + statusAddress
+			status = freeAddress(t)
+			args[i] = name + "=" + status
 		} else if strings.HasPrefix(value, "/") {
 			_, onHost := p.mount(t, value)
 			if onHost == "" {
@@ -236,15 +287,17 @@ func testReady(t *testing.T, p plugin, program string) {
 			args[i] = name + "=" + standIns[onHost]
 		}
 	}
-	if _, ok := p.flags(t)["-dev-root"]; !ok {
-		args = append(args, "-dev-root="+host.Dev())
-	}
-	stop := startProgram(t, program, append(args, "-kubelet-dir="+dir)...)
-	defer stop()
-	awaitOK(t, "http://"+address+c.LivenessProbe.HTTPGet.Path)
-	awaitOK(t, "http://"+address+c.ReadinessProbe.HTTPGet.Path)
-	if statusAddress != "" {
-		awaitOK(t, "http://"+statusAddress+"/metrics")
+	return args, health, status
+}
+
+// awaitReady requests what the kubelet's probes request, and the metrics if they are on.
+func awaitReady(t *testing.T, p plugin, health, status string) {
+	t.Helper()
+	c := p.container(t)
+	awaitOK(t, "http://"+health+c.LivenessProbe.HTTPGet.Path)
+	awaitOK(t, "http://"+health+c.ReadinessProbe.HTTPGet.Path)
+	if status != "" {
+		awaitOK(t, "http://"+status+"/metrics")
 	}
 }
 
@@ -317,12 +370,13 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// startProgram starts the program. stop ends it with SIGTERM, as the kubelet does, and
-// checks that it exits with status 0.
-func startProgram(t *testing.T, program string, args ...string) (stop func()) {
+// startProgram starts the program with additional variables in its environment. stop ends it with
+// SIGTERM, as the kubelet does, and checks that it exits with status 0.
+func startProgram(t *testing.T, program string, env []string, args ...string) (stop func()) {
 	t.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	must(t, cmd.Start())
 	ended := make(chan error, 1)
@@ -332,14 +386,14 @@ func startProgram(t *testing.T, program string, args ...string) (stop func()) {
 		select {
 		case err := <-ended:
 			if err != nil {
-				t.Errorf("qat_plugin: %v", err)
+				t.Errorf("%s: %v", filepath.Base(program), err)
 			}
 		case <-time.After(timeout):
 			_ = cmd.Process.Kill()
-			t.Errorf("qat_plugin did not exit on SIGTERM: %v", <-ended)
+			t.Errorf("%s did not exit on SIGTERM: %v", filepath.Base(program), <-ended)
 		}
 		if t.Failed() {
-			t.Logf("qat_plugin %s:\n%s", strings.Join(args, " "), &log)
+			t.Logf("%s:\n%s", cmd, &log)
 		}
 	}
 }
