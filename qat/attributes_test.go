@@ -74,6 +74,7 @@ func TestAttributesOfVFs(t *testing.T) {
 
 		r.attributesBecome("cy", vf2, services(behindBridge("cy"), "sym;asym", "sym", "asym"))
 		r.attributesBecome("generic", "0000:3d:01.1", map[string]any{
+			"asym": false, "sym": false, "dc": false, "decomp": false, "dcc": false,
 			"resource.kubernetes.io/pciBusID": "0000:3d:01.1",
 			"resource.kubernetes.io/pcieRoot": "pci0000:3d",
 			"family":                          "C62x",
@@ -101,6 +102,7 @@ func TestAttributesInAGuest(t *testing.T) {
 	must(t, h.AddVF(lookalike.VF{Address: guest, DeviceID: "4949", NUMANode: -1}))
 	r := start(t, h, Config{Attributes: true, VFIOInterface: "cdev"})
 	r.attributesBecome("generic", guest, map[string]any{
+		"asym": false, "sym": false, "dc": false, "decomp": false, "dcc": false,
 		"resource.kubernetes.io/pciBusID": guest,
 		"resource.kubernetes.io/pcieRoot": "pci0000:05",
 		"family":                          "6xxx",

@@ -266,6 +266,25 @@ func TestUnhealthyAndGoneDevicesAreTainted(t *testing.T) {
 	})
 }
 
+// A selector that names an attribute fails for a device without it, and then the scheduler places the
+// pod on no node (k8s.io/kubernetes/pkg/scheduler/framework/plugins/dynamicresources,
+// allocator.Allocate).
+func TestGoneDeviceOfUnknownStateIsNotPublished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		r.held["a.3"] = &devtree.Device{ID: "a.3"} // as after a restart
+		r.publish("a.1")
+		r.expect(line(0, 1, 1, "a.1"))
+		time.Sleep(time.Second)
+		r.publish("a.1", "a.3")
+		r.expect(line(0, 1, 1, "a.1", "a.3"))
+		time.Sleep(time.Second)
+		r.publish("a.1")
+		r.expect(prefix + "0 generation 1 of 1: a-1 a-3(color.example.com/gone=:NoSchedule)\n")
+	})
+}
+
 func TestTaintKeepsItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

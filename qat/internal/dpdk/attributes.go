@@ -76,12 +76,17 @@ func (f *facts) number() (n int, ok bool) {
 
 // addServices adds one attribute for each service, and the list of the services as Intel's driver
 // writes it (intel-resource-drivers-for-kubernetes, pkg/qat/device/device.go, Services.String).
+//
+// Each VF has the attributes of the services, which are all false if its services are not known. A
+// selector that names an attribute which one device lacks is an error, with which the scheduler
+// places the pod on no node (pkg/scheduler/framework/plugins/dynamicresources, Allocate, of
+// Kubernetes 1.36).
 func addServices(m map[string]any, services []string) {
-	if len(services) == 0 {
-		return // not known
-	}
 	for _, name := range device.ServiceNames() {
 		m[name] = slices.Contains(services, name)
+	}
+	if len(services) == 0 {
+		return // not known
 	}
 	if len(services) > 1 && services[0] == "asym" && services[1] == "sym" {
 		services[0], services[1] = services[1], services[0]
