@@ -354,6 +354,39 @@ func matchesDevice(t *testing.T, expression string, d dracel.Device) bool {
 	return matches
 }
 
+// TestEachDeviceHasAttributesOfServices: a selector can name the services without a look whether a
+// device has such an attribute, as docs/dra.md says. It is evaluated for each device of the class,
+// and an error keeps the scheduler from placing the pod on any node.
+func TestEachDeviceHasAttributesOfServices(t *testing.T) {
+	matches := 0
+	for _, s := range publishedSlices(t) {
+		for _, d := range s.Spec.Devices {
+			for _, service := range []string{"asym", "sym", "dc", "decomp", "dcc"} {
+				expression := `device.attributes["qat.intel.com"].` + service
+				has := strings.Contains(";"+stringOf(d.Attributes["services"])+";", ";"+service+";")
+				got := matchesDevice(t, expression, inCEL(s.Spec.Driver, &d))
+				if got != has {
+					t.Errorf("%s of %s is %v, its services are %v", expression, d.Name, got, d.Attributes["services"])
+				}
+				if got {
+					matches++
+				}
+			}
+		}
+	}
+	if matches == 0 {
+		t.Error("no device has a service")
+	}
+}
+
+// stringOf returns the value of an attribute, or "" without one.
+func stringOf(a resourcev1.DeviceAttribute) string {
+	if a.StringValue == nil {
+		return ""
+	}
+	return *a.StringValue
+}
+
 // TestEachResourceHasAClass: a pod that requests a resource of the device plugin gets a device of
 // the class with this extended resource. There is a class for each resource, and no others.
 func TestEachResourceHasAClass(t *testing.T) {
