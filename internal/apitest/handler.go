@@ -66,6 +66,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
+	body, err := s.codecs.body(request, r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	s.mu.Lock()
 	s.requests = append(s.requests, request)
 	injected := s.fault
@@ -82,7 +87,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.watch(w, r)
 		return
 	}
-	object, err := s.handle(request, r)
+	object, err := s.handle(request, r, body)
 	switch {
 	case fault != nil:
 		fault.write(w)
@@ -146,22 +151,31 @@ func parse(r *http.Request) (*Request, schema.GroupVersion, error) {
 	return request, version, nil
 }
 
-func (s *Server) handle(request *Request, r *http.Request) (runtime.Object, error) {
-	var body *resourcev1.ResourceSlice
-	if request.Verb == "create" || request.Verb == "update" {
-		body = &resourcev1.ResourceSlice{}
-		data, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-		if err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
-		}
-		if len(data) > maxBody {
-			return nil, apierrors.NewRequestEntityTooLargeError("limit is 3145728")
-		}
-		codec := s.codecs.mediaType(r.Header.Get("Content-Type")).Serializer
-		if _, _, err := codec.Decode(data, &slicesKind, body); err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
-		}
+// body returns the object that the request creates or updates, or nil, and completes the request's
+// Name.
+func (c codecs) body(request *Request, r *http.Request) (*resourcev1.ResourceSlice, error) {
+	if request.Verb != "create" && request.Verb != "update" {
+		return nil, nil
 	}
+	data, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if len(data) > maxBody {
+		return nil, apierrors.NewRequestEntityTooLargeError("limit is 3145728")
+	}
+	body := &resourcev1.ResourceSlice{}
+	codec := c.mediaType(r.Header.Get("Content-Type")).Serializer
+	if _, _, err := codec.Decode(data, &slicesKind, body); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	request.Name = body.Name
+	return body, nil
+}
+
+func (s *Server) handle(
+	request *Request, r *http.Request, body *resourcev1.ResourceSlice,
+) (runtime.Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch request.Verb + " " + request.Resource {
@@ -194,7 +208,6 @@ func (s *Server) handle(request *Request, r *http.Request) (runtime.Object, erro
 		}
 		return list, nil
 	case "create resourceslices":
-		request.Name = body.Name
 		return copied(s.createSlice(body))
 	case "update resourceslices":
 		return copied(s.updateSlice(body))

@@ -120,7 +120,7 @@ func (p *planner) adopt(observed map[string]*resourcev1.ResourceSlice) {
 	places := map[string]place{} // by device
 	for number := 0; ; number++ {
 		slice := observed[p.name(number)]
-		if slice == nil {
+		if slice == nil || slice.Spec.Pool.Name != p.node {
 			break
 		}
 		p.layout.count++

@@ -4,7 +4,9 @@ package publisher
 
 import (
 	"context"
+	"errors"
 	"math"
+	"net/url"
 
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -29,18 +31,21 @@ func (p *Publisher) selector() string {
 
 // runWatch keeps the cache up to date until ctx ends.
 func (p *Publisher) runWatch(ctx context.Context) {
-	errors := retry.ErrorLog{Log: p.log, Interval: errorInterval}
+	logged := retry.ErrorLog{Log: p.log, Interval: errorInterval}
 	note := func(err error) {
 		if ctx.Err() != nil {
 			return
+		}
+		if failure := (*url.Error)(nil); errors.As(err, &failure) {
+			err = failure.Err // without the URL, which contains a random timeout
 		}
 		p.mu.Lock()
 		p.watchErr = err
 		p.mu.Unlock()
 		switch {
 		case err != nil:
-			errors.Report(err, "Could not watch ResourceSlices, retrying")
-		case errors.Clear():
+			logged.Report(err, "Could not watch ResourceSlices, retrying")
+		case logged.Clear():
 			p.log.Info("Watching ResourceSlices again")
 		}
 	}
