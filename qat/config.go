@@ -57,6 +57,7 @@ type Config struct {
 	// MaxNumDevices, Watch asks once when it starts, because these VFs get their places first.
 	// Provisioning asks before it changes a PF. If Holders is nil, the kubelet is not asked.
 	Holders func(context.Context) (map[string]string, error)
+	HeldBy  string // what Holders names, for reasons, such as "claim"; "pod"
 
 	// Of ModeKernel.
 	EtcRoot string // directory of the configuration files <type>_dev<N>.conf; /etc

@@ -54,6 +54,7 @@ func (p *Plugin) startProvisioning(ctx context.Context) (wait func()) {
 			NoBind:     p.config.NoBind,
 			Force:      p.config.ProvisioningForce,
 			Holders:    p.holders,
+			HeldBy:     p.config.HeldBy,
 			FirstLook:  func() { close(looked) },
 		}, host)
 	}

@@ -64,6 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	var driver *draapi.Driver // its claims hold the VFs
 	o.QAT.Holders = func(ctx context.Context) (map[string]string, error) { return driver.Holders(ctx) }
+	o.QAT.HeldBy = "claim"
 	qatPlugin, err := qat.New(o.QAT)
 	if err != nil {
 		fmt.Fprintln(stderr, "qat_dra_driver:", err)

@@ -94,6 +94,7 @@ func (m *mode) run(j *job) {
 // another one. It reads the drivers of the VFs again, because mode dpdk may have bound VFs since
 // the PF was read.
 func (m *mode) askHolders(pf pci.Address) (h holders, vfs []vf, err error) {
+	h.heldBy = m.cfg.HeldBy
 	h.pods, h.err = m.cfg.Holders(m.ctx)
 	if vfs, err = m.host.vfs(pf); err != nil {
 		return h, nil, err

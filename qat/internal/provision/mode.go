@@ -44,8 +44,9 @@ type Config struct {
 	Force      bool     // remove VFs that containers hold
 
 	// Holders returns which VFs pods hold: VF → "namespace/pod". It returns within seconds, and at
-	// once when the context ends.
+	// once when the context ends. HeldBy is what they are if not pods, for reasons.
 	Holders func(context.Context) (map[pci.Address]string, error)
+	HeldBy  string
 
 	// FirstLook is called once, when all PFs have been read and those that are to change are
 	// withdrawn, but for PFs whose reads the kernel blocks.

@@ -335,8 +335,9 @@ func sameSet(a, b []string) bool {
 
 // holders says which VFs containers hold.
 type holders struct {
-	pods map[pci.Address]string // VF → pod that holds it
-	err  error                  // why the kubelet cannot be asked; nil if it could
+	heldBy string                 // what the names of holders are, for reasons; "" is a pod
+	pods   map[pci.Address]string // VF → pod or other holder
+	err    error                  // why the kubelet cannot be asked; nil if it could
 
 	// allocated is a VF that was allocated so short a time ago that the kubelet may not report its
 	// pod yet; nil: none.
@@ -346,10 +347,13 @@ type holders struct {
 // block returns why these VFs of a PF must not be removed now, or "".
 func (h *holders) block(vfs []vf, r *rules) string {
 	var held []string
-	bound := false
+	bound, kind := false, "pod "
+	if h.heldBy != "" {
+		kind = h.heldBy + " "
+	}
 	for _, vf := range vfs {
 		if pod := h.pods[vf.address]; pod != "" {
-			held = append(held, fmt.Sprintf("pod %s holds %s", pod, vf.address))
+			held = append(held, fmt.Sprintf("%s%s holds %s", kind, pod, vf.address))
 		}
 		bound = bound || r.isBound(vf.driver)
 	}
