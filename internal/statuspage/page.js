@@ -167,7 +167,10 @@ function render() {
   }
   if (parts.has("about")) renderAbout();
   if (parts.has("verdict")) renderVerdict();
-  if (parts.has("resources")) renderResources();
+  if (parts.has("resources")) {
+    renderResources();
+    renderPool();
+  }
   if (parts.has("health")) renderHealth();
   if (parts.has("provisioning")) renderProvisioning();
   if (parts.has("counters")) renderCounters();
@@ -233,8 +236,8 @@ function onUpdate(update) {
     }
   }
   if (inKernelMode()) replaceAll(state.vfs, (update.processes ?? []).map(unitAsVF), dirty.vfs);
-  const { time, resources, loops, checks, provisioning, counters } = update;
-  Object.assign(state.about, { time, resources, loops, checks, provisioning, counters });
+  const { time, resources, loops, checks, provisioning, dra, counters } = update;
+  Object.assign(state.about, { time, resources, loops, checks, provisioning, dra, counters });
   invalidate("verdict", "resources", "health", "provisioning", "counters", "details");
 }
 
@@ -244,7 +247,7 @@ function onEvent(event) {
   state.events.push(event);
   if (state.events.length > maxEvents) state.events.splice(0, state.events.length - maxEvents);
   invalidate("events");
-  if (event.kind === "list" && event.seconds > 0) invalidate("latency", "verdict");
+  if (isLatency(event)) invalidate("latency", "verdict");
 }
 
 // Utilization of each slice type, averaged over the PFs: {at, types}. The oldest is first.
@@ -365,10 +368,11 @@ function announceChange(before, vf) {
 // Header
 
 function renderAbout() {
-  const { node, version, mode, started } = state.about;
-  setText($("node"), node || "QAT device plugin");
+  const { node, version, mode, started, dra } = state.about;
+  const program = dra ? "QAT DRA driver" : "QAT device plugin";
+  setText($("node"), node || program);
   const up = duration(Math.max(0, secondsAgo(Date.parse(started))));
-  setText($("about"), join(" · ", node && "QAT device plugin", version, mode && `mode ${mode}`, `up ${up}`));
+  setText($("about"), join(" · ", node && program, version, mode && !dra && `mode ${mode}`, `up ${up}`));
 }
 
 function showTitle() {
@@ -382,7 +386,7 @@ function showTitle() {
 
 // findProblems returns the problems: {tone, what, why, where: addresses}.
 function findProblems() {
-  const { checks, loops, resources, provisioning } = state.about;
+  const { checks, loops, resources, provisioning, dra } = state.about;
   const problems = [];
   const add = (tone, what, why = "", where = []) => problems.push({ tone, what, why, where });
   for (const check of checks ?? []) {
@@ -397,6 +401,8 @@ function findProblems() {
     if (phase !== "watching") add("bad", `${name}: ${phases[phase]?.text ?? phase}`, err);
     else if (err) add("warn", `The kubelet does not follow the whole list of ${name}`, err);
   }
+  for (const reason of dra?.skipped ?? []) add("warn", "A device is not in the pool", reason);
+  if (dra?.gone) add("warn", `Claims hold ${count(dra.gone, "VF")} that the host has lost`);
   const blamed = new Set(); // VFs that are unhealthy because of their PF
   const unhealthy = [...state.pfs.values()].filter((pf) => pf.health !== "healthy");
   for (const [reason, pfs] of groupBy(unhealthy, (pf) => pf.reason ?? "")) {
@@ -501,7 +507,8 @@ function renderVerdict() {
   const resources = (state.about.resources ?? []).filter((resource) => resource.devices > 0);
   const watched = resources.filter((resource) => resource.phase === "watching");
   const some = watched.length === resources.length ? "" : `${watched.length} of `;
-  setText($("subline"), resources.length === 0 ? "No resource has a device."
+  const { dra } = state.about;
+  setText($("subline"), dra ? poolText(dra) : resources.length === 0 ? "No resource has a device."
     : `The kubelet follows ${some}${count(resources.length, "resource")} on this node.`);
 
   reconcile($("problems"), problems, (p) => `${p.what}\n${p.why}`, problemItem, updateProblem);
@@ -640,6 +647,44 @@ function renderResources() {
       setText(allocated, integer.format(r.allocated) + (r.failed ? `, ${integer.format(r.failed)} failed` : ""));
       setText(lists, integer.format(r.lists));
       setText(last, r.lastList ? clockTime(new Date(r.lastList)) : "–");
+    });
+}
+
+// poolText says how far a DRA driver has come with its devices.
+const poolText = (dra) => dra.publishErr ? "The API server does not have the newest state of all devices."
+  : `The API server has ${count(dra.devices, "device")} in ${count(dra.slices.length, "ResourceSlice")} of this node.`;
+
+// renderPool shows what a DRA driver offers instead of resources.
+function renderPool() {
+  const { dra } = state.about;
+  $("pool").hidden = !dra;
+  $("resources-section").hidden = !!dra;
+  if (!dra) return;
+  setText($("pool-name"), `${dra.pool} of ${dra.driver}`);
+  setText($("latency-title"), "Event to slice");
+  const gone = dra.gone ? `, ${integer.format(dra.gone)} gone` : "";
+  fillFacts($("pool-facts"), [
+    ["Devices", `${integer.format(dra.healthy)} of ${integer.format(dra.devices)} healthy${gone}`],
+    ["Kubelet", dra.registered ? "registered" : `not registered: ${dra.registrationErr ?? ""}`,
+      dra.registered ? "" : "bad"],
+    ["Runtime", join(": ", dra.runtime, dra.runtimeErr) || "unknown", dra.runtimeErr ? "bad" : ""],
+  ]);
+  reconcile($("slice-rows"), dra.slices, (slice) => slice.name,
+    (slice) => h("tr", { role: "row" }, h("th", { role: "rowheader", scope: "row", class: "mono" }, slice.name),
+      numberCell("Devices"), numberCell("With taints"), h("td", { role: "cell", "data-label": "Last write" })),
+    (row, slice) => {
+      setText(row.cells[1], integer.format(slice.devices));
+      setText(row.cells[2], integer.format(slice.tainted));
+      setText(row.cells[3], slice.written ? clockTime(new Date(slice.written)) : "–");
+    });
+  $("claims").hidden = dra.claims.length === 0;
+  reconcile($("claim-rows"), dra.claims, (claim) => claim.uid,
+    (claim) => h("tr", { role: "row" }, h("th", { role: "rowheader", scope: "row", class: "mono" }, claim.name),
+      h("td", { role: "cell", "data-label": "Prepared" }), h("td", { role: "cell", class: "broad mono" })),
+    (row, claim) => {
+      setText(row.cells[1], clockTime(new Date(claim.prepared)));
+      const text = (device) => device.address + (device.adminAccess ? " (admin)" : "");
+      setText(row.cells[2], claim.devices.map(text).join(", "));
     });
 }
 
@@ -1138,13 +1183,13 @@ function fillFacts(list, facts) {
 const kindGroups = [
   ["Kernel", ["uevent", "inotify"]],
   ["Changes", ["change", "drift", "resync"]],
-  ["Lists", ["list"]],
-  ["Allocations", ["allocation"]],
+  ["Lists", ["list", "slice", "published"]],
+  ["Allocations", ["allocation", "claim"]],
   ["Kubelet", ["kubelet"]],
 ];
 const kindNames = {
   uevent: "Uevent", inotify: "File", resync: "Resync", drift: "Drift", change: "Change", list: "List",
-  allocation: "Allocation", kubelet: "Kubelet",
+  allocation: "Allocation", kubelet: "Kubelet", slice: "Slice", published: "Published", claim: "Claim",
 };
 const kindName = (kind) => kindNames[kind] ?? kind;
 const maxEventRows = 300;
@@ -1246,9 +1291,10 @@ function eventItem(event) {
   add(event.resource && h("span", { class: "mono" }, shortResource(event.resource)));
   // What a kernel event and a list led to is on a line of its own.
   let led = event.text;
-  if (event.kind === "list") {
+  if (isLatency(event) || event.kind === "list") {
     add(event.text);
-    led = event.seconds ? `sent ${duration(event.seconds)} after the event` : "";
+    const end = event.kind === "list" ? "sent" : "stored";
+    led = event.seconds ? `${end} ${duration(event.seconds)} after the event` : "";
   } else if (event.kind !== "uevent" && event.kind !== "inotify") {
     add(event.text);
     led = "";
@@ -1285,8 +1331,12 @@ function frameOf(svg, ticks, scale, span) {
   return { x, y, left, right: width - right };
 }
 
+// isLatency reports whether an event ends the time since a kernel event: the kubelet or the API
+// server has its effect.
+const isLatency = (event) => (event.kind === "list" || event.kind === "published") && event.seconds > 0;
+
 function latencyPoints() {
-  return state.events.filter((event) => event.kind === "list" && event.seconds > 0)
+  return state.events.filter(isLatency)
     .map((event) => ({ ago: secondsAgo(Date.parse(event.time)), seconds: event.seconds }))
     .filter((point) => point.ago <= plotSeconds);
 }
@@ -1305,13 +1355,15 @@ function renderLatency() {
     $("latency").append(s("circle", { class: "dot", cx: x(Math.max(0, ago)), cy: y(seconds), r: 2.75 }));
   }
   if (!values.length) {
-    setText($("latency-caption"), "No event has led to a list in this time.");
+    setText($("latency-caption"), `No event has led to a ${state.about?.dra ? "write" : "list"} in this time.`);
     return;
   }
   const median = values[Math.floor(values.length / 2)];
   $("latency").append(s("line", { class: "median", x1: left, x2: right, y1: y(median), y2: y(median) }));
-  const result = `${count(values.length, "list")}, median ${duration(median)}, longest ${duration(values.at(-1))}`;
-  setText($("latency-caption"), `From an event until the list was sent to the kubelet: ${result}.`);
+  const [what, end] = state.about?.dra ? ["change", "the API server had its effect"]
+    : ["list", "the list was sent to the kubelet"];
+  const result = `${count(values.length, what)}, median ${duration(median)}, longest ${duration(values.at(-1))}`;
+  setText($("latency-caption"), `From an event until ${end}: ${result}.`);
 }
 
 // Slice types (Documentation/ABI/testing/debugfs-driver-qat_telemetry).
