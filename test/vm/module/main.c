@@ -110,4 +110,5 @@ static int __init sim_init(void)
 module_init(sim_init);
 module_exit(sim_exit);
 MODULE_LICENSE("GPL");
+MODULE_VERSION("0.6.0"); /* ADF_DRV_VERSION of the QAT drivers (qat_common/adf_common_drv.h) */
 MODULE_DESCRIPTION("Intel QAT physical functions without the hardware, for tests");
