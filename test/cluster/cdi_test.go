@@ -46,7 +46,7 @@ func readCDISpec(t *testing.T) (spec specs.Spec) {
 // spec while the plugin is suspended, and lets the kubelet restart the container.
 func (in *installation) checkRuntimeUsesCDI() {
 	in.t.Helper()
-	pod := newPod("cdi", cy, 1)
+	pod := requesting(newPod("cdi"), cy, 1)
 	pod.Spec.RestartPolicy = corev1.RestartPolicyAlways
 	w := in.run(pod)
 	before := w.devices

@@ -104,7 +104,7 @@ func awaitNodeEvent(t *testing.T, reason string, meanwhile func()) (event corev1
 // and nothing else.
 func checkRights(t *testing.T) {
 	t.Helper()
-	account := "--as=system:serviceaccount:" + pluginNamespace + ":intel-qat-plugin"
+	account := "--as=" + accountUser("intel-qat-plugin")
 	groups := []string{"--as-group=system:serviceaccounts", "--as-group=system:serviceaccounts:" + pluginNamespace,
 		"--as-group=system:authenticated"}
 	for _, test := range []struct {
@@ -126,10 +126,17 @@ func checkRights(t *testing.T) {
 			t.Errorf("kubectl auth can-i %s: %q, want %s", strings.Join(test.args, " "), got, test.want)
 		}
 	}
-	// A service account without any grant has the same rules but for the Events.
+	checkGrants(t, "intel-qat-plugin", "events.events.k8s.io [] [] [create patch]")
+}
+
+// checkGrants checks that a service account in the namespace of the plugin has these grants beyond
+// those of any service account. A grant is a line of kubectl auth can-i --list.
+func checkGrants(t *testing.T, account string, grants ...string) {
+	t.Helper()
 	rules := func(account string) []string {
-		text := kubectl(t, slices.Concat([]string{"auth", "can-i", "--list", "--no-headers", "-n", "default",
-			"--as=system:serviceaccount:" + pluginNamespace + ":" + account}, groups)...)
+		text := kubectl(t, "auth", "can-i", "--list", "--no-headers", "-n", "default",
+			"--as="+accountUser(account), "--as-group=system:serviceaccounts",
+			"--as-group=system:serviceaccounts:"+pluginNamespace, "--as-group=system:authenticated")
 		var list []string
 		for line := range strings.Lines(text) {
 			list = append(list, strings.Join(strings.Fields(line), " "))
@@ -137,9 +144,14 @@ func checkRights(t *testing.T) {
 		slices.Sort(list)
 		return list
 	}
-	want := append(rules("default"), "events.events.k8s.io [] [] [create patch]")
+	want := append(rules("default"), grants...)
 	slices.Sort(want)
-	if diff := cmp.Diff(want, rules("intel-qat-plugin")); diff != "" {
-		t.Errorf("rules of the service account (-want +got)\n%s", diff)
+	if diff := cmp.Diff(want, rules(account)); diff != "" {
+		t.Errorf("rules of the service account %s (-want +got)\n%s", account, diff)
 	}
+}
+
+// accountUser returns the user name of a service account in the namespace of the plugin.
+func accountUser(account string) string {
+	return "system:serviceaccount:" + pluginNamespace + ":" + account
 }

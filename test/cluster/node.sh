@@ -182,26 +182,37 @@ start_control_plane() {
 	start kube-scheduler kube-scheduler --kubeconfig=$KUBECONFIG --leader-elect=false
 }
 
-# load_images loads the image to test, and one with busybox for the pause container and the
+# load_images loads the images to test, and one with busybox for the pause container and the
 # workloads of the tests.
 load_images() {
-	local build=$dir/tmp/busybox layer
-	mkdir -p $build/root/bin
-	cp "$(command -v busybox)" $build/root/bin/
-	for link in $(busybox --list); do [ "$link" = busybox ] || ln -s busybox "$build/root/bin/$link"; done
-	tar -C $build/root -cf $build/layer.tar .
+	local root=$dir/tmp/root link image
+	mkdir -p $root/bin
+	cp "$(command -v busybox)" $root/bin/
+	for link in $(busybox --list); do [ "$link" = busybox ] || ln -s busybox "$root/bin/$link"; done
+	wait_for 60 containerd ctr version
+	import_image local/busybox:1 $root '"Cmd": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]'
+	mkdir -p $root/usr/local/bin
+	cp "$CLUSTER_DRIVER" $root/usr/local/bin/qat_dra_driver
+	import_image docker.io/library/intel-qat-dra-driver:devel $root '"Entrypoint": ["/usr/local/bin/qat_dra_driver"]'
+	ctr images import "$CLUSTER_IMAGE" >/dev/null
+	for image in intel-qat-plugin intel-qat-dra-driver; do
+		ctr images tag docker.io/library/$image:devel docker.io/library/$image:second >/dev/null
+	done
+}
+
+# import_image NAME ROOT CONFIG makes an image of a directory, and removes the directory.
+import_image() {
+	local build=$dir/tmp/image layer
+	mkdir $build
+	tar -C "$2" -cf $build/layer.tar .
 	layer=$(sha256sum $build/layer.tar | cut -d' ' -f1)
 	cat >$build/config.json <<-END
-		{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:$layer"]},
-		 "config": {"Cmd": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]}}
+		{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:$layer"]}, "config": {$3}}
 	END
-	echo '[{"Config": "config.json", "RepoTags": ["local/busybox:1"], "Layers": ["layer.tar"]}]' >$build/manifest.json
+	echo '[{"Config": "config.json", "RepoTags": ["'"$1"'"], "Layers": ["layer.tar"]}]' >$build/manifest.json
 	tar -C $build -cf $build/image.tar manifest.json config.json layer.tar
-	wait_for 60 containerd ctr version
 	ctr images import $build/image.tar >/dev/null
-	ctr images import "$CLUSTER_IMAGE" >/dev/null
-	ctr images tag docker.io/library/intel-qat-plugin:devel docker.io/library/intel-qat-plugin:second >/dev/null
-	rm -rf $build
+	rm -rf $build "$2"
 }
 
 write_kubelet_config() {

@@ -40,8 +40,18 @@ type node struct {
 
 func openNode(t *testing.T) *node {
 	t.Helper()
+	n := &node{t: t, client: openClient(t, rest.ImpersonationConfig{})}
+	t.Cleanup(func() { n.awaitPodsDeleted(metav1.NamespaceDefault, workloadNamespace, pluginNamespace) })
+	return n
+}
+
+// openClient returns a client of the API server for the administrator, or for a user whom the
+// administrator impersonates.
+func openClient(t *testing.T, user rest.ImpersonationConfig) kubernetes.Interface {
+	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	must(t, err)
+	config.Impersonate = user
 	config.QPS = -1 // no limit
 	config.Timeout = timeout
 	config.WarningHandler = rest.NoWarnings{}
@@ -53,15 +63,13 @@ func openNode(t *testing.T) *node {
 	t.Cleanup(func() { net.CloseIdleConnectionsFor(transport.Transport) })
 	client, err := kubernetes.NewForConfigAndClient(config, transport)
 	must(t, err)
-	n := &node{t: t, client: client}
-	t.Cleanup(n.awaitPodsDeleted)
-	return n
+	return client
 }
 
 // awaitPodsDeleted waits until the pods that the test has deleted are gone, so that the
 // next test finds all VFs free.
-func (n *node) awaitPodsDeleted() {
-	for _, namespace := range []string{metav1.NamespaceDefault, workloadNamespace, pluginNamespace} {
+func (n *node) awaitPodsDeleted(namespaces ...string) {
+	for _, namespace := range namespaces {
 		stdout, stderr, err := tryKubectl("wait", "--for=delete", "pods", "--all", "-n", namespace,
 			"--timeout="+timeout.String())
 		if err != nil {

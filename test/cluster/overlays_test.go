@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -88,6 +89,8 @@ func checkRendered(t *testing.T, name string) {
 	switch name {
 	case "qat_plugin":
 		base = "base"
+	case "qat_dra_driver":
+		base = "dra"
 	case "qat_plugin/overlays/monitoring":
 		base = "http"
 	}
@@ -116,9 +119,13 @@ func (in *installation) checkPodSecurity(baseline ...string) {
 	}
 	in.t.Logf("%s", strings.TrimSpace(in.warnings))
 	in.addNamespace(dryRunNamespace, warnBaseline)
-	_, warnings, err := tryKubectl("apply", "--dry-run=server", "-n", dryRunNamespace, "-k", in.dir)
+	objects := kubectl(in.t, "kustomize", in.dir)
+	objects = strings.ReplaceAll(objects, "namespace: "+pluginNamespace+"\n", "namespace: "+dryRunNamespace+"\n")
+	file := filepath.Join(in.t.TempDir(), "objects.yaml")
+	must(in.t, os.WriteFile(file, []byte(objects), 0o600))
+	_, warnings, err := tryKubectl("apply", "--dry-run=server", "-n", dryRunNamespace, "-f", file)
 	if err != nil {
-		in.t.Fatalf("kubectl apply --dry-run=server -k %s: %v\n%s", in.dir, err, warnings)
+		in.t.Fatalf("kubectl apply --dry-run=server -f %s: %v\n%s", file, err, warnings)
 	}
 	_, list, _ := strings.Cut(warnings, `PodSecurity "baseline:latest"`)
 	var got []string

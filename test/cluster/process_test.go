@@ -15,32 +15,68 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-const kubeletPID = "/run/kubelet.pid"
-
 // stopKubelet stops the kubelet as a service manager does, and waits until it has exited.
 func (n *node) stopKubelet() {
 	n.t.Helper()
-	pid, err := strconv.Atoi(strings.TrimSpace(readFile(n.t, kubeletPID)))
-	must(n.t, err)
-	must(n.t, syscall.Kill(pid, syscall.SIGTERM))
-	poll(n.t, func() error {
-		if !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			return fmt.Errorf("the kubelet, process %d, has not exited", pid)
-		}
-		return nil
-	})
+	n.stop("kubelet", syscall.SIGTERM)
 }
 
 // startKubelet starts the kubelet as a child of the node's first process, so that it
 // outlives the test.
 func (n *node) startKubelet() {
 	n.t.Helper()
-	cmd := exec.Command("/bin/sh", "-c", `"$0" >>"$1" 2>&1 </dev/null & echo $! >"$2"`,
-		projectFile("test/cluster/kubelet.sh"),
-		filepath.Join(os.Getenv("CLUSTER_LOGS"), "kubelet.log"),
-		kubeletPID)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		n.t.Fatalf("start the kubelet: %v\n%s", err, out)
+	n.start("kubelet", projectFile("test/cluster/kubelet.sh"))
+}
+
+// restartAPIServer kills the API server, calls meanwhile, starts it with the same arguments, and
+// waits until it is ready.
+func (n *node) restartAPIServer(meanwhile func()) {
+	n.t.Helper()
+	const name = "kube-apiserver"
+	args := strings.Split(strings.TrimSuffix(readFile(n.t, procFile(n.pidOf(name), "cmdline")), "\x00"), "\x00")
+	n.stop(name, syscall.SIGKILL)
+	meanwhile()
+	n.start(name, args...)
+	poll(n.t, func() error {
+		_, stderr, err := tryKubectl("get", "--raw", "/readyz")
+		if err != nil {
+			return fmt.Errorf("kubectl get --raw /readyz: %w: %s", err, stderr)
+		}
+		return nil
+	})
+}
+
+// pidFile returns the file with the ID of the process of one of the node's programs.
+func pidFile(name string) string { return filepath.Join("/run", name+".pid") }
+
+func (n *node) pidOf(name string) int {
+	n.t.Helper()
+	pid, err := strconv.Atoi(strings.TrimSpace(readFile(n.t, pidFile(name))))
+	must(n.t, err)
+	return pid
+}
+
+// stop stops one of the node's programs with a signal, and waits until it has exited.
+func (n *node) stop(name string, signal syscall.Signal) {
+	n.t.Helper()
+	pid := n.pidOf(name)
+	must(n.t, syscall.Kill(pid, signal))
+	poll(n.t, func() error {
+		if !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			return fmt.Errorf("%s, process %d, has not exited", name, pid)
+		}
+		return nil
+	})
+}
+
+// start starts one of the node's programs.
+func (n *node) start(name string, command ...string) {
+	n.t.Helper()
+	const script = `log=$1 pid=$2; shift 2; "$@" >>"$log" 2>&1 </dev/null & echo $! >"$pid"`
+	log := filepath.Join(os.Getenv("CLUSTER_LOGS"), name+".log")
+	args := append([]string{"-c", script, "sh", log, pidFile(name)}, command...)
+	if out, err := exec.Command("/bin/sh", args...).CombinedOutput(); err != nil {
+		n.t.Fatalf("start %s: %v\n%s", name, err, out)
 	}
 }
 

@@ -71,6 +71,12 @@ func (in *installation) restartKubelet() (stopped time.Time) {
 // rollout sets another image and waits until the new pod is ready.
 func (in *installation) rollout() (began time.Time) {
 	in.t.Helper()
+	return in.rolloutWhile(func() {})
+}
+
+// rolloutWhile is rollout, and calls meanwhile when the rollout has begun.
+func (in *installation) rolloutWhile(meanwhile func()) (began time.Time) {
+	in.t.Helper()
 	old, err := in.pod()
 	must(in.t, err)
 	container := old.Spec.Containers[0]
@@ -78,6 +84,7 @@ func (in *installation) rollout() (began time.Time) {
 	image += ":second"
 	began = time.Now()
 	kubectl(in.t, "set", "image", "-n", pluginNamespace, "daemonset/"+in.set, container.Name+"="+image)
+	meanwhile()
 	pod := in.awaitReady()
 	in.t.Logf("the rollout was complete after %.2f s", time.Since(began).Seconds())
 	if got := pod.Spec.Containers[0].Image; pod.Name == old.Name || got != image {

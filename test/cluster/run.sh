@@ -164,6 +164,8 @@ build_image() {
 	make -s -C "$top" image IMAGE=intel-qat-plugin VERSION=devel ARCH=amd64 >"$logs/image.log" 2>&1 ||
 		{ cat "$logs/image.log" >&2; fail "make image failed"; }
 	step "built the image: $(du -h "$image" | cut -f1)"
+	(cd "$top" && go build -tags grpcnotrace -ldflags "-s -w" -o "$cache/qat_dra_driver" ./cmd/qat_dra_driver) ||
+		fail "qat_dra_driver does not compile"
 }
 
 # sweep removes the control groups of this run, and of earlier runs that were killed. The
@@ -214,7 +216,7 @@ trap 'exit 143' TERM HUP
 [ "${1:-}" != shell ] || trap : INT # left to the shell
 sweep
 export CLUSTER_CONTAINERD=$containerd CLUSTER_PROMETHEUS=$prometheus
-export CLUSTER_TOP=$top CLUSTER_PROGRAMS=$programs CLUSTER_RUNTIME=$runtime CLUSTER_LOGS=$logs CLUSTER_CACHE=$cache CLUSTER_IMAGE=$image
+export CLUSTER_TOP=$top CLUSTER_PROGRAMS=$programs CLUSTER_RUNTIME=$runtime CLUSTER_LOGS=$logs CLUSTER_CACHE=$cache CLUSTER_IMAGE=$image CLUSTER_DRIVER=$cache/qat_dra_driver
 export CLUSTER_CGROUP=qatplugin-cluster-$$ CLUSTER_STARTED=$started TEST_ARGS=${TEST_ARGS:--test.v}
 # The node's processes are in namespaces that end with their first process. That process ends
 # with unshare, and unshare with this shell, even if it is killed. The network namespace belongs

@@ -46,11 +46,11 @@ func (n *node) runSample() *workload {
 // runPod runs a pod that requests devices of a resource.
 func (n *node) runPod(name, resourceName string, count int64) *workload {
 	n.t.Helper()
-	return n.run(newPod(name, resourceName, count))
+	return n.run(requesting(newPod(name), resourceName, count))
 }
 
-// newPod returns a pod whose container runs as root and requests devices of a resource.
-func newPod(name, resourceName string, count int64) *corev1.Pod {
+// newPod returns a pod whose container runs as root.
+func newPod(name string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault},
 		Spec: corev1.PodSpec{
@@ -62,21 +62,32 @@ func newPod(name, resourceName string, count int64) *corev1.Pod {
 				ImagePullPolicy: corev1.PullNever,
 				// This shell exits immediately on SIGTERM.
 				Command: []string{"/bin/sh", "-c", "trap exit TERM; sleep 1000000 & wait"},
-				Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{
-					corev1.ResourceName(resourceName): *resource.NewQuantity(count, resource.DecimalSI),
-				}},
 			}},
 		},
 	}
 }
 
+// requesting makes the container of a pod request devices of a resource, and returns the pod.
+func requesting(pod *corev1.Pod, resourceName string, count int64) *corev1.Pod {
+	pod.Spec.Containers[0].Resources.Limits = corev1.ResourceList{
+		corev1.ResourceName(resourceName): *resource.NewQuantity(count, resource.DecimalSI),
+	}
+	return pod
+}
+
 // run creates a pod, and waits until it is ready.
 func (n *node) run(pod *corev1.Pod) *workload {
+	n.t.Helper()
+	n.create(pod)
+	return n.awaitWorkload(pod.Namespace, pod.Name)
+}
+
+// create creates a pod in the namespace default, which is deleted when the test ends.
+func (n *node) create(pod *corev1.Pod) {
 	n.t.Helper()
 	n.cleanup(func() { kubectl(n.t, "delete", "pod", "--ignore-not-found", "--wait=false", pod.Name) })
 	_, err := n.client.CoreV1().Pods(pod.Namespace).Create(n.t.Context(), pod, metav1.CreateOptions{})
 	must(n.t, err)
-	return n.awaitWorkload(pod.Namespace, pod.Name)
 }
 
 // awaitWorkload waits until a pod is ready.
@@ -94,16 +105,23 @@ func (n *node) awaitWorkload(namespace, name string) *workload {
 	return w
 }
 
-// readDevices reads the container's devices. It tries again if kubectl exec fails,
-// because a kubelet that has just started does not know its pods yet.
+// readDevices reads the devices of the pod's first container.
 func (w *workload) readDevices() devices {
+	w.t.Helper()
+	return w.readDevicesOf(w.pod.Spec.Containers[0].Name)
+}
+
+// readDevicesOf reads a container's devices. It tries again if kubectl exec fails,
+// because a kubelet that has just started does not know its pods yet.
+func (w *workload) readDevicesOf(container string) devices {
 	w.t.Helper()
 	const script = "env; for d in /dev/vfio/* /dev/qat* /dev/usdm* /dev/uio*; do\n" +
 		`if [ -c "$d" ]; then echo "node $d"; fi; done`
 	var out string
 	poll(w.t, func() (err error) {
 		var stderr string
-		out, stderr, err = tryKubectl("exec", "-n", w.pod.Namespace, w.name, "--", "/bin/sh", "-c", script)
+		out, stderr, err = tryKubectl("exec", "-n", w.pod.Namespace, w.name, "-c", container, "--",
+			"/bin/sh", "-c", script)
 		if err != nil {
 			return fmt.Errorf("kubectl exec %s: %w: %s", w.name, err, stderr)
 		}
@@ -136,8 +154,9 @@ func (w *workload) checkOpens(path string) {
 	kubectl(w.t, "exec", "-n", w.pod.Namespace, w.name, "--", "/bin/sh", "-c", ": >"+path)
 }
 
-// vfs returns the addresses in QAT0, QAT1 and so on.
-func (w *workload) vfs() []string { return slices.Sorted(maps.Values(w.devices.Env)) }
+// vfs returns the addresses in QAT0, QAT1 and so on, and in the variables that the DRA driver names
+// for addresses.
+func (w *workload) vfs() []string { return slices.Compact(slices.Sorted(maps.Values(w.devices.Env))) }
 
 // checkUnchanged checks that the container has not been restarted, and has the same
 // devices.
