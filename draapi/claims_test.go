@@ -200,7 +200,7 @@ func TestPreparedClaimSurvivesARestart(t *testing.T) {
 	if err := first.stop(); err != nil {
 		t.Fatal(err)
 	}
-	h.kubelet.WaitRegistered(t, driverName, 0)
+	h.waitRegistered(0)
 
 	p = newFakePlugin()
 	p.setPrepare(func(context.Context, *Claim) error { return errors.New("must not be called") })

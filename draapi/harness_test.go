@@ -129,6 +129,24 @@ func newHost(t testing.TB) *host {
 	return h
 }
 
+// startKubelet starts the kubelet after Stop.
+func (h *host) startKubelet() {
+	h.t.Helper()
+	if err := h.kubelet.Restart(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// waitRegistered waits until n instances of the driver are registered.
+func (h *host) waitRegistered(n int) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	if err := h.kubelet.WaitRegistered(ctx, driverName, n); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h *host) setRuntime(version string) {
 	h.api.AddNode(&corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: nodeName},
@@ -258,7 +276,7 @@ func (h *host) start(plugin *fakePlugin, devices *devtree.Tree, opts ...Option) 
 	h.t.Helper()
 	r := h.run(plugin, opts...)
 	plugin.publish(devices)
-	h.kubelet.WaitRegistered(h.t, driverName, 1)
+	h.waitRegistered(1)
 	await(h.t, "the registration", func() bool { return r.CheckRegistered(context.Background()) == nil })
 	return r
 }

@@ -33,7 +33,12 @@ func (h *host) draSocket(suffix string) string {
 
 func (h *host) waitHealth(device string, want kubelettest.Health) {
 	h.t.Helper()
-	h.kubelet.WaitHealth(h.t, driverName, nodeName, device, func(got kubelettest.Health) bool { return got == want })
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	isWanted := func(got kubelettest.Health) bool { return got == want }
+	if err := h.kubelet.WaitHealth(ctx, driverName, nodeName, device, isWanted); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 func TestKubeletReceivesHealthWithItsReason(t *testing.T) {
@@ -64,8 +69,8 @@ func TestKubeletRestarts(t *testing.T) {
 		if err := r.CheckRegistered(t.Context()); err.Error() != "the kubelet is not connected" {
 			t.Errorf("check: %v", err)
 		}
-		h.kubelet.Start(t)
-		h.kubelet.WaitRegistered(t, driverName, 1)
+		h.startKubelet()
+		h.waitRegistered(1)
 		await(t, "the check to succeed", func() bool { return r.CheckRegistered(t.Context()) == nil })
 		if diff := cmp.Diff(before, description(h.prepare(claim))); diff != "" {
 			t.Errorf("answer (-before +after):\n%s", diff)
@@ -90,7 +95,7 @@ func TestSocketsThatDisappearAreCreatedAgain(t *testing.T) {
 		}
 		if path == filepath.Dir(h.registrySocket("")) { // which the kubelet creates when it starts
 			h.kubelet.Stop()
-			h.kubelet.Start(t)
+			h.startKubelet()
 		}
 		await(t, "the sockets after the removal of "+path, func() bool {
 			registry, err := os.Stat(h.registrySocket(""))
@@ -120,7 +125,7 @@ func TestInstancesOfARollingUpdateShareClaims(t *testing.T) {
 	p = newFakePlugin()
 	second := h.run(p, WithPodUID(newUID))
 	p.publish(devices)
-	h.kubelet.WaitRegistered(t, driverName, 2)
+	h.waitRegistered(2)
 	h.unprepare(other) // calls the second instance
 	if claims := second.Claims(); len(claims) != 1 || claims[0].String() != "default/kept" {
 		t.Errorf("claims of the second instance: %+v", claims)
@@ -131,7 +136,7 @@ func TestInstancesOfARollingUpdateShareClaims(t *testing.T) {
 	if err := first.stop(); err != nil {
 		t.Fatal(err)
 	}
-	h.kubelet.WaitRegistered(t, driverName, 1)
+	h.waitRegistered(1)
 	h.unprepare(kept)
 	if files := h.files(); len(files) > 0 {
 		t.Errorf("files: %q", files)

@@ -76,7 +76,7 @@ func TestSlicesComeBackAfterARestartOfTheKubelet(t *testing.T) {
 	h.waitPublished("1")
 	h.kubelet.Stop()
 	h.api.DeleteSlices(nodeName)
-	h.kubelet.Start(t)
+	h.startKubelet()
 	h.waitPublished("1")
 }
 
@@ -98,7 +98,7 @@ func TestNothingIsDoneBeforeTheFirstTree(t *testing.T) {
 		t.Errorf("check: %v", err)
 	}
 	p.publish(tree(t, nil))
-	h.kubelet.WaitRegistered(t, driverName, 1)
+	h.waitRegistered(1)
 	await(t, "the check to succeed", func() bool { return r.CheckPublished(t.Context()) == nil })
 }
 

@@ -31,8 +31,7 @@ import (
 )
 
 const (
-	waitTimeout   = 20 * time.Second // only a failing test waits as long
-	callTimeout   = time.Second      // of the calls that register a driver, as of the kubelet
+	callTimeout   = time.Second // of the calls that register a driver, as of the kubelet
 	retryInterval = 20 * time.Millisecond
 )
 
@@ -79,16 +78,19 @@ func New(t testing.TB) *Kubelet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &Kubelet{root: root, health: map[string]Health{}, changed: make(chan struct{})}
-	if err := os.Mkdir(k.registry(), 0o750); err != nil {
+	t.Cleanup(func() { _ = os.RemoveAll(root) })
+	k, err := Start(root)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		k.Stop()
-		_ = os.RemoveAll(root)
-	})
-	k.Start(t)
+	t.Cleanup(k.Stop)
 	return k
+}
+
+// Start starts a Kubelet whose directory is root. The caller must call Stop.
+func Start(root string) (*Kubelet, error) {
+	k := &Kubelet{root: root, health: map[string]Health{}, changed: make(chan struct{})}
+	return k, k.Restart()
 }
 
 // Root returns the kubelet's directory.
@@ -96,23 +98,24 @@ func (k *Kubelet) Root() string { return k.root }
 
 func (k *Kubelet) registry() string { return filepath.Join(k.root, "plugins_registry") }
 
-// Start starts the Kubelet again after [Kubelet.Stop]. It finds the sockets that exist.
-func (k *Kubelet) Start(t testing.TB) {
-	t.Helper()
+// Restart stops the Kubelet, unless it is stopped, and starts it again. It finds the sockets that
+// exist.
+func (k *Kubelet) Restart() error {
+	k.Stop()
 	k.processMu.Lock()
 	defer k.processMu.Unlock()
 	if k.process != nil {
-		return
+		return errors.New("the Kubelet was started by another goroutine")
 	}
 	if err := os.MkdirAll(k.registry(), 0o750); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	watcher, err := fsnotify.NewWatcher()
-	if err == nil {
-		err = watcher.Add(k.registry())
-	}
 	if err != nil {
-		t.Fatal(err)
+		return err
+	}
+	if err := watcher.Add(k.registry()); err != nil {
+		return errors.Join(err, watcher.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{ctx: ctx, cancel: cancel}
@@ -121,6 +124,7 @@ func (k *Kubelet) Start(t testing.TB) {
 		k.watch(p, watcher)
 	})
 	k.process = p
+	return nil
 }
 
 // Stop stops the Kubelet: it closes all connections and forgets all drivers.
@@ -296,38 +300,34 @@ func dial(socket string) (*grpc.ClientConn, error) {
 }
 
 // wait waits until f, which is called with mu held, returns true.
-func (k *Kubelet) wait(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	timeout := time.After(waitTimeout)
+func (k *Kubelet) wait(ctx context.Context, what string, f func() bool) error {
 	for {
 		k.mu.Lock()
 		done, changed := f(), k.changed
 		k.mu.Unlock()
 		if done {
-			return
+			return nil
 		}
 		select {
 		case <-changed:
-		case <-timeout:
-			t.Fatalf("timeout waiting for %s", what)
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", what, ctx.Err())
 		}
 	}
 }
 
-// WaitRegistered waits until n instances of the driver are registered.
-func (k *Kubelet) WaitRegistered(t testing.TB, driver string, n int) {
-	t.Helper()
-	k.wait(t, fmt.Sprintf("%d registered instances of %s", n, driver), func() bool {
+// WaitRegistered waits until n instances of the driver are registered, or until ctx ends.
+func (k *Kubelet) WaitRegistered(ctx context.Context, driver string, n int) error {
+	return k.wait(ctx, fmt.Sprintf("%d registered instances of %s", n, driver), func() bool {
 		return len(k.instances(driver)) == n
 	})
 }
 
-// WaitHealth waits until a device has a health for which f returns true. Unknown health is the
-// zero Health.
-func (k *Kubelet) WaitHealth(t testing.TB, driver, pool, device string, f func(Health) bool) {
-	t.Helper()
+// WaitHealth waits until a device has a health for which f returns true, or until ctx ends. Unknown
+// health is the zero Health.
+func (k *Kubelet) WaitHealth(ctx context.Context, driver, pool, device string, f func(Health) bool) error {
 	name := driver + "/" + pool + "/" + device
-	k.wait(t, "the health of "+name, func() bool { return f(k.health[name]) })
+	return k.wait(ctx, "the health of "+name, func() bool { return f(k.health[name]) })
 }
 
 // instances returns the registered instances of the driver. The caller holds mu.

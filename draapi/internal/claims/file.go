@@ -135,7 +135,7 @@ func (s *Store) read(uid string) (*Claim, error) {
 		return nil, fmt.Errorf("annotation %s describes claim %q with %d devices",
 			s.annotation(), c.UID, len(c.Devices))
 	}
-	claim := &Claim{Ref: Ref{c.Namespace, c.Name, c.UID}, PodClaim: c.PodClaim}
+	claim := &Claim{Ref: Ref{c.Namespace, c.Name, c.UID}, podClaim: c.PodClaim}
 	for _, d := range c.Devices {
 		claim.Devices = append(claim.Devices, Device{
 			Name:        d.Name,
@@ -171,7 +171,7 @@ func (s *Store) commit(ctx context.Context, claim *Claim) error {
 		return err
 	}
 	spec := &cdi.Spec{Kind: s.Driver + "/" + class}
-	c := checkpoint{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID, PodClaim: claim.PodClaim}
+	c := checkpoint{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID, PodClaim: claim.podClaim}
 	names := map[string]int{}
 	for i := range claim.Devices {
 		d := &claim.Devices[i]

@@ -57,8 +57,8 @@ func (s *Store) addMetadata(claim *Claim) error {
 		d := &claim.Devices[i]
 		request, _, _ := strings.Cut(d.Request, "/")
 		inContainer := metadata.ResourceClaimFilePath(s.Driver, claim.Name, request)
-		if claim.PodClaim != "" {
-			inContainer = metadata.ResourceClaimTemplateFilePath(s.Driver, claim.PodClaim, request)
+		if claim.podClaim != "" {
+			inContainer = metadata.ResourceClaimTemplateFilePath(s.Driver, claim.podClaim, request)
 		}
 		d.Edits.Mounts = append(d.Edits.Mounts, devtree.Mount{
 			HostPath: paths[request], ContainerPath: inContainer, ReadOnly: true,
@@ -76,8 +76,8 @@ func newMetadata(claim *Claim, request string) *v1alpha1.DeviceMetadata {
 		},
 		Requests: []v1alpha1.DeviceMetadataRequest{{Name: request}},
 	}
-	if claim.PodClaim != "" {
-		object.PodClaimName = &claim.PodClaim
+	if claim.podClaim != "" {
+		object.PodClaimName = &claim.podClaim
 	}
 	return object
 }
@@ -136,4 +136,3 @@ func (s *Store) RemoveUnused(ctx context.Context) error {
 	}
 	return nil
 }
-

@@ -55,7 +55,7 @@ func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 // modified.
 type Claim struct {
 	Ref
-	PodClaim string    // name of the claim in the pod, if it was made from a template
+	podClaim string    // name of the claim in the pod, if it was made from a template
 	Prepared time.Time // when the file was written
 	Devices  []Device  // in the order of the allocation; not empty
 }
@@ -277,7 +277,7 @@ func (s *Store) allocated(ref Ref, object *resourcev1.ResourceClaim) (*Claim, er
 	if object.Status.Allocation == nil {
 		return nil, errors.New("the claim is not allocated")
 	}
-	claim := &Claim{Ref: ref, PodClaim: object.Annotations[resourcev1.PodResourceClaimAnnotation]}
+	claim := &Claim{Ref: ref, podClaim: object.Annotations[resourcev1.PodResourceClaimAnnotation]}
 	for _, r := range object.Status.Allocation.Devices.Results {
 		switch {
 		case r.Driver != s.Driver:
