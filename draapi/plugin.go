@@ -8,8 +8,10 @@ import (
 	"qatplugin/devtree"
 )
 
-// A Plugin watches the host and reports its devices. It is the same interface as
-// kubeletapi.Plugin.
+// A Plugin watches the host and reports its devices. It has the same method as kubeletapi.Plugin.
+//
+// A Plugin that wraps another should have a method Unwrap() Plugin that returns the wrapped Plugin.
+// The Driver uses the first Plugin in the chain that implements [Preparer], as [errors.As] does.
 type Plugin interface {
 	// Watch is called once. It calls publish with a new Tree whenever the devices change, and
 	// returns when ctx ends. An error ends the Driver. All devices of all resources of a Tree are

@@ -23,7 +23,10 @@ import (
 	"qatplugin/internal/testenv"
 )
 
-const guide = "docs/writing-a-plugin.md"
+const (
+	guide    = "docs/writing-a-plugin.md"
+	draGuide = "docs/writing-a-dra-driver.md"
+)
 
 // A block is a fenced block of a Markdown file.
 type block struct {
@@ -54,7 +57,7 @@ func exampleFiles(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{}
 	for _, pattern := range []string{
-		"examples/*/*.go", "kubeletapi/example*_test.go", "devtree/example*_test.go",
+		"examples/*/*.go", "kubeletapi/example*_test.go", "draapi/example*_test.go", "devtree/example*_test.go",
 	} {
 		paths, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil || len(paths) == 0 {
@@ -71,29 +74,38 @@ func exampleFiles(t *testing.T) map[string]string {
 	return files
 }
 
-func TestGuideShowsCodeOfExamples(t *testing.T) {
+func TestGuidesShowCodeOfExamples(t *testing.T) {
 	testenv.Inputs(t, root)
-	text, err := os.ReadFile(filepath.Join(root, guide))
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, shown := exampleFiles(t), map[string]bool{}
-	for _, b := range blocks(string(text)) {
-		if b.language != "go" {
-			continue
-		}
-		source := sourceOf(b, files)
-		if source == "" {
-			t.Errorf("%s:%d: no example has this code:\n%s", guide, b.number, b.text)
-		}
-		shown[source] = true
-	}
-	if len(shown) < 4 || !shown[filepath.Join(root, "examples/colors/main.go")] {
-		t.Fatalf("the guide shows code of only %v", shown)
-	}
+	files := exampleFiles(t)
 	dirs := map[string]bool{}
-	for source := range shown {
-		dirs["./"+strings.TrimPrefix(filepath.Dir(source), root+"/")] = true
+	for guide, want := range map[string]struct {
+		sources int    // number of files whose code is shown
+		source  string // one of them
+	}{
+		guide:    {4, "examples/colors/main.go"},
+		draGuide: {1, "draapi/example_test.go"},
+	} {
+		text, err := os.ReadFile(filepath.Join(root, guide))
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := map[string]bool{}
+		for _, b := range blocks(string(text)) {
+			if b.language != "go" {
+				continue
+			}
+			source := sourceOf(b, files)
+			if source == "" {
+				t.Errorf("%s:%d: no example has this code:\n%s", guide, b.number, b.text)
+			}
+			shown[source] = true
+		}
+		if len(shown) < want.sources || !shown[filepath.Join(root, want.source)] {
+			t.Fatalf("%s shows code of only %v", guide, shown)
+		}
+		for source := range shown {
+			dirs["./"+strings.TrimPrefix(filepath.Dir(source), root+"/")] = true
+		}
 	}
 	for dir := range dirs {
 		test := exec.Command("go", "test", "-run", "^(Example|TestEachFileIsADevice)", "-v", dir)
@@ -102,6 +114,24 @@ func TestGuideShowsCodeOfExamples(t *testing.T) {
 		if err != nil || !strings.Contains(string(out), "--- PASS") {
 			t.Errorf("%s in %s: %v\n%s", test, dir, err, out)
 		}
+	}
+}
+
+// TestDRAGuideCommands checks that the commands of the guide are those that the test above runs.
+func TestDRAGuideCommands(t *testing.T) {
+	testenv.Inputs(t, root)
+	text, err := os.ReadFile(filepath.Join(root, draGuide))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands []string
+	for _, b := range blocks(string(text)) {
+		if b.language == "sh" {
+			commands = append(commands, b.text)
+		}
+	}
+	if diff := cmp.Diff([]string{"go test -run Example -v ./draapi\n"}, commands); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
