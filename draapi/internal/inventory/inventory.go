@@ -97,14 +97,14 @@ func candidates(before map[string]*Device, tree *devtree.Tree, held map[string]*
 	for r := range tree.Resources() {
 		for d := range r.Devices() {
 			exists[d.ID] = true
-			all = append(all, &Device{Name: Name(d.ID), Resource: r.Name(), Device: d})
+			all = append(all, &Device{Name: deviceName(d.ID), Resource: r.Name(), Device: d})
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(held)) {
 		if exists[id] {
 			continue
 		}
-		gone := &Device{Name: Name(id), Device: held[id], Gone: true}
+		gone := &Device{Name: deviceName(id), Device: held[id], Gone: true}
 		if gone.Device == nil {
 			gone.Device = &devtree.Device{ID: id}
 		}
@@ -146,9 +146,9 @@ func (d *Device) equal(other *Device) bool {
 		d.Device.Equal(other.Device)
 }
 
-// Name returns the name in the pool of the device with that ID, or "" if the ID has neither a
+// deviceName returns the name in the pool of the device with that ID, or "" if the ID has neither a
 // letter nor a digit of ASCII.
-func Name(id string) string {
+func deviceName(id string) string {
 	name := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':

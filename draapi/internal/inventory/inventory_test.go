@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package inventory_test
+package inventory
 
 import (
 	"fmt"
@@ -15,7 +15,6 @@ import (
 	"pgregory.net/rapid"
 
 	"qatplugin/devtree"
-	"qatplugin/draapi/internal/inventory"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -45,7 +44,7 @@ func held(ids ...string) map[string]*devtree.Device {
 }
 
 // text returns the Inventory as one line for each device and each error.
-func text(i *inventory.Inventory) string {
+func text(i *Inventory) string {
 	var b strings.Builder
 	for _, d := range i.Devices {
 		fmt.Fprintf(&b, "%s: %s/%s", d.Name, d.Resource, d.Device.ID)
@@ -70,8 +69,8 @@ func TestNameIsDNSLabelMadeFromID(t *testing.T) {
 		strings.Repeat("a", 62) + "::": strings.Repeat("a", 62),
 		strings.Repeat("b", 70):        strings.Repeat("b", 63),
 	} {
-		if got := inventory.Name(id); got != want {
-			t.Errorf("Name(%q) is %q, want %q", id, got, want)
+		if got := deviceName(id); got != want {
+			t.Errorf("deviceName(%q) is %q, want %q", id, got, want)
 		}
 	}
 }
@@ -104,7 +103,7 @@ func TestInventoryOfTree(t *testing.T) {
 			`skip device "::" of resource "cy": its ID has no letter or digit to name it by` + "\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := text(inventory.New(nil, tree(t, tt.tree...), held(tt.held...)))
+			got := text(New(nil, tree(t, tt.tree...), held(tt.held...)))
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -118,9 +117,9 @@ func TestHeldDeviceThatHasGoneKeepsItsLastState(t *testing.T) {
 	if err := b.Put("cy", last); err != nil {
 		t.Fatal(err)
 	}
-	with := inventory.New(nil, b.Build(), held("a"))
-	without := inventory.New(with, tree(t), held("a"))
-	again := inventory.New(without, tree(t), held("a"))
+	with := New(nil, b.Build(), held("a"))
+	without := New(with, tree(t), held("a"))
+	again := New(without, tree(t), held("a"))
 	if again != without {
 		t.Error("an equal Inventory is another one")
 	}
@@ -128,25 +127,25 @@ func TestHeldDeviceThatHasGoneKeepsItsLastState(t *testing.T) {
 	if d == nil || !d.Gone || d.Resource != "cy" || !d.Device.Equal(last) {
 		t.Errorf("the device is %+v, want the last state", d)
 	}
-	back := inventory.New(again, b.Build(), held("a")).Find("a")
+	back := New(again, b.Build(), held("a")).Find("a")
 	if back == nil || back.Gone || !back.Device.Equal(last) {
 		t.Errorf("the device that has returned is %+v", back)
 	}
-	if d := inventory.New(without, tree(t), nil).Find("a"); d != nil {
+	if d := New(without, tree(t), nil).Find("a"); d != nil {
 		t.Errorf("after the claim, the device is %+v", d)
 	}
 }
 
 func TestHeldDeviceOfUnknownStateHasOnlyAName(t *testing.T) {
-	i := inventory.New(nil, nil, map[string]*devtree.Device{"a": nil})
+	i := New(nil, nil, map[string]*devtree.Device{"a": nil})
 	if diff := cmp.Diff("a: /a gone\n", text(i)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
 func TestOfferedDeviceKeepsItsName(t *testing.T) {
-	first := inventory.New(nil, tree(t, "dc/a:b"), nil)
-	second := inventory.New(first, tree(t, "cy/a.b", "dc/a:b"), nil)
+	first := New(nil, tree(t, "dc/a:b"), nil)
+	second := New(first, tree(t, "cy/a.b", "dc/a:b"), nil)
 	want := "a-b: dc/a:b\n" +
 		`skip device "a.b" of resource "cy": device "a:b" of resource "dc" has the same name in the pool, "a-b"` + "\n"
 	if diff := cmp.Diff(want, text(second)); diff != "" {
@@ -155,14 +154,14 @@ func TestOfferedDeviceKeepsItsName(t *testing.T) {
 }
 
 func TestUnchangedDevicesAreShared(t *testing.T) {
-	first := inventory.New(nil, tree(t, "cy/a", "cy/b", "dc/c"), nil)
-	second := inventory.New(first, tree(t, "cy/a", "dc/b", "dc/c", "dc/d"), nil)
+	first := New(nil, tree(t, "cy/a", "cy/b", "dc/c"), nil)
+	second := New(first, tree(t, "cy/a", "dc/b", "dc/c", "dc/d"), nil)
 	for name, want := range map[string]bool{"a": true, "b": false, "c": true} {
 		if got := first.Find(name) == second.Find(name); got != want {
 			t.Errorf("device %s is the same pointer: %t, want %t", name, got, want)
 		}
 	}
-	if again := inventory.New(second, tree(t, "cy/a", "dc/b", "dc/c", "dc/d"), nil); again != second {
+	if again := New(second, tree(t, "cy/a", "dc/b", "dc/c", "dc/d"), nil); again != second {
 		t.Error("an equal Inventory is another one")
 	}
 }
@@ -173,7 +172,7 @@ func TestUnchangedDevicesAreShared(t *testing.T) {
 func TestInventoryProperties(t *testing.T) {
 	ids := rapid.SampledFrom([]string{"a", "A", "b:c", "b.c", "b-c", "d", "..", "0000:6b:00.1"})
 	rapid.Check(t, func(rt *rapid.T) {
-		var last *inventory.Inventory
+		var last *Inventory
 		for range rapid.IntRange(1, 6).Draw(rt, "steps") {
 			b := new(devtree.Tree).Edit()
 			devices := map[string]bool{} // "resource/ID"
@@ -192,7 +191,7 @@ func TestInventoryProperties(t *testing.T) {
 					all["?/"+id] = true
 				}
 			}
-			next := inventory.New(last, b.Build(), claimed)
+			next := New(last, b.Build(), claimed)
 			if len(next.Devices)+len(next.Skipped) != len(all) {
 				rt.Fatalf("%d devices make\n%s", len(all), text(next))
 			}
@@ -206,16 +205,16 @@ func TestInventoryProperties(t *testing.T) {
 					rt.Fatalf("device %s is gone: %t", d.Device.ID, d.Gone)
 				}
 			}
-			byName := func(a, b *inventory.Device) int { return strings.Compare(a.Name, b.Name) }
+			byName := func(a, b *Device) int { return strings.Compare(a.Name, b.Name) }
 			if !slices.IsSortedFunc(next.Devices, byName) {
 				rt.Fatalf("not sorted:\n%s", text(next))
 			}
 			for id := range claimed {
-				if name := inventory.Name(id); name != "" && claimed[next.Find(name).Device.ID] == nil {
+				if name := deviceName(id); name != "" && claimed[next.Find(name).Device.ID] == nil {
 					rt.Fatalf("the held device %s is not offered:\n%s", id, text(next))
 				}
 			}
-			if again := inventory.New(next, b.Build(), claimed); again != next {
+			if again := New(next, b.Build(), claimed); again != next {
 				rt.Fatalf("an equal Inventory is another one:\n%s", text(again))
 			}
 			last = next

@@ -210,12 +210,10 @@ func TestConflictIsResolved(t *testing.T) {
 		r.server.Fail(func(q *apitest.Request) *apitest.Fault {
 			if q.Verb == "update" && conflicts < 3 {
 				conflicts++
-				if err := r.server.EditSlice(prefix+"0", func(s *resourcev1.ResourceSlice) {
+				r.editSlices(func(s *resourcev1.ResourceSlice) {
 					s.Labels = map[string]string{"conflict": strings.Repeat("x", conflicts)}
 					s.Spec.Devices = nil
-				}); err != nil {
-					t.Error(err)
-				}
+				})
 			}
 			return nil
 		})
@@ -236,14 +234,7 @@ func TestLostAnswers(t *testing.T) {
 		t.Run(operation, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t)
-				if err := r.server.AddSlice(&resourcev1.ResourceSlice{
-					ObjectMeta: metav1.ObjectMeta{Name: "z"},
-					Spec: resourcev1.ResourceSliceSpec{
-						Driver: driver, NodeName: new(node), Pool: resourcev1.ResourcePool{Name: node, ResourceSliceCount: 1},
-					},
-				}); err != nil {
-					t.Fatal(err)
-				}
+				r.addSlice("z", driver, node, node)
 				lost := 0
 				r.server.Fail(func(q *apitest.Request) *apitest.Fault {
 					if q.Verb == operation {
@@ -381,9 +372,7 @@ func TestForeignChangesAreUndone(t *testing.T) {
 		} {
 			time.Sleep(2 * time.Minute)
 			r.writes()
-			if err := r.server.EditSlice(prefix+"0", edit); err != nil {
-				t.Fatal(err)
-			}
+			r.editSlices(edit)
 			r.expectWrites("update 0")
 			got := r.slice(0)
 			for i := range got.Spec.Devices {
@@ -404,11 +393,7 @@ func TestOtherMetadataIsLeftAlone(t *testing.T) {
 		r.start()
 		r.publish("a.1")
 		r.expectWrites("create 0")
-		if err := r.server.EditSlice(prefix+"0", func(s *resourcev1.ResourceSlice) {
-			s.Labels = map[string]string{"color": "blue"}
-		}); err != nil {
-			t.Fatal(err)
-		}
+		r.editSlices(func(s *resourcev1.ResourceSlice) { s.Labels = map[string]string{"color": "blue"} })
 		time.Sleep(time.Hour)
 		r.expectWrites()
 		r.publish("a.1", "a.2")
@@ -428,9 +413,7 @@ func TestFightWithAnotherClientIsDamped(t *testing.T) {
 		synctest.Wait()
 		r.writes()
 		for range 600 {
-			if err := r.server.EditSlice(prefix+"0", func(s *resourcev1.ResourceSlice) { s.Spec.Devices = nil }); err != nil {
-				t.Fatal(err)
-			}
+			r.editSlices(func(s *resourcev1.ResourceSlice) { s.Spec.Devices = nil })
 			time.Sleep(time.Second)
 		}
 		// 1 + 2 + 4 + 8 + 16 s, and then up to 30 s each, in ten minutes.
@@ -451,7 +434,8 @@ func TestMissingNodeIsWaitedFor(t *testing.T) {
 		r.publish("a.1")
 		time.Sleep(time.Minute)
 		r.expectWrites()
-		if err := r.Check(t.Context()); err == nil || !strings.Contains(err.Error(), `get Node n1: nodes "n1" not found`) {
+		const want = `get Node n1: nodes "n1" not found`
+		if err := r.Check(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Check returns %v", err)
 		}
 		r.server.AddNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
@@ -463,14 +447,7 @@ func TestMissingNodeIsWaitedFor(t *testing.T) {
 func TestNameOfAnotherNodesSliceIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		if err := r.server.AddSlice(&resourcev1.ResourceSlice{
-			ObjectMeta: metav1.ObjectMeta{Name: prefix + "0"},
-			Spec: resourcev1.ResourceSliceSpec{
-				Driver: driver, NodeName: new("other"), Pool: resourcev1.ResourcePool{Name: "other", ResourceSliceCount: 1},
-			},
-		}); err != nil {
-			t.Fatal(err)
-		}
+		r.addSlice(prefix+"0", driver, "other", "other")
 		r.start()
 		r.publish("a.1")
 		time.Sleep(time.Minute)
@@ -489,14 +466,7 @@ func TestNameOfAnotherNodesSliceIsReported(t *testing.T) {
 func TestOwnNameInAnotherPoolIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		if err := r.server.AddSlice(&resourcev1.ResourceSlice{
-			ObjectMeta: metav1.ObjectMeta{Name: prefix + "0"},
-			Spec: resourcev1.ResourceSliceSpec{
-				Driver: driver, NodeName: new(node), Pool: resourcev1.ResourcePool{Name: "x", ResourceSliceCount: 1},
-			},
-		}); err != nil {
-			t.Fatal(err)
-		}
+		r.addSlice(prefix+"0", driver, node, "x")
 		r.start()
 		r.publish("a.1")
 		time.Sleep(time.Second)

@@ -186,7 +186,33 @@ func (r *rig) logged(text string) (n int) {
 	return n
 }
 
-// burst returns the largest number of writes that the API server has received in less than a second.
+// editSlices changes all slices, as another client would.
+func (r *rig) editSlices(edit func(*resourcev1.ResourceSlice)) {
+	r.t.Helper()
+	for _, s := range r.server.Slices() {
+		if err := r.server.EditSlice(s.Name, edit); err != nil {
+			r.t.Error(err)
+		}
+	}
+}
+
+// addSlice adds an empty slice of another client.
+func (r *rig) addSlice(name, driver, node, pool string) {
+	r.t.Helper()
+	if err := r.server.AddSlice(&resourcev1.ResourceSlice{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: resourcev1.ResourceSliceSpec{
+			Driver:   driver,
+			NodeName: &node,
+			Pool:     resourcev1.ResourcePool{Name: pool, ResourceSliceCount: 1},
+		},
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// burst returns the largest number of writes that the API server has received in less than a
+// second.
 func (r *rig) burst() (largest int) {
 	writes := r.server.Writes()
 	for i := range writes {

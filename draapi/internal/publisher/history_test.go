@@ -76,7 +76,8 @@ func TestAnyHistoryEndsWithTheNewestDevices(t *testing.T) {
 			edited := false
 			for range rapid.IntRange(1, 12).Draw(rt, "steps") {
 				switch rapid.SampledFrom([]string{
-					"change", "change", "change", "change", "wait", "fail", "away", "wipe", "end", "compact", "edit", "restart",
+					"change", "change", "change", "change", "wait", "fail", "away", "wipe", "end", "compact", "edit",
+					"restart",
 				}).Draw(rt, "step") {
 				case "change":
 					pf := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(rt, "pf")
@@ -111,12 +112,8 @@ func TestAnyHistoryEndsWithTheNewestDevices(t *testing.T) {
 					r.server.Compact()
 					r.server.EndWatches()
 				case "edit":
-					for _, s := range r.server.Slices() {
-						edited = true
-						if err := r.server.EditSlice(s.Name, func(s *resourcev1.ResourceSlice) { s.Spec.Devices = nil }); err != nil {
-							rt.Fatal(err)
-						}
-					}
+					edited = true
+					r.editSlices(func(s *resourcev1.ResourceSlice) { s.Spec.Devices = nil })
 				case "restart":
 					r.stop()
 					time.Sleep(time.Second) // each process has its own limit
@@ -143,14 +140,15 @@ func TestAnyHistoryEndsWithTheNewestDevices(t *testing.T) {
 				want[d.Name] = true
 			}
 			got, incomplete, err := schedulerView(r.server.Slices())
-			if err != nil || incomplete && len(want)+len(r.server.Slices()) > 0 || !maps.Equal(got, want) && len(want) > 0 {
+			isEmpty := len(want)+len(r.server.Slices()) == 0
+			if err != nil || incomplete != isEmpty || !maps.Equal(got, want) && !isEmpty {
 				rt.Fatalf("the scheduler sees %d devices, want %d, incomplete: %t, error %v:\n%s",
 					len(got), len(want), incomplete, err, r.pool())
 			}
 			for _, s := range r.server.Slices() {
 				for _, d := range s.Spec.Devices {
-					if tainted, i := len(d.Taints) > 0, r.inventory.Find(d.Name); tainted != (i.Device.Reason != "") {
-						rt.Fatalf("device %s is tainted: %t", d.Name, tainted)
+					if isUnhealthy := r.inventory.Find(d.Name).Device.Reason != ""; isUnhealthy != (len(d.Taints) > 0) {
+						rt.Fatalf("device %s has taints %v", d.Name, d.Taints)
 					}
 				}
 			}

@@ -142,8 +142,8 @@ func (p *planner) members(inv *inventory.Inventory, healthyOnly bool) (members [
 		if healthyOnly && isTainted(d) {
 			continue
 		}
-		// Of a device that went before a restart, no attributes are known. A selector that names one
-		// would fail for it, and the scheduler would place the pod on no node
+		// Of a device that went before a restart, no attributes are known. A selector that names
+		// one would fail for it, and the scheduler would place the pod on no node
 		// (pkg/scheduler/framework/plugins/dynamicresources, Allocate, of Kubernetes 1.36).
 		if d.Gone && d.Resource == "" {
 			continue

@@ -50,7 +50,11 @@ func TestDeviceHasItsAttributes(t *testing.T) {
 			ID:     "0000:6b:00.1",
 			Health: devtree.Healthy,
 			Attributes: map[string]any{
-				"family": "4xxx", "sym": true, "dc": false, "pfIndex": int64(3), "driverVersion": devtree.Version("1.2.3"),
+				"family":                          "4xxx",
+				"sym":                             true,
+				"dc":                              false,
+				"pfIndex":                         int64(3),
+				"driverVersion":                   devtree.Version("1.2.3"),
 				"resource.kubernetes.io/pciBusID": "0000:6b:00.1",
 			},
 		}); err != nil {
@@ -266,8 +270,8 @@ func TestUnhealthyAndGoneDevicesAreTainted(t *testing.T) {
 	})
 }
 
-// A selector that names an attribute fails for a device without it, and then the scheduler places the
-// pod on no node (k8s.io/kubernetes/pkg/scheduler/framework/plugins/dynamicresources,
+// A selector that names an attribute fails for a device without it, and then the scheduler places
+// the pod on no node (k8s.io/kubernetes/pkg/scheduler/framework/plugins/dynamicresources,
 // allocator.Allocate).
 func TestGoneDeviceOfUnknownStateIsNotPublished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -455,34 +459,12 @@ func TestUpdateDoesNotWaitForTheAPIServer(t *testing.T) {
 	})
 }
 
-func TestSlicesOfOtherNodesAreLeftAlone(t *testing.T) {
+func TestSlicesOfOthersAreLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		other := "n2"
-		for _, s := range []*resourcev1.ResourceSlice{
-			{ // another node
-				ObjectMeta: metav1.ObjectMeta{Name: "a"},
-				Spec: resourcev1.ResourceSliceSpec{
-					Driver: driver, NodeName: &other, Pool: resourcev1.ResourcePool{Name: node, ResourceSliceCount: 1},
-				},
-			},
-			{ // another driver
-				ObjectMeta: metav1.ObjectMeta{Name: "b"},
-				Spec: resourcev1.ResourceSliceSpec{
-					Driver: "x.example.com", NodeName: new(node), Pool: resourcev1.ResourcePool{Name: node, ResourceSliceCount: 1},
-				},
-			},
-			{ // another pool
-				ObjectMeta: metav1.ObjectMeta{Name: "c"},
-				Spec: resourcev1.ResourceSliceSpec{
-					Driver: driver, NodeName: new(node), Pool: resourcev1.ResourcePool{Name: "x", ResourceSliceCount: 1},
-				},
-			},
-		} {
-			if err := r.server.AddSlice(s); err != nil {
-				t.Fatal(err)
-			}
-		}
+		r.addSlice("a", driver, "n2", node)
+		r.addSlice("b", "x.example.com", node, node)
+		r.addSlice("c", driver, node, "x")
 		r.start()
 		r.publish("a.1")
 		time.Sleep(time.Hour)
@@ -585,7 +567,8 @@ func TestObserverReceivesWritesAndInventories(t *testing.T) {
 		r.publish("a.1", "a.2", "a.3", "a.4")
 		time.Sleep(time.Second)
 		r.stop()
-		if want := []string{"create 0 true", "create 0 false", "update 0 false", "update 0 false"}; !slices.Equal(o.lines, want) {
+		want := []string{"create 0 true", "create 0 false", "update 0 false", "update 0 false"}
+		if !slices.Equal(o.lines, want) {
 			t.Errorf("writes %q, want %q", o.lines, want)
 		}
 		if n := len(o.inventories); n != 3 || o.inventories[0] != first || o.inventories[2] != r.inventory {
