@@ -142,6 +142,21 @@ func (s *Server) Compact() {
 	s.history, s.oldest = nil, s.version
 }
 
+// Backup returns a function that restores the slices and the resource version of now, as an
+// administrator restores etcd, and ends all watches.
+func (s *Server) Backup() (restore func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	version, saved := s.version, maps.Clone(s.slices)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.version, s.slices = version, maps.Clone(saved)
+		s.history, s.oldest = nil, version
+		s.endWatches()
+	}
+}
+
 // Requests returns all requests so far, in the order in which they arrived.
 func (s *Server) Requests() []*Request {
 	s.mu.Lock()

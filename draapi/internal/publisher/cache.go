@@ -88,12 +88,21 @@ func (c *sliceCache) forget(slice *resourcev1.ResourceSlice) {
 	}
 }
 
-// replace takes over a list of all slices.
+// replace takes over a list of all slices that was requested after the last own write. If it is
+// older than what the cache has, the API server was restored from a backup, or the watch is ahead of
+// the list. The list counts in both cases: the next request corrects what the watch knew.
 func (c *sliceCache) replace(list *resourcev1.ResourceSliceList) {
 	objects := make([]any, len(list.Items))
 	for i := range list.Items {
 		objects[i] = &list.Items[i]
 	}
+	c.mu.Lock()
+	for name, version := range c.versions {
+		if isNewer(version, list.ResourceVersion) {
+			delete(c.versions, name)
+		}
+	}
+	c.mu.Unlock()
 	_ = c.Replace(objects, list.ResourceVersion) // never fails
 }
 

@@ -229,6 +229,53 @@ func TestConflictIsResolved(t *testing.T) {
 	})
 }
 
+// TestAnswerThatContradictsTheListIsDamped lets each update fail although nobody has changed the
+// slice, as an admission webhook or a restored etcd can.
+func TestAnswerThatContradictsTheListIsDamped(t *testing.T) {
+	for _, code := range []int{409, 404} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			r.start()
+			r.publish("a.1")
+			time.Sleep(time.Second)
+			r.writes()
+			r.failWrites(&apitest.Fault{Code: code})
+			r.publish("a.1", "a.2")
+			time.Sleep(10 * time.Minute)
+			if n := len(r.writes()); n < 60 || n > 250 {
+				t.Errorf("%d: %d writes in ten minutes", code, n)
+			}
+			if n := r.logged("The API server refuses a ResourceSlice"); n == 0 {
+				t.Errorf("%d: the log has no error", code)
+			}
+			r.server.Fail(nil)
+			time.Sleep(10 * time.Second)
+			r.expect(line(0, 1, 1, "a.1", "a.2"))
+		})
+	}
+}
+
+// TestRestoredAPIServer restores the API server from a backup, after which its resource versions are
+// older than those that the driver knows.
+func TestRestoredAPIServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		r.publish("a.1")
+		time.Sleep(time.Second)
+		restore := r.server.Backup()
+		for i := range 5 {
+			r.publish(vfs("a", i)...)
+			time.Sleep(time.Second)
+		}
+		restore()
+		time.Sleep(time.Minute)
+		r.publish("a.1", "a.2")
+		time.Sleep(10 * time.Second)
+		r.expect(line(0, 1, 1, "a.1", "a.2"))
+	})
+}
+
 func TestLostAnswers(t *testing.T) {
 	for _, operation := range []string{"create", "update", "delete"} {
 		t.Run(operation, func(t *testing.T) {

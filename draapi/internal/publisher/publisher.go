@@ -204,6 +204,7 @@ type action struct {
 	content   content
 	at        time.Time // not earlier
 	spec      resourcev1.ResourceSliceSpec
+	version   string // resource version of the slice that the request changes; empty before it is sent
 }
 
 const (
@@ -346,6 +347,9 @@ func (p *Publisher) send(ctx context.Context, a *action, observed map[string]*re
 
 	start := time.Now()
 	slot, existing := p.slot(a.name), observed[a.name]
+	if existing != nil {
+		a.version = existing.ResourceVersion
+	}
 	slot.written = start
 	p.limiter.record(start)
 	var stored *resourcev1.ResourceSlice
@@ -421,10 +425,15 @@ func (p *Publisher) failed(ctx context.Context, a *action, err error) {
 		}
 		p.cache.replace(list)
 		p.succeeded()
-		if observed, _ := p.cache.all(); !apierrors.IsAlreadyExists(err) || observed[a.name] != nil {
+		observed, _ := p.cache.all()
+		switch found := observed[a.name]; {
+		case found == nil && apierrors.IsAlreadyExists(err):
+			err = fmt.Errorf("%w, and it belongs to another node or driver: delete it", err)
+		case found == nil || found.ResourceVersion != a.version:
 			return
+		default:
+			err = fmt.Errorf("%w, and the list has no newer one", err)
 		}
-		err = fmt.Errorf("%w, and it belongs to another node or driver: delete it", err)
 	case a.operation != readNode && isRefusal(err):
 		p.succeeded()
 	default:
