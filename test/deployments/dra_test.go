@@ -287,9 +287,9 @@ func serviceSets() map[string][]string {
 	return sets
 }
 
-// publishedSlices returns what the driver publishes on a host with all kinds of PFs: behind a bridge
-// or not, on two NUMA nodes or an unknown one, and a VF without a PF, as in a guest. Each PF has two
-// VFs.
+// publishedSlices returns what the driver publishes on a host with all kinds of PFs: behind a
+// bridge or not, on two NUMA nodes or an unknown one, and a VF without a PF, as in a guest. Each PF
+// has two VFs.
 func publishedSlices(t *testing.T) []*resourcev1.ResourceSlice {
 	t.Helper()
 	host := lookalike.Start(t)
@@ -335,8 +335,8 @@ func inCEL(driver string, d *resourcev1.Device) dracel.Device {
 	return dracel.Device{Driver: driver, Attributes: d.Attributes, Capacity: d.Capacity}
 }
 
-// matchesDevice evaluates an expression as the scheduler does. An error would keep the scheduler from
-// placing the pod on any node.
+// matchesDevice evaluates an expression as the scheduler does. An error would keep the scheduler
+// from placing the pod on any node.
 func matchesDevice(t *testing.T, expression string, d dracel.Device) bool {
 	t.Helper()
 	compiled := dracel.GetCompiler(dracel.Features{EnableConsumableCapacity: true}).

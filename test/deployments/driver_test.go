@@ -29,8 +29,8 @@ func testKubeletPaths(t *testing.T, p plugin, root string) {
 	}
 }
 
-// startDriver starts the DRA driver as the overlay does, on a look-alike host, with a kubelet and an
-// API server, and waits until it is ready. It stops when the test ends.
+// startDriver starts the DRA driver as the overlay does, on a look-alike host, with a kubelet and
+// an API server, and waits until it is ready. It stops when the test ends.
 func startDriver(t *testing.T, o overlay, host *lookalike.Host) *apitest.Server {
 	t.Helper()
 	p := o.plugin(t)
@@ -43,8 +43,9 @@ func startDriver(t *testing.T, o overlay, host *lookalike.Host) *apitest.Server 
 	api := httptest.NewServer(server)
 	t.Cleanup(api.Close)
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, os.WriteFile(kubeconfig, []byte(`{apiVersion: v1, kind: Config, current-context: c,
-		clusters: [{name: c, cluster: {server: "`+api.URL+`"}}], contexts: [{name: c, context: {cluster: c}}]}`), 0o600))
+	text := `{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c}}], ` +
+		`clusters: [{name: c, cluster: {server: "` + api.URL + `"}}]}`
+	must(t, os.WriteFile(kubeconfig, []byte(text), 0o600))
 
 	args, health, status := p.argsOn(t, map[string]string{"/sys": host.Sysfs(), "/dev": host.Dev()})
 	args = append(args, "-kubelet-root="+kubelet.Root(), "-cdi-dir="+t.TempDir(), "-kubeconfig="+kubeconfig)

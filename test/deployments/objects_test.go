@@ -34,6 +34,7 @@ type objects struct {
 	clusterRoles    []rbacv1.ClusterRole
 	clusterBindings []rbacv1.ClusterRoleBinding
 	classes         []resourcev1.DeviceClass
+	templates       []resourcev1.ResourceClaimTemplate
 	admission       []admissionv1.ValidatingAdmissionPolicy
 	enforced        []admissionv1.ValidatingAdmissionPolicyBinding
 }
@@ -66,6 +67,8 @@ func decode(t testing.TB, text string) (o objects) {
 			o.clusterBindings = append(o.clusterBindings, decodeStrict[rbacv1.ClusterRoleBinding](t, document))
 		case "resource.k8s.io/v1 DeviceClass":
 			o.classes = append(o.classes, decodeStrict[resourcev1.DeviceClass](t, document))
+		case "resource.k8s.io/v1 ResourceClaimTemplate":
+			o.templates = append(o.templates, decodeStrict[resourcev1.ResourceClaimTemplate](t, document))
 		case "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy":
 			o.admission = append(o.admission, decodeStrict[admissionv1.ValidatingAdmissionPolicy](t, document))
 		case "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding":

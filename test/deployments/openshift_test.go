@@ -108,7 +108,7 @@ func TestSCCsAdmitTheirPods(t *testing.T) {
 			t.Errorf("the SCC of the plugin denies %q", denied)
 		}
 	})
-	for _, name := range []string{"crypto-perf", "compress-perf", "qatlib", "sample"} {
+	for _, name := range append([]string{"crypto-perf", "compress-perf", "qatlib", "sample"}, draExamples...) {
 		if denied := all["intel-qat-workload"].denials(&workload(t, name).Spec); len(denied) > 0 {
 			t.Errorf("the SCC of workloads denies %s: %q", name, denied)
 		}
