@@ -462,6 +462,57 @@ func TestModeKernel(t *testing.T) {
 	p.waitCount("#map .cell", 1)
 }
 
+func TestDRADriver(t *testing.T) {
+	n := node(1)
+	n.Resources = nil
+	n.VFs[2].Holder = "default/web"
+	n.DRA = &status.DRA{
+		Driver: "qat.intel.com", Pool: "worker-1", Devices: 16, Healthy: 16, Registered: true,
+		Runtime: "containerd://2.4.2",
+		Slices:  []status.ResourceSlice{{Name: "worker-1-qat.intel.com-0", Devices: 16}},
+		Claims: []status.Claim{{
+			Name: "default/web", UID: "1-2", Prepared: time.Now(),
+			Devices: []status.ClaimDevice{
+				{Address: n.VFs[2].Address}, {Address: n.VFs[3].Address, AdminAccess: true},
+			},
+		}},
+	}
+	s := startServer(t, n)
+	p := open(t, s.url(), desktop)
+	p.waitText("#subline", "The API server has 16 devices in 1 ResourceSlice of this node.")
+	p.waitCount("#slice-rows tr", 1)
+	p.waitCount("#claim-rows tr", 1)
+	for _, text := range []string{n.VFs[2].Address + ", " + n.VFs[3].Address + " (admin)", "default/web"} {
+		if got := p.text("#claims"); !strings.Contains(got, text) {
+			t.Errorf("no %q in the claims:\n%s", text, got)
+		}
+	}
+	if got := p.text("#pool-facts"); !strings.Contains(got, "16 of 16 healthy") || !strings.Contains(got, "containerd") {
+		t.Errorf("facts: %q", got)
+	}
+	if !eval[bool](p, "document.querySelector('#resources-section').hidden") {
+		t.Error("the page has resources")
+	}
+	if got := p.text("#about"); !strings.Contains(got, "QAT DRA driver") {
+		t.Errorf("about: %q", got)
+	}
+
+	later := *n.DRA
+	later.PublishErr, later.Claims, later.Gone = "no answer", []status.Claim{}, 1
+	s.send(status.MessageUpdate, status.Update{Time: time.Now(), DRA: &later})
+	p.waitText("#subline", "The API server does not have the newest state of all devices.")
+	p.waitCount("#claim-rows tr", 0)
+	if got := p.text("#problems"); !strings.Contains(got, "Claims hold 1 VF that the host has lost") {
+		t.Errorf("problems: %q", got)
+	}
+
+	s.happen(status.Event{Kind: status.KindPublished, Text: "Tree 7", Seconds: 0.003})
+	p.waitCount("#latency .dot", 1)
+	if got := p.text("#latency-caption"); !strings.Contains(got, "until the API server had its effect") {
+		t.Errorf("caption of the latencies: %q", got)
+	}
+}
+
 // A screen reader hears a change, and one summary of many changes.
 func TestChangesAreAnnounced(t *testing.T) {
 	s, p := openNode(t, 4, desktop)
