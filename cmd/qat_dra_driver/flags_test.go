@@ -21,7 +21,15 @@ import (
 	"qatplugin/internal/status"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asProgram is the environment variable with which the test binary is qat_dra_driver.
+const asProgram = "QAT_DRA_DRIVER_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // must fails the test for an error of the test's own surroundings.
 func must(t *testing.T, err error) {

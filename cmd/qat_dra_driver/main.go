@@ -78,11 +78,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		"sysfs", o.QAT.SysfsRoot, "kubeletRoot", o.kubeletRoot)
 	o.LogUnused()
 	server := program.Server{
-		Options:  &o.Options,
-		Plugin:   qatPlugin,
-		Started:  started,
-		Version:  version,
-		AddFront: func(s *status.Snapshot) { s.DRA = statusOf(driver) },
+		Options:    &o.Options,
+		Plugin:     qatPlugin,
+		Started:    started,
+		Version:    version,
+		Controller: program.Namespace + "/dra-driver",
+		AddFront:   func(s *status.Snapshot) { s.DRA = statusOf(driver) },
 		Holders: func(ctx context.Context) map[string]string {
 			holders, _ := driver.Holders(ctx) // nobody holds a VF before the claims are read
 			return holders

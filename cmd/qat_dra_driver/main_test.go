@@ -3,13 +3,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,7 +21,10 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/internal/apitest"
+	"qatplugin/internal/nodelock"
+	"qatplugin/internal/program"
 	"qatplugin/internal/status"
+	"qatplugin/internal/testlog"
 	"qatplugin/qat"
 )
 
@@ -50,7 +57,7 @@ func TestClaimGetsVFsOfTheHost(t *testing.T) {
 		}
 	}
 
-	r.kubelet.WaitRegistered(t, driver, 1)
+	r.awaitRegistered(1)
 	claim := r.allocate("web", "0000-6b-00-2", "0000-6b-00-1")
 	devices, err := r.prepare(claim)
 	must(t, err)
@@ -133,7 +140,7 @@ func TestUnhealthyVFsHaveTaints(t *testing.T) {
 			r.addVFs(2)
 			r.start("-health-interval=1s", "-unhealthy-taint-effect", effect)
 			r.awaitDevices(2)
-			r.kubelet.WaitRegistered(t, driver, 1)
+			r.awaitRegistered(1)
 			r.await("good heartbeat", func() bool { return r.snapshot().PFs[0].Heartbeat.Good > 0 })
 			must(t, r.host.SetHeartbeat(pf, "-1"))
 			taints := func() []resourcev1.DeviceTaint { return r.devices()["0000-6b-00-1"].Taints }
@@ -193,9 +200,9 @@ func TestSlicesReturnAfterTheKubeletHasDeletedThem(t *testing.T) {
 	r.awaitDevices(2)
 	r.kubelet.Stop()
 	r.api.DeleteSlices(node)
-	r.kubelet.Start(t)
+	must(t, r.kubelet.Restart())
 	r.awaitDevices(2)
-	r.kubelet.WaitRegistered(t, driver, 1)
+	r.awaitRegistered(1)
 	r.awaitReady()
 }
 
@@ -205,16 +212,16 @@ func TestClaimsSurviveARestart(t *testing.T) {
 	r.addVFs(2)
 	r.start()
 	r.awaitDevices(2)
-	r.kubelet.WaitRegistered(t, driver, 1)
+	r.awaitRegistered(1)
 	claim := r.allocate("web", "0000-6b-00-1")
 	before, err := r.prepare(claim)
 	must(t, err)
 	r.stop()
-	r.kubelet.WaitRegistered(t, driver, 0)
+	r.awaitRegistered(0)
 	writes := len(r.api.Writes())
 	r.start()
 	r.awaitReady()
-	r.kubelet.WaitRegistered(t, driver, 1)
+	r.awaitRegistered(1)
 	if s := r.snapshot(); len(s.DRA.Claims) != 1 || s.DRA.Claims[0].Name != "default/web" {
 		t.Errorf("claims %+v", s.DRA.Claims)
 	}
@@ -240,7 +247,7 @@ func TestProvisioningWaitsForClaims(t *testing.T) {
 	rules := t.TempDir()
 	r.start("-provisioning-dir", rules)
 	r.awaitDevices(2)
-	r.kubelet.WaitRegistered(t, driver, 1)
+	r.awaitRegistered(1)
 	claim := r.allocate("web", "0000-6b-00-2")
 	_, err := r.prepare(claim)
 	must(t, err)
@@ -275,5 +282,63 @@ func TestOldContainerRuntimeIsReported(t *testing.T) {
 	})
 	if !strings.Contains(r.log.String(), "containerd") {
 		t.Errorf("the log does not say what to do:\n%s", r.log)
+	}
+}
+
+// A device plugin gives pods the same VFs, and the scheduler does not know.
+func TestDriverServesNothingBesideADevicePlugin(t *testing.T) {
+	r := newRig(t)
+	r.addVFs(1)
+	gate, serving := program.NewGate(nodelock.DevicePlugin, r.devicePlugins()), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		_ = gate.Run(ctx, func(ctx context.Context) error {
+			close(serving)
+			<-ctx.Done()
+			return nil
+		})
+	})
+	defer func() {
+		cancel()
+		running.Wait()
+		gate.Release()
+	}()
+	<-serving
+
+	r.start()
+	r.log.Await(t, `"Not serving the devices of this node, because another program serves them; `+
+		`remove one of the two from the node" err="the device plugin has locked`)
+	r.await("failing check", func() bool { return r.notReady("[-]first-look failed: the device plugin has locked ") })
+	if code, body := r.get("/livez"); code != http.StatusOK {
+		t.Errorf("/livez: %d %s", code, body)
+	}
+	if s := r.api.Slices(); len(s) > 0 {
+		t.Errorf("the driver has written %d slices", len(s))
+	}
+	r.awaitRegistered(0)
+	if r.host.Bound("vfio-pci") != nil {
+		t.Error("the driver has bound VFs")
+	}
+}
+
+// The process ends on SIGTERM, and its log is complete.
+func TestProcessEndsOnSIGTERM(t *testing.T) {
+	r := newRig(t)
+	r.addVFs(1)
+	cmd := exec.Command(os.Args[0], r.args()...)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	log := testlog.NewBuffer()
+	cmd.Stderr = log
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	r.awaitDevices(1)
+	log.Await(t, "Registered with the kubelet")
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("ended with %v, want status 0", err)
+	}
+	if text := log.String(); !strings.HasSuffix(text, "\"QAT DRA driver ended\"\n") {
+		t.Errorf("the last line is missing from the log:\n%s", text)
 	}
 }

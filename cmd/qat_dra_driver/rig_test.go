@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,15 +85,20 @@ func nodeWith(runtime string) *corev1.Node {
 // devicePlugins returns the directory in which device plugins have their sockets.
 func (r *rig) devicePlugins() string { return filepath.Join(r.kubelet.Root(), "device-plugins") }
 
+// args returns the flags for the node.
+func (r *rig) args() []string {
+	return []string{
+		"-node-name", node, "-kubeconfig", r.config, "-kubelet-root", r.kubelet.Root(), "-cdi-dir", r.cdiDir,
+		"-sysfs-root", r.host.Sysfs(), "-dev-root", r.host.Dev(), "-status-socket", r.socket,
+	}
+}
+
 // start runs the driver until stop or the end of the test.
 func (r *rig) start(args ...string) {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.status = cancel, make(chan int, 1)
-	args = append([]string{
-		"-node-name", node, "-kubeconfig", r.config, "-kubelet-root", r.kubelet.Root(), "-cdi-dir", r.cdiDir,
-		"-sysfs-root", r.host.Sysfs(), "-dev-root", r.host.Dev(), "-status-socket", r.socket, "-logtostderr=false",
-	}, args...)
+	args = slices.Concat(r.args(), []string{"-logtostderr=false"}, args)
 	go func() { r.status <- run(ctx, args, io.Discard, io.Discard) }()
 	r.t.Cleanup(r.stop)
 }
@@ -148,6 +154,14 @@ func (r *rig) devices() map[string]resourcev1.Device {
 func (r *rig) awaitDevices(n int) {
 	r.t.Helper()
 	r.await("slices with all devices", func() bool { return len(r.devices()) == n })
+}
+
+// awaitRegistered waits until n instances of the driver are registered.
+func (r *rig) awaitRegistered(n int) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), timeout)
+	defer cancel()
+	must(r.t, r.kubelet.WaitRegistered(ctx, driver, n))
 }
 
 // allocate adds a claim for these devices, as the scheduler allocates them.

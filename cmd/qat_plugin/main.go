@@ -122,13 +122,14 @@ func serve(ctx context.Context, o *options, plugin *qat.Plugin, meters *metrics.
 	manager := kubeletapi.NewManager(program.Namespace, lightPlugin{plugin, watch}, options...)
 	live, ready := program.HealthChecks(checked, probe.Check{Name: "registered", Run: manager.CheckRegistered})
 	server := program.Server{
-		Options:  &o.Options,
-		Plugin:   plugin,
-		Live:     live,
-		Ready:    ready,
-		Started:  started,
-		Version:  version,
-		AddFront: func(s *status.Snapshot) { s.Resources = resources(manager) },
+		Options:    &o.Options,
+		Plugin:     plugin,
+		Live:       live,
+		Ready:      ready,
+		Started:    started,
+		Version:    version,
+		Controller: program.Namespace + "/device-plugin",
+		AddFront:   func(s *status.Snapshot) { s.Resources = resources(manager) },
 	}
 	if meters != nil {
 		server.Metrics = meters.Handler

@@ -55,7 +55,7 @@ func (s *apiServer) write(t *testing.T, name, text string) {
 
 func TestCreateSendsAnEvent(t *testing.T) {
 	s, c := newAPIServer(t)
-	e := newReporter(nil, nil, "worker-1").complete(
+	e := newReporter(nil, nil, "worker-1", "qat.intel.com/device-plugin").complete(
 		event{Type: "Warning", Action: "Binding", Reason: "Why", Note: "What"}, time.Unix(1_700_000_000, 123_456_789))
 	if err := c.create(t.Context(), &e); err != nil {
 		t.Fatal(err)

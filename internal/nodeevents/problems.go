@@ -42,8 +42,32 @@ var notBound = []string{
 
 // problemsOf returns the problems of a node, in the order of their importance.
 func problemsOf(s *status.Snapshot) []problem {
-	list := slices.Concat(ueventProblems(s), pfProblems(s), vfProblems(s))
+	list := slices.Concat(runtimeProblems(s), ueventProblems(s), pfProblems(s), vfProblems(s))
 	return list[:min(len(list), maxProblems)]
+}
+
+// programOf returns what the program calls itself.
+func programOf(s *status.Snapshot) string {
+	if s.DRA != nil {
+		return "The QAT DRA driver"
+	}
+	return "The QAT device plugin"
+}
+
+// runtimeProblems returns a problem if pods would run without the devices of their claims.
+func runtimeProblems(s *status.Snapshot) []problem {
+	if s.DRA == nil || s.DRA.RuntimeErr == "" {
+		return nil
+	}
+	return []problem{{
+		key:     "runtime",
+		lasts:   unhealthyTime,
+		action:  "CheckingRuntime",
+		reason:  "QATRuntimeIgnoresClaims",
+		note:    "The QAT devices of this node are not offered: " + s.DRA.RuntimeErr,
+		over:    "QATRuntimeSupportsClaims",
+		overFor: "The container runtime gives containers the QAT devices of their claims",
+	}}
 }
 
 func ueventProblems(s *status.Snapshot) (list []problem) {
@@ -52,14 +76,13 @@ func ueventProblems(s *status.Snapshot) (list []problem) {
 			continue
 		}
 		list = append(list, problem{
-			key:    "uevents",
-			lasts:  lastingTime,
-			action: "Listening",
-			reason: "QATUeventsNotReceived",
-			note: "The QAT device plugin does not receive kernel uevents, and reads the host at intervals instead: " +
-				loop.Uevents,
+			key:     "uevents",
+			lasts:   lastingTime,
+			action:  "Listening",
+			reason:  "QATUeventsNotReceived",
+			note:    programOf(s) + " does not receive kernel uevents, and reads the host at intervals instead: " + loop.Uevents,
 			over:    "QATUeventsReceived",
-			overFor: "The QAT device plugin receives kernel uevents",
+			overFor: programOf(s) + " receives kernel uevents",
 		})
 	}
 	return list

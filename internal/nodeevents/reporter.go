@@ -18,9 +18,6 @@ import (
 )
 
 const (
-	// controller is the name of the plugin in its Events.
-	controller = "qat.intel.com/device-plugin"
-
 	// maxProblems is the number of problems that are followed at most.
 	maxProblems = 64
 
@@ -62,11 +59,12 @@ type server interface {
 
 // A Reporter reports the problems of a node. Its state belongs to the goroutine of [Reporter.Run].
 type Reporter struct {
-	source   Source
-	server   server
-	node     string
-	limiter  *rate.Limiter
-	problems map[string]*tracked
+	source     Source
+	server     server
+	node       string
+	controller string
+	limiter    *rate.Limiter
+	problems   map[string]*tracked
 
 	lastName int64 // number in the name of the last Event
 
@@ -97,18 +95,20 @@ type record struct {
 	attempt event
 }
 
-// NewReporter returns a Reporter for the node with that name.
-func NewReporter(source Source, client *Client, node string) *Reporter {
-	return newReporter(source, client, node)
+// NewReporter returns a Reporter for the node with that name. controller is the name of the program
+// in its Events, such as "qat.intel.com/device-plugin".
+func NewReporter(source Source, client *Client, node, controller string) *Reporter {
+	return newReporter(source, client, node, controller)
 }
 
-func newReporter(source Source, server server, node string) *Reporter {
+func newReporter(source Source, server server, node, controller string) *Reporter {
 	return &Reporter{
-		source:   source,
-		server:   server,
-		node:     node,
-		limiter:  rate.NewLimiter(rate.Every(sendInterval), burst),
-		problems: map[string]*tracked{},
+		source:     source,
+		server:     server,
+		node:       node,
+		controller: controller,
+		limiter:    rate.NewLimiter(rate.Every(sendInterval), burst),
+		problems:   map[string]*tracked{},
 	}
 }
 
@@ -292,7 +292,7 @@ func (r *Reporter) complete(e event, now time.Time) event {
 	r.lastName = max(r.lastName+1, now.UnixNano())
 	e.Metadata = metadata{Name: fmt.Sprintf("%s.%x", truncate(r.node, 220), r.lastName), Namespace: namespace}
 	e.EventTime = microTime(now)
-	e.Controller, e.Instance = controller, truncate(r.node, 128)
+	e.Controller, e.Instance = r.controller, truncate(r.node, 128)
 	e.Regarding = objectReference{APIVersion: "v1", Kind: "Node", Name: r.node, UID: r.node}
 	return e
 }

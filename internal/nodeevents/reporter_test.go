@@ -130,7 +130,7 @@ func run(t *testing.T, test func(*rig)) {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		var running sync.WaitGroup
-		running.Go(func() { newReporter(r.source, r.server, "worker-1").Run(ctx) })
+		running.Go(func() { newReporter(r.source, r.server, "worker-1", "qat.intel.com/device-plugin").Run(ctx) })
 		defer running.Wait()
 		defer cancel()
 		r.after(time.Minute)
@@ -329,6 +329,26 @@ func TestMissingUeventsAreReported(t *testing.T) {
 	})
 }
 
+// Pods run without their devices if the runtime ignores claims, and nothing else says so.
+func TestRuntimeWithoutCDIIsReported(t *testing.T) {
+	run(t, func(r *rig) {
+		s := snapshot()
+		s.DRA = &status.DRA{RuntimeErr: "containerd 1.6.38 ignores the CDI devices of claims"}
+		s.Loops = []status.Loop{{Name: "devices", Uevents: "the kernel has not answered"}}
+		r.becomes(s)
+		r.after(unhealthyTime+2*minInterval, "Warning QATRuntimeIgnoresClaims: The QAT devices of this node are not "+
+			"offered: containerd 1.6.38 ignores the CDI devices of claims")
+		r.after(lastingTime+2*maxInterval, "Warning QATUeventsNotReceived: The QAT DRA driver does not receive "+
+			"kernel uevents, and reads the host at intervals instead: the kernel has not answered")
+		s = snapshot()
+		s.DRA = &status.DRA{}
+		r.becomes(s)
+		r.after(maxInterval,
+			"Normal QATRuntimeSupportsClaims: The container runtime gives containers the QAT devices of their claims",
+			"Normal QATUeventsReceived: The QAT DRA driver receives kernel uevents")
+	})
+}
+
 func TestRequestsAreLimited(t *testing.T) {
 	run(t, func(r *rig) {
 		s := snapshot()
@@ -403,7 +423,7 @@ func TestInvalidEventsAreDropped(t *testing.T) {
 func TestAnEventHasOneNameForAllAttempts(t *testing.T) {
 	run(t, func(r *rig) {
 		server := &lossyServer{fakeServer: r.server}
-		reporter := newReporter(r.source, server, "worker-1")
+		reporter := newReporter(r.source, server, "worker-1", "qat.intel.com/device-plugin")
 		ctx, cancel := context.WithCancel(context.Background())
 		var running sync.WaitGroup
 		running.Go(func() { reporter.Run(ctx) })

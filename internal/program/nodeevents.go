@@ -23,5 +23,5 @@ func reportEvents(ctx context.Context, v *view, getenv func(string) string) {
 		klog.ErrorS(err, "Not reporting Kubernetes Events")
 		return
 	}
-	nodeevents.NewReporter(v, client, node).Run(ctx)
+	nodeevents.NewReporter(v, client, node, v.server.Controller).Run(ctx)
 }

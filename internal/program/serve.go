@@ -27,6 +27,7 @@ type Server struct {
 	Live, Ready []probe.Check
 	Started     time.Time // of the process
 	Version     string
+	Controller  string // the program in Kubernetes Events, such as "qat.intel.com/device-plugin"
 
 	// AddFront adds the state of the front to a snapshot. It must not block.
 	AddFront func(*status.Snapshot)
