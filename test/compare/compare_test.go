@@ -4,7 +4,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -59,29 +58,6 @@ func TestFloorTable(t *testing.T) {
 	}
 }
 
-func TestResultsReplaceThePartBetweenTheMarkers(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "x.md")
-	begin, end := markers("bench-compare")
-	if err := os.WriteFile(file, []byte("a\n"+begin+"old\n"+end+"b\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, text := range []string{"first\n", "second\n"} {
-		if err := replaceResults(file, "bench-compare", text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(file)
-	if want := "a\n" + begin + "\nsecond\n\n" + end + "b\n"; err != nil || string(got) != want {
-		t.Errorf("the file holds %q, want %q", got, want)
-	}
-	if err := os.WriteFile(file, []byte("a\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := replaceResults(file, "bench-observed", "x"); err == nil {
-		t.Error("replaceResults accepts a file without the markers of its target")
-	}
-}
-
 func TestPlotIsSVG(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.svg")
 	if err := drawPlot(file, twoSizes()); err != nil {
@@ -90,27 +66,5 @@ func TestPlotIsSVG(t *testing.T) {
 	text, err := os.ReadFile(file)
 	if err != nil || !strings.Contains(string(text), "<svg") || !strings.Contains(string(text), rowStart) {
 		t.Errorf("the plot is no SVG with the title %q (%v)", rowStart, err)
-	}
-}
-
-func TestUsageOfThisProcessGrows(t *testing.T) {
-	self, err := os.FindProcess(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &process{cmd: &exec.Cmd{Process: self}}
-	before, err := p.usage()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 1 << 20 {
-		_ = os.Getpid()
-	}
-	after, err := p.usage()
-	if err != nil || after.cpu <= before.cpu {
-		t.Errorf("CPU %v, then %v (%v), want more", before.cpu, after.cpu, err)
-	}
-	if kib, err := p.resident(); err != nil || kib < 100 {
-		t.Errorf("resident %d KiB (%v), want more", kib, err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/measure"
 	"qatplugin/kubeletapi/kubelettest"
 )
 
@@ -92,34 +93,34 @@ func fillHost(dir string, n int) (*host, error) {
 }
 
 // awaitList waits for a live list of so many healthy devices, and returns it.
-func (h *host) awaitList(p *process, devices int) (kubelettest.List, error) {
+func (h *host) awaitList(p *measure.Process, devices int) (kubelettest.List, error) {
 	return h.await(p, fmt.Sprintf("list of %d devices", devices), func(l kubelettest.List) bool {
 		return l.Live && len(l.Devices) == devices
 	})
 }
 
 // awaitHealth waits for a list in which a device has this health, and returns it.
-func (h *host) awaitHealth(p *process, device, health string) (kubelettest.List, error) {
+func (h *host) awaitHealth(p *measure.Process, device, health string) (kubelettest.List, error) {
 	return h.await(p, fmt.Sprintf("list with %s %s", device, health), func(l kubelettest.List) bool {
 		return l.Live && l.Health(device) == health
 	})
 }
 
 // await waits for a list that is as wanted, and returns it.
-func (h *host) await(p *process, what string, wanted func(kubelettest.List) bool) (kubelettest.List, error) {
+func (h *host) await(p *measure.Process, what string, wanted func(kubelettest.List) bool) (kubelettest.List, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	go func() {
 		select {
-		case <-p.ended:
+		case <-p.Ended:
 			cancel()
 		case <-ctx.Done():
 		}
 	}()
 	l, err := h.kubelet.WaitList(ctx, resource, wanted)
 	switch {
-	case !p.alive():
-		err = fmt.Errorf("the plugin has ended:\n%s", p.lastLines(3))
+	case !p.Alive():
+		err = fmt.Errorf("the plugin has ended:\n%s", p.LastLines(3))
 	case err != nil:
 		err = fmt.Errorf("no %s within %v", what, timeout)
 	}

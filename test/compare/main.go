@@ -24,13 +24,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"qatplugin/internal/measure"
 )
 
 func main() {
-	if spec := os.Getenv(childEnv); spec != "" {
-		fmt.Fprintln(os.Stderr, "compare:", become(spec)) // returns only if it fails
-		os.Exit(1)
-	}
+	measure.Child()
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
 		os.Exit(1)
@@ -95,7 +94,7 @@ func run(args []string) error {
 		if s.observed {
 			target = "bench-observed"
 		}
-		if err := replaceResults(s.doc, target, text); err != nil {
+		if err := measure.ReplaceResults(s.doc, target, text); err != nil {
 			return err
 		}
 	}

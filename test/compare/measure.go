@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"qatplugin/internal/measure"
 )
 
 const (
@@ -57,7 +59,7 @@ func measureSize(n int, plugins []plugin, s *settings) (sizeResult, error) {
 	for round := range s.rounds {
 		for i := range plugins {
 			fmt.Fprintf(os.Stderr, "compare: %d VFs, round %d of %d: %s\n", n, round+1, s.rounds, plugins[i].name)
-			ended, err := measure(h, &plugins[i], s, r.samples[i])
+			ended, err := turn(h, &plugins[i], s, r.samples[i])
 			if err != nil {
 				return r, errors.Join(fmt.Errorf("%s: %w", plugins[i].name, err), h.close())
 			}
@@ -69,8 +71,8 @@ func measureSize(n int, plugins []plugin, s *settings) (sizeResult, error) {
 	return r, h.close()
 }
 
-// measure is one turn of a plugin. It reports whether the plugin ended by itself.
-func measure(h *host, p *plugin, s *settings, results samples) (ended bool, err error) {
+// turn is one turn of a plugin. It reports whether the plugin ended by itself.
+func turn(h *host, p *plugin, s *settings, results samples) (ended bool, err error) {
 	if err := h.kubelet.Restart(); err != nil {
 		return false, err
 	}
@@ -90,10 +92,10 @@ func measure(h *host, p *plugin, s *settings, results samples) (ended bool, err 
 	if err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, running.stop(), h.SetVFs(sparePF, 0)) }()
+	defer func() { err = errors.Join(err, running.Stop(), h.SetVFs(sparePF, 0)) }()
 	for _, step := range steps {
 		if err := step(h, running, results); err != nil {
-			if !running.alive() {
+			if !running.Alive() {
 				fmt.Fprintln(os.Stderr, "compare:", err)
 				return true, nil
 			}
@@ -104,7 +106,7 @@ func measure(h *host, p *plugin, s *settings, results samples) (ended bool, err 
 }
 
 // A step measures one or more rows.
-type step = func(*host, *process, samples) error
+type step = func(*host, *measure.Process, samples) error
 
 // comparison returns the steps that compare two plugins.
 func comparison(idle time.Duration) []step {
@@ -118,8 +120,8 @@ func comparison(idle time.Duration) []step {
 func observation(idle time.Duration, o *observer, observed bool) []step {
 	steps := []step{measureStart, measureIdle(idle), measureMemory, measureEvents}
 	if observed {
-		start := func(*host, *process, samples) error { o.start(); return nil }
-		end := func(*host, *process, samples) error { return o.stop() }
+		start := func(*host, *measure.Process, samples) error { o.start(); return nil }
+		end := func(*host, *measure.Process, samples) error { return o.stop() }
 		steps = append(slices.Insert(steps, 1, start), end)
 	}
 	return steps
@@ -127,33 +129,33 @@ func observation(idle time.Duration, o *observer, observed bool) []step {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-func measureStart(h *host, p *process, s samples) error {
+func measureStart(h *host, p *measure.Process, s samples) error {
 	l, err := h.awaitList(p, len(h.vfs))
 	if err == nil {
-		s.add(rowStart, milliseconds(l.Time.Sub(p.started)))
+		s.add(rowStart, milliseconds(l.Time.Sub(p.Started)))
 	}
 	return err
 }
 
 // measureIdle returns a step that measures a plugin for this time while the host does not change.
 func measureIdle(idle time.Duration) step {
-	return func(_ *host, p *process, s samples) error {
+	return func(_ *host, p *measure.Process, s samples) error {
 		time.Sleep(time.Second) // what the start left behind
-		before, err := p.usage()
+		before, err := measure.UsageOf(p.PID)
 		if err != nil {
 			return err
 		}
 		time.Sleep(idle)
-		after, err := p.usage()
+		after, err := measure.UsageOf(p.PID)
 		if err == nil {
-			s.add(rowIdleCPU, milliseconds(after.cpu-before.cpu)/idle.Seconds())
-			s.add(rowWakeups, float64(after.wakeups-before.wakeups)/idle.Seconds())
+			s.add(rowIdleCPU, milliseconds(after.CPU-before.CPU)/idle.Seconds())
+			s.add(rowWakeups, float64(after.Wakeups-before.Wakeups)/idle.Seconds())
 		}
 		return err
 	}
 }
 
-func measureAllocate(h *host, _ *process, s samples) error {
+func measureAllocate(h *host, _ *measure.Process, s samples) error {
 	var took []time.Duration
 	for i := range allocations {
 		first := i * 4 % len(h.vfs)
@@ -170,7 +172,7 @@ func measureAllocate(h *host, _ *process, s samples) error {
 
 // measureChanges adds VFs, which the plugin binds, and removes them, each at a random time of the
 // published plugin's scan period.
-func measureChanges(h *host, p *process, s samples) error {
+func measureChanges(h *host, p *measure.Process, s samples) error {
 	for range changesEach {
 		for _, change := range []struct {
 			row string
@@ -192,8 +194,8 @@ func measureChanges(h *host, p *process, s samples) error {
 }
 
 // measureStorm adds and removes VFs again and again. It counts the lists.
-func measureStorm(h *host, p *process, s samples) error {
-	before, err := p.usage()
+func measureStorm(h *host, p *measure.Process, s samples) error {
+	before, err := measure.UsageOf(p.PID)
 	if err != nil {
 		return err
 	}
@@ -213,18 +215,18 @@ func measureStorm(h *host, p *process, s samples) error {
 	if err != nil {
 		return err
 	}
-	after, err := p.usage()
+	after, err := measure.UsageOf(p.PID)
 	if err != nil {
 		return err
 	}
 	s.add(rowStormLists, float64(l.Seq-lists))
 	s.add(rowStormLate, max(0, milliseconds(l.Time.Sub(end))))
-	s.add(rowStormCPU, milliseconds(after.cpu-before.cpu))
+	s.add(rowStormCPU, milliseconds(after.CPU-before.CPU))
 	return nil
 }
 
-func measureMemory(_ *host, p *process, s samples) error {
-	kib, err := p.resident()
+func measureMemory(_ *host, p *measure.Process, s samples) error {
+	kib, err := measure.Resident(p.PID)
 	if err == nil {
 		s.add(rowMemory, float64(kib)/1024)
 	}
@@ -232,7 +234,7 @@ func measureMemory(_ *host, p *process, s samples) error {
 }
 
 // measureRestart comes last: the published plugin ends at the first change after it.
-func measureRestart(h *host, p *process, s samples) error {
+func measureRestart(h *host, p *measure.Process, s samples) error {
 	if err := h.kubelet.Restart(); err != nil {
 		return err
 	}

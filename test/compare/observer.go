@@ -15,6 +15,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"qatplugin/internal/measure"
 )
 
 const (
@@ -137,7 +139,7 @@ func (o *observer) scrape(ctx context.Context) error {
 
 // measureEvents unbinds a VF and binds it again, by its driver link alone, and measures how long
 // the kubelet waits for each list.
-func measureEvents(h *host, p *process, s samples) error {
+func measureEvents(h *host, p *measure.Process, s samples) error {
 	vf := h.vfs[len(h.vfs)/2]
 	link := filepath.Join(h.Path(vf), "driver")
 	var took []time.Duration

@@ -6,12 +6,13 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"qatplugin/internal/measure"
 )
 
 // The rows of the table.
@@ -100,7 +101,7 @@ func conditions(s *settings) string {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
 	text := fmt.Sprintf("\nMedians of %d rounds on %d CPUs (%s), Linux %s, %s.\n",
-		s.rounds, runtime.NumCPU(), processor(), unix.ByteSliceToString(u.Release[:]), runtime.Version())
+		s.rounds, runtime.NumCPU(), measure.Processor(), unix.ByteSliceToString(u.Release[:]), runtime.Version())
 	if s.observed {
 		return text + fmt.Sprintf(`The plugin ran in the three ways in turns, on the same look-alike host.
 The observed one was scraped every %v. A VF was unbound or bound %d times in each round, with %v
@@ -111,17 +112,6 @@ between two changes. Idle was measured for %v in each round.
 default flags, except for -max-num-devices=65536 of the published plugin. A storm adds and removes
 %d VFs, 16 at a time. Idle was measured for %v in each round.
 `, stormChanges/2, s.idle)
-}
-
-// processor returns the name of the machine's processor.
-func processor() string {
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH
 }
 
 // floorTable makes a table of the output of BenchmarkEventToKubelet.
@@ -149,24 +139,4 @@ func floorTable(output string) (string, error) {
 		return "", errors.New("the file of -floor has no result of BenchmarkEventToKubelet")
 	}
 	return b.String(), nil
-}
-
-// markers returns the lines of a Markdown file between which a make target writes its results.
-func markers(target string) (begin, end string) {
-	return "<!-- results: written by make " + target + " -->\n", "<!-- end of the results -->\n"
-}
-
-// replaceResults replaces the part of a Markdown file between the markers of a make target.
-func replaceResults(file, target, text string) error {
-	begin, end := markers(target)
-	old, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, ok1 := strings.Cut(string(old), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok1 || !ok2 {
-		return fmt.Errorf("%s has no lines %q and %q", file, strings.TrimSpace(begin), strings.TrimSpace(end))
-	}
-	return os.WriteFile(file, []byte(before+begin+"\n"+text+"\n"+end+after), 0o644)
 }
