@@ -105,22 +105,7 @@ filenames() {
 
 # build_programs builds Kubernetes and etcd unless they are in the cache.
 build_programs() {
-	local version key began flags="-s -w" package
-	version=$(cd "$here" && go list -m -f '{{.Version}}' k8s.io/kubernetes)
-	# Without these flags the version of each program is v0.0.0-master, and kubectl cannot
-	# compare its version with that of the API server.
-	for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
-		flags+=" -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$version") -X $package.gitTreeState=clean"
-	done
-	key=$({ echo "$(go version) $flags" && cat "$here"/{go.mod,go.sum} "$here"/etcd/*.go; } | sha256sum | cut -c1-16)
-	programs=$cache/programs-$key
-	[ ! -e "$programs.done" ] || return 0
-	step "building Kubernetes $version and etcd, which takes minutes the first time"
-	rm -rf "$cache"/programs-*
-	began=$SECONDS
-	(cd "$here" && go build -ldflags "$flags" -o "$programs/" tool) || fail "building Kubernetes failed"
-	touch "$programs.done"
-	step "built Kubernetes and etcd in $((SECONDS - began)) s: $(du -sh "$programs" | cut -f1)"
+	programs=$("$here/programs.sh" 2> >(while read -r line; do step "$line"; done)) || fail "building Kubernetes failed"
 }
 
 # build_containerd builds containerd, its shim and ctr unless they are in the cache.
