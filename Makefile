@@ -61,6 +61,10 @@ e2e-browser: ## test the status page in a headless Chromium
 e2e: ## test on a real Linux kernel in QEMU (TEST_ARGS='-test.run NAME': some tests)
 	@test/run.sh vm
 
+.PHONY: e2e-fleet
+e2e-fleet: ## test the DRA drivers of a small fleet with a real API server
+	@test/run.sh fleet
+
 .PHONY: e2e-cluster
 e2e-cluster: ## test on a real one-node Kubernetes, as root (TEST_ARGS='-test.run NAME': some tests)
 	@test/run.sh cluster
@@ -88,6 +92,10 @@ screenshots: ## write docs/images, and the outputs in docs/qatctl.md (needs Debi
 bench-observed: build ## measure what it costs to look into the plugin, for docs/performance.md (ARGS)
 	go -C test/compare build -buildvcs=false -o ../../bin/compare .
 	bin/compare -ours bin/qat_plugin -observed -sizes 64,1024 -idle 60s -doc docs/performance.md $(ARGS)
+
+.PHONY: fleet
+fleet: ## measure fleets of up to 1,000 nodes with DRA, for docs/scale.md (ARGS='-sizes 10,100': others)
+	@test/fleet/run.sh $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)

@@ -15,6 +15,7 @@
 #   kubelet      the module test/kubelet: the plugin with the real kubelet's device manager
 #   browser      the module test/browser: the status page in a headless Chromium
 #   vm           test/vm/run.sh: the plugin on a real Linux kernel
+#   fleet        the module test/fleet: the DRA drivers of 20 nodes with a real API server
 #   cluster      test/cluster/run.sh: the deployments on a real one-node Kubernetes
 #
 # As root on Debian it installs missing packages. A stage that cannot run on this machine is
@@ -24,7 +25,7 @@
 set -uo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) && cd "$top" || exit 1
 
-ALL=(lint unit deployments chaos kubelet browser vm cluster)
+ALL=(lint unit deployments chaos kubelet browser vm fleet cluster)
 CANNOT=77 # exit status of a stage that cannot run on this machine; the reason is in $state/reason
 
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
@@ -112,7 +113,7 @@ stage_lint() {
 	plain_builds
 	say "tools/lint: line lengths, SPDX headers, unused exports"
 	go -C tools run ./lint || failed=1
-	for module in . test/browser test/chaos test/compare test/kubelet test/cluster test/deployments test/monitoring tools tools/image; do
+	for module in . test/browser test/chaos test/compare test/kubelet test/cluster test/fleet test/deployments test/monitoring tools tools/image; do
 		say "module $module: go vet, staticcheck"
 		(cd "$module" && go vet ./...) || failed=1
 		(cd "$module" && "$staticcheck" ./...) || failed=1
@@ -186,6 +187,15 @@ have_chromium() {
 }
 
 stage_vm() { machine test/vm/run.sh; }
+
+# -count=1: the test cache of go does not know that the test runs programs.
+stage_fleet() {
+	local race programs
+	race_detector
+	programs=$(test/cluster/programs.sh) || fail "building Kubernetes and etcd failed"
+	cd test/fleet || return
+	FLEET_PROGRAMS=$programs go_test "${race[@]}" -count=1 -timeout 5m ./...
+}
 
 stage_cluster() { machine test/cluster/run.sh; }
 

@@ -18,8 +18,8 @@ type Usage struct {
 	Wakeups int // voluntary context switches of all threads: how often a thread began to wait
 }
 
-// UsageOf adds up the threads of a process. The kernel counts CPU time in nanoseconds only for each of them
-// (Documentation/scheduler/sched-stats.rst).
+// UsageOf adds up the threads of a process. The kernel counts CPU time in nanoseconds only for each
+// of them (Documentation/scheduler/sched-stats.rst).
 func UsageOf(pid int) (Usage, error) {
 	var u Usage
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
