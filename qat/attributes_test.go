@@ -4,8 +4,12 @@ package qat
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +17,7 @@ import (
 
 	"qatplugin/devtree"
 	"qatplugin/internal/lookalike"
+	"qatplugin/internal/status"
 )
 
 // attributesBecome waits until a device is listed with these attributes.
@@ -145,4 +150,55 @@ func TestCheckDevices(t *testing.T) {
 		t.Errorf("CheckDevices = %v with a removed VF, want %v", err, devtree.ErrGone)
 	}
 	must(t, r.CheckDevices(t.Context(), devices[:1]))
+}
+
+// documented returns the first two cells of each row of the table in docs/dra-attributes.md that
+// begins with this heading.
+func documented(t *testing.T, heading string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/dra-attributes.md")
+	must(t, err)
+	_, table, found := strings.Cut(string(text), "\n| "+heading+" |")
+	if !found {
+		t.Fatalf("there is no table with the heading %q", heading)
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := map[string]string{}
+	for _, line := range strings.Split(table, "\n")[2:] {
+		cells := strings.Split(line, "|")
+		rows[strings.Trim(cells[1], " `")] = strings.TrimSpace(cells[2])
+	}
+	return rows
+}
+
+func TestDocumentedAttributes(t *testing.T) {
+	h := newHost(t)
+	must(t, h.SetVFs(pfA, 1))
+	r := start(t, h, Config{Attributes: true})
+	r.becomes(map[string][]string{"cy": h.VFs(pfA)})
+	got := map[string]string{}
+	for name, value := range r.publisher.Tree().Resource("cy").Device(h.VFs(pfA)[0]).Attributes {
+		switch value.(type) {
+		case int64:
+			got[name] = "int"
+		case devtree.Version:
+			got[name] = "version"
+		default:
+			got[name] = fmt.Sprintf("%T", value)
+		}
+	}
+	if diff := cmp.Diff(documented(t, "attribute"), got); diff != "" {
+		t.Errorf("types of attributes (-docs/dra-attributes.md +device):\n%s", diff)
+	}
+}
+
+func TestDocumentedCauses(t *testing.T) {
+	want := []string{
+		status.ClassFatalError, status.ClassHeartbeat, status.ClassPCIError, status.ClassPFDown,
+		status.ClassReleasing, status.ClassWithdrawn,
+	}
+	got := slices.Sorted(maps.Keys(documented(t, "value")))
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("causes (-want +docs/dra-attributes.md):\n%s", diff)
+	}
 }
