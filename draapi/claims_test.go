@@ -5,6 +5,9 @@ package draapi
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,6 +16,7 @@ import (
 	dra "k8s.io/kubelet/pkg/apis/dra/v1"
 
 	"qatplugin/devtree"
+	"qatplugin/internal/apitest"
 )
 
 // description returns the devices of an answer, as far as the kubelet uses them.
@@ -161,6 +165,52 @@ func TestAdminAccessHoldsNothing(t *testing.T) {
 	}
 	h.unprepare(holder)
 	h.prepare(h.allocate("next", 1, result("one", "1")))
+}
+
+// Pods must end while the preparation of other claims waits for the API server.
+func TestUnprepareDoesNotWaitForOtherClaims(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	h.start(p, tree(t, nil, color("1"), color("2")))
+	ending := h.allocate("ending", 1, result("one", "1"))
+	h.prepare(ending)
+	const claims = 64
+	answer := make(chan struct{})
+	var asked atomic.Int32
+	h.api.Fail(func(q *apitest.Request) *apitest.Fault {
+		if q.Resource == "resourceclaims" {
+			asked.Add(1)
+			<-answer
+		}
+		return nil
+	})
+	var preparing sync.WaitGroup
+	for i := range claims {
+		claim := h.allocate(fmt.Sprint("waiting-", i), 1, result("one", "2"))
+		preparing.Go(func() { _, _ = h.tryPrepare(claim) })
+	}
+	await(t, "the claims to be asked for", func() bool { return asked.Load() >= 16 })
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout/4) // it takes milliseconds
+	defer cancel()
+	if err := h.kubelet.Unprepare(ctx, driverName, ending); err != nil {
+		t.Error(err)
+	}
+	close(answer)
+	preparing.Wait()
+}
+
+// A container of a running pod must be able to start again, whatever the API server answers. While it
+// starts, it also refuses what its grants allow.
+func TestPreparedClaimNeedsNoAPIServer(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	h.start(p, tree(t, nil, color("1")))
+	claim := h.allocate("paint", 1, result("one", "1"))
+	before := description(h.prepare(claim))
+	for _, fault := range []*apitest.Fault{{Code: 500}, {Code: 429, RetryAfter: 60}, {Code: 401}, {Code: 403}, {}} {
+		h.api.Fail(func(*apitest.Request) *apitest.Fault { return fault })
+		if diff := cmp.Diff(before, description(h.prepare(claim))); diff != "" {
+			t.Errorf("answer with fault %+v (-before +after):\n%s", fault, diff)
+		}
+	}
 }
 
 // A pod that uses the name of a deleted claim has a claim with another UID.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/klog/v2"
 
 	"qatplugin/devtree"
@@ -208,7 +209,8 @@ func (s *Store) Prepare(ctx context.Context, ref Ref) (*Claim, error) {
 	prepared := s.find(ref.UID)
 	object, err := s.getClaim(ctx, ref, prepared != nil)
 	if err != nil {
-		if prepared != nil && isTransient(err) {
+		// An API server that starts refuses what its RBAC objects allow, until it has read them.
+		if prepared != nil && (isTransient(err) || apierrors.IsForbidden(err)) {
 			s.Log.V(2).Info("Answering for a prepared claim without the API server", "claim", ref,
 				"reason", err.Error())
 			return prepared, nil

@@ -50,7 +50,7 @@ const (
 	maxSocketPath = 107
 
 	maxStreams = 128 // calls and streams of one connection; the kubelet runs up to 110 pods
-	maxClaims  = 16  // that are prepared or unprepared at the same time
+	maxClaims  = 16  // that are prepared at the same time, and that are unprepared
 
 	windowSize = 64 << 10 // bytes that a server buffers for a stream or a connection; gRPC's minimum
 
@@ -66,7 +66,8 @@ type Server struct {
 	registryPath string // of the registration socket
 	draPath      string // of the socket for calls
 	calls        callCounter
-	claims       chan struct{} // a token for each claim in progress
+	preparing    chan struct{} // a token for each claim in progress
+	unpreparing  chan struct{} // as preparing; unprepared claims do not wait for the API server
 	state        state
 	streamsEnd   chan struct{} // closed to end the health streams
 }
@@ -81,7 +82,8 @@ func New(c Config) (*Server, error) {
 		config:      c,
 		registryDir: filepath.Join(c.Root, "plugins_registry"),
 		pluginDir:   filepath.Join(c.Root, "plugins", c.Driver),
-		claims:      make(chan struct{}, maxClaims),
+		preparing:   make(chan struct{}, maxClaims),
+		unpreparing: make(chan struct{}, maxClaims),
 		state:       state{wake: make(chan struct{}, 1)},
 		streamsEnd:  make(chan struct{}),
 	}
@@ -159,7 +161,7 @@ func (s *service) NodePrepareResources(
 	ctx context.Context, request *dra.NodePrepareResourcesRequest,
 ) (*dra.NodePrepareResourcesResponse, error) {
 	answers := make([]*dra.NodePrepareResourceResponse, len(request.GetClaims()))
-	s.each(ctx, request.GetClaims(), func(i int, claim *dra.Claim) {
+	each(ctx, s.preparing, request.GetClaims(), func(i int, claim *dra.Claim) {
 		devices, err := s.config.Prepare(ctx, claim)
 		answers[i] = &dra.NodePrepareResourceResponse{Devices: devices, Error: text(err)}
 	})
@@ -175,7 +177,7 @@ func (s *service) NodeUnprepareResources(
 	ctx context.Context, request *dra.NodeUnprepareResourcesRequest,
 ) (*dra.NodeUnprepareResourcesResponse, error) {
 	answers := make([]*dra.NodeUnprepareResourceResponse, len(request.GetClaims()))
-	s.each(ctx, request.GetClaims(), func(i int, claim *dra.Claim) {
+	each(ctx, s.unpreparing, request.GetClaims(), func(i int, claim *dra.Claim) {
 		answers[i] = &dra.NodeUnprepareResourceResponse{Error: text(s.config.Unprepare(ctx, claim))}
 	})
 	response := &dra.NodeUnprepareResourcesResponse{Claims: map[string]*dra.NodeUnprepareResourceResponse{}}
@@ -185,19 +187,19 @@ func (s *service) NodeUnprepareResources(
 	return response, ctx.Err()
 }
 
-// each calls f for each claim, concurrently within maxClaims, and returns when all calls have
-// returned. It calls f for no further claim when ctx has ended.
-func (s *Server) each(ctx context.Context, claims []*dra.Claim, f func(int, *dra.Claim)) {
+// each calls f for each claim, concurrently as far as there is room for tokens, and returns when all
+// calls have returned. It calls f for no further claim when ctx has ended.
+func each(ctx context.Context, tokens chan struct{}, claims []*dra.Claim, f func(int, *dra.Claim)) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	for i, claim := range claims {
 		select {
-		case s.claims <- struct{}{}:
+		case tokens <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
 		running.Go(func() {
-			defer func() { <-s.claims }()
+			defer func() { <-tokens }()
 			f(i, claim)
 		})
 	}
