@@ -145,6 +145,8 @@ func parse(r *http.Request) (*Request, schema.GroupVersion, error) {
 		request.Verb = "update"
 	case r.Method == http.MethodDelete && request.Name != "":
 		request.Verb = "delete"
+	case r.Method == http.MethodDelete:
+		request.Verb = "deletecollection"
 	default:
 		return nil, version, apierrors.NewMethodNotSupported(schema.GroupResource{Resource: request.Resource}, r.Method)
 	}
@@ -211,6 +213,20 @@ func (s *Server) handle(
 		return copied(s.createSlice(body))
 	case "update resourceslices":
 		return copied(s.updateSlice(body))
+	case "deletecollection resourceslices":
+		_, selector, err := s.codecs.listOptions(r)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.slices)) {
+			if !matches(selector, s.slices[name]) {
+				continue
+			}
+			if _, err := s.deleteSlice(name); err != nil {
+				return nil, err
+			}
+		}
+		return &metav1.Status{Status: metav1.StatusSuccess}, nil
 	case "delete resourceslices":
 		return copied(s.deleteSlice(request.Name))
 	default:

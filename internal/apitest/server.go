@@ -59,10 +59,10 @@ type change struct {
 // A Request is a request that a [Server] has received.
 type Request struct {
 	Time      time.Time
-	Verb      string // "get", "list", "watch", "create", "update" or "delete"
+	Verb      string // "get", "list", "watch", "create", "update", "delete" or "deletecollection"
 	Resource  string // such as "resourceslices"
 	Namespace string
-	Name      string // of the object; empty for "list" and "watch"
+	Name      string // of the object; empty for "list", "watch" and "deletecollection"
 }
 
 // String returns verb, resource and name.
@@ -70,7 +70,7 @@ func (r *Request) String() string { return strings.TrimSpace(r.Verb + " " + r.Re
 
 // IsWrite reports whether the request changes an object.
 func (r *Request) IsWrite() bool {
-	return slices.Contains([]string{"create", "update", "delete"}, r.Verb)
+	return slices.Contains([]string{"create", "update", "delete", "deletecollection"}, r.Verb)
 }
 
 // A Fault is what goes wrong with a request.
