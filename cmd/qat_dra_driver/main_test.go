@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -341,4 +342,13 @@ func TestProcessEndsOnSIGTERM(t *testing.T) {
 	if text := log.String(); !strings.HasSuffix(text, "\"QAT DRA driver ended\"\n") {
 		t.Errorf("the last line is missing from the log:\n%s", text)
 	}
+}
+
+func TestProgramThatFailsExits(t *testing.T) {
+	r := newRig(t)
+	args := append(r.args(), "-kubelet-root=/"+strings.Repeat("x", 200), "-logtostderr=false") // unix(7)
+	if status := run(t.Context(), args, io.Discard, io.Discard); status != 1 {
+		t.Errorf("exit status %d, want 1", status)
+	}
+	r.log.Await(t, `"QAT DRA driver failed" err=`)
 }

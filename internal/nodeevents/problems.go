@@ -76,11 +76,12 @@ func ueventProblems(s *status.Snapshot) (list []problem) {
 			continue
 		}
 		list = append(list, problem{
-			key:     "uevents",
-			lasts:   lastingTime,
-			action:  "Listening",
-			reason:  "QATUeventsNotReceived",
-			note:    programOf(s) + " does not receive kernel uevents, and reads the host at intervals instead: " + loop.Uevents,
+			key:    "uevents",
+			lasts:  lastingTime,
+			action: "Listening",
+			reason: "QATUeventsNotReceived",
+			note: programOf(s) + " does not receive kernel uevents, and reads the host at intervals instead: " +
+				loop.Uevents,
 			over:    "QATUeventsReceived",
 			overFor: programOf(s) + " receives kernel uevents",
 		})

@@ -487,7 +487,8 @@ func TestDRADriver(t *testing.T) {
 			t.Errorf("no %q in the claims:\n%s", text, got)
 		}
 	}
-	if got := p.text("#pool-facts"); !strings.Contains(got, "16 of 16 healthy") || !strings.Contains(got, "containerd") {
+	got := p.text("#pool-facts")
+	if !strings.Contains(got, "16 of 16 healthy") || !strings.Contains(got, "containerd") {
 		t.Errorf("facts: %q", got)
 	}
 	if !eval[bool](p, "document.querySelector('#resources-section').hidden") {
