@@ -92,11 +92,19 @@ func TestErrorsOfTheAPIServer(t *testing.T) {
 				r.publish("a.1")
 				time.Sleep(10 * time.Minute)
 				// The pauses are random up to 10 s, so 5 s on average.
-				if n := len(r.server.Writes()); n < 60 || n > 250 || r.burst() > 10 {
+				writes, shortest, longest := r.server.Writes(), time.Hour, time.Duration(0)
+				if n := len(writes); n < 60 || n > 250 || r.burst() > 10 {
 					t.Errorf("%d writes in ten minutes, %d in one second", n, r.burst())
 				}
-				if n := r.logged("level\"=0") + r.logged("error"); n == 0 {
-					t.Error("the log has no error")
+				for i, w := range writes[20:] {
+					pause := w.Time.Sub(writes[19+i].Time)
+					shortest, longest = min(shortest, pause), max(longest, pause)
+				}
+				if shortest > 4*time.Second || longest < 6*time.Second || longest > 10*time.Second {
+					t.Errorf("the pauses are %v to %v, want random ones up to 10 s", shortest, longest)
+				}
+				if n := r.logged("The API server refuses") + r.logged("A request to the API server failed"); n != 1 {
+					t.Errorf("the log has %d lines about it, want 1", n)
 				}
 				if err := r.Check(t.Context()); err == nil || err.Error() == "ResourceSlices are not written yet" {
 					t.Errorf("Check returns %v, want the error of the API server", err)
