@@ -9,6 +9,8 @@
 // may also implement [Preparer]. [Driver.Status] and [Driver.Claims] return the state, and an
 // [Observer] receives each action, for metrics. See docs/writing-a-dra-driver.md for a guide.
 //
+// It needs Kubernetes 1.34 or newer.
+//
 // # Slices
 //
 // All devices of a node are in one pool, which has the name of the Node. The name of a device

@@ -173,7 +173,7 @@ func (d *Driver) build(log klog.Logger) (*parts, error) {
 		GetClaim:    client.GetClaim,
 		Inventory:   func() *inventory.Inventory { i, _ := d.newest(); return i },
 		Attributes:  publisher.Attributes,
-		Prepare:     d.askPreparer,
+		BeforeWrite: d.askPreparer,
 		Changed:     d.refresh,
 		Log:         log,
 	})

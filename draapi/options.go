@@ -58,8 +58,9 @@ func WithEviction(evict func(*devtree.Device) bool) Option {
 // described by KEP-5304 (k8s.io/dynamic-resource-allocation/api/metadata).
 func WithDeviceMetadata() Option { return func(c *config) { c.metadata = true } }
 
-// WithAssumedCDI states that the container runtime supports CDI, whatever version the Node
-// reports. It is for containerd 1.7, where CDI is a setting, which the Node does not show.
+// WithAssumedCDI states that the container runtime supports CDI, whatever version the Node reports.
+// It is for containerd 1.7.12 or a newer 1.7, where CDI is a setting, which the Node does not
+// show. An older one cannot read the specs of claims, and pods fail with an error.
 func WithAssumedCDI() Option { return func(c *config) { c.assumeCDI = true } }
 
 // WithObserver adds an [Observer]. It may be given several times.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package kubelet tests kubeletapi.Manager and qat_plugin with the kubelet's own device manager
-// (package devicemanager). It contains only tests. They run in a mount namespace of their own.
+// (package devicemanager), and draapi.Driver with the kubelet's own managers of plugins and of
+// claims. It contains only tests. They run in a mount namespace of their own.
 //
 // Run them with
 //

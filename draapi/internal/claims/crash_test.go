@@ -29,7 +29,7 @@ func runChild(dir string) {
 	die := func() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) }
 	switch os.Getenv(childKill) {
 	case "before":
-		s.Config.Prepare = func(context.Context, *Claim) error {
+		s.BeforeWrite = func(context.Context, *Claim) error {
 			die()
 			return nil
 		}

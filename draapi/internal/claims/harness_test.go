@@ -66,7 +66,7 @@ func newStore(t testing.TB, dir string, devices ...string) *testStore {
 			defer s.mu.Unlock()
 			return s.devices
 		},
-		Prepare: func(context.Context, *Claim) error {
+		BeforeWrite: func(context.Context, *Claim) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.prepares++

@@ -34,8 +34,9 @@ type Config struct {
 	// Inventory returns the newest Inventory, or nil before the first one.
 	Inventory func() *inventory.Inventory
 
-	// Prepare is called before the file of a claim is written. It may modify the Edits.
-	Prepare func(context.Context, *Claim) error
+	// BeforeWrite is called before the file of a claim is written. It may modify the Edits. An error
+	// refuses the claim.
+	BeforeWrite func(context.Context, *Claim) error
 
 	// Attributes returns the attributes of a device, for its metadata.
 	Attributes func(*devtree.Device) map[resourcev1.QualifiedName]resourcev1.DeviceAttribute
@@ -234,7 +235,7 @@ func (s *Store) Prepare(ctx context.Context, ref Ref) (*Claim, error) {
 	if err := s.checkHolders(claim); err != nil {
 		return nil, err
 	}
-	if err := s.Config.Prepare(ctx, claim); err != nil {
+	if err := s.BeforeWrite(ctx, claim); err != nil {
 		return nil, err
 	}
 	if err := claim.validate(); err != nil {
