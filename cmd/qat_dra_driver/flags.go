@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"path/filepath"
 	"regexp"
 
 	"k8s.io/client-go/rest"
@@ -28,6 +27,7 @@ type options struct {
 	program.Options
 	driverName     string
 	kubeletRoot    string
+	kubeletDir     string
 	cdiDir         string
 	kubeconfig     string
 	taintEffect    string // noSchedule or noExecute
@@ -77,6 +77,7 @@ func defaultOptions(getenv func(string) string) *options {
 		Options:     program.DefaultOptions("/run/qat_dra_driver/status.sock"),
 		driverName:  program.Namespace,
 		kubeletRoot: "/var/lib/kubelet",
+		kubeletDir:  "/var/lib/kubelet/device-plugins", // whatever the root is, as it is built into the kubelet
 		cdiDir:      "/var/run/cdi",
 		taintEffect: noSchedule,
 		podUID:      getenv("POD_UID"),
@@ -96,7 +97,9 @@ func newFlagSet(o *options) *flag.FlagSet {
 	flags.Var(flagvalue.Directory(&o.QAT.DevRoot), "dev-root",
 		"`directory` where the host's /dev is mounted; containers always get paths that start with /dev")
 	flags.Var(flagvalue.NonEmpty(&o.kubeletRoot, "the path of a directory"), "kubelet-root",
-		"`directory` of the kubelet, with plugins_registry, plugins and device-plugins")
+		"`directory` of the kubelet, with plugins_registry and plugins")
+	flags.Var(flagvalue.NonEmpty(&o.kubeletDir, "the path of a directory"), "kubelet-dir",
+		"`directory` of the sockets of device plugins, and of the lock that qat_plugin also takes")
 	flags.Var(flagvalue.NonEmpty(&o.cdiDir, "the path of a directory"), "cdi-dir",
 		"`directory` of the CDI specs of prepared claims; it is created if it does not exist")
 	flags.Var(flagvalue.OptionalPath(&o.kubeconfig), "kubeconfig",
@@ -140,6 +143,3 @@ func parseFlags(args []string, getenv func(string) string, out io.Writer) (*opti
 	o.api.UserAgent = "qat_dra_driver/" + version
 	return o, nil
 }
-
-// devicePlugins returns the kubelet's directory for device plugins.
-func (o *options) devicePlugins() string { return filepath.Join(o.kubeletRoot, "device-plugins") }

@@ -73,6 +73,7 @@ func TestWrongFlagIsExplainedInOneLine(t *testing.T) {
 		{"-driver-name", strings.Repeat("a", 64), "must be a DNS name of at most 63 characters, such as qat.intel.com"},
 		{"-node-name", "Worker", "must be the name of a Node, in lower case"},
 		{"-kubelet-root", "", "must be the path of a directory"},
+		{"-kubelet-dir", "", "must be the path of a directory"},
 		{"-cdi-dir", "", "must be the path of a directory"},
 		{"-kubeconfig", "config", "must be an absolute path, or empty"},
 		{"-unhealthy-taint-effect", "None", "must be NoSchedule or NoExecute"},
@@ -145,15 +146,25 @@ func TestEnvironmentOfThePodIsUsed(t *testing.T) {
 
 func TestFlagsReachTheConfig(t *testing.T) {
 	o, err := parse(t, "-bind=false", "-audit-interval=2m", "-driver-name=x.example.com", "-kubelet-root=/k",
-		"-cdi-dir=/c", "-unhealthy-taint-effect=NoExecute", "-device-metadata", "-assume-cdi", "-max-num-devices=3")
+		"-kubelet-dir=/d", "-cdi-dir=/c", "-unhealthy-taint-effect=NoExecute", "-device-metadata", "-assume-cdi", "-max-num-devices=3")
 	must(t, err)
 	if c := o.QAT; !c.NoBind || c.AuditInterval != 2*time.Minute || c.MaxNumDevices != 3 || c.Mode != "dpdk" ||
 		!c.Attributes {
 		t.Errorf("config %+v", c)
 	}
-	if o.driverName != "x.example.com" || o.kubeletRoot != "/k" || o.cdiDir != "/c" || o.taintEffect != noExecute ||
+	if o.driverName != "x.example.com" || o.kubeletRoot != "/k" || o.kubeletDir != "/d" || o.cdiDir != "/c" || o.taintEffect != noExecute ||
 		!o.deviceMetadata || !o.assumeCDI || o.api.Host != "http://127.0.0.1:1" {
 		t.Errorf("options %+v", o)
+	}
+}
+
+// The kubelet keeps device plugins in a fixed directory, whatever its --root-dir is
+// (k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1, DevicePluginPath), and so does qat_plugin.
+func TestDevicePluginsAreNotBelowTheKubeletRoot(t *testing.T) {
+	o, err := parse(t, "-kubelet-root=/data/kubelet")
+	must(t, err)
+	if want := "/var/lib/kubelet/device-plugins"; o.kubeletDir != want {
+		t.Errorf("device plugins are expected in %s, want %s", o.kubeletDir, want)
 	}
 }
 
@@ -172,6 +183,7 @@ func TestHelpNamesEveryFlagWithItsDefault(t *testing.T) {
 		"dpdk-driver":            "vfio-pci",
 		"driver-name":            "qat.intel.com",
 		"kubelet-root":           "/var/lib/kubelet",
+		"kubelet-dir":            "/var/lib/kubelet/device-plugins",
 		"cdi-dir":                "/var/run/cdi",
 		"health-interval":        "5s",
 		"status-socket":          "/run/qat_dra_driver/status.sock",

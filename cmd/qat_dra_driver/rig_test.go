@@ -88,7 +88,8 @@ func (r *rig) devicePlugins() string { return filepath.Join(r.kubelet.Root(), "d
 // args returns the flags for the node.
 func (r *rig) args() []string {
 	return []string{
-		"-node-name", node, "-kubeconfig", r.config, "-kubelet-root", r.kubelet.Root(), "-cdi-dir", r.cdiDir,
+		"-node-name", node, "-kubeconfig", r.config, "-kubelet-root", r.kubelet.Root(),
+		"-kubelet-dir", r.devicePlugins(), "-cdi-dir", r.cdiDir,
 		"-sysfs-root", r.host.Sysfs(), "-dev-root", r.host.Dev(), "-status-socket", r.socket,
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -120,9 +119,6 @@ func (a *app) host(ctx context.Context, o *doctorOptions) (qat.Host, error) {
 			if !o.given(name) {
 				*value = cmp.Or(values[name], *value)
 			}
-		}
-		if root := values["kubelet-root"]; root != "" && !o.given("kubelet-dir") { // of a DRA driver
-			host.KubeletDir = filepath.Join(root, "device-plugins")
 		}
 		host.Driver = values["dpdk-driver"]
 	case errors.Is(err, statusclient.ErrNotRunning):
