@@ -481,6 +481,38 @@ func TestFightWithAnotherClientIsDamped(t *testing.T) {
 	})
 }
 
+// TestSurplusSliceThatCannotBeDeleted checks that a driver that may not delete slices is ready, as
+// the scheduler ignores the surplus one.
+func TestSurplusSliceThatCannotBeDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, o := newRig(t), &observer{}
+		r.config.Observer = o
+		r.addSlice("z", driver, node, node)
+		r.server.Fail(func(q *apitest.Request) *apitest.Fault {
+			if q.Verb == "delete" {
+				return &apitest.Fault{Code: 403}
+			}
+			return nil
+		})
+		r.start()
+		r.publish("a.1")
+		time.Sleep(time.Minute)
+		if err := r.Check(t.Context()); err != nil {
+			t.Errorf("Check returns %v", err)
+		}
+		if n := r.logged("delete ResourceSlice z"); n != 1 {
+			t.Errorf("the log has %d lines about it, want 1", n)
+		}
+		r.server.Fail(nil)
+		time.Sleep(10 * time.Second)
+		r.expect(line(0, 1, 1, "a.1"))
+		r.stop()
+		if n := len(o.inventories); n != 1 {
+			t.Errorf("the inventory was published %d times, want once", n)
+		}
+	})
+}
+
 func TestMissingNodeIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

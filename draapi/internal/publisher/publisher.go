@@ -180,11 +180,15 @@ func (p *Publisher) step(ctx context.Context) time.Time {
 	want := p.planner.plan(inv, observed, p.noTaints)
 	next := p.choose(now, &want, observed)
 	p.waiting = next != nil
-	if next == nil {
+	switch {
+	case next == nil:
 		p.finish(inv, &want, observed)
 		return time.Time{}
+	case next.isSurplus:
+		p.finish(inv, &want, observed)
+	default:
+		p.pending(&want, observed)
 	}
-	p.pending(&want, observed)
 	at := latest(p.notBefore, next.at)
 	if next.operation != readNode {
 		at = latest(at, p.limiter.next())
@@ -205,6 +209,7 @@ type action struct {
 	at        time.Time // not earlier
 	spec      resourcev1.ResourceSliceSpec
 	version   string // resource version of the slice that the request changes; empty before it is sent
+	isSurplus bool   // the slice is none of those that the pool should have, which are complete
 }
 
 const (
@@ -260,7 +265,7 @@ func (p *Publisher) choose(now time.Time, want *pool, observed map[string]*resou
 		return next
 	}
 	for _, name := range want.surplus {
-		a := &action{operation: deleteSlice, name: name, at: p.slot(name).notBefore}
+		a := &action{operation: deleteSlice, name: name, at: p.slot(name).notBefore, isSurplus: true}
 		if next == nil || a.at.Before(next.at) {
 			next = a
 		}
@@ -390,6 +395,7 @@ func (p *Publisher) send(ctx context.Context, a *action, observed map[string]*re
 	slot.errors.Clear()
 	if stored == nil {
 		p.cache.forget(existing)
+		delete(p.slots, a.name)
 		return
 	}
 	slot.stored, slot.version, slot.undoAt = &a.content, stored.ResourceVersion, time.Time{}
@@ -473,7 +479,8 @@ func (p *Publisher) pending(want *pool, observed map[string]*resourcev1.Resource
 	}
 }
 
-// finish notes that the API server has all slices of the Inventory.
+// finish notes that the API server has all slices of the Inventory. Surplus ones may remain, which
+// the scheduler ignores.
 func (p *Publisher) finish(inv *inventory.Inventory, want *pool, observed map[string]*resourcev1.ResourceSlice) {
 	status := p.describe(want, observed, nil)
 	p.mu.Lock()
