@@ -63,8 +63,8 @@ func TestDRAHealth(t *testing.T) {
 	w.checkUnchanged("recovery of the heartbeat")
 }
 
-// failHeartbeat makes checks of the heartbeat of cyPF fail until check accepts the pool, and returns
-// the time.
+// failHeartbeat makes checks of the heartbeat of cyPF fail until check accepts the pool, and
+// returns the time.
 func (in *installation) failHeartbeat(h *host, check func(pool) error) time.Time {
 	in.t.Helper()
 	return in.awaitPool(func(p pool) error {

@@ -86,13 +86,15 @@ func testOverlay(t *testing.T, name, set string) (*installation, *host) {
 func checkRendered(t *testing.T, name string) {
 	t.Helper()
 	base := filepath.Base(name)
-	switch name {
-	case "qat_plugin":
+	switch {
+	case name == "qat_plugin":
 		base = "base"
-	case "qat_dra_driver":
-		base = "dra"
-	case "qat_plugin/overlays/monitoring":
+	case name == "qat_plugin/overlays/monitoring":
 		base = "http"
+	case name == "qat_dra_driver":
+		base = "dra"
+	case strings.HasPrefix(name, "qat_dra_driver/"), strings.HasPrefix(name, "workloads/dra/"):
+		base = "dra-" + base
 	}
 	sorted := func(objects string) []string {
 		list := strings.Split(strings.TrimSpace(objects), "\n---\n")

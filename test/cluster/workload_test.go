@@ -34,13 +34,20 @@ type devices struct {
 func (n *node) runSample() *workload {
 	n.t.Helper()
 	n.addNamespace(workloadNamespace, enforceRestricted)
-	dir := addKustomization(n.t, deployment("workloads/sample"),
+	return n.runShipped("workloads/sample", "qat-sample")
+}
+
+// runShipped applies a pod below deployments/ with the node's busybox image, and waits until it is
+// ready.
+func (n *node) runShipped(deploymentName, podName string) *workload {
+	n.t.Helper()
+	dir := addKustomization(n.t, deployment(deploymentName),
 		"images: [{name: busybox, newName: local/busybox, newTag: \"1\"}]\n")
 	n.cleanup(func() {
 		kubectl(n.t, "delete", "-n", workloadNamespace, "--ignore-not-found", "--wait=false", "-k", dir)
 	})
 	kubectl(n.t, "apply", "--validate=strict", "-n", workloadNamespace, "-k", dir)
-	return n.awaitWorkload(workloadNamespace, "qat-sample")
+	return n.awaitWorkload(workloadNamespace, podName)
 }
 
 // runPod runs a pod that requests devices of a resource.
