@@ -198,8 +198,8 @@ func TestUnprepareDoesNotWaitForOtherClaims(t *testing.T) {
 	preparing.Wait()
 }
 
-// A container of a running pod must be able to start again, whatever the API server answers. While it
-// starts, it also refuses what its grants allow.
+// A container of a running pod must be able to start again, whatever the API server answers.
+// While it starts, it also refuses what its grants allow.
 func TestPreparedClaimNeedsNoAPIServer(t *testing.T) {
 	h, p := newHost(t), newFakePlugin()
 	h.start(p, tree(t, nil, color("1")))

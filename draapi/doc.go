@@ -42,6 +42,8 @@
 // from its file, and for another one the Driver tries again until shortly before the kubelet's
 // deadline of 45 s.
 //
+// A claim with a configuration for the driver is refused, because it would have no effect.
+//
 // To unprepare a claim that is not prepared is no error.
 //
 // # Health

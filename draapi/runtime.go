@@ -180,8 +180,8 @@ func checkRuntime(version string, assume bool) error {
 			"upgrade the node to containerd 2.0 or newer", name)
 	case parts[1] == "containerd" && !atLeast(2, 0):
 		return errors.New(name + " ignores the CDI devices of claims unless enable_cdi is set: upgrade the node to " +
-			"containerd 2.0 or newer, or to 1.7.12 or newer with enable_cdi set in plugin io.containerd.grpc.v1.cri, and " +
-			"tell the driver that CDI works")
+			"containerd 2.0 or newer, or to 1.7.12 or newer with enable_cdi = true in its plugin " +
+			"io.containerd.grpc.v1.cri, and tell the driver that CDI works")
 	case parts[1] == "cri-o" && !atLeast(1, 28):
 		return fmt.Errorf("%s ignores the CDI devices of claims, so pods would run without them: "+
 			"upgrade the node to CRI-O 1.28 or newer", name)

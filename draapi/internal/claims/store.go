@@ -34,8 +34,8 @@ type Config struct {
 	// Inventory returns the newest Inventory, or nil before the first one.
 	Inventory func() *inventory.Inventory
 
-	// BeforeWrite is called before the file of a claim is written. It may modify the Edits. An error
-	// refuses the claim.
+	// BeforeWrite is called before the file of a claim is written. It may modify the Edits. An
+	// error refuses the claim.
 	BeforeWrite func(context.Context, *Claim) error
 
 	// Attributes returns the attributes of a device, for its metadata.
@@ -279,6 +279,12 @@ func (s *Store) allocated(ref Ref, object *resourcev1.ResourceClaim) (*Claim, er
 	}
 	if object.Status.Allocation == nil {
 		return nil, errors.New("the claim is not allocated")
+	}
+	for _, c := range object.Status.Allocation.Devices.Config {
+		if c.Opaque != nil && c.Opaque.Driver == s.Driver {
+			return nil, fmt.Errorf("the claim or its DeviceClass has a configuration for driver %s, which takes none",
+				s.Driver)
+		}
 	}
 	claim := &Claim{Ref: ref, podClaim: object.Annotations[resourcev1.PodResourceClaimAnnotation]}
 	for _, r := range object.Status.Allocation.Devices.Results {

@@ -245,6 +245,41 @@ func TestFilesOfOtherProcessesAreSeen(t *testing.T) {
 	}
 }
 
+// The new file has the size of the old one.
+func TestFileThatAnotherProcessReplacesIsReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	one, other := newStore(t, dir, "1", "2"), newStore(t, dir, "1", "2")
+	ref := one.allocate("a", "uid-a", "1")
+	one.mustPrepare(ref)
+	other.allocate("a", "uid-a", "2")
+	other.mustPrepare(ref)
+	if err := one.Load(); err != nil {
+		t.Fatal(err)
+	}
+	holders, err := one.Holders()
+	if diff := cmp.Diff(map[string]string{"2": "default/a"}, holders); diff != "" || err != nil {
+		t.Errorf("holders (-want +got):\n%s%v", diff, err)
+	}
+}
+
+// A claim with admin access can have a device for several of its requests. Each has edits of its
+// own.
+func TestDeviceOfSeveralRequestsHasSeveralNames(t *testing.T) {
+	dir := t.TempDir()
+	s := newStore(t, dir, "1")
+	ref := s.allocate("a", "uid-a", "1", "1", "1")
+	for i := range s.objects["default/a"].Status.Allocation.Devices.Results {
+		s.objects["default/a"].Status.Allocation.Devices.Results[i].AdminAccess = new(true)
+	}
+	want := []string{
+		"color.example.com/claim=uid-a-1", "color.example.com/claim=uid-a-1.2", "color.example.com/claim=uid-a-1.3",
+	}
+	if diff := cmp.Diff(want, names(s.mustPrepare(ref))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	wantRuntimeDevices(t, dir, want...)
+}
+
 func TestBrokenFileIsReportedAndLeftAlone(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty":           "",
@@ -305,6 +340,11 @@ func TestOtherFilesAreLeftAlone(t *testing.T) {
 	if len(s.List()) > 0 || len(s.log) > 0 {
 		t.Errorf("claims %v, log %q", s.List(), s.log)
 	}
+	s.mustPrepare(s.allocate("z", "z", "1")) // its file is after the others
+	next := newStore(t, dir)
+	if err := next.Load(); err != nil || len(next.List()) != 1 {
+		t.Errorf("another process finds the claims %v: %v", next.List(), err)
+	}
 	for _, name := range others {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Error(err)
@@ -355,6 +395,28 @@ func TestFailedWriteIsAnswered(t *testing.T) {
 	}
 	if len(s.List()) > 0 {
 		t.Errorf("claims %v", s.List())
+	}
+}
+
+// Whoever wrote a configuration expects an effect.
+func TestConfigurationIsRefused(t *testing.T) {
+	s := newStore(t, t.TempDir(), "1")
+	ref := s.allocate("a", "uid-a", "1")
+	devices := &s.objects["default/a"].Status.Allocation.Devices
+	for name, want := range map[string]string{
+		"other.example.com": "",
+		driver: "the claim or its DeviceClass has a configuration for driver color.example.com, " +
+			"which takes none",
+	} {
+		devices.Config = []resourcev1.DeviceAllocationConfiguration{{
+			DeviceConfiguration: resourcev1.DeviceConfiguration{
+				Opaque: &resourcev1.OpaqueDeviceConfiguration{Driver: name},
+			},
+		}}
+		if _, err := s.Prepare(t.Context(), ref); text(err) != want {
+			t.Errorf("error %v, want %q", err, want)
+		}
+		s.mustUnprepare(ref)
 	}
 }
 

@@ -187,8 +187,8 @@ func (s *service) NodeUnprepareResources(
 	return response, ctx.Err()
 }
 
-// each calls f for each claim, concurrently as far as there is room for tokens, and returns when all
-// calls have returned. It calls f for no further claim when ctx has ended.
+// each calls f for each claim, concurrently as far as there is room for tokens, and returns when
+// all calls have returned. It calls f for no further claim when ctx has ended.
 func each(ctx context.Context, tokens chan struct{}, claims []*dra.Claim, f func(int, *dra.Claim)) {
 	var running sync.WaitGroup
 	defer running.Wait()

@@ -109,7 +109,8 @@ func TestLongPathOfASocketIsRefused(t *testing.T) {
 		{"color.example.com", true},
 		{"a234567890123456789012345678901234567890123456789012345678.com", false},
 	} {
-		_, err := New(Config{Driver: tt.driver, Root: "/var/lib/kubelet", PodUID: "11111111-1111-1111-1111-111111111111"})
+		uid := "11111111-1111-1111-1111-111111111111"
+		_, err := New(Config{Driver: tt.driver, Root: "/var/lib/kubelet", PodUID: uid})
 		if (err == nil) != tt.ok {
 			t.Errorf("driver %s: %v", tt.driver, err)
 		}
