@@ -7,6 +7,7 @@ BENCH    ?= .
 ARGS     ?=
 PKG      ?=
 IMAGE    ?= intel-qat-plugin
+DRA_IMAGE ?= intel-qat-dra-driver
 VERSION  ?= devel
 ARCH     ?= amd64
 SOURCE   ?=
@@ -108,10 +109,17 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 mutate: ## mutation testing of the product's packages, which takes hours (PKG='./events': some)
 	@test/mutate.sh $(PKG)
 
+# $(call build-image,FRONT,NAME)
+build-image = go -C tools/image run -buildvcs=false . -root "$(CURDIR)" -front $(1) \
+	-image "$(2)" -version "$(VERSION)" -arch "$(ARCH)" -source "$(SOURCE)" -gpl "$(GPL)"
+
 .PHONY: image
-image: ## build the container image and its SBOM into bin/image/ (IMAGE, VERSION, ARCH, SOURCE; GPL=no)
-	@go -C tools/image run -buildvcs=false . -root "$(CURDIR)" \
-		-image "$(IMAGE)" -version "$(VERSION)" -arch "$(ARCH)" -source "$(SOURCE)" -gpl "$(GPL)"
+image: ## build the plugin's image and its SBOM into bin/image/ (IMAGE, VERSION, ARCH, SOURCE; GPL=no)
+	@$(call build-image,device-plugin,$(IMAGE))
+
+.PHONY: image-dra
+image-dra: ## build the image of the DRA driver into bin/image/ (DRA_IMAGE, and as for image)
+	@$(call build-image,dra,$(DRA_IMAGE))
 
 .PHONY: clean
 clean: ## remove build results (the caches of go, of the test VM and of the test cluster stay)

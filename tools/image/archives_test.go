@@ -110,7 +110,7 @@ func TestBuildIsReproducible(t *testing.T) {
 	t.Setenv("GOFLAGS", "-tags=other -buildvcs=false")
 	t.Setenv("GOAMD64", "v3")
 	t.Setenv("TZ", "Asia/Tokyo")
-	second, err := newProduct(t.Context(), elsewhere, "amd64")
+	second, err := newProduct(t.Context(), first.front, elsewhere, "amd64")
 	must(t, err)
 	sums := func(p *product) (sums []string) {
 		for _, path := range []string{p.oci, p.docker, p.bom} {

@@ -39,15 +39,17 @@ func dockerfile(t *testing.T) (all []instruction) {
 
 var label = regexp.MustCompile(`([a-z.]+)="([^"]*)"`)
 
-// TestImageMatchesDockerfile compares the configurations of both images, with and without code
-// under the GPL.
+// TestImageMatchesDockerfile compares the configurations of the images, with and without code under
+// the GPL.
 func TestImageMatchesDockerfile(t *testing.T) {
-	for gpl, build := range map[string]func() (*product, error){"yes": shared, "no": withoutGPL} {
-		t.Run("GPL="+gpl, func(t *testing.T) {
-			p, err := build()
-			must(t, err)
-			compareWithDockerfile(t, p, gpl)
-		})
+	for gpl, build := range map[string]map[string]func() (*product, error){"yes": withGPL, "no": withoutGPL} {
+		for _, f := range fronts {
+			t.Run(f.name+" GPL="+gpl, func(t *testing.T) {
+				p, err := build[f.name]()
+				must(t, err)
+				compareWithDockerfile(t, p, gpl)
+			})
+		}
 	}
 }
 
@@ -60,10 +62,10 @@ func compareWithDockerfile(t *testing.T, p *product, gpl string) {
 	for _, i := range dockerfile(t) {
 		switch i.name {
 		case "FROM":
-			words := strings.Fields(strings.ReplaceAll(i.args, "${GPL}", gpl))
+			words := strings.Fields(strings.NewReplacer("${GPL}", gpl, "${FRONT}", p.front.name).Replace(i.args))
 			want, copied = v1.Config{Labels: map[string]string{}}, nil
 			if base, ok := stages[words[0]]; ok {
-				want.Labels = maps.Clone(base.Labels)
+				want.Labels, want.Entrypoint = maps.Clone(base.Labels), base.Entrypoint
 			}
 			stage = words[len(words)-1]
 		case "LABEL":

@@ -24,12 +24,37 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-const (
-	title       = "intel-qat-plugin"
-	summary     = "Event-driven Kubernetes device plugin for Intel QAT"
-	description = "Tells the kubelet of a host's Intel QuickAssist (QAT) virtual functions as they come " +
-		"and go, and binds them for user space"
-)
+// A front is a way to offer devices to Kubernetes. There is an image for each.
+type front struct {
+	name        string // value of -front
+	title       string
+	summary     string
+	description string
+
+	// The packages of the programs in the image. The last element of each names the program. The
+	// first one is the entry point.
+	programs []string
+}
+
+// fronts are all images. The first one is the default.
+var fronts = []*front{
+	{
+		name:    "device-plugin",
+		title:   "intel-qat-plugin",
+		summary: "Event-driven Kubernetes device plugin for Intel QAT",
+		description: "Tells the kubelet of a host's Intel QuickAssist (QAT) virtual functions as they come " +
+			"and go, and binds them for user space",
+		programs: []string{"cmd/qat_plugin", "cmd/qatctl"},
+	},
+	{
+		name:    "dra",
+		title:   "intel-qat-dra-driver",
+		summary: "Event-driven DRA driver for Intel QAT",
+		description: "Offers a host's Intel QuickAssist (QAT) virtual functions through Kubernetes' Dynamic " +
+			"Resource Allocation as they come and go, and binds them for user space",
+		programs: []string{"cmd/qat_dra_driver", "cmd/qatctl"},
+	},
+}
 
 // fileTime is the modification time of all files. It does not depend on the commit, so a
 // layer stays the same as long as its files do.
@@ -109,13 +134,13 @@ func writeRootfs(dir string, files []file) error {
 // have. The Dockerfile sets the same.
 func labels(o *options, licenses string, from commit) map[string]string {
 	l := map[string]string{
-		"org.opencontainers.image.title":       title,
-		"org.opencontainers.image.description": description,
+		"org.opencontainers.image.title":       o.front.title,
+		"org.opencontainers.image.description": o.front.description,
 		"org.opencontainers.image.licenses":    licenses,
 		"org.opencontainers.image.version":     o.version,
-		"name":                                 title,
-		"summary":                              summary,
-		"description":                          description,
+		"name":                                 o.front.title,
+		"summary":                              o.front.summary,
+		"description":                          o.front.description,
 	}
 	if from.revision != "" {
 		l["org.opencontainers.image.revision"] = from.revision
@@ -137,7 +162,7 @@ func newImage(o *options, c *contents, from commit) (v1.Image, error) {
 		Created:      created,
 		RootFS:       v1.RootFS{Type: "layers"},
 		Config: v1.Config{
-			Entrypoint: []string{"/" + programPath(programs[0])},
+			Entrypoint: []string{"/" + programPath(o.front.programs[0])},
 			User:       "0:0", // it writes to sysfs
 			Labels:     labels(o, c.licenses(), from),
 		},

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command image builds the container image of qat_plugin and qatctl without a container daemon.
-// It exists because the licenses of all linked modules must accompany the programs, and
-// neither a Dockerfile alone nor the image builders for Go collect them.
+// Command image builds the container image of qat_plugin or, with -front=dra, of qat_dra_driver,
+// each with qatctl, without a container daemon. It exists because the licenses of all linked modules
+// must accompany the programs, and neither a Dockerfile alone nor the image builders for Go collect
+// them.
 //
 // It compiles the programs, collects the licenses, and writes the image as an OCI layout
 // and as a docker-archive, each in a tar file, with an SBOM (CycloneDX) beside them. The
-// image is built from scratch; it contains only /usr/local/bin/qat_plugin, /usr/local/bin/qatctl
-// and /licenses. With -rootfs the tool writes these files to a directory instead, for the
+// image is built from scratch; it contains only the programs, in /usr/local/bin, and /licenses. With -rootfs the tool writes these files to a directory instead, for the
 // Dockerfile. With -gpl=no the programs contain no code under the GPL.
 //
 // The same sources, Go version and flags give the same bytes, in any directory and at any
@@ -17,6 +17,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -26,6 +27,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -49,6 +51,7 @@ type options struct {
 	arch    string // a GOARCH
 	source  string // the URL of the sources, or ""
 	tags    string // build tags of the programs
+	front   *front
 }
 
 // validTag matches the tags that the protocol of registries allows.
@@ -71,7 +74,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func parse(args []string, stdout io.Writer) (*options, error) {
-	o, image, gpl := &options{}, "", ""
+	o, image, gpl, frontName := &options{}, "", "", ""
+	names := make([]string, len(fronts))
+	for i, f := range fronts {
+		names[i] = f.name
+	}
 	flags := flag.NewFlagSet("image", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&o.root, "root", filepath.Join("..", ".."), "`directory` of the project")
@@ -79,7 +86,9 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 		"`directory` for the archives and the SBOM (default bin/image in the project)")
 	flags.StringVar(&o.rootfs, "rootfs", "",
 		"write the files of the image to this empty `directory`, and build no image")
-	flags.StringVar(&image, "image", title, "`name` of the image, without a tag")
+	flags.StringVar(&frontName, "front", names[0], "which image to build: "+strings.Join(names, " or "))
+	flags.StringVar(&image, "image", "",
+		"`name` of the image, without a tag (default intel-qat-plugin or intel-qat-dra-driver)")
 	flags.StringVar(&o.version, "version", "devel", "`version` of the programs, and tag of the image")
 	flags.StringVar(&o.arch, "arch", "amd64", "architecture of the image, a `GOARCH`")
 	flags.StringVar(&o.source, "source", "",
@@ -89,7 +98,8 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, "image builds the container image of qat_plugin without a daemon.\n\nFlags:\n")
+		fmt.Fprint(stdout, "image builds the container image of qat_plugin or qat_dra_driver without a daemon."+
+			"\n\nFlags:\n")
 		flags.SetOutput(stdout)
 		flags.PrintDefaults()
 		fmt.Fprint(stdout, "\nThe creation time of the image is SOURCE_DATE_EPOCH (seconds since 1970) if set,\n"+
@@ -99,24 +109,28 @@ func parse(args []string, stdout io.Writer) (*options, error) {
 		return nil, fmt.Errorf("%w; see -h", err)
 	case flags.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q; see -h", flags.Arg(0))
+	case !slices.Contains(names, frontName):
+		return nil, fmt.Errorf("-front: invalid value %q: must be %s", frontName, strings.Join(names, " or "))
 	case gpl != "yes" && gpl != "no":
 		return nil, fmt.Errorf("-gpl: invalid value %q: must be yes or no", gpl)
 	case !validTag.MatchString(o.version):
 		return nil, fmt.Errorf("-version: invalid value %q: must be 1 to 128 letters, digits, '_', '.' "+
 			"and '-', and must not start with '.' or '-'", o.version)
 	}
+	o.front = fronts[slices.Index(names, frontName)]
+	image = cmp.Or(image, o.front.title)
 	o.tags = noTrace
 	if gpl == "no" {
 		o.tags += "," + noGPL
 	}
 	if o.tag, err = name.NewTag(image + ":" + o.version); err != nil {
 		return nil, fmt.Errorf("-image: invalid value %q: must be a name without a tag, "+
-			"such as registry.example.com/qat/%s: %w", image, title, err)
+			"such as registry.example.com/qat/%s: %w", image, o.front.title, err)
 	}
 	if o.root, err = filepath.Abs(o.root); err != nil {
 		return nil, err
 	}
-	for _, program := range programs {
+	for _, program := range o.front.programs {
 		if _, err := os.Stat(filepath.Join(o.root, program)); err != nil {
 			return nil, fmt.Errorf("-root: invalid value %q: must be the directory with %s: %w",
 				o.root, program, err)
@@ -144,7 +158,8 @@ func build(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	c, err := newContents(ctx, &goCommand{dir: o.root, arch: o.arch, tags: o.tags, stderr: stderr}, o.version, dir)
+	goCommand := &goCommand{dir: o.root, arch: o.arch, tags: o.tags, stderr: stderr}
+	c, err := newContents(ctx, goCommand, o.front.programs, o.version, dir)
 	if err != nil {
 		return err
 	}

@@ -73,45 +73,60 @@ const testVersion = "v1.2.3-test"
 
 // A product is what the tool built from a copy of the project.
 type product struct {
+	front            *front
 	project          string
 	stdout           string
 	oci, docker, bom string // paths
 }
 
-// shared builds one product for all tests. The copy of the project has no git repository,
-// and does not change during the tests.
-var shared = sync.OnceValues(func() (*product, error) {
-	project := filepath.Join(scratch, "project")
-	if err := copyProject(top, project); err != nil {
-		return nil, err
-	}
-	return newProduct(context.Background(), project, "amd64")
-})
+// newShared returns a function that builds a product once for all tests, from a copy of the project
+// that has no git repository and does not change during the tests.
+func newShared(f *front, gpl string) func() (*product, error) {
+	return sync.OnceValues(func() (*product, error) {
+		project := filepath.Join(scratch, f.name+"-"+gpl)
+		if err := copyProject(top, project); err != nil {
+			return nil, err
+		}
+		return newProduct(context.Background(), f, project, "amd64", "-gpl="+gpl)
+	})
+}
 
-// withoutGPL is a product without code under the GPL.
-var withoutGPL = sync.OnceValues(func() (*product, error) {
-	project := filepath.Join(scratch, "nogpl")
-	if err := copyProject(top, project); err != nil {
-		return nil, err
+// The products by the name of the front, with and without code under the GPL.
+var withGPL, withoutGPL = func() (yes, no map[string]func() (*product, error)) {
+	yes, no = map[string]func() (*product, error){}, map[string]func() (*product, error){}
+	for _, f := range fronts {
+		yes[f.name], no[f.name] = newShared(f, "yes"), newShared(f, "no")
 	}
-	return newProduct(context.Background(), project, "amd64", "-gpl=no")
-})
+	return yes, no
+}()
 
+// sharedProduct returns the product of the device plugin.
 func sharedProduct(t *testing.T) *product {
 	t.Helper()
-	p, err := shared()
+	p, err := withGPL[fronts[0].name]()
 	must(t, err)
 	return p
 }
 
-func newProduct(ctx context.Context, project, arch string, more ...string) (*product, error) {
+// forEachFront runs a subtest with the product of each front.
+func forEachFront(t *testing.T, test func(t *testing.T, p *product)) {
+	for _, f := range fronts {
+		t.Run(f.name, func(t *testing.T) {
+			p, err := withGPL[f.name]()
+			must(t, err)
+			test(t, p)
+		})
+	}
+}
+
+func newProduct(ctx context.Context, f *front, project, arch string, more ...string) (*product, error) {
 	var stdout, stderr bytes.Buffer
-	args := append([]string{"-root", project, "-version", testVersion, "-arch", arch}, more...)
+	args := append([]string{"-front", f.name, "-root", project, "-version", testVersion, "-arch", arch}, more...)
 	if code := run(ctx, args, &stdout, &stderr); code != 0 {
 		return nil, fmt.Errorf("exit status %d:\n%s", code, &stderr)
 	}
-	base := filepath.Join(project, "bin", "image", "intel-qat-plugin-"+arch)
-	return &product{project, stdout.String(), base + ociSuffix, base + dockerSuffix, base + bomSuffix}, nil
+	base := filepath.Join(project, "bin", "image", f.title+"-"+arch)
+	return &product{f, project, stdout.String(), base + ociSuffix, base + dockerSuffix, base + bomSuffix}, nil
 }
 
 // copyProject copies the main module without what its build does not need. In a worktree
@@ -228,8 +243,12 @@ func (p *product) programs(t *testing.T) map[string][]byte {
 			all[name] = e.content
 		}
 	}
-	if got := slices.Sorted(maps.Keys(all)); !slices.Equal(got, []string{"qat_plugin", "qatctl"}) {
-		t.Fatalf("the image has the programs %q, want qat_plugin and qatctl", got)
+	var want []string
+	for _, program := range p.front.programs {
+		want = append(want, path.Base(program))
+	}
+	if got := slices.Sorted(maps.Keys(all)); !slices.Equal(got, want) {
+		t.Fatalf("the image has the programs %q, want %q", got, want)
 	}
 	return all
 }
@@ -263,6 +282,7 @@ func TestInvalidFlags(t *testing.T) {
 		{"empty tag", []string{"-version", ""}, `-version: invalid value "": must be`},
 		{"image with a tag", []string{"-image", "x:devel"}, `-image: invalid value "x:devel": must be a name`},
 		{"other directory", []string{"-root", "."}, `tools/image": must be the directory with cmd/qat_plugin`},
+		{"unknown front", []string{"-front", "both"}, `-front: invalid value "both": must be device-plugin or dra`},
 		{"neither yes nor no", []string{"-gpl", "maybe"}, `-gpl: invalid value "maybe": must be yes or no`},
 		{"argument", []string{"amd64"}, `unexpected argument "amd64"`},
 		{"unknown flag", []string{"-platform", "x"}, "-platform; see -h"},
@@ -281,6 +301,6 @@ func TestInvalidFlags(t *testing.T) {
 }
 
 func TestUnsupportedArchitecture(t *testing.T) {
-	_, err := newProduct(t.Context(), sharedProduct(t).project, "x86_64")
+	_, err := newProduct(t.Context(), fronts[0], sharedProduct(t).project, "x86_64")
 	wantError(t, err, "exit status 1:\ngo: unsupported GOOS/GOARCH pair linux/x86_64\n")
 }

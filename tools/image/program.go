@@ -24,10 +24,6 @@ const (
 	noGPL   = "nogpl"       // the build tag that leaves out all code under the GPL
 )
 
-// programs are the packages of the programs in the image. The last element of each names the
-// program. The first one is the entry point.
-var programs = []string{"cmd/qat_plugin", "cmd/qatctl"}
-
 // programPath returns the path of a program in the image.
 func programPath(program string) string { return "usr/local/bin/" + path.Base(program) }
 
@@ -43,14 +39,16 @@ type module struct {
 
 // contents is what the image contains.
 type contents struct {
-	programs     []file              // in the order of the variable programs
+	programs     []file              // in the order of front.programs
 	licenseFiles []file              // sorted by path
 	spdx         map[string][]string // the SPDX identifiers of each module's licenses, by module path
 }
 
 // newContents compiles the programs to the directory dir and collects the licenses of their
 // modules.
-func newContents(ctx context.Context, cmd *goCommand, version, dir string) (*contents, error) {
+func newContents(
+	ctx context.Context, cmd *goCommand, programs []string, version, dir string,
+) (*contents, error) {
 	c := &contents{spdx: map[string][]string{}}
 	for _, program := range programs {
 		binary := filepath.Join(dir, path.Base(program))
@@ -66,7 +64,7 @@ func newContents(ctx context.Context, cmd *goCommand, version, dir string) (*con
 		}
 		c.programs = append(c.programs, file{programPath(program), 0o755, text})
 	}
-	modules, err := cmd.linkedModules(ctx)
+	modules, err := cmd.linkedModules(ctx, programs)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +117,7 @@ func (c *goCommand) run(ctx context.Context, args ...string) ([]byte, error) {
 
 // linkedModules returns the modules of the packages of all programs, including the main module
 // and the standard library.
-func (c *goCommand) linkedModules(ctx context.Context) ([]*module, error) {
+func (c *goCommand) linkedModules(ctx context.Context, programs []string) ([]*module, error) {
 	// The standard library of the toolchain that compiles: go.mod may select another one
 	// than the go command that was called.
 	goroot, err := c.run(ctx, "env", "GOROOT")

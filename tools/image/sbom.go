@@ -25,8 +25,8 @@ const generator = "github.com/CycloneDX/cyclonedx-gomod"
 // no serial number and no hash of this tool, which would change with each run.
 func newBOM(dir string, c *contents, version string, created time.Time) (*cdx.BOM, error) {
 	var bom *cdx.BOM
-	for _, program := range programs {
-		more, err := generateBOM(filepath.Join(dir, path.Base(program)), version)
+	for _, program := range c.programs {
+		more, err := generateBOM(filepath.Join(dir, path.Base(program.path)), version)
 		if err != nil {
 			return nil, err
 		}
