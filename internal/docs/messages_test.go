@@ -65,7 +65,7 @@ func TestMessagesInDocumentsExist(t *testing.T) {
 	for _, document := range []struct {
 		name string
 		min  int
-	}{{"troubleshooting.md", 20}, {"provisioning.md", 8}, {"dra-migration.md", 5}} {
+	}{{"troubleshooting.md", 20}, {"provisioning.md", 8}, {"dra-migration.md", 5}, {"dra.md", 12}} {
 		text, err := os.ReadFile(filepath.Join(root, "docs", document.name))
 		if err != nil {
 			t.Fatal(err)

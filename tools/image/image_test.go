@@ -348,8 +348,8 @@ func compareGPL(t *testing.T, with, p *product) {
 	}
 }
 
-// TestImagesAreSmall: the OCI archive has the layers compressed, as a registry does. docs/dra.md and
-// README.md state the sizes.
+// TestImagesAreSmall: the OCI archive has the layers compressed, as a registry does. docs/dra.md
+// and README.md state the sizes.
 func TestImagesAreSmall(t *testing.T) {
 	forEachFront(t, func(t *testing.T, p *product) {
 		info, err := os.Stat(p.oci)

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command image builds the container image of qat_plugin or, with -front=dra, of qat_dra_driver,
-// each with qatctl, without a container daemon. It exists because the licenses of all linked modules
-// must accompany the programs, and neither a Dockerfile alone nor the image builders for Go collect
-// them.
+// each with qatctl, without a container daemon. It exists because the licenses of all linked
+// modules must accompany the programs, and neither a Dockerfile alone nor the image builders for Go
+// collect them.
 //
-// It compiles the programs, collects the licenses, and writes the image as an OCI layout
-// and as a docker-archive, each in a tar file, with an SBOM (CycloneDX) beside them. The
-// image is built from scratch; it contains only the programs, in /usr/local/bin, and /licenses. With -rootfs the tool writes these files to a directory instead, for the
-// Dockerfile. With -gpl=no the programs contain no code under the GPL.
+// It compiles the programs, collects the licenses, and writes the image as an OCI layout and as a
+// docker-archive, each in a tar file, with an SBOM (CycloneDX) beside them. The image is built from
+// scratch; it contains only the programs, in /usr/local/bin, and /licenses. With -rootfs the tool
+// writes these files to a directory instead, for the Dockerfile. With -gpl=no the programs contain
+// no code under the GPL.
 //
 // The same sources, Go version and flags give the same bytes, in any directory and at any
 // time. A module whose license is missing or unknown is an error.
