@@ -109,10 +109,10 @@ func (n *draNode) stopKubelet() {
 }
 
 // runDriver runs a driver until the returned function is called or the test ends.
-func (n *draNode) runDriver(p *fakePlugin) (driver *draapi.Driver, stop func()) {
+func (n *draNode) runDriver(p *fakePlugin, opts ...draapi.Option) (driver *draapi.Driver, stop func()) {
 	n.t.Helper()
-	driver = draapi.NewDriver(draDriver, p, draapi.WithNodeName("node-1"), draapi.WithRESTConfig(n.api.Config()),
-		draapi.WithKubeletRoot(n.root), draapi.WithCDIDir(n.cdiDir))
+	driver = draapi.NewDriver(draDriver, p, append(opts, draapi.WithNodeName("node-1"),
+		draapi.WithRESTConfig(n.api.Config()), draapi.WithKubeletRoot(n.root), draapi.WithCDIDir(n.cdiDir))...)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- driver.Run(ctx) }()
@@ -353,5 +353,36 @@ func TestDriverRestartsUnderTheRealKubelet(t *testing.T) {
 	must(t, n.manager.UnprepareResources(t.Context(), first))
 	if files := list(t, n.cdiDir); slices.Contains(files, draDriver+"-claim-claim-first.json") {
 		t.Errorf("files %q", files)
+	}
+}
+
+// The new instance of a rolling update starts before the old one ends. At any time, claims can be
+// prepared and unprepared, and the slices stay.
+func TestRollingUpdateUnderTheRealKubelet(t *testing.T) {
+	n, p := startDRANode(t), &fakePlugin{}
+	p.edit(t, paint(draDevice("1", ""), draDevice("2", "")))
+	_, stop := n.runDriver(p, draapi.WithPodUID("11111111-1111-1111-1111-111111111111"))
+	first := n.pod("first", "1")
+	n.wantCDINames(first, draDriver+"/claim=claim-first-1")
+	n.waitSlices(2)
+	writes := len(n.api.Writes())
+
+	next := &fakePlugin{}
+	next.edit(t, paint(draDevice("1", ""), draDevice("2", "")))
+	driver, _ := n.runDriver(next, draapi.WithPodUID("22222222-2222-2222-2222-222222222222"))
+	eventually(t, func() error { return driver.CheckRegistered(t.Context()) })
+	eventually(t, func() error { return driver.CheckPublished(t.Context()) })
+	stop()
+	second := n.pod("second", "2")
+	names, err := n.cdiNames(second) // at once
+	if want := []string{draDriver + "/claim=claim-second-2"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("the container gets the CDI devices %q, want %q: %v", names, want, err)
+	}
+	must(t, n.manager.UnprepareResources(t.Context(), first))
+	if claims := driver.Claims(); len(claims) != 1 || claims[0].Name != "second" {
+		t.Errorf("claims %+v", claims)
+	}
+	if n := len(n.api.Writes()) - writes; n > 0 {
+		t.Errorf("%d writes to the API server in an update that changes nothing", n)
 	}
 }
