@@ -33,6 +33,8 @@ var notProvoked = map[string]string{
 	"QATDrift":                 "inotify reports every change of a look-alike host",
 	"QATEventToListSlow":       "the plugin would have to be slow ten times",
 	"QATProvisioningWaiting":   "TestProvisioningOverlay has a pod that holds VFs",
+	"QATDRANotRegistered":      "needs the DRA driver",
+	"QATDRAPrepareErrors":      "needs the DRA driver",
 }
 
 // TestAlertsFire installs the overlay monitoring, lets a real Prometheus scrape the pod, and

@@ -188,7 +188,7 @@ func TestDashboardRows(t *testing.T) {
 	}
 	want := []string{
 		"What is offered", "Health", "Latency from event to list", "Kubelet", "Device utilization",
-		"Provisioning and binding", "What the plugin costs",
+		"Provisioning and binding", "What the plugin costs", "Dynamic Resource Allocation",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)

@@ -75,7 +75,7 @@ func knownSeries(t *testing.T) map[string][]series {
 	return known
 }
 
-// gather returns the metrics of a plugin that has everything.
+// gather returns the metrics of a plugin and a DRA driver that have everything.
 func gather(t *testing.T) map[string]*dto.MetricFamily {
 	t.Helper()
 	const resource = "qat.intel.com/cy"
@@ -91,8 +91,17 @@ func gather(t *testing.T) map[string]*dto.MetricFamily {
 	m.Registered(resource, nil)
 	m.Registered(resource, errors.New("refused"))
 
+	families := scrape(t, m.Handler(fullSource{}))
+	dra := metrics.NewDRA(metrics.Config{Namespace: "qat.intel.com", Version: "v1.2.3"})
+	maps.Copy(families, scrape(t, dra.Handler(fullSource{})))
+	return families
+}
+
+// scrape returns the metrics that h serves.
+func scrape(t *testing.T, h http.Handler) map[string]*dto.MetricFamily {
+	t.Helper()
 	answer := httptest.NewRecorder()
-	m.Handler(fullSource{}).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	h.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	if answer.Code != http.StatusOK {
 		t.Fatalf("/metrics: status %d\n%s", answer.Code, answer.Body)
 	}
@@ -136,6 +145,7 @@ func (fullSource) Snapshot(context.Context) *status.Snapshot {
 			Address: "0000:6b:00.0", State: "up", Health: status.Healthy, VFs: 2, TotalVFs: 16,
 			Heartbeat: status.Heartbeat{Last: "good", Good: 1},
 		}},
+		DRA:          &status.DRA{},
 		Provisioning: &status.Provisioning{PFs: []status.ProvisionedPF{{State: status.ProvisioningDone}}},
 		Counters: status.Counters{
 			Uevents: map[string]map[string]uint64{"add": {"pci": 1}},
