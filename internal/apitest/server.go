@@ -26,6 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -81,8 +82,14 @@ type Fault struct {
 	Done       bool   // the server does what it was asked for, before it fails
 }
 
+// neverSleep removes a handler of errors, which each watch that fails calls. It sleeps until 1 ms
+// after the last error. In a testing/synctest bubble, where time begins in the year 2000, that
+// takes decades.
+var neverSleep = sync.OnceFunc(func() { utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1] })
+
 // New returns a Server without objects.
 func New() *Server {
+	neverSleep()
 	return &Server{
 		codecs:  newCodecs(),
 		version: 1000,

@@ -560,3 +560,22 @@ func TestOwnNameInAnotherPoolIsReplaced(t *testing.T) {
 		r.expect(line(0, 1, 1, "a.1"))
 	})
 }
+
+// TestWatchBrokenAtStart lets the first requests of the watch fail in a way that client-go does not
+// retry by itself.
+func TestWatchBrokenAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		failures := 0
+		r.server.Fail(func(*apitest.Request) *apitest.Fault {
+			if failures++; failures <= 4 {
+				return &apitest.Fault{}
+			}
+			return nil
+		})
+		r.start()
+		r.publish("a.1")
+		time.Sleep(5 * time.Second)
+		r.expect(line(0, 1, 1, "a.1"))
+	})
+}
