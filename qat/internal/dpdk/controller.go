@@ -123,6 +123,7 @@ func newController(
 			health:     monitor,
 			watches:    host.Watches,
 			pfRead:     cfg.PFRead,
+			attributes: cfg.Attributes,
 			pool:       readpool.New(read, func() { host.Mark(Key{kind: keyLateRead}, time.Now()) }),
 			known:      map[pci.Address]*function{},
 			unreadable: map[pci.Address]string{},

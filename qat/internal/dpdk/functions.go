@@ -63,6 +63,8 @@ type functions struct {
 	watches   *hostwatch.Watches
 	pfRead    func(pf pci.Address, debugfs string) // see [Config.PFRead]
 
+	attributes bool // devices have attributes, so the number of a VF at its PF must be known
+
 	known      map[pci.Address]*function
 	unreadable map[pci.Address]string      // functions that exist but were never read → why not
 	owner      map[pci.Address]pci.Address // VF → PF, by the PFs' virtfn links
@@ -285,7 +287,7 @@ func (r *refreshing) update(a pci.Address, result readResult) {
 		r.allocator.remember(f.Function)
 		pf, hasPF := r.pfOf(a)
 		r.allocator.setPF(a, pf, hasPF)
-		if f.pf != nil && r.isUnread(*f.pf) {
+		if f.pf != nil && (r.isUnread(*f.pf) || r.attributes && !r.isLinked(a, *f.pf)) {
 			r.markPending(*f.pf)
 		}
 	case !f.equal(old):
@@ -364,6 +366,13 @@ func (r *refreshing) setVFs(pf pci.Address, vfs []pci.Address) {
 // is no QAT function.
 func (r *refreshing) isUnread(a pci.Address) bool {
 	return r.known[a] == nil && r.unreadable[a] == "" && !r.absent[a] && !r.pool.IsOutstanding(a)
+}
+
+// isLinked reports whether a VF has a virtfn link at its PF, as the PF was read last, or the PF is
+// not known.
+func (r *refreshing) isLinked(vf, pf pci.Address) bool {
+	owner, linked := r.owner[vf]
+	return linked && owner == pf || r.known[pf] == nil
 }
 
 func (r *refreshing) markPending(a pci.Address) {
