@@ -146,14 +146,16 @@ func TestEnvironmentOfThePodIsUsed(t *testing.T) {
 
 func TestFlagsReachTheConfig(t *testing.T) {
 	o, err := parse(t, "-bind=false", "-audit-interval=2m", "-driver-name=x.example.com", "-kubelet-root=/k",
-		"-kubelet-dir=/d", "-cdi-dir=/c", "-unhealthy-taint-effect=NoExecute", "-device-metadata", "-assume-cdi", "-max-num-devices=3")
+		"-kubelet-dir=/d", "-cdi-dir=/c", "-unhealthy-taint-effect=NoExecute", "-device-metadata", "-assume-cdi",
+		"-max-num-devices=3")
 	must(t, err)
 	if c := o.QAT; !c.NoBind || c.AuditInterval != 2*time.Minute || c.MaxNumDevices != 3 || c.Mode != "dpdk" ||
 		!c.Attributes {
 		t.Errorf("config %+v", c)
 	}
-	if o.driverName != "x.example.com" || o.kubeletRoot != "/k" || o.kubeletDir != "/d" || o.cdiDir != "/c" || o.taintEffect != noExecute ||
-		!o.deviceMetadata || !o.assumeCDI || o.api.Host != "http://127.0.0.1:1" {
+	if o.driverName != "x.example.com" || o.kubeletRoot != "/k" || o.kubeletDir != "/d" ||
+		o.cdiDir != "/c" || o.taintEffect != noExecute || !o.deviceMetadata || !o.assumeCDI ||
+		o.api.Host != "http://127.0.0.1:1" {
 		t.Errorf("options %+v", o)
 	}
 }

@@ -4,10 +4,10 @@
 // QuickAssist (QAT). It publishes the QAT virtual functions of a host in ResourceSlices, as they
 // come and go, binds them to the driver through which user space uses them, and prepares claims.
 //
-// It exits with status 0 on SIGTERM and SIGINT, with status 1 if it then does not stop in time or if
-// -kubelet-root is too long for the path of a socket, and with status 2 if a flag is wrong. Nothing
-// else ends it. The ResourceSlices stay when it ends, so that its successor continues with them. The
-// kubelet deletes them if there is none.
+// It exits with status 0 on SIGTERM and SIGINT, with status 1 if it then does not stop in time or
+// if -kubelet-root is too long for the path of a socket, and with status 2 if a flag is wrong.
+// Nothing else ends it. The ResourceSlices stay when it ends, so that its successor continues with
+// them. The kubelet deletes them if there is none.
 package main
 
 import (
