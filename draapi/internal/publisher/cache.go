@@ -89,8 +89,8 @@ func (c *sliceCache) forget(slice *resourcev1.ResourceSlice) {
 }
 
 // replace takes over a list of all slices that was requested after the last own write. If it is
-// older than what the cache has, the API server was restored from a backup, or the watch is ahead of
-// the list. The list counts in both cases: the next request corrects what the watch knew.
+// older than what the cache has, the API server was restored from a backup, or the watch is ahead
+// of the list. The list counts in both cases: the next request corrects what the watch knew.
 func (c *sliceCache) replace(list *resourcev1.ResourceSliceList) {
 	objects := make([]any, len(list.Items))
 	for i := range list.Items {

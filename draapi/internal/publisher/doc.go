@@ -22,11 +22,11 @@
 // Slices that another client deletes are written again at once. The kubelet deletes all slices of
 // its node when it starts, and those of a driver that it has not been connected to for 30 s
 // (k8s.io/kubernetes/pkg/kubelet/cm/dra/plugin/dra_plugin_manager.go, wipeResourceSlices). Other
-// changes by other clients are undone too. If that happens again within a minute, it waits for 1 s,
-// then 2 s, and so on up to 30 s, so that two drivers do not fight at full speed. Slices of the
-// same driver, node and pool with other names, such as those of another implementation, are deleted
-// after the own ones are complete. The own ones have a higher generation, so the scheduler uses
-// them as soon as they are complete.
+// changes by other clients are undone too. Slices of the same driver, node and pool with other
+// names, such as those of another implementation, are deleted after the own ones are complete. The
+// own ones have a higher generation, so the scheduler uses them as soon as they are complete. If
+// another client does the same again within a minute, the Publisher waits for up to 1 s before it
+// undoes that, then 2 s, and so on up to 30 s, so that two drivers do not fight at full speed.
 //
 // The Node owns the slices, so they are deleted with it. If it is made anew, its slices are too.
 //
@@ -39,7 +39,8 @@
 // # Health
 //
 // An Unhealthy device stays in its slice with the taint <driver>/unhealthy, whose value is its
-// Cause. A device that has gone while a claim holds it has the taint <driver>/gone. The effect is
+// Cause. A device that has gone while a claim holds it has the taint <driver>/gone, or is left out
+// if no attributes of it are known, because the driver has restarted since. The effect is
 // NoSchedule, or NoExecute if Evict says so. The time that the API server adds to a taint stays as
 // long as the taint. If the API server drops taints, because its feature gate DRADeviceTaints is
 // off, such devices are left out instead, because the scheduler would use them.

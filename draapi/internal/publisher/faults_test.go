@@ -263,8 +263,8 @@ func TestAnswerThatContradictsTheListIsDamped(t *testing.T) {
 	}
 }
 
-// TestRestoredAPIServer restores the API server from a backup, after which its resource versions are
-// older than those that the driver knows.
+// TestRestoredAPIServer restores the API server from a backup, after which its resource versions
+// are older than those that the driver knows.
 func TestRestoredAPIServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -577,5 +577,92 @@ func TestWatchBrokenAtStart(t *testing.T) {
 		r.publish("a.1")
 		time.Sleep(5 * time.Second)
 		r.expect(line(0, 1, 1, "a.1"))
+	})
+}
+
+// TestRefusedStormIsLoggedOnce changes a device again and again in a slice that breaks a rule.
+func TestRefusedStormIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.failWrites(&apitest.Fault{Code: 422, Message: "denied"})
+		r.start()
+		for i := range 1000 {
+			r.publish(vfs("a", 1+i%2)...)
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := r.logged("The API server refuses a ResourceSlice"); n != 1 {
+			t.Errorf("the log has %d lines about it, want 1", n)
+		}
+	})
+}
+
+// TestSliceOfTheSameGenerationMakesNoPoolIncomplete adds a slice of another client. With the same
+// generation, the scheduler would count one slice too many.
+func TestSliceOfTheSameGenerationMakesNoPoolIncomplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		r.publish("a.1")
+		r.expect(line(0, 1, 1, "a.1"))
+		time.Sleep(time.Second)
+		r.server.Fail(func(q *apitest.Request) *apitest.Fault {
+			if q.Verb == "delete" {
+				return &apitest.Fault{Code: 403}
+			}
+			return nil
+		})
+		r.addSlice("z", driver, node, node)
+		r.editSlices(func(s *resourcev1.ResourceSlice) { s.Spec.Pool.Generation = 1 })
+		time.Sleep(time.Second)
+		if devices, incomplete, err := schedulerView(r.server.Slices()); len(devices) != 1 || incomplete || err != nil {
+			t.Errorf("the scheduler sees devices %v, incomplete: %t, error %v:\n%s", devices, incomplete, err, r.pool())
+		}
+	})
+}
+
+// TestFightAboutOtherNamesIsDamped lets another driver create its slice whenever it is deleted,
+// with a higher generation.
+func TestFightAboutOtherNamesIsDamped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		r.publish("a.1")
+		for i := range int64(6000) {
+			if len(r.server.Slices()) == 1 {
+				r.addSlice("z", driver, node, node)
+				edit := func(s *resourcev1.ResourceSlice) { s.Spec.Pool.Generation = 2 * i }
+				if err := r.server.EditSlice("z", edit); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		// A cycle is a write and a deletion, each 15 to 30 s in the end.
+		if n := len(r.writes()); n < 40 || n > 120 {
+			t.Errorf("%d writes in ten minutes", n)
+		}
+	})
+}
+
+// TestCheckPassesInAStorm keeps changing devices faster than the API server stores them.
+func TestCheckPassesInAStorm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.server.Fail(func(q *apitest.Request) *apitest.Fault {
+			if q.IsWrite() {
+				time.Sleep(7 * time.Millisecond)
+			}
+			return nil
+		})
+		r.start()
+		r.publish("a.00")
+		time.Sleep(time.Second)
+		for i := range 6000 {
+			r.publish(vfs("a", 1+i%64)...)
+			time.Sleep(5 * time.Millisecond)
+			if err := r.Check(t.Context()); err != nil {
+				t.Fatalf("after %d changes, Check returns %v", i, err)
+			}
+		}
 	})
 }

@@ -90,20 +90,21 @@ func (p *planner) plan(inv *inventory.Inventory, observed map[string]*resourcev1
 		}
 	}
 	rises := p.layout.count != before.count
-	highest := p.generation
+	others := int64(-1) // the highest generation of the surplus
 	for name, slice := range observed {
 		number, ok := p.number(name)
 		if !ok || number >= p.layout.count {
 			if slice.Spec.Pool.Name == p.node {
 				want.surplus = append(want.surplus, name)
-				highest = max(highest, slice.Spec.Pool.Generation)
+				others = max(others, slice.Spec.Pool.Generation)
 			}
 			continue
 		}
 		rises = rises || slice.Spec.Pool.Generation == p.generation && p.moves(slice, number)
 	}
-	if (rises || highest > p.generation) && highest < math.MaxInt64 {
-		p.generation = highest + 1
+	// With the same generation, the scheduler would count the surplus as slices of the pool.
+	if (rises || others >= p.generation) && others < math.MaxInt64 {
+		p.generation = max(p.generation, others) + 1
 	}
 	slices.Sort(want.surplus)
 	want.generation = p.generation

@@ -62,7 +62,7 @@ type Publisher struct {
 
 	mu       sync.Mutex // guards the fields up to the next empty line
 	newest   *inventory.Inventory
-	changed  time.Time // since when the API server does not have what it should have; zero: it has
+	changed  time.Time // since when there is something to write and no progress; zero: all is written
 	complete bool      // it has had it at least once
 	status   Status
 	watchErr error // why slices cannot be listed and watched
@@ -71,6 +71,7 @@ type Publisher struct {
 	planner   planner
 	limiter   limiter
 	slots     map[string]*slot // by name of the slice
+	others    undo             // of slices by other clients, in the driver's pool
 	node      types.UID        // of the Node; empty: unknown
 	deletions int              // of own slices, when node was read
 	pause     retry.BackOff    // after a request that failed for a reason that concerns all
@@ -95,9 +96,14 @@ type slot struct {
 	stored  *content // what was stored last; nil: unknown
 	version string   // the resource version with that content
 
-	undo   retry.BackOff // while other clients change it again and again
-	undone time.Time     // when such a change was last found
-	undoAt time.Time     // when to undo it; zero: there is none
+	undo undo // of changes by other clients
+}
+
+// An undo decides when to undo what another client has done.
+type undo struct {
+	pause retry.BackOff // while it is done again and again
+	found time.Time     // when it was last found
+	at    time.Time     // when to undo it; zero: there is nothing to undo
 }
 
 // New returns a Publisher. It does nothing until [Publisher.Run] is called.
@@ -261,11 +267,17 @@ func (p *Publisher) choose(now time.Time, want *pool, observed map[string]*resou
 			next = a
 		}
 	}
-	if next != nil || len(want.surplus) == 0 {
+	if len(want.surplus) == 0 {
+		p.others.at = time.Time{}
+	} else if p.others.at.IsZero() {
+		p.others.start(now)
+	}
+	if next != nil {
 		return next
 	}
 	for _, name := range want.surplus {
-		a := &action{operation: deleteSlice, name: name, at: p.slot(name).notBefore, isSurplus: true}
+		a := &action{operation: deleteSlice, name: name, isSurplus: true}
+		a.at = latest(p.slot(name).notBefore, p.others.at)
 		if next == nil || a.at.Before(next.at) {
 			next = a
 		}
@@ -282,19 +294,18 @@ func (p *Publisher) compare(
 	c := content{devices: want.slices[number], generation: want.generation, count: len(want.slices), owner: p.node}
 	isStored := c.equal(slot.stored)
 	if isStored && slice != nil && slice.ResourceVersion == slot.version {
-		slot.undoAt = time.Time{}
+		slot.undo.at = time.Time{}
 		return nil
 	}
 	if !c.equal(slot.refused) {
 		slot.refused, slot.err, slot.notBefore = nil, nil, time.Time{}
 		slot.pause = retry.BackOff{First: firstPause, Limit: maxPause, FullJitter: true}
-		slot.errors.Clear()
 	}
 	if !isStored {
-		slot.undoAt = time.Time{}
+		slot.undo.at = time.Time{}
 	}
 	a := &action{operation: updateSlice, name: name, content: c}
-	if a.at = latest(slot.notBefore, slot.undoAt, slot.written.Add(slicePause)); a.at.After(now) {
+	if a.at = latest(slot.notBefore, slot.undo.at, slot.written.Add(slicePause)); a.at.After(now) {
 		return a // compare the slices then
 	}
 	a.spec = p.planner.spec(want, number, &p.converter)
@@ -304,27 +315,27 @@ func (p *Publisher) compare(
 	case slice.Spec.Pool.Name != a.spec.Pool.Name: // cannot be changed
 		a.operation = deleteSlice
 	case sameSpec(&a.spec, &slice.Spec) && (p.node == "" || isOwned(slice, p.node)):
-		slot.stored, slot.version, slot.undoAt = &c, slice.ResourceVersion, time.Time{}
+		slot.stored, slot.version, slot.undo.at = &c, slice.ResourceVersion, time.Time{}
 		return nil
 	}
-	if isStored && slot.undoAt.IsZero() {
-		slot.startUndo(now)
-		a.at = slot.undoAt
+	if isStored && slot.undo.at.IsZero() {
+		slot.undo.start(now)
+		a.at = slot.undo.at
 	}
 	return a
 }
 
-// startUndo is called while the slice is not what was stored, although nothing else is wanted. The
-// first such change of another client is undone at once. If it is changed again and again, for
-// example by another instance of the driver, it is undone less and less often.
-func (s *slot) startUndo(now time.Time) {
-	s.undoAt = now
-	if now.Sub(s.undone) < undoReset {
-		s.undoAt = now.Add(s.undo.Next())
+// start is called when a slice is not what was stored, although nothing else is wanted. The first
+// such change of another client is undone at once. If it is changed again and again, for example by
+// another instance of the driver, it is undone less and less often.
+func (u *undo) start(now time.Time) {
+	u.at = now
+	if now.Sub(u.found) < undoReset {
+		u.at = now.Add(u.pause.Next())
 	} else {
-		s.undo = retry.BackOff{First: firstUndo, Limit: maxUndo}
+		u.pause = retry.BackOff{First: firstUndo, Limit: maxUndo}
 	}
-	s.undone = now
+	u.found = now
 }
 
 func (p *Publisher) slot(name string) *slot {
@@ -393,12 +404,13 @@ func (p *Publisher) send(ctx context.Context, a *action, observed map[string]*re
 	p.succeeded()
 	slot.refused, slot.err = nil, nil
 	slot.errors.Clear()
+	p.progress()
 	if stored == nil {
 		p.cache.forget(existing)
 		delete(p.slots, a.name)
 		return
 	}
-	slot.stored, slot.version, slot.undoAt = &a.content, stored.ResourceVersion, time.Time{}
+	slot.stored, slot.version, slot.undo.at = &a.content, stored.ResourceVersion, time.Time{}
 	p.cache.stored(stored)
 	if !p.noTaints && countTainted(&stored.Spec) < countTainted(&a.spec) {
 		p.noTaints = true
@@ -475,6 +487,21 @@ func (p *Publisher) pending(want *pool, observed map[string]*resourcev1.Resource
 	defer p.mu.Unlock()
 	p.status = status
 	if p.changed.IsZero() {
+		p.changed = time.Now()
+	}
+}
+
+// progress notes that a slice was written, so that Check does not fail in a storm that never lets
+// all slices be as they should. It does not count while the API server refuses another slice.
+func (p *Publisher) progress() {
+	for _, slot := range p.slots {
+		if slot.err != nil {
+			return
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.changed.IsZero() {
 		p.changed = time.Now()
 	}
 }

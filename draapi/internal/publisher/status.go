@@ -54,9 +54,10 @@ func (p *Publisher) problem() error {
 	return err
 }
 
-// Check returns nil if the API server has the slices of the newest Inventory. A change that was not
-// written yet is accepted for 10 s, so that changes do not make the driver unready. Otherwise the
-// error states what is missing. It ignores its context.
+// Check returns nil if the API server has the slices of the newest Inventory, or if Check expects
+// that it soon has them: 10 s have not passed since the first change that is missing, nor since the
+// last write, which does not count while the API server refuses a slice. Otherwise the error states
+// what is missing. It ignores its context.
 func (p *Publisher) Check(context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
