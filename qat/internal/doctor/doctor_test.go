@@ -480,6 +480,28 @@ func TestGuestWithVFsIsHealthy(t *testing.T) {
 	}
 }
 
+// A DRA driver has no resources at the kubelet.
+func TestDRADriverIsChecked(t *testing.T) {
+	h := newHealthyHost(t)
+	h.config.Plugin.Resources = nil
+	h.config.Plugin.DRA = &status.DRA{
+		Driver: "qat.intel.com", Pool: "worker-1", Devices: 4, Healthy: 3, Gone: 1, Claims: make([]status.Claim, 2),
+	}
+	plugin := func() status.Finding {
+		findings := Run(t.Context(), h.config)
+		i := slices.IndexFunc(findings, func(f status.Finding) bool { return f.Check == "plugin" })
+		return findings[i]
+	}
+	const ready = "the DRA driver devel is ready: qat.intel.com on worker-1, 3 of 4 healthy, 1 gone; 2 claims"
+	if f := plugin(); f.Result != status.FindingOK || f.Found != ready {
+		t.Errorf("%+v, want %q", f, ready)
+	}
+	h.config.Plugin.Checks = append(h.config.Plugin.Checks, status.Check{Name: "runtime", Err: "it ignores CDI"})
+	if f := plugin(); f.Result != status.FindingProblem || !strings.Contains(f.Found, "runtime: it ignores CDI") {
+		t.Errorf("%+v, want the failed check", f)
+	}
+}
+
 func TestChecksThatDoNotApplyAreSkipped(t *testing.T) {
 	for name, tt := range map[string]struct {
 		change func(h *testHost)
