@@ -186,3 +186,25 @@ func TestRequestEndsWithItsTimeout(t *testing.T) {
 		}
 	})
 }
+
+// TestClientHasNoRateLimit sends more requests than client-go allows by default, which is a burst
+// of 10 and 5 a second (k8s.io/client-go/rest/config.go, DefaultQPS).
+func TestClientHasNoRateLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := apitest.New()
+		server.AddNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+		config := server.Config()
+		c, start := newClient(t, config), time.Now()
+		for range 100 {
+			if _, err := c.GetNode(t.Context(), "n1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took > 0 {
+			t.Errorf("100 requests took %v, want no pauses", took)
+		}
+		if config.QPS != 0 || config.ContentType != "" {
+			t.Errorf("New has modified the configuration: %+v", config)
+		}
+	})
+}
