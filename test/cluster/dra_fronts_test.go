@@ -18,7 +18,7 @@ func TestFrontsExcludeEachOther(t *testing.T) {
 	h := startHost(t)
 	must(t, h.addPF(cyPF, "sym;asym"))
 	plugin := func() *installation { return n.install("qat_plugin/overlays/debug", h.hostPaths()) }
-	driver := func() *installation { return n.installFrom(draKustomization(t), h.hostPaths()) }
+	driver := func() *installation { return n.installDriver("qat_dra_driver", h) }
 	pluginServes := func() { n.awaitResources(resources{cy: 16}) }
 	driverServes := func() { n.awaitPool(func(p pool) error { return p.hasHealthy(h.VFs(cyPF)) }) }
 

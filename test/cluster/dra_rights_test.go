@@ -18,7 +18,7 @@ import (
 func TestDRARights(t *testing.T) {
 	const account = "intel-qat-dra-driver"
 	n := openNode(t)
-	dir := draKustomization(t)
+	dir := draKustomization(t, "qat_dra_driver")
 	n.addNamespace(pluginNamespace, warnRestricted)
 	t.Cleanup(func() { kubectl(t, "delete", "--ignore-not-found", "-n", pluginNamespace, "-k", dir) })
 	kubectl(t, "apply", "--validate=strict", "-n", pluginNamespace, "-k", dir)

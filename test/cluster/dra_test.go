@@ -43,18 +43,27 @@ func selectPF(address string) string {
 func installDRA(t *testing.T, args ...string) (*installation, *host) {
 	t.Helper()
 	n := openNode(t)
-	t.Cleanup(n.deleteSlices)
 	h := startHost(t)
 	must(t, h.addPFOnNode(cyPF, "sym;asym", 0, 16))
 	must(t, h.addPFOnNode(dcPF, "dc", 1, 16))
 	began := time.Now()
-	in := n.installFrom(draKustomization(t, args...), h.hostPaths())
-	// Without the driver, pods with claims do not end.
-	t.Cleanup(func() { n.awaitPodsDeleted(metav1.NamespaceDefault, workloadNamespace) })
+	in := n.installDriver("qat_dra_driver", h, args...)
 	in.awaitReady()
 	published := in.awaitPool(func(p pool) error { return p.hasHealthy(slices.Concat(h.VFs(cyPF), h.VFs(dcPF))) })
 	t.Logf("32 VFs in ResourceSlices %.1f s after kubectl apply", published.Sub(began).Seconds())
 	return in, h
+}
+
+// installDriver applies deployments/qat_dra_driver or one of its overlays, with further arguments.
+// It does not wait for the pods. When the test ends, the installation and its ResourceSlices are
+// deleted.
+func (n *node) installDriver(name string, h *host, args ...string) *installation {
+	n.t.Helper()
+	n.t.Cleanup(n.deleteSlices)
+	in := n.installFrom(draKustomization(n.t, name, args...), h.hostPaths())
+	// Without the driver, pods with claims do not end.
+	n.t.Cleanup(func() { n.awaitPodsDeleted(metav1.NamespaceDefault, workloadNamespace) })
+	return in
 }
 
 // deleteSlices deletes the driver's ResourceSlices, as the kubelet does 30 s after the driver has
@@ -66,7 +75,7 @@ func (n *node) deleteSlices() {
 
 // draKustomization creates a kustomization that installs the driver in the namespace of the tests,
 // with further arguments.
-func draKustomization(t *testing.T, args ...string) string {
+func draKustomization(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	lines := "namespace: " + pluginNamespace + "\n"
 	var patch []map[string]string
@@ -79,7 +88,7 @@ func draKustomization(t *testing.T, args ...string) string {
 		must(t, err)
 		lines += fmt.Sprintf("patches: [{target: {kind: DaemonSet}, patch: %q}]\n", text)
 	}
-	return addKustomization(t, deployment("qat_dra_driver"), lines)
+	return addKustomization(t, deployment(name), lines)
 }
 
 // addPFOnNode adds a PF of a NUMA node with a number of VFs.
