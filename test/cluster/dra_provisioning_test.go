@@ -13,8 +13,8 @@ import (
 	"qatplugin/internal/lookalike"
 )
 
-// TestDRAProvisioning installs the overlay on a host whose PFs have no VFs, and changes the services
-// while a pod holds a VF. The VFs of its PF are tainted until the pod ends.
+// TestDRAProvisioning installs the overlay on a host whose PFs have no VFs, and changes the
+// services while a pod holds a VF. The VFs of its PF are tainted until the pod ends.
 func TestDRAProvisioning(t *testing.T) {
 	const name = "qat_dra_driver/overlays/provisioning"
 	n := openNode(t)
@@ -54,7 +54,8 @@ func TestDRAProvisioning(t *testing.T) {
 	kubectl(t, "delete", "pod", w.name)
 	ended := time.Now()
 	scheduled := waits.await("scheduled", isScheduled)
-	t.Logf("the pod ended: another one had VFs of both PFs with other services %.1f s later", scheduled.Sub(ended).Seconds())
+	t.Logf("the pod ended: another one had VFs of both PFs with other services %.1f s later",
+		scheduled.Sub(ended).Seconds())
 	in.awaitWorkload("default", "waits").checkHas(h, 17, slices.Concat(h.VFs(cyPF), h.VFs(dcPF)))
 }
 

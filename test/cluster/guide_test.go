@@ -39,6 +39,27 @@ func TestInstallGuideCommands(t *testing.T) {
 	}
 }
 
+// TestDRAGuideCommands runs the commands of docs/dra.md, in the namespace that docs/install.md
+// creates.
+func TestDRAGuideCommands(t *testing.T) {
+	skipIfMachineHasQAT(t)
+	n := openNode(t)
+	n.t.Cleanup(n.deleteSlices)
+	n.cleanup(func() {
+		kubectl(t, "delete", "--ignore-not-found", "-k", deployment("qat_dra_driver"))
+		kubectl(t, "delete", "namespace", "qat", "--ignore-not-found")
+	})
+	kubeconfig := os.Getenv("KUBECONFIG")
+	namespace := commandsIn(t, "install.md")[0]
+	for _, block := range append([]string{namespace}, commandsIn(t, "dra.md")...) {
+		runCommands(t, block, kubeconfig)
+	}
+	p, err := n.pool() // no VFs of this machine
+	if err != nil || len(p) > 0 {
+		t.Errorf("the pool is %v, %v", p, err)
+	}
+}
+
 // commandsIn returns the blocks of shell commands in a page, without that of the image:
 // run.sh has built it, and the node sees the checkout read-only.
 func commandsIn(t *testing.T, page string) (blocks []string) {

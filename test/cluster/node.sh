@@ -185,34 +185,31 @@ start_control_plane() {
 # load_images loads the images to test, and one with busybox for the pause container and the
 # workloads of the tests.
 load_images() {
-	local root=$dir/tmp/root link image
-	mkdir -p $root/bin
-	cp "$(command -v busybox)" $root/bin/
-	for link in $(busybox --list); do [ "$link" = busybox ] || ln -s busybox "$root/bin/$link"; done
-	wait_for 60 containerd ctr version
-	import_image local/busybox:1 $root '"Cmd": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]'
-	mkdir -p $root/usr/local/bin
-	cp "$CLUSTER_DRIVER" $root/usr/local/bin/qat_dra_driver
-	import_image docker.io/library/intel-qat-dra-driver:devel $root '"Entrypoint": ["/usr/local/bin/qat_dra_driver"]'
-	ctr images import "$CLUSTER_IMAGE" >/dev/null
-	for image in intel-qat-plugin intel-qat-dra-driver; do
-		ctr images tag docker.io/library/$image:devel docker.io/library/$image:second >/dev/null
-	done
-}
-
-# import_image NAME ROOT CONFIG makes an image of a directory, and removes the directory.
-import_image() {
-	local build=$dir/tmp/image layer
-	mkdir $build
-	tar -C "$2" -cf $build/layer.tar .
+	local build=$dir/tmp/busybox layer name
+	mkdir -p $build/root/bin
+	cp "$(command -v busybox)" $build/root/bin/
+	for link in $(busybox --list); do [ "$link" = busybox ] || ln -s busybox "$build/root/bin/$link"; done
+	tar -C $build/root -cf $build/layer.tar .
 	layer=$(sha256sum $build/layer.tar | cut -d' ' -f1)
 	cat >$build/config.json <<-END
-		{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:$layer"]}, "config": {$3}}
+		{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:$layer"]},
+		 "config": {"Cmd": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]}}
 	END
-	echo '[{"Config": "config.json", "RepoTags": ["'"$1"'"], "Layers": ["layer.tar"]}]' >$build/manifest.json
+	echo '[{"Config": "config.json", "RepoTags": ["local/busybox:1"], "Layers": ["layer.tar"]}]' >$build/manifest.json
 	tar -C $build -cf $build/image.tar manifest.json config.json layer.tar
-	ctr images import $build/image.tar >/dev/null
-	rm -rf $build "$2"
+	wait_for 60 containerd ctr version
+	import_image $build/image.tar
+	for name in $CLUSTER_IMAGES; do
+		import_image "$CLUSTER_TOP/bin/image/$name-amd64.docker.tar"
+		ctr images tag docker.io/library/$name:devel docker.io/library/$name:second >/dev/null
+	done
+	rm -rf $build
+}
+
+# import_image FILE imports an image. Without errors ctr prints messages that mean nothing, such as
+# "progress stream failed to recv".
+import_image() {
+	ctr images import "$1" >>"$CLUSTER_LOGS/ctr.log" 2>&1 || { cat "$CLUSTER_LOGS/ctr.log" >&2; fail "$1 cannot be imported"; }
 }
 
 write_kubelet_config() {

@@ -19,7 +19,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$here/../.." && pwd)
 cache=${CLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/qatplugin/cluster}
 logs=$cache/logs
-image=$top/bin/image/intel-qat-plugin-amd64.docker.tar
+images=(intel-qat-plugin intel-qat-dra-driver)
 started=${EPOCHREALTIME/./}
 
 step() {
@@ -145,12 +145,11 @@ build_tests() {
 	step "built the tests"
 }
 
-build_image() {
-	make -s -C "$top" image IMAGE=intel-qat-plugin VERSION=devel ARCH=amd64 >"$logs/image.log" 2>&1 ||
-		{ cat "$logs/image.log" >&2; fail "make image failed"; }
-	step "built the image: $(du -h "$image" | cut -f1)"
-	(cd "$top" && go build -tags grpcnotrace -ldflags "-s -w" -o "$cache/qat_dra_driver" ./cmd/qat_dra_driver) ||
-		fail "qat_dra_driver does not compile"
+build_images() {
+	local dir=$top/bin/image
+	make -s -C "$top" image image-dra IMAGE="${images[0]}" DRA_IMAGE="${images[1]}" VERSION=devel ARCH=amd64 \
+		>"$logs/image.log" 2>&1 || { cat "$logs/image.log" >&2; fail "make image image-dra failed"; }
+	step "built the images: $(cd "$dir" && echo $(du -h "${images[@]/%/-amd64.docker.tar}"))"
 }
 
 # sweep removes the control groups of this run, and of earlier runs that were killed. The
@@ -192,7 +191,7 @@ get_runtime
 build_programs
 build_containerd
 build_prometheus
-build_image
+build_images
 build_tests
 
 trap finish EXIT
@@ -201,7 +200,7 @@ trap 'exit 143' TERM HUP
 [ "${1:-}" != shell ] || trap : INT # left to the shell
 sweep
 export CLUSTER_CONTAINERD=$containerd CLUSTER_PROMETHEUS=$prometheus
-export CLUSTER_TOP=$top CLUSTER_PROGRAMS=$programs CLUSTER_RUNTIME=$runtime CLUSTER_LOGS=$logs CLUSTER_CACHE=$cache CLUSTER_IMAGE=$image CLUSTER_DRIVER=$cache/qat_dra_driver
+export CLUSTER_TOP=$top CLUSTER_PROGRAMS=$programs CLUSTER_RUNTIME=$runtime CLUSTER_LOGS=$logs CLUSTER_CACHE=$cache CLUSTER_IMAGES=${images[*]}
 export CLUSTER_CGROUP=qatplugin-cluster-$$ CLUSTER_STARTED=$started TEST_ARGS=${TEST_ARGS:--test.v}
 # The node's processes are in namespaces that end with their first process. That process ends
 # with unshare, and unshare with this shell, even if it is killed. The network namespace belongs
