@@ -127,7 +127,7 @@ stage_unit() {
 	go_test "${race[@]}" -timeout 15m ./... || failed=1
 	say "without code under the GPL: -tags nogpl"
 	go vet -tags nogpl ./... || failed=1
-	go_test "${race[@]}" -timeout 15m -tags nogpl ./events ./cmd/qat_plugin || failed=1
+	go_test "${race[@]}" -timeout 15m -tags nogpl ./events ./cmd/qat_plugin ./cmd/qat_dra_driver || failed=1
 	(cd tools && go_test ./...) || failed=1
 	(cd test/compare && go_test ./...) || failed=1
 	return $failed

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -237,6 +238,24 @@ func TestClaimsSurviveARestart(t *testing.T) {
 	}
 	if n := len(r.api.Writes()); n != writes {
 		t.Errorf("%d writes to the API server after the restart, though nothing has changed", n-writes)
+	}
+}
+
+// Under a limit, the VFs that claims hold get their places first after a restart.
+func TestVFsOfClaimsKeepTheirPlaces(t *testing.T) {
+	r := newRig(t)
+	r.addVFs(3)
+	r.start()
+	r.awaitDevices(3)
+	r.awaitRegistered(1)
+	_, err := r.prepare(r.allocate("web", "0000-6b-00-3"))
+	must(t, err)
+	r.stop()
+	r.start("-max-num-devices=1")
+	r.awaitReady()
+	r.awaitDevices(1)
+	if _, kept := r.devices()["0000-6b-00-3"]; !kept {
+		t.Errorf("devices %v, want the VF that a claim holds", slices.Collect(maps.Keys(r.devices())))
 	}
 }
 
