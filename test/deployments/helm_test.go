@@ -297,7 +297,12 @@ func TestChartNotesNameInstalledObjects(t *testing.T) {
 		_, notes, err := helm(t, "any", o.values)
 		must(t, err)
 		name := p.daemonSet.Name
+		offers := "kubectl describe node NODE | grep qat.intel.com\n"
+		if o.isDRA() {
+			offers = "kubectl get resourceslices --field-selector spec.driver=qat.intel.com\n"
+		}
 		for _, want := range []string{
+			offers,
 			"kubectl -n accelerators rollout status daemonset/" + name + "\n",
 			"kubectl -n accelerators logs daemonset/" + name + "\n",
 			fmt.Sprintf("port-forward daemonset/%s %d", name, p.container(t).Ports[0].ContainerPort),
