@@ -48,8 +48,11 @@ func startDriver(t *testing.T, o overlay, host *lookalike.Host) *apitest.Server 
 	must(t, os.WriteFile(kubeconfig, []byte(text), 0o600))
 
 	args, health, status := p.argsOn(t, map[string]string{"/sys": host.Sysfs(), "/dev": host.Dev()})
-	args = append(args, "-kubelet-root="+kubelet.Root(), "-kubelet-dir="+filepath.Join(kubelet.Root(), "device-plugins"),
-		"-cdi-dir="+t.TempDir(), "-kubeconfig="+kubeconfig)
+	args = append(args,
+		"-kubelet-root="+kubelet.Root(),
+		"-kubelet-dir="+filepath.Join(kubelet.Root(), "device-plugins"),
+		"-cdi-dir="+t.TempDir(),
+		"-kubeconfig="+kubeconfig)
 	var env []string
 	for _, e := range p.container(t).Env {
 		if e.ValueFrom.FieldRef != nil {

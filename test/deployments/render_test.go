@@ -64,11 +64,19 @@ func loadChart(t testing.TB) *chart.Chart {
 // schema. It returns the text of NOTES.txt separately.
 func helm(t testing.TB, release, values string) (objects, notes string, err error) {
 	t.Helper()
+	return helmOn(t, chartutil.DefaultCapabilities, release, values)
+}
+
+// helmOn renders the chart for a cluster.
+func helmOn(
+	t testing.TB, cluster *chartutil.Capabilities, release, values string,
+) (objects, notes string, err error) {
+	t.Helper()
 	set := map[string]any{}
 	must(t, yaml.Unmarshal([]byte(values), &set))
 	c := loadChart(t)
 	options := chartutil.ReleaseOptions{Name: release, Namespace: "accelerators", IsInstall: true}
-	all, err := chartutil.ToRenderValues(c, set, options, chartutil.DefaultCapabilities)
+	all, err := chartutil.ToRenderValues(c, set, options, cluster)
 	if err != nil {
 		return "", "", err
 	}
