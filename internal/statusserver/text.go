@@ -121,7 +121,7 @@ func (t *text) problems() {
 			add("pool "+d.Pool, reason)
 		}
 		if d.Gone > 0 {
-			add("pool "+d.Pool, fmt.Sprintf("claims hold %d VFs that are gone from the host", d.Gone))
+			add("pool "+d.Pool, fmt.Sprintf("devices that claims hold and the host has lost: %d", d.Gone))
 		}
 	}
 	unhealthy := map[string][]string{}

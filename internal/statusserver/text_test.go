@@ -237,7 +237,7 @@ func TestDRADriverShowsItsPool(t *testing.T) {
 PROBLEMS
   check published  the API server does not answer
   pool worker-1    0000_6b_00.1 has the name of another device
-  pool worker-1    claims hold 1 VFs that are gone from the host
+  pool worker-1    devices that claims hold and the host has lost: 1
 
 POOL
   NAME      DRIVER         DEVICES  HEALTHY  GONE  KUBELET     RUNTIME

@@ -492,7 +492,7 @@ func TestDRADriverIsChecked(t *testing.T) {
 		i := slices.IndexFunc(findings, func(f status.Finding) bool { return f.Check == "plugin" })
 		return findings[i]
 	}
-	const ready = "the DRA driver devel is ready: qat.intel.com on worker-1, 3 of 4 healthy, 1 gone; 2 claims"
+	const ready = "the DRA driver devel is ready: qat.intel.com on worker-1, 3 of 4 healthy, 1 gone, claims: 2"
 	if f := plugin(); f.Result != status.FindingOK || f.Found != ready {
 		t.Errorf("%+v, want %q", f, ready)
 	}

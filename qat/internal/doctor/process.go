@@ -187,7 +187,7 @@ func checkPlugin(_ context.Context, f *facts) (findings []status.Finding) {
 		return findings
 	}
 	if d := p.DRA; d != nil {
-		return ok("the DRA driver %s is ready: %s on %s, %d of %d healthy, %d gone; %d claims", p.Version, d.Driver,
+		return ok("the DRA driver %s is ready: %s on %s, %d of %d healthy, %d gone, claims: %d", p.Version, d.Driver,
 			d.Pool, d.Healthy, d.Devices, d.Gone, len(d.Claims))
 	}
 	var resources []string
