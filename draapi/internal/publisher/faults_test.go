@@ -666,3 +666,24 @@ func TestCheckPassesInAStorm(t *testing.T) {
 		}
 	})
 }
+
+func TestOldAPIServerIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.server.Fail(func(q *apitest.Request) *apitest.Fault {
+			if q.Resource == "resourceslices" {
+				return &apitest.Fault{Code: 404, Message: "404 page not found"}
+			}
+			return nil
+		})
+		r.start()
+		r.publish("a.1")
+		time.Sleep(5 * time.Minute)
+		if n := r.logged("upgrade to Kubernetes 1.34"); n != 1 {
+			t.Errorf("the log has %d lines about it, want 1:\n%s", n, strings.Join(r.log, "\n"))
+		}
+		if err := r.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "upgrade to Kubernetes 1.34") {
+			t.Errorf("Check returns %v", err)
+		}
+	})
+}

@@ -5,6 +5,7 @@ package publisher
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"net/url"
 
@@ -38,6 +39,9 @@ func (p *Publisher) runWatch(ctx context.Context) {
 		}
 		if failure := (*url.Error)(nil); errors.As(err, &failure) {
 			err = failure.Err // without the URL, which contains a random timeout
+		}
+		if apierrors.IsNotFound(err) {
+			err = fmt.Errorf("%w: upgrade to Kubernetes 1.34 or newer, which has resource.k8s.io/v1", err)
 		}
 		p.mu.Lock()
 		p.watchErr = err
