@@ -64,14 +64,16 @@ func loadChart(t testing.TB) *chart.Chart {
 // schema. It returns the text of NOTES.txt separately.
 func helm(t testing.TB, release, values string) (objects, notes string, err error) {
 	t.Helper()
-	return helmOn(t, chartutil.DefaultCapabilities, release, values)
+	return helmOn(t, "v1.36.3", release, values)
 }
 
-// helmOn renders the chart for a cluster.
-func helmOn(
-	t testing.TB, cluster *chartutil.Capabilities, release, values string,
-) (objects, notes string, err error) {
+// helmOn renders the chart for a version of Kubernetes.
+func helmOn(t testing.TB, kubernetes, release, values string) (objects, notes string, err error) {
 	t.Helper()
+	version, err := chartutil.ParseKubeVersion(kubernetes)
+	must(t, err)
+	cluster := chartutil.DefaultCapabilities.Copy()
+	cluster.KubeVersion = *version
 	set := map[string]any{}
 	must(t, yaml.Unmarshal([]byte(values), &set))
 	c := loadChart(t)
