@@ -57,7 +57,8 @@ type process struct {
 
 // plugin is a registered instance of a driver.
 type plugin struct {
-	socket string // of the registration
+	socket string      // of the registration
+	file   os.FileInfo // of the socket
 	info   *registerapi.PluginInfo
 	conn   *grpc.ClientConn
 	cancel context.CancelFunc // ends the health stream
@@ -150,8 +151,8 @@ func (k *Kubelet) watch(p *process, watcher *fsnotify.Watcher) {
 	retry := time.NewTicker(retryInterval)
 	defer retry.Stop()
 	for {
-		for socket := range waiting {
-			if k.register(p, socket) == nil {
+		for socket, isNew := range waiting {
+			if !isNew || k.register(p, socket) == nil {
 				delete(waiting, socket)
 			}
 		}
@@ -163,8 +164,9 @@ func (k *Kubelet) watch(p *process, watcher *fsnotify.Watcher) {
 		case ev := <-watcher.Events:
 			switch {
 			case ev.Has(fsnotify.Create):
-				k.deregister(func(q *plugin) bool { return q.socket == ev.Name }) // it is a new one
-				waiting[ev.Name] = true
+				// Unless it was found when the Kubelet started, it is a new one.
+				k.deregister(func(q *plugin) bool { return q.socket == ev.Name && !q.isCurrent() })
+				waiting[ev.Name] = !k.isRegistered(ev.Name)
 			case ev.Has(fsnotify.Remove):
 				delete(waiting, ev.Name)
 				k.deregister(func(q *plugin) bool { return q.socket == ev.Name })
@@ -173,8 +175,25 @@ func (k *Kubelet) watch(p *process, watcher *fsnotify.Watcher) {
 	}
 }
 
+// isCurrent reports whether the registration socket is still the one that was registered.
+func (q *plugin) isCurrent() bool {
+	now, err := os.Lstat(q.socket)
+	return err == nil && os.SameFile(q.file, now) && q.file.ModTime().Equal(now.ModTime())
+}
+
+// isRegistered reports whether the driver of the socket is registered.
+func (k *Kubelet) isRegistered(socket string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.ContainsFunc(k.plugins, func(q *plugin) bool { return q.socket == socket })
+}
+
 // register registers the driver that serves the socket.
 func (k *Kubelet) register(p *process, socket string) error {
+	file, err := os.Lstat(socket)
+	if err != nil {
+		return err
+	}
 	conn, err := dial(socket)
 	if err != nil {
 		return err
@@ -188,7 +207,7 @@ func (k *Kubelet) register(p *process, socket string) error {
 		return err
 	}
 	status := &registerapi.RegistrationStatus{PluginRegistered: true}
-	if err := k.add(p, socket, info); err != nil {
+	if err := k.add(p, socket, file, info); err != nil {
 		status = &registerapi.RegistrationStatus{Error: err.Error()}
 	}
 	_, err = client.NotifyRegistrationStatus(ctx, status)
@@ -199,7 +218,7 @@ func (k *Kubelet) register(p *process, socket string) error {
 }
 
 // add connects to a driver and follows the health of its devices.
-func (k *Kubelet) add(p *process, socket string, info *registerapi.PluginInfo) error {
+func (k *Kubelet) add(p *process, socket string, file os.FileInfo, info *registerapi.PluginInfo) error {
 	switch {
 	case info.GetType() != registerapi.DRAPlugin:
 		return fmt.Errorf("no handler registered for plugin type: %s", info.GetType())
@@ -220,7 +239,7 @@ func (k *Kubelet) add(p *process, socket string, info *registerapi.PluginInfo) e
 	}
 	conn.Connect()
 	ctx, cancel := context.WithCancel(p.ctx)
-	q := &plugin{socket: socket, info: info, conn: conn, cancel: cancel}
+	q := &plugin{socket: socket, file: file, info: info, conn: conn, cancel: cancel}
 	k.plugins = append(k.plugins, q)
 	k.wake()
 	p.running.Go(func() { k.followHealth(ctx, q) })
