@@ -30,7 +30,7 @@ import (
 
 // requestTimeout limits each request except a watch. A connection to a server that has vanished
 // without closing it is only detected after 45 s (k8s.io/apimachinery/pkg/util/net/http.go,
-// readIdleTimeout and pingTimeout).
+// readIdleTimeoutSeconds and pingTimeoutSeconds).
 const requestTimeout = 10 * time.Second
 
 const slicesResource = "resourceslices"

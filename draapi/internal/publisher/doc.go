@@ -54,7 +54,11 @@
 //
 // # Limits
 //
-// Two drivers with one name on one node disturb each other. While the pool's generation rises, no
-// device of the node can be allocated until all slices are written: with n slices, that takes n
-// writes, and n/10 seconds if n is more than ten.
+// Two drivers with one name on one node disturb each other.
+//
+// While the pool's generation rises, no device of the node can be allocated until all slices are
+// written: with n slices, that takes n writes, and n/10 seconds if n is more than ten.
+//
+// A connection to an API server that vanishes without closing it is only given up after 45 s
+// (k8s.io/apimachinery/pkg/util/net/http.go, readIdleTimeoutSeconds and pingTimeoutSeconds).
 package publisher

@@ -46,7 +46,7 @@ type observer interface {
 type Config struct {
 	Driver   string                     // the driver's name
 	Node     string                     // the name of the Node, and of the pool
-	Client   *apiclient.Client          //
+	Client   *apiclient.Client          // of the API server
 	GroupBy  string                     // attribute whose equal values are in one slice; may be empty
 	Evict    func(*devtree.Device) bool // which tainted devices get the effect NoExecute; nil: none
 	Observer observer                   // may be nil
