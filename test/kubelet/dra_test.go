@@ -386,3 +386,26 @@ func TestRollingUpdateUnderTheRealKubelet(t *testing.T) {
 		t.Errorf("%d writes to the API server in an update that changes nothing", n)
 	}
 }
+
+func TestSocketsOfADRADriverAreDeleted(t *testing.T) {
+	n, p := startDRANode(t), &fakePlugin{}
+	p.edit(t, paint(draDevice("1", "")))
+	driver, _ := n.runDriver(p)
+	for i, path := range []string{
+		"plugins_registry/" + draDriver + "-reg.sock", "plugins/" + draDriver + "/dra.sock", "plugins/" + draDriver,
+	} {
+		name := fmt.Sprintf("pod-%d", i)
+		pod := n.pod(name, "1")
+		n.wantCDINames(pod, draDriver+"/claim=claim-"+name+"-1")
+		must(t, os.Rename(filepath.Join(n.root, path), filepath.Join(t.TempDir(), "old")))
+		eventually(t, func() error {
+			_, err := os.Stat(filepath.Join(n.root, path))
+			return err
+		})
+		eventually(t, func() error { return driver.CheckRegistered(t.Context()) })
+		eventually(t, func() error { return n.manager.UnprepareResources(t.Context(), pod) })
+	}
+	if claims := driver.Claims(); len(claims) > 0 {
+		t.Errorf("claims %+v", claims)
+	}
+}

@@ -130,7 +130,7 @@ func TestDriverIsKilledAtAnyTime(t *testing.T) {
 		} else {
 			wantRuntimeDevices(t, dir)
 		}
-		if len(s.log) > 0 {
+		if s.logged("Cannot") > 0 {
 			t.Fatalf("log: %q", s.log)
 		}
 		ref := s.allocate("a", "uid-a", "1", "2")

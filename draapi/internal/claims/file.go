@@ -102,14 +102,19 @@ func (s *Store) load() (changed bool, err error) {
 				"or unprepared", "path", s.path(uid))
 		} else {
 			f.claim.Prepared = info.ModTime()
+			s.Log.V(2).Info("Found a prepared claim", "claim", f.claim.Ref, "uid", uid, "devices", f.claim.ids())
 		}
 		s.files[uid], changed = f, true
 	}
-	for uid := range s.files {
-		if !found[uid] {
-			delete(s.files, uid)
-			changed = true
+	for uid, f := range s.files {
+		if found[uid] {
+			continue
 		}
+		if f.claim != nil {
+			s.Log.V(2).Info("Another process has unprepared a claim", "claim", f.claim.Ref, "uid", uid)
+		}
+		delete(s.files, uid)
+		changed = true
 	}
 	changed = changed || !s.loaded
 	s.loaded = true
