@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"path/filepath"
 	"regexp"
 
 	"k8s.io/client-go/rest"
@@ -142,4 +143,13 @@ func parseFlags(args []string, getenv func(string) string, out io.Writer) (*opti
 	}
 	o.api.UserAgent = "qat_dra_driver/" + version
 	return o, nil
+}
+
+// otherDriver returns the registration socket of another driver with the same name, such as
+// Intel's, or "" if this one uses the same socket.
+func (o *options) otherDriver() string {
+	if o.podUID == "" {
+		return ""
+	}
+	return filepath.Join(o.kubeletRoot, "plugins_registry", o.driverName+"-reg.sock")
 }

@@ -71,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "qat_dra_driver:", err)
 		return 2
 	}
-	gate := program.NewGate(nodelock.DRADriver, o.kubeletDir)
+	gate := program.NewGate(nodelock.DRADriver, o.kubeletDir, o.otherDriver())
 	defer gate.Release()
 	watch, checked := program.Exclusive(gate, program.ReleaseMemory(qatPlugin.Watch), qatPlugin)
 	driver = o.newDriver(&plugin{qatPlugin, watch}, meters)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -309,7 +310,7 @@ func TestOldContainerRuntimeIsReported(t *testing.T) {
 func TestDriverServesNothingBesideADevicePlugin(t *testing.T) {
 	r := newRig(t)
 	r.addVFs(1)
-	gate, serving := program.NewGate(nodelock.DevicePlugin, r.devicePlugins()), make(chan struct{})
+	gate, serving := program.NewGate(nodelock.DevicePlugin, r.devicePlugins(), ""), make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -340,6 +341,24 @@ func TestDriverServesNothingBesideADevicePlugin(t *testing.T) {
 	if r.host.Bound("vfio-pci") != nil {
 		t.Error("the driver has bound VFs")
 	}
+}
+
+// Intel's driver has the same name, and would delete the slices of this one.
+func TestDriverServesNothingBesideIntelsDriver(t *testing.T) {
+	t.Setenv("POD_UID", "11111111-2222-4333-8444-555555555555")
+	r := newRig(t)
+	r.addVFs(1)
+	path := filepath.Join(r.kubelet.Root(), "plugins_registry", "qat.intel.com-reg.sock")
+	intel, err := net.Listen("unix", path)
+	must(t, err)
+	defer intel.Close()
+	r.start()
+	r.log.Await(t, `"Not serving the devices of this node, .*" err="another DRA driver serves `+path+
+		`: it must end first"`)
+	if s := r.api.Slices(); len(s) > 0 {
+		t.Errorf("the driver has written %d slices", len(s))
+	}
+	r.awaitRegistered(0)
 }
 
 // The process ends on SIGTERM, and its log is complete.

@@ -115,7 +115,7 @@ func serve(ctx context.Context, o *options, plugin *qat.Plugin, meters *metrics.
 	}
 	watch, checked := program.ReleaseMemory(plugin.Watch), program.Checker(plugin)
 	if o.QAT.Mode == qat.ModeDPDK {
-		gate := program.NewGate(nodelock.DevicePlugin, o.kubeletDir)
+		gate := program.NewGate(nodelock.DevicePlugin, o.kubeletDir, "")
 		defer gate.Release()
 		watch, checked = program.Exclusive(gate, watch, checked)
 	}

@@ -32,7 +32,7 @@ func startDRADriver(t *testing.T, dir string) *draDriver {
 	ctx, cancel := context.WithCancel(t.Context())
 	d := &draDriver{
 		t:      t,
-		gate:   program.NewGate(nodelock.DRADriver, dir),
+		gate:   program.NewGate(nodelock.DRADriver, dir, ""),
 		cancel: cancel,
 		ended:  make(chan error, 1),
 	}

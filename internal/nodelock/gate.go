@@ -51,6 +51,10 @@ type Config struct {
 	// Ignored reports whether a device plugin may serve a resource, named without the namespace,
 	// beside the DRA driver. Only Gates of the DRA driver call it. Nil means none.
 	Ignored func(resource string) bool
+
+	// OtherDriver is the registration socket of a DRA driver of another implementation with the
+	// same name, which takes no lock. Only Gates of the DRA driver look at it. Empty means none.
+	OtherDriver string
 }
 
 // A Gate lets a front serve while the other front does not.
@@ -80,11 +84,11 @@ func New(config Config) *Gate {
 // ten minutes, and looks every two seconds. It then takes the lock when it was free for ten
 // seconds, so that a restart or an update of the other front does not swap the fronts.
 //
-// A DRA driver also waits while a live process serves a socket of the namespace, and if it cannot
-// take the lock. A device plugin that cannot take the lock, for example because the directory is
-// read-only, logs that and serves without it. If the directory does not exist, a device plugin
-// serves, and takes the lock when the directory appears. If the DRA driver has it then, the
-// context of serve ends, and Run returns an error.
+// A DRA driver also waits while a live process serves a socket of the namespace or OtherDriver, and
+// if it cannot take the lock. A device plugin that cannot take the lock, for example because the
+// directory is read-only, logs that and serves without it. If the directory does not exist, a
+// device plugin serves, and takes the lock when the directory appears. If the DRA driver has it
+// then, the context of serve ends, and Run returns an error.
 func (g *Gate) Run(ctx context.Context, serve func(context.Context) error) error {
 	err := g.acquire(ctx)
 	switch {
@@ -117,15 +121,14 @@ func (g *Gate) Waiting() bool {
 }
 
 // Check returns an error while Run waits. In a DRA driver that serves, it also returns an error if
-// a device plugin that takes no lock has started since, and logs that. Any goroutine may call
-// Check.
+// a program that takes no lock has started since, and logs that. Any goroutine may call Check.
 func (g *Gate) Check(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.waiting != nil || g.lock == nil || g.config.Front == DevicePlugin {
 		return g.waiting
 	}
-	err := checkSockets(g.config.Dir, g.config.Namespace, g.config.Ignored)
+	err := g.checkSockets()
 	if err == nil {
 		g.joined = ""
 	} else if g.joined != err.Error() {
@@ -142,7 +145,7 @@ func (g *Gate) acquire(ctx context.Context) error {
 	if err == nil && g.config.Front == DRADriver {
 		// A device plugin that starts from now on finds the lock. One that takes no lock may
 		// already serve.
-		if err = checkSockets(g.config.Dir, g.config.Namespace, g.config.Ignored); err != nil {
+		if err = g.checkSockets(); err != nil {
 			lock.Close()
 		}
 	}
@@ -160,6 +163,15 @@ func (g *Gate) acquire(ctx context.Context) error {
 	return nil
 }
 
+// checkSockets returns an error that wraps errHeld if a program that takes no lock serves the
+// devices.
+func (g *Gate) checkSockets() error {
+	if path := g.config.OtherDriver; path != "" && isServed(path) {
+		return fmt.Errorf("another DRA driver serves %s: %w", path, errHeld)
+	}
+	return checkSockets(g.config.Dir, g.config.Namespace, g.config.Ignored)
+}
+
 // mustWait reports whether the front must not serve because of an error. A device plugin serves if
 // it cannot take the lock for a reason of its own.
 func (g *Gate) mustWait(err error) bool {
@@ -170,7 +182,7 @@ func (g *Gate) mustWait(err error) bool {
 func (g *Gate) look() error {
 	err := look(g.path, g.config.Front)
 	if err == nil && g.config.Front == DRADriver {
-		err = checkSockets(g.config.Dir, g.config.Namespace, g.config.Ignored)
+		err = g.checkSockets()
 	}
 	if err != nil && g.mustWait(err) {
 		return err

@@ -34,14 +34,19 @@ type running struct {
 // startGate calls Run of a Gate for dir, in a synctest bubble.
 func startGate(t *testing.T, front Front, dir string) *running {
 	t.Helper()
+	return startGateOf(t, Config{
+		Front:     front,
+		Dir:       dir,
+		Namespace: namespace,
+		Ignored:   func(resource string) bool { return resource == "other" },
+	})
+}
+
+func startGateOf(t *testing.T, config Config) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{
-		Gate: New(Config{
-			Front:     front,
-			Dir:       dir,
-			Namespace: namespace,
-			Ignored:   func(resource string) bool { return resource == "other" },
-		}),
+		Gate:   New(config),
 		t:      t,
 		cancel: cancel,
 		result: make(chan error, 1),
@@ -204,6 +209,39 @@ func TestDRADriverWaitsForSocketsOfDevicePlugins(t *testing.T) {
 		socket.Close() // its file stays
 		time.Sleep(settleTime + 2*lookInterval)
 		g.wantServing(true)
+		g.stop()
+	})
+}
+
+// Intel's DRA driver has the same name, and takes no lock.
+func TestDRADriverWaitsForAnotherOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, dir, registry := testlog.Capture(t), t.TempDir(), t.TempDir()
+		path := filepath.Join(registry, namespace+"-reg.sock")
+		socket := serveSocket(t, registry, namespace+"-reg.sock")
+		config := Config{Front: DRADriver, Dir: dir, Namespace: namespace, OtherDriver: path}
+		g := startGateOf(t, config)
+		g.wantServing(false)
+		want := "another DRA driver serves " + path + ": it must end first"
+		if err := g.Check(t.Context()); err == nil || err.Error() != want {
+			t.Errorf("Check: %v, want %s", err, want)
+		}
+		socket.Close() // its file stays
+		time.Sleep(settleTime + 2*lookInterval)
+		g.wantServing(true)
+
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		g.wantServing(true)
+		socket = serveSocket(t, registry, namespace+"-reg.sock") // it is started later
+		if err := g.Check(t.Context()); err == nil || err.Error() != want {
+			t.Errorf("Check: %v, want %s", err, want)
+		}
+		if got := log(); !strings.HasPrefix(got[len(got)-1], `"Pods can get the same device from two programs`) {
+			t.Errorf("log %q", got)
+		}
+		socket.Close()
 		g.stop()
 	})
 }

@@ -11,16 +11,18 @@ import (
 )
 
 // NewGate returns the gate that keeps the device plugin and the DRA driver apart on a node. dir is
-// the kubelet's directory for device plugins.
+// the kubelet's directory for device plugins. otherDriver is the registration socket of another
+// DRA driver with the same name, or "".
 //
 // Mode kernel needs no gate: it offers no VFs. A DRA driver may run beside it, as a plugin in mode
 // dpdk may, if each serves families of its own.
-func NewGate(front nodelock.Front, dir string) *nodelock.Gate {
+func NewGate(front nodelock.Front, dir, otherDriver string) *nodelock.Gate {
 	return nodelock.New(nodelock.Config{
-		Front:     front,
-		Dir:       dir,
-		Namespace: Namespace,
-		Ignored:   qat.IsKernelModeResource,
+		Front:       front,
+		Dir:         dir,
+		Namespace:   Namespace,
+		Ignored:     qat.IsKernelModeResource,
+		OtherDriver: otherDriver,
 	})
 }
 

@@ -17,7 +17,7 @@ import (
 func TestPluginIsLiveAndNotReadyWhileItWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
-		driver := NewGate(nodelock.DRADriver, dir)
+		driver := NewGate(nodelock.DRADriver, dir, "")
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		driverCtx, endDriver := context.WithCancel(ctx)
@@ -28,7 +28,7 @@ func TestPluginIsLiveAndNotReadyWhileItWaits(t *testing.T) {
 		})
 		synctest.Wait()
 
-		gate := NewGate(nodelock.DevicePlugin, dir)
+		gate := NewGate(nodelock.DevicePlugin, dir, "")
 		defer gate.Release()
 		stuck := fakeChecker{stuck: true, firstLook: errors.New("not read")}
 		watched := make(chan struct{})
