@@ -16,8 +16,8 @@ import (
 	"qatplugin/internal/apitest"
 )
 
-// TestAPIServerInMemoryChecksSlicesAsKubernetes compares the rules of the API server that unit tests
-// use with the real ones.
+// TestAPIServerInMemoryChecksSlicesAsKubernetes compares the rules of the API server that unit
+// tests use with the real ones.
 func TestAPIServerInMemoryChecksSlicesAsKubernetes(t *testing.T) {
 	node, long := "n1", strings.Repeat("x", 65)
 	devices := func(n int, taint string) (all []resourcev1.Device) {
@@ -29,6 +29,9 @@ func TestAPIServerInMemoryChecksSlicesAsKubernetes(t *testing.T) {
 			all = append(all, d)
 		}
 		return all
+	}
+	device := func(name string) func(*resourcev1.ResourceSlice) {
+		return func(s *resourcev1.ResourceSlice) { s.Spec.Devices = []resourcev1.Device{{Name: name}} }
 	}
 	attribute := func(name string, value resourcev1.DeviceAttribute) func(*resourcev1.ResourceSlice) {
 		return func(s *resourcev1.ResourceSlice) {
@@ -73,8 +76,8 @@ func TestAPIServerInMemoryChecksSlicesAsKubernetes(t *testing.T) {
 		{"two devices of one name", func(s *resourcev1.ResourceSlice) {
 			s.Spec.Devices = append(devices(1, ""), devices(1, "")...)
 		}},
-		{"device with a dot", func(s *resourcev1.ResourceSlice) { s.Spec.Devices = []resourcev1.Device{{Name: "a.b"}} }},
-		{"device with a long name", func(s *resourcev1.ResourceSlice) { s.Spec.Devices = []resourcev1.Device{{Name: long}} }},
+		{"device with a dot", device("a.b")},
+		{"device with a long name", device(long)},
 		{"32 attributes", attributes(32)},
 		{"33 attributes", attributes(33)},
 		{"attribute with a domain", attribute("resource.kubernetes.io/pciBusID", text("0000:6b:00.1"))},
