@@ -4,6 +4,9 @@ package deployments
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -215,6 +218,26 @@ func TestDRAExamples(t *testing.T) {
 				t.Error("the claim gets devices of other claims")
 			}
 		})
+	}
+}
+
+// TestDRAExamplesPrintTheirVFs runs the pods' commands in a real shell, with the variables that the
+// driver sets for two VFs, and a stand-in for sleep.
+func TestDRAExamplesPrintTheirVFs(t *testing.T) {
+	bin := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(bin, "sleep"), []byte("#!/bin/sh\n"), 0o700))
+	vfs := []string{
+		"QAT0=0000:6b:00.1", "QAT1=0000:6b:00.2", "QAT_0000_6b_00_1=0000:6b:00.1", "QAT_0000_6b_00_2=0000:6b:00.2",
+	}
+	for _, name := range draExamples {
+		_, pod := example(t, name)
+		command := pod.Spec.Containers[0].Command
+		cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
+		cmd.Env = append([]string{"PATH=" + bin + ":" + os.Getenv("PATH"), "LC_ALL=C"}, vfs...)
+		out, err := cmd.CombinedOutput()
+		if want := strings.Join(vfs, "\n") + "\n"; err != nil || string(out) != want {
+			t.Errorf("%s prints %q (%v), want %q", name, out, err, want)
+		}
 	}
 }
 

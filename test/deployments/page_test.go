@@ -5,6 +5,7 @@ package deployments
 import (
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,9 +34,10 @@ func TestPageShowsExamples(t *testing.T) {
 		}
 		if _, lines, ok := strings.Cut(block[2], "# where the checkout is\n"); ok {
 			got := decode(t, kustomizeOn(t, "qat_dra_driver", "namespace: accelerators\n"+lines))
-			image := got.daemonSets[0].Spec.Template.Spec.Containers[0].Image
-			if want := "registry.example.com/intel-qat-dra-driver:v1.0.0"; image != want {
-				t.Errorf("the kustomization of the page has the image %s, want %s", image, want)
+			c := got.daemonSets[0].Spec.Template.Spec.Containers[0]
+			if c.Image != "registry.example.com/intel-qat-dra-driver:v1.0.0" ||
+				!slices.Contains(c.Args, "-unhealthy-taint-effect=NoExecute") {
+				t.Errorf("the kustomization of the page has the image %s and the arguments %q", c.Image, c.Args)
 			}
 			continue
 		}
