@@ -38,18 +38,18 @@ const (
 )
 
 type headerLine struct {
-	Type    string    `json:"type"`
-	Version int       `json:"version"`
-	Mode    string    `json:"mode"`
-	Time    time.Time `json:"time"`
-	Reason  string    `json:"reason,omitempty"` // "drift", or nothing
-	Driver  string    `json:"driver"`
-	Served  []string  `json:"served"` // drivers of -kernel-vf-drivers
-	Bind    bool      `json:"bind"`
-	Steal   bool      `json:"steal"`
-	Attrs   bool      `json:"attributes,omitempty"` // devices have attributes
-	Policy  string    `json:"policy,omitempty"`
-	Limit   int       `json:"limit,omitempty"` // device limit
+	Type       string    `json:"type"`
+	Version    int       `json:"version"`
+	Mode       string    `json:"mode"`
+	Time       time.Time `json:"time"`
+	Reason     string    `json:"reason,omitempty"` // "drift", or nothing
+	Driver     string    `json:"driver"`
+	Served     []string  `json:"served"` // drivers of -kernel-vf-drivers
+	Bind       bool      `json:"bind"`
+	Steal      bool      `json:"steal"`
+	Attributes bool      `json:"attributes,omitempty"` // devices have attributes
+	Policy     string    `json:"policy,omitempty"`
+	Limit      int       `json:"limit,omitempty"` // device limit
 }
 
 type checkpointLine struct {
@@ -249,18 +249,18 @@ func (e *encoder) time(t time.Time) time.Time { return e.started.Add(t.Sub(e.sta
 func (e *encoder) recording(r *recording) {
 	s := &r.settings
 	e.line(headerLine{
-		Type:    lineHeader,
-		Version: recordingVersion,
-		Mode:    "dpdk",
-		Time:    e.time(r.at),
-		Reason:  r.reason,
-		Driver:  s.rules.driver,
-		Served:  s.rules.served,
-		Bind:    s.rules.bind,
-		Steal:   s.rules.steal,
-		Attrs:   s.rules.attributes,
-		Policy:  string(s.policy),
-		Limit:   s.limit,
+		Type:       lineHeader,
+		Version:    recordingVersion,
+		Mode:       "dpdk",
+		Time:       e.time(r.at),
+		Reason:     r.reason,
+		Driver:     s.rules.driver,
+		Served:     s.rules.served,
+		Bind:       s.rules.bind,
+		Steal:      s.rules.steal,
+		Attributes: s.rules.attributes,
+		Policy:     string(s.policy),
+		Limit:      s.limit,
 	})
 	events := slices.Clone(r.events)
 	slices.SortStableFunc(events, func(a, b status.Event) int { return a.Time.Compare(b.Time) })
@@ -570,7 +570,7 @@ func (d *decoder) family(id string) *device.Family {
 
 func (d *decoder) settings(h *headerLine) settings {
 	return settings{
-		rules:  rules{driver: h.Driver, served: h.Served, bind: h.Bind, steal: h.Steal, attributes: h.Attrs},
+		rules:  rules{driver: h.Driver, served: h.Served, bind: h.Bind, steal: h.Steal, attributes: h.Attributes},
 		policy: policy.Policy(h.Policy),
 		limit:  h.Limit,
 	}
