@@ -51,6 +51,12 @@ const digest = "sha256:012345678901234567890123456789012345678901234567890123456
 
 var settings = []setting{
 	{"front", `{front: dra}`, "", "kind: DeviceClass"},
+	{
+		"kubeletRoot",
+		`{front: dra, kubeletRoot: /var/lib/k0s/kubelet}`,
+		"",
+		"path: /var/lib/k0s/kubelet/plugins_registry\n",
+	},
 	{"mode", `{mode: kernel}`, "", "-mode=kernel"},
 	{
 		"image.repository",
@@ -226,10 +232,11 @@ func valueNames(path string, values map[string]any) (names []string) {
 
 func TestInvalidChartValues(t *testing.T) {
 	for values, want := range map[string]string{ // what the error names
-		`{mode: dpkd}`:                                     "mode",
-		`{modes: dpdk}`:                                    "modes",
-		`{front: both}`:                                    "front",
-		`{front: dra, mode: kernel}`:                       "front: dra",
+		`{mode: dpkd}`:               "mode",
+		`{modes: dpdk}`:              "modes",
+		`{front: both}`:              "front",
+		`{front: dra, mode: kernel}`: "front: dra",
+		`{front: dra, kubeletRoot: /var/lib/kubelet/}`:     "kubeletRoot",
 		`{front: dra, nameSuffix: -two}`:                   "nameSuffix",
 		`{front: dra, cdi: {enabled: true}}`:               "cdi.enabled",
 		`{front: dra, config: {allocationPolicy: packed}}`: "config.allocationPolicy",
@@ -268,6 +275,22 @@ func TestInvalidChartValues(t *testing.T) {
 	} {
 		if _, _, err := helm(t, "any", values); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("values %s: error %v, want one that names %s", values, err, want)
+		}
+	}
+}
+
+// TestChartSetsKubeletRoot: the driver is told the directory, and its mounts have the same path
+// inside and outside.
+func TestChartSetsKubeletRoot(t *testing.T) {
+	const root = "/var/lib/k0s/kubelet"
+	p := plugin{daemonSet: decode(t, mustHelm(t, `{front: dra, kubeletRoot: `+root+`}`)).daemonSets[0]}
+	if !slices.Contains(p.container(t).Args, "-kubelet-root="+root) {
+		t.Errorf("arguments %q", p.container(t).Args)
+	}
+	for _, dir := range []string{root + "/plugins_registry", root + "/plugins/" + driverName,
+		"/var/lib/kubelet/device-plugins"} {
+		if m, onHost := p.mount(t, dir); m == nil || onHost != dir {
+			t.Errorf("%s is %q on the host", dir, onHost)
 		}
 	}
 }
