@@ -77,7 +77,7 @@ func TestAnyHistoryEndsWithTheNewestDevices(t *testing.T) {
 			for range rapid.IntRange(1, 12).Draw(rt, "steps") {
 				switch rapid.SampledFrom([]string{
 					"change", "change", "change", "change", "wait", "fail", "away", "wipe", "end", "compact", "edit",
-					"restart",
+					"other", "restart",
 				}).Draw(rt, "step") {
 				case "change":
 					pf := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(rt, "pf")
@@ -114,6 +114,13 @@ func TestAnyHistoryEndsWithTheNewestDevices(t *testing.T) {
 				case "edit":
 					edited = true
 					r.editSlices(func(s *resourcev1.ResourceSlice) { s.Spec.Devices = nil })
+				case "other":
+					generation := rapid.Int64Range(0, 9).Draw(rt, "generation")
+					if len(r.server.Slices()) == 0 || r.server.Slices()[0].Name != "a" {
+						r.addSlice("a", driver, node, node)
+					}
+					edit := func(s *resourcev1.ResourceSlice) { s.Spec.Pool.Generation = generation }
+					_ = r.server.EditSlice("a", edit) // unless it is deleted already
 				case "restart":
 					r.stop()
 					time.Sleep(time.Second) // each process has its own limit
