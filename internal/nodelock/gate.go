@@ -11,9 +11,9 @@
 // (fcntl(2), F_OFD_SETLK). They hold between containers, and the kernel releases them however a
 // process ends. The file is empty and stays when the programs end.
 //
-// Limits: if somebody deletes the file while the DRA driver serves, a device plugin that starts later
-// serves as well. The DRA driver reports that, and any other program that starts later and takes no
-// lock, only in [Gate.Check].
+// Limits: if somebody deletes the file while the DRA driver serves, a device plugin that starts
+// later serves as well. The DRA driver reports that, and any other program that starts later and
+// takes no lock, only in [Gate.Check].
 package nodelock
 
 import (
