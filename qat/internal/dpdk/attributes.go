@@ -65,7 +65,7 @@ func attributes(f *facts, resource string) map[string]any {
 
 // number returns the number of the VF at its PF, if that is known.
 func (f *facts) number() (n int, ok bool) {
-	if f.vf == nil || f.pf == nil {
+	if f.pf == nil {
 		return 0, false
 	}
 	if i := slices.Index(f.pf.VFs, f.vf.Address); i >= 0 && i < len(f.pf.VFNumbers) {
@@ -88,7 +88,7 @@ func addServices(m map[string]any, services []string) {
 	if len(services) == 0 {
 		return // not known
 	}
-	if len(services) > 1 && services[0] == "asym" && services[1] == "sym" {
+	if len(services) > 1 && services[1] == "sym" { // after asym
 		services[0], services[1] = services[1], services[0]
 	}
 	m[attributeServices] = strings.Join(services, ";")

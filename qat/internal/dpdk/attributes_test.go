@@ -74,6 +74,7 @@ func TestAttributesThatAreNotKnownAreLeftOut(t *testing.T) {
 	}{
 		"all":          {vf(nil), "cy", nil},
 		"no NUMA node": {vf(func(f *facts) { f.vf.NUMANode = -1 }), "cy", map[string]any{attributeNUMANode: nil}},
+		"NUMA node 0":  {vf(func(f *facts) { f.vf.NUMANode = 0 }), "cy", map[string]any{attributeNUMANode: int64(0)}},
 		"no root":      {vf(func(f *facts) { f.vf.PCIeRoot = "" }), "cy", map[string]any{attributePCIeRoot: nil}},
 		"no version": {
 			vf(func(f *facts) { f.pf.DriverVersion = "" }), "cy",

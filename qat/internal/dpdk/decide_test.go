@@ -95,6 +95,20 @@ func TestDecide(t *testing.T) {
 			func(f *facts, _ *rules) { f.vf.Node = device.Node{Missing: releasing, Releasing: true} },
 			await(status.ClassReleasing, releasing),
 		},
+		"held on its way out, not listed, with attributes": {
+			unboundVF(""),
+			func(f *facts, r *rules) {
+				r.attributes, f.vf.Node = true, device.Node{Missing: releasing, Releasing: true}
+			},
+			unhealthy(listed("cy")),
+		},
+		"bound without a VFIO device, with attributes": {
+			usableVF(),
+			func(f *facts, r *rules) {
+				r.attributes, f.vf.Node = true, device.Node{Missing: releasing, Releasing: true}
+			},
+			await(status.ClassReleasing, releasing),
+		},
 		"being removed, unbound": {
 			unboundVF(""),
 			func(f *facts, _ *rules) { f.vf.removing = true },
