@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -12,49 +13,90 @@ import (
 )
 
 // TestFrontsExcludeEachOther installs the device plugin and the DRA driver on one node, in either
-// order. The second one waits, says so, and takes over when the first one is gone.
+// order. The second one waits, says so, and offers nothing.
 func TestFrontsExcludeEachOther(t *testing.T) {
 	n := openNode(t)
 	h := startHost(t)
 	must(t, h.addPF(cyPF, "sym;asym"))
-	plugin := func() *installation { return n.install("qat_plugin/overlays/debug", h.hostPaths()) }
-	driver := func() *installation { return n.installDriver("qat_dra_driver", h) }
-	pluginServes := func() { n.awaitResources(resources{cy: 16}) }
-	driverServes := func() { n.awaitPool(func(p pool) error { return p.hasHealthy(h.VFs(cyPF)) }) }
+	remove := func(in *installation) {
+		kubectl(t, "delete", "-n", pluginNamespace, "--cascade=foreground", "-k", in.dir)
+	}
 
-	for _, test := range []struct {
-		name                      string
-		first, second             func() *installation
-		firstServes, secondServes func()
-		checkSecondOffersNothing  func()
-	}{
-		{"device plugin first", plugin, driver, pluginServes, driverServes, func() {
-			if p, err := n.pool(); err != nil || len(p) > 0 {
-				t.Errorf("the waiting driver has the pool %v, %v", p, err)
-			}
-		}},
-		{"DRA driver first", driver, plugin, driverServes, pluginServes, func() {
-			node, err := n.client.CoreV1().Nodes().Get(t.Context(), nodeName, metav1.GetOptions{})
-			must(t, err)
-			if vfs := resourcesOf(node.Status.Allocatable)[cy]; vfs > 0 {
-				t.Errorf("the waiting device plugin has %d VFs in the Node", vfs)
-			}
-		}},
-	} {
-		first := test.first()
-		first.awaitReady()
-		test.firstServes()
-		second := test.second()
-		second.awaitWaiting()
-		test.firstServes()
-		test.checkSecondOffersNothing()
-		kubectl(t, "delete", "-n", pluginNamespace, "--cascade=foreground", "-k", first.dir)
+	plugin := n.install("qat_plugin/overlays/debug", h.hostPaths())
+	n.awaitResources(resources{cy: 16})
+	driver := n.installDriver("qat_dra_driver", h)
+	driver.awaitWaiting()
+	if p, err := n.pool(); err != nil || len(p) > 0 {
+		t.Errorf("the waiting driver has the pool %v, %v", p, err)
+	}
+	remove(driver)
+	remove(plugin)
+
+	driver = n.installDriver("qat_dra_driver", h)
+	n.awaitPool(func(p pool) error { return p.hasHealthy(h.VFs(cyPF)) })
+	plugin = n.install("qat_plugin/overlays/debug", h.hostPaths())
+	plugin.awaitWaiting()
+	node, err := n.client.CoreV1().Nodes().Get(t.Context(), nodeName, metav1.GetOptions{})
+	must(t, err)
+	if vfs := resourcesOf(node.Status.Allocatable)[cy]; vfs > 0 {
+		t.Errorf("the waiting device plugin has %d VFs in the Node", vfs)
+	}
+	remove(plugin)
+	remove(driver)
+}
+
+// TestMigrationGuideCommands moves the node from the device plugin to the DRA driver and back, with
+// the commands of docs/dra-migration.md. A Deployment that requests an extended resource runs
+// unchanged on both.
+func TestMigrationGuideCommands(t *testing.T) {
+	n := openNode(t)
+	h := startHost(t)
+	must(t, h.addPF(cyPF, "sym;asym"))
+	guide := readFile(t, projectFile("docs/dra-migration.md"))
+	_, guide, _ = strings.Cut(guide, "\n## From the device plugin to the DRA driver\n")
+	there, back, _ := strings.Cut(guide, "\n## Back to the device plugin\n")
+	back, _, _ = strings.Cut(back, "\n## ")
+
+	n.install("qat_plugin", h.hostPaths()).awaitReady()
+	n.awaitResources(resources{cy: 16})
+	n.t.Cleanup(n.deleteSlices)
+	driver := replaceHostPaths(t, draKustomization(t, "qat_dra_driver"), h.hostPaths())
+	n.cleanup(func() {
+		kubectl(t, "uncordon", nodeName)
+		kubectl(t, "label", "node", nodeName, "qat-front-")
+		kubectl(t, "delete", "deployment", "--ignore-not-found", "migrates")
+		n.awaitPodsDeleted(metav1.NamespaceDefault)
+		kubectl(t, "delete", "--ignore-not-found", "--cascade=foreground", "-k", driver)
+	})
+	n.createDeployment(requesting(newPod("migrates"), cy, 2))
+	pods := func() *workload {
+		w := n.awaitDeployment("migrates")
+		if list := w.vfs(); len(list) != 2 {
+			t.Errorf("the pod of the Deployment has VFs %v, want 2", list)
+		}
+		return w
+	}
+	if w := pods(); len(w.devices.Env) != 2 {
+		t.Errorf("the pod has %v, want the variables of the device plugin", w.devices.Env)
+	}
+	replace := strings.NewReplacer("-n qat ", "-n "+pluginNamespace+" ", "-k deployments/qat_dra_driver", "-k "+driver,
+		"NODE", nodeName)
+	run := func(section string) {
+		t.Helper()
 		began := time.Now()
-		test.secondServes()
-		t.Logf("%s: the second one offered the VFs %.1f s after the first one had gone",
-			test.name, time.Since(began).Seconds())
-		kubectl(t, "delete", "-n", pluginNamespace, "--cascade=foreground", "-k", second.dir)
-		n.deleteSlices()
+		for _, block := range blocksIn(section) {
+			runCommands(t, replace.Replace(block), os.Getenv("KUBECONFIG"))
+		}
+		ran := time.Now()
+		n.awaitDeployment("migrates")
+		t.Logf("the commands took %.1f s, then a pod had VFs after %.1f s",
+			ran.Sub(began).Seconds(), time.Since(ran).Seconds())
+	}
+	run(there)
+	pods().checkHas(h, 2, h.VFs(cyPF))
+	run(back)
+	if w := pods(); len(w.devices.Env) != 2 {
+		t.Errorf("the pod has %v, want the variables of the device plugin", w.devices.Env)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -64,18 +65,23 @@ func TestDRAGuideCommands(t *testing.T) {
 // run.sh has built it, and the node sees the checkout read-only.
 func commandsIn(t *testing.T, page string) (blocks []string) {
 	t.Helper()
-	text := readFile(t, projectFile("docs", page))
-	for _, part := range strings.Split(text, "\n```sh\n")[1:] {
-		block, _, closed := strings.Cut(part, "\n```\n")
-		if !closed {
-			t.Fatalf("docs/%s: a block has no end: %s", page, part)
-		}
+	for _, block := range blocksIn(readFile(t, projectFile("docs", page))) {
 		if block != "make image" {
 			blocks = append(blocks, block)
 		}
 	}
 	return blocks
 }
+
+// blocksIn returns the blocks of shell commands in a text. Those in a list are indented.
+func blocksIn(text string) (blocks []string) {
+	for _, m := range shellBlock.FindAllStringSubmatch(text, -1) {
+		blocks = append(blocks, strings.TrimSpace(strings.ReplaceAll(m[2], "\n"+m[1], "\n")))
+	}
+	return blocks
+}
+
+var shellBlock = regexp.MustCompile("(?ms)^( *)```sh\n(.*?)^ *```$")
 
 func runCommands(t *testing.T, commands, kubeconfig string) {
 	t.Helper()

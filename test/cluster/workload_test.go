@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -95,6 +96,42 @@ func (n *node) create(pod *corev1.Pod) {
 	n.cleanup(func() { kubectl(n.t, "delete", "pod", "--ignore-not-found", "--wait=false", pod.Name) })
 	_, err := n.client.CoreV1().Pods(pod.Namespace).Create(n.t.Context(), pod, metav1.CreateOptions{})
 	must(n.t, err)
+}
+
+// createDeployment creates a Deployment of one such pod in the namespace default.
+func (n *node) createDeployment(pod *corev1.Pod) {
+	n.t.Helper()
+	labels := map[string]string{"app": pod.Name}
+	pod.Spec.RestartPolicy = corev1.RestartPolicyAlways
+	_, err := n.client.AppsV1().Deployments(pod.Namespace).Create(n.t.Context(), &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace},
+		Spec: appsv1.DeploymentSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod.Spec},
+		},
+	}, metav1.CreateOptions{})
+	must(n.t, err)
+}
+
+// awaitDeployment waits until the pod of a Deployment in the namespace default is ready.
+func (n *node) awaitDeployment(name string) *workload {
+	n.t.Helper()
+	var found string
+	poll(n.t, func() error {
+		options := metav1.ListOptions{LabelSelector: "app=" + name}
+		pods, err := n.client.CoreV1().Pods(metav1.NamespaceDefault).List(n.t.Context(), options)
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods.Items {
+			if pod.DeletionTimestamp == nil && checkReady(&pod) == nil {
+				found = pod.Name
+				return nil
+			}
+		}
+		return fmt.Errorf("no pod of Deployment %s is ready among %d", name, len(pods.Items))
+	})
+	return n.awaitWorkload(metav1.NamespaceDefault, found)
 }
 
 // awaitWorkload waits until a pod is ready.
