@@ -89,18 +89,24 @@ func TestEveryComponentIsUsed(t *testing.T) {
 	}
 }
 
-// TestPageCombinesComponents renders the kustomization with components in docs/install.md.
+// TestPageCombinesComponents renders the kustomization with components in docs/install.md, also on
+// top of an overlay of the DRA driver, as docs/dra.md says.
 func TestPageCombinesComponents(t *testing.T) {
 	_, lines, ok := strings.Cut(readFile(t, top, "docs/install.md"), "# where the checkout is\ncomponents:\n")
 	lines, _, closed := strings.Cut(lines, "```")
 	if !ok || !closed {
 		t.Fatal("the page has no kustomization with components")
 	}
-	sets := decode(t, kustomizeOn(t, "qat_plugin", "components:\n"+lines)).daemonSets
-	args := sets[0].Spec.Template.Spec.Containers[0].Args
-	for _, want := range []string{"-telemetry", "-http-address=:8080"} {
-		if !slices.Contains(args, want) {
-			t.Errorf("the arguments %q lack %s", args, want)
+	for dir, more := range map[string]string{
+		"qat_plugin":                           "",
+		"qat_dra_driver/overlays/provisioning": "-provisioning-dir=/etc/qat-provisioning",
+	} {
+		got := decode(t, kustomizeOn(t, dir, "components:\n"+lines))
+		args := append(got.daemonSets[0].Spec.Template.Spec.Containers[0].Args, "")
+		for _, want := range []string{"-telemetry", "-http-address=:8080", more} {
+			if !slices.Contains(args, want) {
+				t.Errorf("%s: the arguments %q lack %s", dir, args, want)
+			}
 		}
 	}
 }
