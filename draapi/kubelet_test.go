@@ -223,7 +223,7 @@ func TestEndOfRunLetsCallsFinish(t *testing.T) {
 	select {
 	case <-r.done:
 		t.Error("Run returned with a call in progress")
-	case <-time.After(50 * time.Millisecond):
+	case <-time.After(400 * time.Millisecond): // twice the time that answers have to be written
 	}
 	close(finish)
 	if err := <-prepared; err != nil {
