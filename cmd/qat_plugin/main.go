@@ -5,9 +5,9 @@
 // and go, and binds them to the driver through which user space uses them.
 //
 // It exits with status 0 on SIGTERM and SIGINT, after it removed its sockets,
-// with status 1 if it then does not stop in time, if -kubelet-dir is too long
-// for the path of a socket, or if a DRA driver serves the devices when that
-// directory appears, and with status 2 if a flag is wrong. Nothing else ends it.
+// with status 1 if it then does not stop in time or if -kubelet-dir is too long
+// for the path of a socket, and with status 2 if a flag is wrong. Nothing else
+// ends it.
 package main
 
 import (

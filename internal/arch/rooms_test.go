@@ -114,6 +114,7 @@ var rooms = map[string]room{
 		why:    "internal/nodeevents compares snapshots and talks to the API server, and reads nothing of the host",
 	},
 	"internal/nodelock": {
+		ours:   []string{"internal/dirwatch"},
 		theirs: []string{"golang.org/x/sys/unix", "k8s.io/klog/v2"},
 		why:    "internal/nodelock lets one of two programs serve and knows nothing of the APIs that they serve",
 	},

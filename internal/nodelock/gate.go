@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"qatplugin/internal/dirwatch"
 )
 
 const (
@@ -86,18 +88,17 @@ func New(config Config) *Gate {
 //
 // A DRA driver also waits while a live process serves a socket of the namespace or OtherDriver, and
 // if it cannot take the lock. A device plugin that cannot take the lock, for example because the
-// directory is read-only, logs that and serves without it. If the directory does not exist, a
-// device plugin serves, and takes the lock when the directory appears. If the DRA driver has it
-// then, the context of serve ends, and Run returns an error.
+// directory is read-only, logs that and serves without it. If the directory does not exist, nobody
+// can serve. A device plugin then looks at the lock as soon as the directory appears.
 func (g *Gate) Run(ctx context.Context, serve func(context.Context) error) error {
 	err := g.acquire(ctx)
-	switch {
-	case err == nil:
-		return serve(ctx)
-	case g.config.Front == DevicePlugin && errors.Is(err, fs.ErrNotExist):
-		return g.serveWithoutDirectory(ctx, serve)
+	for g.config.Front == DevicePlugin && errors.Is(err, fs.ErrNotExist) {
+		if !g.awaitDirectory(ctx, err) {
+			return nil
+		}
+		err = g.acquire(ctx)
 	}
-	if !g.wait(ctx, err) {
+	if err != nil && !g.wait(ctx, err) {
 		return nil
 	}
 	return serve(ctx)
@@ -236,36 +237,51 @@ func (g *Gate) report(log klog.Logger, err error) {
 	}
 }
 
-// serveWithoutDirectory calls serve, and takes the lock when the directory appears.
-func (g *Gate) serveWithoutDirectory(ctx context.Context, serve func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var lost error
-	var taking sync.WaitGroup
-	taking.Go(func() {
-		if lost = g.awaitDirectory(ctx); lost != nil {
-			cancel()
+// awaitDirectory waits until the kubelet's directory exists. missing is the error that says that it
+// does not. awaitDirectory returns false if ctx ended before.
+func (g *Gate) awaitDirectory(ctx context.Context, missing error) bool {
+	g.mu.Lock()
+	g.waiting = missing
+	g.mu.Unlock()
+	g.report(klog.FromContext(ctx), missing)
+	for ctx.Err() == nil {
+		watch, err := dirwatch.New(g.config.Dir)
+		exists := dirwatch.Exists(g.config.Dir)
+		switch {
+		case exists:
+		case err == nil:
+			awaitMove(ctx, watch)
+		default: // inotify is not available
+			select {
+			case <-ctx.Done():
+			case <-time.After(lookInterval):
+			}
 		}
-	})
-	err := serve(ctx)
-	cancel()
-	taking.Wait()
-	if lost != nil {
-		return fmt.Errorf("take the lock of this node: %w", lost)
+		watch.Close()
+		if exists {
+			return true
+		}
 	}
-	return err
+	return false
 }
 
-// awaitDirectory takes the lock when the directory exists. It returns an error if the other front
-// has the lock then.
-func (g *Gate) awaitDirectory(ctx context.Context) error {
+// awaitMove returns when the watched directory, or one above it, may have appeared or disappeared,
+// and at the latest after lookInterval, because mounts and links cause no event.
+func awaitMove(ctx context.Context, watch *dirwatch.Watch) {
+	timer := time.NewTimer(lookInterval)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-time.After(lookInterval):
-		}
-		if err := g.acquire(ctx); !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return
+		case <-timer.C:
+			return
+		case <-watch.Errors:
+			return
+		case event := <-watch.Events:
+			if watch.Moved(event) {
+				return
+			}
 		}
 	}
 }

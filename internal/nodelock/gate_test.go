@@ -5,6 +5,7 @@ package nodelock
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,47 +20,62 @@ import (
 	"qatplugin/internal/testlog"
 )
 
-const namespace = "x.example.com"
+const (
+	namespace   = "x.example.com"
+	testTimeout = 20 * time.Second // only a failing test waits as long
+)
 
 // A running Gate is one whose Run has been called.
 type running struct {
 	*Gate
-	t      *testing.T
-	cancel context.CancelFunc
-	began  time.Time // when serve was called; zero if it was not
-	ended  bool      // serve's context has ended
-	result chan error
+	t       *testing.T
+	cancel  context.CancelFunc
+	began   time.Time     // when serve was called; zero if it was not
+	serving chan struct{} // closed when serve was called
+	result  chan error
+}
+
+func configOf(front Front, dir string) Config {
+	return Config{
+		Front:     front,
+		Dir:       dir,
+		Namespace: namespace,
+		Ignored:   func(resource string) bool { return resource == "other" },
+	}
 }
 
 // startGate calls Run of a Gate for dir, in a synctest bubble.
 func startGate(t *testing.T, front Front, dir string) *running {
 	t.Helper()
-	return startGateOf(t, Config{
-		Front:     front,
-		Dir:       dir,
-		Namespace: namespace,
-		Ignored:   func(resource string) bool { return resource == "other" },
-	})
+	return startGateOf(t, configOf(front, dir))
 }
 
+// startGateOf calls Run of a Gate, in a synctest bubble.
 func startGateOf(t *testing.T, config Config) *running {
 	t.Helper()
+	r := runGate(t, config)
+	synctest.Wait()
+	return r
+}
+
+// runGate calls Run of a Gate in a goroutine.
+func runGate(t *testing.T, config Config) *running {
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{
-		Gate:   New(config),
-		t:      t,
-		cancel: cancel,
-		result: make(chan error, 1),
+		Gate:    New(config),
+		t:       t,
+		cancel:  cancel,
+		serving: make(chan struct{}),
+		result:  make(chan error, 1),
 	}
 	go func() {
 		r.result <- r.Run(ctx, func(ctx context.Context) error {
 			r.began = time.Now()
+			close(r.serving)
 			<-ctx.Done()
-			r.ended = true
 			return nil
 		})
 	}()
-	synctest.Wait()
 	return r
 }
 
@@ -344,40 +360,108 @@ func TestLockThatCannotBeTaken(t *testing.T) {
 	}
 }
 
-// A device plugin reads the host while the kubelet's directory is missing.
-func TestDevicePluginTakesTheLockWhenTheDirectoryAppears(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "device-plugins")
-		plugin, driver := startGate(t, DevicePlugin, dir), startGate(t, DRADriver, dir)
-		plugin.wantServing(true)
-		driver.wantServing(false)
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
+// await waits in real time, because inotify does not work in a bubble.
+func await(t *testing.T, isTrue func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(testTimeout); !isTrue(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing happens")
 		}
-		time.Sleep(time.Minute)
-		driver.wantServing(false)
-		if err := driver.Check(t.Context()); !strings.Contains(err.Error(), "the device plugin has locked") {
-			t.Errorf("the DRA driver waits because of: %v", err)
-		}
-		plugin.stop()
-		driver.stop()
-	})
+	}
 }
 
-func TestDevicePluginEndsIfTheDirectoryAppearsLocked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "device-plugins")
-		plugin := startGate(t, DevicePlugin, dir)
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		driver := startGate(t, DRADriver, dir)
-		want := "take the lock of this node: the DRA driver has locked " + filepath.Join(dir, namespace+".lock") +
-			": it must end first"
-		if err := <-plugin.result; err == nil || err.Error() != want || !plugin.ended {
-			t.Errorf("Run returned %v, want %s", err, want)
-		}
-		plugin.Release()
-		driver.stop()
-	})
+func (r *running) isServing() bool {
+	select {
+	case <-r.serving:
+		return true
+	default:
+		return false
+	}
+}
+
+// startWithoutDirectory starts a device plugin without the kubelet's directory.
+func startWithoutDirectory(t *testing.T) (plugin *running, dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "kubelet", "device-plugins")
+	plugin = runGate(t, configOf(DevicePlugin, dir))
+	await(t, plugin.Waiting)
+	if err := plugin.Check(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Check without the directory: %v", err)
+	}
+	return plugin, dir
+}
+
+func TestDevicePluginStartsWhenTheDirectoryAppears(t *testing.T) {
+	log := testlog.Capture(t)
+	plugin, dir := startWithoutDirectory(t)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	await(t, plugin.isServing)
+	want := []string{`"Waiting for the kubelet's directory for device plugins" path="` + dir + `"`}
+	if diff := cmp.Diff(want, log()); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+	if _, err := acquire(filepath.Join(dir, namespace+".lock"), DRADriver); !errors.Is(err, errHeld) {
+		t.Errorf("lock of the DRA driver: %v", err)
+	}
+	if err := plugin.Check(t.Context()); err != nil || plugin.Waiting() {
+		t.Errorf("Check of a plugin that serves: %v", err)
+	}
+	plugin.stop()
+}
+
+// The process stays, and serves when the other front has ended.
+func TestDevicePluginWaitsIfTheDirectoryAppearsLocked(t *testing.T) {
+	log := testlog.Capture(t)
+	plugin, dir := startWithoutDirectory(t)
+	built := filepath.Join(t.TempDir(), "kubelet")
+	path := filepath.Join(built, "device-plugins", namespace+".lock")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	driver, err := acquire(path, DRADriver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer driver.Close()
+	if err := os.Rename(built, filepath.Dir(dir)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool { return len(log()) == 2 })
+	want := "the DRA driver has locked " + filepath.Join(dir, namespace+".lock") + ": it must end first"
+	if err := plugin.Check(t.Context()); err == nil || err.Error() != want {
+		t.Errorf("Check: %v, want %s", err, want)
+	}
+	if got := log(); len(got) != 2 || !strings.Contains(got[1], want) {
+		t.Errorf("log %q", got)
+	}
+	plugin.stop()
+	if !plugin.began.IsZero() {
+		t.Error("the device plugin served")
+	}
+}
+
+func TestDevicePluginEndsWithoutTheDirectory(t *testing.T) {
+	plugin, _ := startWithoutDirectory(t)
+	plugin.stop()
+	if !plugin.began.IsZero() {
+		t.Error("the device plugin served")
+	}
+}
+
+// A link in the path causes no event.
+func TestDevicePluginLooksForTheDirectory(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "link", "device-plugins")
+	if err := os.Symlink(filepath.Join(root, "elsewhere"), filepath.Join(root, "link")); err != nil {
+		t.Fatal(err)
+	}
+	plugin := runGate(t, configOf(DevicePlugin, dir))
+	await(t, plugin.Waiting)
+	if err := os.MkdirAll(filepath.Join(root, "elsewhere", "device-plugins"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	await(t, plugin.isServing)
+	plugin.stop()
 }
