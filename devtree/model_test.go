@@ -32,7 +32,14 @@ func (m model) withoutEmpty() model {
 	return c
 }
 
-func text(d *devtree.Device) string { return fmt.Sprintf("%+v %#v", *d, d.Attributes) }
+// text returns all fields of a device, and the types of the attributes.
+func text(d *devtree.Device) string {
+	s := fmt.Sprintf("%+v", *d)
+	for _, name := range slices.Sorted(maps.Keys(d.Attributes)) {
+		s += fmt.Sprintf(" %s: %T", name, d.Attributes[name])
+	}
+	return s
+}
 
 // modelOf reads the Tree with every method that reads one and checks that they agree.
 func modelOf(t rapid.TB, tree *devtree.Tree) model {
