@@ -74,8 +74,9 @@
 //
 // Run owns all goroutines and returns when they have ended, unless Watch does not return within 5
 // s. Their number is bounded: claims are prepared and unprepared in up to 16 goroutines, and a
-// connection of the kubelet can have 128 calls and streams. Apart from the health, timers look
-// every 10 s for files of other instances and for replaced directories.
+// connection of the kubelet can have 128 calls and streams. Changes of directories wake the Driver.
+// Apart from the health, one timer looks every 10 s for what causes no event, such as a mount over
+// one of the kubelet's directories.
 //
 // The Driver logs to the klog logger of Run's context ([klog.FromContext]): registrations, and
 // what is wrong, at V(0), its own life cycle at V(1), and claims and writes at V(2). An error

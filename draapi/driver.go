@@ -22,10 +22,7 @@ import (
 	"qatplugin/draapi/internal/publisher"
 )
 
-const (
-	loadInterval = 10 * time.Second // between looks at the claims that other instances prepare
-	watchTimeout = 5 * time.Second  // for Watch to return when Run ends
-)
+const watchTimeout = 5 * time.Second // for Watch to return when Run ends
 
 // A Driver offers the devices of a [Plugin] through DRA. Any goroutine may call its methods, also
 // before and after Run.
@@ -129,7 +126,7 @@ func (d *Driver) Run(ctx context.Context) error {
 		}
 	})
 	running.Go(func() { d.watchRuntime(ctx) })
-	running.Go(func() { reload(ctx, p) })
+	running.Go(func() { p.claims.Watch(ctx) })
 	running.Go(func() { p.slices.Run(ctx) })
 	select {
 	case <-p.first:
@@ -259,23 +256,6 @@ func (d *Driver) newest() (*inventory.Inventory, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.inventory, d.changed
-}
-
-// reload reads what other instances have prepared and unprepared, until ctx ends. A call for a
-// claim does not wait for it, and reads that itself.
-func reload(ctx context.Context, p *parts) {
-	ticker := time.NewTicker(loadInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			if err := p.claims.Load(); err != nil {
-				p.log.V(2).Info("Cannot read the prepared claims, trying again", "reason", err.Error())
-			}
-		}
-	}
 }
 
 // find returns the first of plugin and the values that it wraps that implements T, or nil.

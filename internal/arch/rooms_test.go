@@ -52,9 +52,9 @@ var rooms = map[string]room{
 		why:    "draapi/internal/apiclient sends requests to the API server and decides nothing",
 	},
 	"draapi/internal/claims": {
-		ours: []string{"cdi", "devtree", "draapi/internal/inventory", "internal/retry"},
+		ours: []string{"cdi", "devtree", "draapi/internal/inventory", "internal/dirwatch", "internal/retry"},
 		theirs: []string{
-			"k8s.io/api", "k8s.io/apimachinery", helper + "/api/metadata", helper + "/api/metadata/v1alpha1",
+			"github.com/fsnotify/fsnotify", "k8s.io/api", "k8s.io/apimachinery", helper + "/api/metadata", helper + "/api/metadata/v1alpha1",
 			"k8s.io/klog/v2",
 		},
 		never: []string{"google.golang.org/grpc", "k8s.io/client-go"},

@@ -288,11 +288,11 @@ func (d *directory) events() (<-chan fsnotify.Event, <-chan error) {
 func (d *directory) reconcile(now time.Time) time.Time {
 	switch {
 	case d.watch == nil && !now.Before(d.rewatchAt):
-		d.rewatch()
+		d.rewatch(now)
 	case d.watch != nil && !now.Before(d.compareAt):
 		d.compareAt = now.Add(compareInterval)
 		if d.watch.Replaced() {
-			d.rewatch()
+			d.rewatch(now)
 		}
 	}
 	if d.watch == nil {
@@ -305,7 +305,7 @@ func (d *directory) reconcile(now time.Time) time.Time {
 // about that or about the socket.
 func (d *directory) handleEvent(ev fsnotify.Event, socket string) bool {
 	if d.watch.Moved(ev) {
-		d.rewatch()
+		d.rewatch(time.Now())
 		return true
 	}
 	return filepath.Clean(ev.Name) == socket
@@ -322,10 +322,10 @@ func (d *directory) handleError(err error, ok bool) {
 }
 
 // rewatch replaces the watch with one of the directory as it is now.
-func (d *directory) rewatch() {
+func (d *directory) rewatch(now time.Time) {
 	d.watch.Close()
 	var err error
-	d.compareAt = time.Now().Add(compareInterval)
+	d.compareAt = now.Add(compareInterval)
 	if d.watch, err = dirwatch.New(d.path); err != nil {
 		d.drop(err)
 	} else if d.errors.Clear() {

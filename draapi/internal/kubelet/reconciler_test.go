@@ -111,3 +111,19 @@ func TestMissingDirectoryIsWaitedFor(t *testing.T) {
 		t.Errorf("status: %v", err)
 	}
 }
+
+// What causes no event is looked for in one pass, and not in one for each directory.
+func TestQuietReconcilerWakesEachTenSeconds(t *testing.T) {
+	r := newTestReconciler(t)
+	now := r.reconcile(time.Now(), true)
+	r.server.state.answer(nil)
+	r.server.state.connections = 1
+	now = r.reconcile(now, false) // finds the new directory
+	for range 10 {
+		next := r.reconcile(now, false)
+		if pause := next.Sub(now); pause != compareInterval {
+			t.Errorf("the next pass is after %v, want %v", pause, compareInterval)
+		}
+		now = next
+	}
+}
