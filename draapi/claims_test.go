@@ -274,3 +274,48 @@ func TestPreparedClaimSurvivesARestart(t *testing.T) {
 	h.unprepare(claim)
 	await(t, "the gone device to leave the pool", func() bool { return r.Status().Devices == 2 })
 }
+
+// The kubelet does not prepare a claim again when a container restarts. The runtime must not give
+// the container the node that the device had before it left: that may be another device's by then.
+func TestClaimFollowsTheNodesOfItsDevices(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	at := func(node string) *devtree.Device {
+		d := color("1")
+		d.DeviceNodes[0].HostPath = node
+		return d
+	}
+	first := tree(t, nil, at("/dev/null"), color("2"))
+	r := h.start(p, first)
+	claim := h.allocate("paint", 1, result("one", "1"))
+	devices := h.prepare(claim)
+	wantMinor := func(minor int64) {
+		t.Helper()
+		await(t, fmt.Sprintf("device 1:%d", minor), func() bool {
+			container, err := h.inject(devices)
+			return err == nil && container.Linux.Devices[0].Minor == minor
+		})
+	}
+	wantMinor(3)
+	second := tree(t, first, color("2"))
+	p.publish(second)
+	third := tree(t, second, at("/dev/zero"), color("2"))
+	p.publish(third)
+	wantMinor(5)
+
+	// The driver is not running when the device comes back.
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	next := newFakePlugin()
+	r = h.run(next)
+	next.publish(tree(t, third, at("/dev/full"), color("2")))
+	wantMinor(7)
+	if n := r.log.count("has other device nodes"); n != 1 {
+		t.Errorf("%d lines in the log, want 1", n)
+	}
+	h.waitRegistered(1)
+	h.unprepare(claim)
+	if files := h.files(); len(files) > 0 {
+		t.Errorf("files after unprepare: %q", files)
+	}
+}

@@ -127,6 +127,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	})
 	running.Go(func() { d.watchRuntime(ctx) })
 	running.Go(func() { p.claims.Watch(ctx) })
+	running.Go(func() { d.refreshClaims(ctx) })
 	running.Go(func() { p.slices.Run(ctx) })
 	select {
 	case <-p.first:
@@ -256,6 +257,19 @@ func (d *Driver) newest() (*inventory.Inventory, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.inventory, d.changed
+}
+
+// refreshClaims keeps the CDI specs of prepared claims up to date, until ctx ends.
+func (d *Driver) refreshClaims(ctx context.Context) {
+	for {
+		_, changed := d.newest()
+		d.parts.claims.Refresh(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
 }
 
 // find returns the first of plugin and the values that it wraps that implements T, or nil.

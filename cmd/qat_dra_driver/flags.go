@@ -39,8 +39,8 @@ type options struct {
 	podUID string       // of the pod that the process runs in; "" if it is unknown
 }
 
-// A driverName is a flag with the name of a DRA driver
-// (k8s.io/api/resource/v1, DriverNameMaxLength).
+// A driverName is a flag with the name of a DRA driver (k8s.io/api/resource/v1,
+// DriverNameMaxLength), which is also a vendor of CDI.
 type driverName string
 
 var dnsName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
@@ -50,8 +50,9 @@ func (n *driverName) String() string { return string(*n) }
 
 // Set implements [flag.Value].
 func (n *driverName) Set(text string) error {
-	if len(text) > 63 || !dnsName.MatchString(text) {
-		return errors.New("must be a DNS name of at most 63 characters, such as qat.intel.com")
+	if len(text) > 63 || !dnsName.MatchString(text) || text[0] >= '0' && text[0] <= '9' {
+		return errors.New("must be a DNS name of at most 63 characters that begins with a letter, " +
+			"such as qat.intel.com")
 	}
 	*n = driverName(text)
 	return nil

@@ -66,11 +66,14 @@ func parse(t *testing.T, args ...string) (*options, error) {
 	return parseFlags(args, environment(nil), io.Discard)
 }
 
+const driverNames = "must be a DNS name of at most 63 characters that begins with a letter, such as qat.intel.com"
+
 func TestWrongFlagIsExplainedInOneLine(t *testing.T) {
 	for _, tt := range []struct{ flag, value, want string }{
-		{"-driver-name", "QAT", "must be a DNS name of at most 63 characters, such as qat.intel.com"},
-		{"-driver-name", "", "must be a DNS name of at most 63 characters, such as qat.intel.com"},
-		{"-driver-name", strings.Repeat("a", 64), "must be a DNS name of at most 63 characters, such as qat.intel.com"},
+		{"-driver-name", "QAT", driverNames},
+		{"-driver-name", "", driverNames},
+		{"-driver-name", "1qat.example.com", driverNames},
+		{"-driver-name", strings.Repeat("a", 64), driverNames},
 		{"-node-name", "Worker", "must be the name of a Node, in lower case"},
 		{"-kubelet-root", "", "must be the path of a directory"},
 		{"-kubelet-dir", "", "must be the path of a directory"},

@@ -51,6 +51,7 @@ type checkpointDevice struct {
 	ID          string   `json:"id"`
 	Resource    string   `json:"resource"`
 	CDINames    []string `json:"cdiNames"`
+	Nodes       []string `json:"nodes,omitempty"`
 }
 
 // prefix is how the names of the files of claims begin.
@@ -150,14 +151,16 @@ func (s *Store) read(uid string) (*Claim, error) {
 			ID:          d.ID,
 			Resource:    d.Resource,
 			CDINames:    d.CDINames,
+			nodes:       d.Nodes,
 			Device:      &devtree.Device{ID: d.ID},
 		})
 	}
 	return claim, nil
 }
 
-// commit writes the files of the claim, unless another claim holds one of its devices.
-func (s *Store) commit(ctx context.Context, claim *Claim) error {
+// commit writes the files of the claim, unless another claim holds one of its devices. If again is
+// set, it returns errUnprepared if another process has unprepared the claim.
+func (s *Store) commit(ctx context.Context, claim *Claim, again bool) error {
 	if err := os.MkdirAll(s.CDIDir, 0o755); err != nil {
 		return fmt.Errorf("create the CDI directory: %w", err)
 	}
@@ -168,6 +171,9 @@ func (s *Store) commit(ctx context.Context, claim *Claim) error {
 	defer unlock()
 	if err := s.Load(); err != nil {
 		return err
+	}
+	if again && s.find(claim.UID) == nil {
+		return errUnprepared
 	}
 	if err := s.checkHolders(claim); err != nil {
 		return err
@@ -194,6 +200,7 @@ func (s *Store) commit(ctx context.Context, claim *Claim) error {
 			ID:          d.ID,
 			Resource:    d.Resource,
 			CDINames:    d.CDINames,
+			Nodes:       d.nodes,
 		})
 	}
 	text, err := json.Marshal(c)

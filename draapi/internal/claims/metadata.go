@@ -3,6 +3,7 @@
 package claims
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,17 +83,21 @@ func newMetadata(claim *Claim, request string) *v1alpha1.DeviceMetadata {
 	return object
 }
 
-// writeJSON writes a file whose directory it creates. A file that is there belongs to the same
-// claim, which no container uses yet. The CDI file is written after it.
+// writeJSON writes a file whose directory it creates, unless the file has that content already. A
+// file that is there belongs to the same claim. The CDI file is written after it.
 func writeJSON(path string, object any) error {
 	text, err := json.MarshalIndent(object, "", "  ")
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(path), 0o755)
 	}
-	if err == nil {
-		err = os.WriteFile(path, append(text, '\n'), 0o644)
+	if err != nil {
+		return err
 	}
-	return err
+	text = append(text, '\n')
+	if before, err := os.ReadFile(path); err == nil && bytes.Equal(before, text) {
+		return nil // a container may read it
+	}
+	return os.WriteFile(path, text, 0o644)
 }
 
 // removeMetadata removes the metadata files of a claim.

@@ -71,6 +71,7 @@ type Device struct {
 	ID          string // of the device in the Tree
 	Resource    string // when the claim was prepared
 	CDINames    []string
+	nodes       []string // as nodesOf, when the file was written
 
 	// Device is the device when the claim was prepared. If an earlier process has prepared it,
 	// only the ID is known. Edits are only used until the file is written.
@@ -193,7 +194,8 @@ func (s *Store) find(uid string) *Claim {
 }
 
 // Prepare prepares the claim and returns it. If it is prepared already, with the same devices, the
-// result is the same as before, whatever has become of the devices. Concurrent calls for one claim
+// result is the same as before, whatever has become of the devices, apart from what
+// [Store.Refresh] writes. Concurrent calls for one claim
 // run one after the other. Prepare returns when ctx ends, if the functions of Config do.
 func (s *Store) Prepare(ctx context.Context, ref Ref) (*Claim, error) {
 	if !uidPattern.MatchString(ref.UID) {
@@ -224,29 +226,38 @@ func (s *Store) Prepare(ctx context.Context, ref Ref) (*Claim, error) {
 	}
 	if prepared != nil {
 		if prepared.sameDevices(claim) {
-			return prepared, nil
+			if !s.isOutdated(prepared) || s.write(ctx, claim, true) != nil {
+				return prepared, nil
+			}
+			s.Changed()
+			return claim, nil
 		}
 		// The claim was deallocated and allocated again, and the kubelet has not unprepared it.
 		s.Log.Info("Preparing a claim again, because its allocation has changed", "claim", ref, "uid", ref.UID)
 	}
-	if err := s.resolve(claim); err != nil {
-		return nil, err
-	}
-	if err := s.checkHolders(claim); err != nil {
-		return nil, err
-	}
-	if err := s.BeforeWrite(ctx, claim); err != nil {
-		return nil, err
-	}
-	if err := claim.validate(); err != nil {
-		return nil, err
-	}
-	if err := s.commit(ctx, claim); err != nil {
+	if err := s.write(ctx, claim, false); err != nil {
 		return nil, err
 	}
 	s.Log.V(2).Info("Prepared a claim", "claim", ref, "uid", ref.UID, "devices", claim.ids())
 	s.Changed()
 	return claim, nil
+}
+
+// write completes the claim and writes its files. again means that it is prepared already.
+func (s *Store) write(ctx context.Context, claim *Claim, again bool) error {
+	if err := s.resolve(claim); err != nil {
+		return err
+	}
+	if err := s.checkHolders(claim); err != nil {
+		return err
+	}
+	if err := s.BeforeWrite(ctx, claim); err != nil {
+		return err
+	}
+	if err := claim.validate(); err != nil {
+		return err
+	}
+	return s.commit(ctx, claim, again)
 }
 
 // Unprepare forgets the claim and removes its file. It returns the claim, or nil if it was not
@@ -324,6 +335,7 @@ func (s *Store) resolve(claim *Claim) error {
 			return fmt.Errorf("device %s is unhealthy: %s", d.Name, cmp.Or(found.Device.Reason, "no reason given"))
 		}
 		d.ID, d.Resource, d.Device = found.Device.ID, found.Resource, found.Device
+		d.nodes = nodesOf(found.Device)
 		d.Edits = devtree.ContainerEdits{}
 		d.Edits.Merge(&found.Device.ContainerEdits) // copies
 	}
