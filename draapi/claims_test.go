@@ -145,6 +145,20 @@ func TestClaimIsRefused(t *testing.T) {
 	}
 }
 
+func TestDeviceThatLeavesWhileItsClaimIsPreparedIsHeld(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	devices := tree(t, nil, color("1"), color("2"))
+	r := h.start(p, devices)
+	p.setPrepare(func(context.Context, *Claim) error {
+		p.publish(tree(t, devices, color("2")))
+		return nil
+	})
+	h.prepare(h.allocate("paint", 1, result("one", "1")))
+	if s := r.Status(); s.Devices != 2 || s.Gone != 1 {
+		t.Errorf("%d devices, %d of them gone, want 2 and 1", s.Devices, s.Gone)
+	}
+}
+
 func TestAdminAccessHoldsNothing(t *testing.T) {
 	h, p := newHost(t), newFakePlugin()
 	r := h.start(p, tree(t, nil, color("1"), broken("2", "it fades")))

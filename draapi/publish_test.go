@@ -243,8 +243,15 @@ func TestRuntimeIsKnownBeforeAnythingIsPublished(t *testing.T) {
 		defer running.Wait()
 		defer cancel()
 		running.Go(func() { p.slices.Run(ctx) })
-		running.Go(func() { d.watchRuntime(ctx) })
 		d.publish(tree(t, nil, color("1")))
+		h.setRuntime("containerd://1.6.36") // which only the publisher reads
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := h.published(); len(got) > 0 {
+			t.Errorf("published without a known container runtime: %q", got)
+		}
+		h.api.DeleteNode(nodeName)
+		running.Go(func() { d.watchRuntime(ctx) })
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if got := h.published(); len(got) > 0 {
