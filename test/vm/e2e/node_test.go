@@ -65,7 +65,7 @@ func (n *node) stopPlugin(t *testing.T, plugin *program) {
 	if err := plugin.stop(t, unix.SIGTERM); err != nil {
 		t.Errorf("the plugin ended with an error after SIGTERM: %v", err)
 	}
-	if left := glob(t, socketDir+"qat*"); len(left) > 0 {
+	if left := glob(t, socketDir+"qat*.sock"); len(left) > 0 {
 		t.Errorf("sockets left behind: %v", left)
 	}
 }
