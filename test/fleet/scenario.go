@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -21,7 +20,7 @@ const (
 	patience    = 60 * time.Second // until the slices must be right
 	churnPeriod = time.Second      // between two changes of a node
 	stormPeriod = 5 * time.Millisecond
-	watchPoll   = 50 * time.Millisecond
+	watchPoll   = 250 * time.Millisecond
 	downTime    = 2 * time.Second // of the API server, once it has ended
 )
 
@@ -147,7 +146,11 @@ func (f *fleet) change(ctx context.Context, nodes int, period, duration time.Dur
 // restart ends the API server as StopAPIServer does, and starts it again. Meanwhile some nodes
 // change a VF every second. The times count from when the API server is ready again.
 func (f *fleet) restart(ctx context.Context, scenario string, grace time.Duration, nodes int) (result, error) {
-	var ended, ready time.Time
+	before, err := f.openWatchCount(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	var ready time.Time
 	r, err := f.measure(ctx, scenario, func(ctx context.Context) (time.Time, error) {
 		changing, cancel := context.WithCancel(ctx)
 		var running sync.WaitGroup
@@ -155,7 +158,6 @@ func (f *fleet) restart(ctx context.Context, scenario string, grace time.Duratio
 		defer running.Wait()
 		defer cancel()
 		f.StopAPIServer(grace)
-		ended = time.Now()
 		select {
 		case <-time.After(downTime):
 		case <-ctx.Done():
@@ -167,22 +169,26 @@ func (f *fleet) restart(ctx context.Context, scenario string, grace time.Duratio
 	if err != nil {
 		return r, err
 	}
-	for f.watching(ended) < len(f.nodes) && time.Since(ready) < patience && ctx.Err() == nil {
+	for time.Since(ready) < patience {
+		open, err := f.openWatchCount(ctx)
+		if err != nil {
+			return r, err
+		}
+		r.watching = time.Since(ready)
+		if open >= before {
+			break
+		}
 		time.Sleep(watchPoll)
 	}
-	r.watching = time.Since(ready)
-	return r, ctx.Err()
+	return r, nil
 }
 
-// watching returns how many nodes have begun to watch since this time.
-func (f *fleet) watching(since time.Time) int {
-	nodes := map[int]bool{}
-	for _, q := range f.traffic.since(mark{}) {
-		if q.verb == "watch" && q.code == http.StatusOK && q.at.After(since) {
-			nodes[q.node] = true
-		}
-	}
-	return len(nodes)
+// openWatchCount returns how many watches of slices are open, including that of the observer. A
+// watch that the API server ends at once, because it does not know the version from which it should
+// start, does not count.
+func (f *fleet) openWatchCount(ctx context.Context) (int, error) {
+	m, err := f.Metrics(ctx)
+	return int(m.Sum("apiserver_longrunning_requests", "verb", "WATCH", "resource", "resourceslices")), err
 }
 
 // deleteSlices deletes all slices at once.
