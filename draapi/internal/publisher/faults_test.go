@@ -407,6 +407,27 @@ func TestWatchContinuesAfterItsEnd(t *testing.T) {
 	}
 }
 
+// TestWatchReturnsSoonAfterAnOutage restarts the API server after a while. The new one does not
+// know the resource version of the watch, so the first watch that it accepts ends at once.
+func TestWatchReturnsSoonAfterAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start()
+		r.publish("a.1")
+		time.Sleep(time.Minute)
+		for range 20 {
+			r.server.SetDown(true)
+			time.Sleep(90 * time.Second)
+			r.server.Compact()
+			r.server.SetDown(false)
+			time.Sleep(11 * time.Second) // the longest pause, and one second
+			r.server.DeleteSlices(node)
+			time.Sleep(time.Second)
+			r.expect(line(0, 1, 1, "a.1"))
+		}
+	})
+}
+
 func TestForeignChangesAreUndone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

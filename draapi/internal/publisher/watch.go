@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net/url"
+	"time"
 
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -53,6 +54,7 @@ func (p *Publisher) runWatch(ctx context.Context) {
 			p.log.Info("Watching ResourceSlices again")
 		}
 	}
+	opened := false // a watch, since the last pause
 	source := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
 			opts.FieldSelector = p.selector()
@@ -66,19 +68,40 @@ func (p *Publisher) runWatch(ctx context.Context) {
 			if opts.SendInitialEvents == nil || !apierrors.IsInvalid(err) { // else the Reflector lists instead
 				note(err)
 			}
+			opened = opened || err == nil
 			return w, err
 		},
 	}
-	reflector := cache.NewReflectorWithOptions(source, &resourcev1.ResourceSlice{}, p.cache, cache.ReflectorOptions{
-		Logger: &klog.Logger{}, // note logs, and not for each attempt
-		Name:   "ResourceSlices",
-		Backoff: &wait.Backoff{
-			Duration: firstPause,
-			Cap:      maxPause,
-			Steps:    math.MaxInt32,
-			Factor:   2,
-			Jitter:   1,
-		},
-	})
-	reflector.RunWithContext(klog.NewContext(ctx, klog.Logger{}))
+	ctx = klog.NewContext(ctx, klog.Logger{}) // note logs, and not for each attempt
+	pause := retry.BackOff{First: firstPause, Limit: maxPause, FullJitter: true}
+	// The pauses of a Reflector grow until it has not paused for two minutes, even if it has
+	// reached the API server meanwhile. After a restart of the API server it would pause twice:
+	// until the API server accepts the watch, and once more because that does not know its
+	// resource version. So its Run method is not used, and a watch that begins anew gets a new
+	// Reflector.
+	for again := false; ctx.Err() == nil; again = opened {
+		opened = false
+		began := time.Now()
+		reflector := cache.NewReflectorWithOptions(source, &resourcev1.ResourceSlice{}, p.cache, cache.ReflectorOptions{
+			Logger: &klog.Logger{},
+			Name:   "ResourceSlices",
+			Backoff: &wait.Backoff{
+				Duration: firstPause,
+				Cap:      maxPause / 2, // which Jitter doubles
+				Steps:    math.MaxInt32,
+				Factor:   2,
+				Jitter:   1,
+			},
+		})
+		_ = reflector.ListAndWatchWithContext(ctx)              // note has the error
+		if opened && (!again || time.Since(began) > maxPause) { // not if watches end at once, one after another
+			pause.Reset()
+		}
+		timer := time.NewTimer(pause.Next())
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
 }
