@@ -12,6 +12,7 @@ VERSION  ?= devel
 ARCH     ?= amd64
 SOURCE   ?=
 PUBLISHED ?=
+INTEL    ?=
 GPL      ?= yes
 
 # Build tags of the programs, by GPL. grpcnotrace leaves out golang.org/x/net/trace, which nothing
@@ -94,9 +95,13 @@ bench-observed: build ## measure what it costs to look into the plugin, for docs
 	go -C test/compare build -buildvcs=false -o ../../bin/compare .
 	bin/compare -ours bin/qat_plugin -observed -sizes 64,1024 -idle 60s -doc docs/performance.md $(ARGS)
 
+.PHONY: bench-dra
+bench-dra: ## measure qat_dra_driver with a real API server, for docs/performance.md (INTEL=ITS PROGRAM; ARGS)
+	@test/fleet/run.sh bench-dra $(if $(INTEL),-intel "$(INTEL)") $(ARGS)
+
 .PHONY: fleet
 fleet: ## measure fleets of up to 1,000 nodes with DRA, for docs/scale.md (ARGS='-sizes 10,100': others)
-	@test/fleet/run.sh $(ARGS)
+	@test/fleet/run.sh fleet $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)

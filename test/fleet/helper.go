@@ -14,12 +14,13 @@ import (
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 
 	"qatplugin/devtree"
+	"qatplugin/test/fleet/helper"
 )
 
-// helper returns a driver whose slices are written by the controller of upstream's helper
+// onHelper returns a driver whose slices are written by the controller of upstream's helper
 // (k8s.io/dynamic-resource-allocation/kubeletplugin uses it with the same options). A qps of 0 is
 // the default of client-go: 5 requests a second after a burst of 10.
-func helper(qps float32) runDriver {
+func onHelper(qps float32) runDriver {
 	return func(ctx context.Context, n *node, config *rest.Config) error {
 		config = protobuf(config)
 		config.QPS, config.Burst = qps, int(qps)
@@ -35,7 +36,7 @@ func helper(qps float32) runDriver {
 		err = n.Watch(ctx, func(tree *devtree.Tree) {
 			mu.Lock()
 			defer mu.Unlock()
-			resources := resourcesOf(n.name, tree)
+			resources := helper.Resources(driverName, n.name, tree)
 			if controller != nil {
 				controller.Update(resources)
 				return
@@ -61,45 +62,6 @@ func helper(qps float32) runDriver {
 	}
 }
 
-// resourcesOf returns the Tree as one pool with one slice: a driver on upstream's helper converts
-// and splits its devices itself.
-func resourcesOf(pool string, tree *devtree.Tree) *resourceslice.DriverResources {
-	var slice resourceslice.Slice
-	for d := range tree.Resource(resource).Devices() {
-		slice.Devices = append(slice.Devices, deviceOf(d))
-	}
-	return &resourceslice.DriverResources{Pools: map[string]resourceslice.Pool{
-		pool: {Slices: []resourceslice.Slice{slice}},
-	}}
-}
-
-func deviceOf(d *devtree.Device) resourceapi.Device {
-	device := resourceapi.Device{
-		Name:       deviceName(d.ID),
-		Attributes: map[resourceapi.QualifiedName]resourceapi.DeviceAttribute{},
-	}
-	for name, value := range d.Attributes {
-		var a resourceapi.DeviceAttribute
-		switch v := value.(type) {
-		case string:
-			a.StringValue = &v
-		case bool:
-			a.BoolValue = &v
-		case int64:
-			a.IntValue = &v
-		case devtree.Version:
-			a.VersionValue = (*string)(&v)
-		}
-		device.Attributes[resourceapi.QualifiedName(name)] = a
-	}
-	if d.Health == devtree.Unhealthy {
-		device.Taints = []resourceapi.DeviceTaint{{
-			Key: driverName + "/unhealthy", Value: d.Cause, Effect: resourceapi.DeviceTaintEffectNoSchedule,
-		}}
-	}
-	return device
-}
-
 // sliceOf returns the slice of a node, for measurements without a driver.
 func sliceOf(n *node) *resourceapi.ResourceSlice {
 	tree, _ := n.state()
@@ -111,7 +73,7 @@ func sliceOf(n *node) *resourceapi.ResourceSlice {
 		},
 	}
 	for d := range tree.Resource(resource).Devices() {
-		s.Spec.Devices = append(s.Spec.Devices, deviceOf(d))
+		s.Spec.Devices = append(s.Spec.Devices, helper.Device(driverName, d))
 	}
 	return s
 }

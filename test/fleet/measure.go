@@ -35,7 +35,7 @@ type namedDriver struct {
 
 // drivers use upstream's helper, with the limit of requests that client-go has by default and with
 // a high one.
-var drivers = []namedDriver{{"helper, QPS 5", helper(0)}, {"helper, QPS 1000", helper(1000)}}
+var drivers = []namedDriver{{"helper, QPS 5", onHelper(0)}, {"helper, QPS 1000", onHelper(1000)}}
 
 // A sizeResult is what a fleet needs after its cold start.
 type sizeResult struct {

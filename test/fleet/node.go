@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -133,9 +132,4 @@ func (n *node) state() (*devtree.Tree, []time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.tree, n.published
-}
-
-// deviceName is the name in a ResourceSlice of the device with this PCI address.
-func deviceName(address string) string {
-	return strings.NewReplacer(":", "-", ".", "-").Replace(address)
 }

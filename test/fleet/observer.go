@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"qatplugin/devtree"
+	"qatplugin/test/fleet/helper"
 )
 
 const observerPause = 50 * time.Millisecond // before the observer lists and watches again
@@ -220,11 +221,11 @@ func difference(found map[string]observedSlice, node string, tree *devtree.Tree)
 		note("%d devices, want %d", len(devices), r.Len())
 	}
 	for want := range r.Devices() {
-		d, ok := devices[deviceName(want.ID)]
+		d, ok := devices[helper.DeviceName(want.ID)]
 		sequence := want.Attributes[sequenceAttribute]
 		switch {
 		case !ok:
-			note("no device %s", deviceName(want.ID))
+			note("no device %s", helper.DeviceName(want.ID))
 		case d.sequence != sequence:
 			note("device %s is in the state of change %d, want %v", d.name, d.sequence, sequence)
 		case d.tainted != (want.Health == devtree.Unhealthy):
