@@ -15,7 +15,10 @@ package apiclient
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -100,7 +103,9 @@ func (c *Client) ListSlices(ctx context.Context, opts metav1.ListOptions) (*reso
 // stops the watch.
 func (c *Client) WatchSlices(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
 	opts.Watch = true
-	return c.resource.Get().Resource(slicesResource).VersionedParams(&opts, c.options).MaxRetries(0).Watch(ctx)
+	request := c.resource.Get().Resource(slicesResource).VersionedParams(&opts, c.options).MaxRetries(0)
+	w, err := request.Watch(ctx)
+	return w, withoutSource(err)
 }
 
 // CreateSlice creates the ResourceSlice and returns it as the API server has stored it.
@@ -127,7 +132,20 @@ func do(ctx context.Context, request *rest.Request, result runtime.Object) error
 	defer cancel()
 	answer := request.MaxRetries(0).Do(ctx)
 	if result == nil {
-		return answer.Error()
+		return withoutSource(answer.Error())
 	}
-	return answer.Into(result)
+	return withoutSource(answer.Into(result))
+}
+
+// withoutSource returns an error of the network without the port of the client. So its text is the
+// same for each connection, and is logged once.
+func withoutSource(err error) error {
+	var request *url.Error
+	var network *net.OpError
+	if !errors.As(err, &request) || !errors.As(request.Err, &network) || network.Source == nil {
+		return err
+	}
+	without := *network
+	without.Source = nil
+	return &url.Error{Op: request.Op, URL: request.URL, Err: &without}
 }

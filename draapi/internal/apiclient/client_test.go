@@ -3,9 +3,13 @@
 package apiclient_test
 
 import (
+	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -207,4 +211,34 @@ func TestClientHasNoRateLimit(t *testing.T) {
 			t.Errorf("New has modified the configuration: %+v", config)
 		}
 	})
+}
+
+// A connection's own port differs each time, and a text that differs is logged each time.
+func TestErrorsOfTheNetworkHaveEqualTexts(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 1))
+			_ = conn.(*net.TCPConn).SetLinger(0) // reset it
+			conn.Close()
+		}
+	})
+	defer serving.Wait()
+	defer listener.Close()
+	c := newClient(t, &rest.Config{Host: "http://" + listener.Addr().String()})
+	_, first := c.GetNode(t.Context(), "worker")
+	_, second := c.GetNode(t.Context(), "worker")
+	if !errors.Is(first, syscall.ECONNRESET) || !errors.Is(second, syscall.ECONNRESET) {
+		t.Errorf("errors %v and %v, want resets", first, second)
+	} else if first.Error() != second.Error() {
+		t.Errorf("texts differ: %v\n%v", first, second)
+	}
 }
