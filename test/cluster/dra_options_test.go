@@ -12,11 +12,22 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 )
 
-// TestDRAOptions installs the driver with flags that are off by default.
+// TestDRAOptions installs the overlay monitoring with flags that are off by default.
 func TestDRAOptions(t *testing.T) {
-	in, h := installDRA(t, "-health-interval=1s", "-unhealthy-taint-effect=NoExecute", "-device-metadata")
+	const name = "qat_dra_driver/overlays/monitoring"
+	checkRendered(t, name)
+	p := startPrometheus(t)
+	in, h := installDRAFrom(t, name, "-health-interval=1s", "-unhealthy-taint-effect=NoExecute", "-device-metadata")
 	t.Run("device-metadata", func(t *testing.T) { in.in(t).checkMetadata(h) })
 	t.Run("unhealthy-taint-effect", func(t *testing.T) { in.in(t).checkEviction(h) })
+	poll(t, func() error {
+		for _, panel := range p.dashboard() {
+			if panel.row == rowDRA && panel.series == 0 {
+				return fmt.Errorf("panel %s has no series", panel.title)
+			}
+		}
+		return nil
+	})
 }
 
 // checkMetadata checks that a container has a file with the attributes of its VF, as described by

@@ -42,12 +42,18 @@ func selectPF(address string) string {
 // returns when their VFs are in the driver's pool.
 func installDRA(t *testing.T, args ...string) (*installation, *host) {
 	t.Helper()
+	return installDRAFrom(t, "qat_dra_driver", args...)
+}
+
+// installDRAFrom is installDRA for one of the overlays.
+func installDRAFrom(t *testing.T, name string, args ...string) (*installation, *host) {
+	t.Helper()
 	n := openNode(t)
 	h := startHost(t)
 	must(t, h.addPFOnNode(cyPF, "sym;asym", 0, 16))
 	must(t, h.addPFOnNode(dcPF, "dc", 1, 16))
 	began := time.Now()
-	in := n.installDriver("qat_dra_driver", h, args...)
+	in := n.installDriver(name, h, args...)
 	in.awaitReady()
 	published := in.awaitPool(func(p pool) error { return p.hasHealthy(slices.Concat(h.VFs(cyPF), h.VFs(dcPF))) })
 	t.Logf("32 VFs in ResourceSlices %.1f s after kubectl apply", published.Sub(began).Seconds())

@@ -108,6 +108,7 @@ start() {
 	shift
 	"$@" >>"$CLUSTER_LOGS/$name.log" 2>&1 </dev/null &
 	echo $! >"/run/$name.pid"
+	disown # without a message from bash when a test kills it
 }
 
 # wait_for SECONDS NAME COMMAND... waits until the command succeeds, which shows that program

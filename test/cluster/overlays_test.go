@@ -86,11 +86,12 @@ func testOverlay(t *testing.T, name, set string) (*installation, *host) {
 func checkRendered(t *testing.T, name string) {
 	t.Helper()
 	base := filepath.Base(name)
+	if base == "monitoring" {
+		base = "http"
+	}
 	switch {
 	case name == "qat_plugin":
 		base = "base"
-	case name == "qat_plugin/overlays/monitoring":
-		base = "http"
 	case name == "qat_dra_driver":
 		base = "dra"
 	case strings.HasPrefix(name, "qat_dra_driver/"), strings.HasPrefix(name, "workloads/dra/"):
