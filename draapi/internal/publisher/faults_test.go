@@ -650,11 +650,7 @@ func TestFightAboutOtherNamesIsDamped(t *testing.T) {
 		r.publish("a.1")
 		for i := range int64(6000) {
 			if len(r.server.Slices()) == 1 {
-				r.addSlice("z", driver, node, node)
-				edit := func(s *resourcev1.ResourceSlice) { s.Spec.Pool.Generation = 2 * i }
-				if err := r.server.EditSlice("z", edit); err != nil {
-					t.Fatal(err)
-				}
+				r.addSliceOf("z", driver, node, node, 2*i)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}

@@ -199,12 +199,18 @@ func (r *rig) editSlices(edit func(*resourcev1.ResourceSlice)) {
 // addSlice adds an empty slice of another client.
 func (r *rig) addSlice(name, driver, node, pool string) {
 	r.t.Helper()
+	r.addSliceOf(name, driver, node, pool, 0)
+}
+
+// addSliceOf adds an empty slice of another client, with that generation of the pool.
+func (r *rig) addSliceOf(name, driver, node, pool string, generation int64) {
+	r.t.Helper()
 	if err := r.server.AddSlice(&resourcev1.ResourceSlice{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: resourcev1.ResourceSliceSpec{
 			Driver:   driver,
 			NodeName: &node,
-			Pool:     resourcev1.ResourcePool{Name: pool, ResourceSliceCount: 1},
+			Pool:     resourcev1.ResourcePool{Name: pool, Generation: generation, ResourceSliceCount: 1},
 		},
 	}); err != nil {
 		r.t.Fatal(err)
