@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -234,9 +235,7 @@ func (d *Driver) update() *devtree.Tree {
 	}
 	next := inventory.New(d.inventory, d.runtime.withoutCDI(d.tree), d.parts.claims.Held())
 	if next != d.inventory {
-		for _, err := range next.Skipped {
-			d.parts.log.V(2).Info("Not offering a device", "reason", err.Error())
-		}
+		d.logSkipped(next)
 		d.inventory = next
 		close(d.changed)
 		d.changed = make(chan struct{})
@@ -249,6 +248,19 @@ func (d *Driver) update() *devtree.Tree {
 	}
 	d.parts.slices.Update(next)
 	return nil
+}
+
+// logSkipped logs which devices are skipped from now on. The caller holds mu.
+func (d *Driver) logSkipped(next *inventory.Inventory) {
+	var before []error
+	if d.inventory != nil {
+		before = d.inventory.Skipped
+	}
+	for _, err := range next.Skipped {
+		if !slices.ContainsFunc(before, func(b error) bool { return b.Error() == err.Error() }) {
+			d.parts.log.V(2).Info("Not offering a device", "reason", err.Error())
+		}
+	}
 }
 
 // newest returns the newest Inventory, or nil before the first Tree, and a channel that is closed

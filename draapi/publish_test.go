@@ -320,3 +320,17 @@ func TestVersionsThatIgnoreCDI(t *testing.T) {
 		}
 	}
 }
+
+func TestSkippedDeviceIsLoggedOnce(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	last := tree(t, nil, color("a:1"), color("a-1"))
+	r := h.start(p, last)
+	for i := range 10 {
+		last = tree(t, last, color("a:1"), color("a-1"), broken("2", fmt.Sprintf("spot %d", i)))
+		p.publish(last)
+	}
+	await(t, "the last state", func() bool { return r.CheckPublished(t.Context()) == nil })
+	if n := r.log.count("Not offering a device"); n != 1 {
+		t.Errorf("%d lines in the log, want 1", n)
+	}
+}
