@@ -73,8 +73,8 @@ func run(ctx context.Context, args []string) error {
 	began := time.Now()
 	var results, compared []result
 	var sizes []sizeResult
-	for _, n := range s.sizes {
-		r, size, err := measureFleet(ctx, s.programs, n, nil)
+	for i, n := range s.sizes {
+		r, size, err := measureFleet(ctx, s.programs, n, nil, i == len(s.sizes)-1)
 		if err != nil {
 			return fmt.Errorf("%d nodes: %w", n, err)
 		}
@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	if s.compared > 0 {
 		for _, d := range drivers {
-			r, _, err := measureFleet(ctx, s.programs, s.compared, &d)
+			r, _, err := measureFleet(ctx, s.programs, s.compared, &d, false)
 			if err != nil {
 				return fmt.Errorf("%s: %w", d.name, err)
 			}
@@ -102,7 +102,8 @@ func run(ctx context.Context, args []string) error {
 	if s.compared > 0 {
 		text += fleetTable(fmt.Sprintf("driver on %d nodes", s.compared), compared) + "\n"
 	}
-	text += capacityTable(capacities) + fmt.Sprintf(
+	largest, watched := sizes[len(sizes)-1], capacities[len(capacities)-2]
+	text += capacityTable(capacities) + "\n" + extrapolation(&largest, &capacities[0], &watched) + fmt.Sprintf(
 		"\n%d CPUs (%s) for the API server, etcd and all drivers, %s. The run took %v.\n",
 		runtime.NumCPU(), measure.Processor(), runtime.Version(), time.Since(began).Round(time.Second))
 	fmt.Print("\n", text)

@@ -23,7 +23,7 @@ const (
 // loads are the loads for measureCapacity.
 var loads = []load{
 	{devices: vfsPerNode}, {devices: vfsPerPF}, {devices: 1},
-	{devices: 1, watches: 5000, watchBy: byNode}, {devices: 1, watches: 5000, watchBy: byName},
+	{devices: 1, watches: 5000, watchBy: byNode},
 	{devices: 1, watches: 20000, watchBy: byNode}, {devices: 1, watches: 20000, watchBy: byName},
 }
 
@@ -46,8 +46,9 @@ type sizeResult struct {
 	listBytes int64
 }
 
-// measureFleet runs all scenarios with so many nodes: with this project's driver, or with another.
-func measureFleet(ctx context.Context, programs string, nodes int, other *namedDriver) (
+// measureFleet runs the scenarios with so many nodes: with this project's driver, or with another.
+// It ends the API server with SIGTERM only if graceful is true, because that takes half a minute.
+func measureFleet(ctx context.Context, programs string, nodes int, other *namedDriver, graceful bool) (
 	results []result, size sizeResult, err error,
 ) {
 	f, err := newFleet(ctx, programs, nodes, true)
@@ -71,13 +72,18 @@ func measureFleet(ctx context.Context, programs string, nodes int, other *namedD
 	}
 	results = append(results, first)
 	changing := max(1, nodes/100)
-	for _, scenario := range []func() (result, error){
+	scenarios := []func() (result, error){
 		func() (result, error) { return f.churn(ctx, "1 % churn", changing, churnPeriod, churnTime) },
 		func() (result, error) { return f.churn(ctx, "1 % in a storm", changing, stormPeriod, stormTime) },
-		func() (result, error) { return f.restart(ctx, "API server: SIGTERM", graceTime, changing) },
 		func() (result, error) { return f.restart(ctx, "API server: SIGKILL", 0, changing) },
 		func() (result, error) { return f.deleteSlices(ctx) },
-	} {
+	}
+	if graceful {
+		scenarios = append(scenarios, func() (result, error) {
+			return f.restart(ctx, "API server: SIGTERM", graceTime, changing)
+		})
+	}
+	for _, scenario := range scenarios {
 		r, err := scenario()
 		if err != nil {
 			return nil, size, err

@@ -63,6 +63,27 @@ func capacityTable(capacities []capacity) string {
 	return b.String()
 }
 
+// compaction is the default of -etcd-compaction-interval of kube-apiserver: etcd keeps all versions
+// of a slice for so many seconds.
+const compaction = 300
+
+// extrapolation multiplies what the largest fleet needed, what a write of 64 devices needed, and
+// what the API server needed with many watches by spec.nodeName.
+func extrapolation(f *sizeResult, write, watched *capacity) string {
+	var b strings.Builder
+	header(&b, "nodes", "slices, MB", "their versions in etcd with 1 % churn, MB", "list of all slices, MB, compressed",
+		"API server's memory for the watches, MB", "its CPU for a cold start, s",
+		"its CPU for 1 % churn, cores", "writes a second that priority and fairness admits", "of 1 % churn")
+	for _, n := range []int64{1000, 5000, 50000} {
+		slices, churn := n*int64(f.slice), float64(n)/100
+		row(&b, n, megabytes(slices), megabytes(slices/100*compaction), megabytes(f.listBytes*n/int64(f.nodes)),
+			megabytes(n*watched.perWatch), digits(f.apiServer.CPU.Seconds()/float64(f.nodes)*float64(n)),
+			digits(churn*write.cpu.Seconds()),
+			digits(watched.rate*float64(watched.watches)/float64(n)), digits(churn))
+	}
+	return b.String()
+}
+
 // counts are the requests of a result by kind.
 type counts struct {
 	writes, reads, watches int

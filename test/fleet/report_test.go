@@ -52,3 +52,16 @@ func TestVerbOf(t *testing.T) {
 		}
 	}
 }
+
+func TestExtrapolationMultiplies(t *testing.T) {
+	f := &sizeResult{slice: 20_000, listBytes: 1_000_000}
+	f.nodes, f.apiServer.CPU = 1000, 20*time.Second
+	write := &capacity{cpu: 20 * time.Millisecond}
+	watched := &capacity{load: load{watches: 20_000}, rate: 25, perWatch: 50_000}
+	// 5,000 slices of 20 kB; 50 of them are written each second and kept for 300 s; 25 writes a
+	// second with 20,000 watches are 100 with 5,000.
+	want := "| 5000 | 100 | 300 | 5.00 | 250 | 100 | 1.00 | 100 | 50.0 |\n"
+	if got := extrapolation(f, write, watched); !strings.Contains(got, want) {
+		t.Errorf("the table is\n%s\nwant a row\n%s", got, want)
+	}
+}

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	patience    = 60 * time.Second // until the slices must be right
+	patience    = 90 * time.Second // until the slices must be right
 	churnPeriod = time.Second      // between two changes of a node
 	stormPeriod = 5 * time.Millisecond
 	watchPoll   = 250 * time.Millisecond
