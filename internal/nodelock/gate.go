@@ -93,7 +93,7 @@ func New(config Config) *Gate {
 func (g *Gate) Run(ctx context.Context, serve func(context.Context) error) error {
 	err := g.acquire(ctx)
 	for g.config.Front == DevicePlugin && errors.Is(err, fs.ErrNotExist) {
-		if !g.awaitDirectory(ctx, err) {
+		if !g.awaitDirectory(ctx) {
 			return nil
 		}
 		err = g.acquire(ctx)
@@ -237,13 +237,12 @@ func (g *Gate) report(log klog.Logger, err error) {
 	}
 }
 
-// awaitDirectory waits until the kubelet's directory exists. missing is the error that says that it
-// does not. awaitDirectory returns false if ctx ended before.
-func (g *Gate) awaitDirectory(ctx context.Context, missing error) bool {
+// awaitDirectory waits until the kubelet's directory exists. It returns false if ctx ended before.
+// It logs nothing, because what serves the kubelet waits for the directory, too, and logs that.
+func (g *Gate) awaitDirectory(ctx context.Context) bool {
 	g.mu.Lock()
-	g.waiting = missing
+	g.waiting = &fs.PathError{Op: "wait for", Path: g.config.Dir, Err: fs.ErrNotExist}
 	g.mu.Unlock()
-	g.report(klog.FromContext(ctx), missing)
 	for ctx.Err() == nil {
 		watch, err := dirwatch.New(g.config.Dir)
 		exists := dirwatch.Exists(g.config.Dir)
