@@ -54,8 +54,8 @@ var rooms = map[string]room{
 	"draapi/internal/claims": {
 		ours: []string{"cdi", "devtree", "draapi/internal/inventory", "internal/dirwatch", "internal/retry"},
 		theirs: []string{
-			"github.com/fsnotify/fsnotify", "k8s.io/api", "k8s.io/apimachinery", helper + "/api/metadata", helper + "/api/metadata/v1alpha1",
-			"k8s.io/klog/v2",
+			"github.com/fsnotify/fsnotify", "k8s.io/api", "k8s.io/apimachinery", "k8s.io/klog/v2",
+			helper + "/api/metadata", helper + "/api/metadata/v1alpha1",
 		},
 		never: []string{"google.golang.org/grpc", "k8s.io/client-go"},
 		why:   "draapi/internal/claims knows who holds what, and neither who asks nor how claims are read",

@@ -9,8 +9,8 @@
 // is replaced atomically and before the answer: whenever the process is killed, the next one
 // reads the file or finds none, and the kubelet, which has no answer, asks again.
 //
-// [Store.Refresh] replaces the file of a claim whose devices have other device nodes than before. So
-// the file is right when a container restarts, for which the kubelet does not call the driver.
+// [Store.Refresh] replaces the file of a claim whose devices have other device nodes than before.
+// So the file is right when a container restarts, for which the kubelet does not call the driver.
 //
 // Several processes may share a directory, as the two instances of a rolling update do. Each reads
 // the files of the other before it decides, and a lock (flock(2)) makes the decision and the write
