@@ -23,7 +23,7 @@ func (d *Driver) prepare(ctx context.Context, c *dra.Claim) ([]*dra.Device, erro
 		o.Prepared(describe(ref, prepared), took, err)
 	}
 	if err != nil {
-		d.askRuntime() // its upgrade may be what this claim waits for
+		d.askRuntime() // the claim may wait for an upgrade of the runtime
 		return nil, err
 	}
 	return answer(prepared, d.config.nodeName), nil
@@ -108,7 +108,7 @@ func (d *Driver) askPreparer(ctx context.Context, c *claims.Claim) error {
 // registered is called when the kubelet has answered a registration.
 func (d *Driver) registered(err error) {
 	if err == nil {
-		d.askRuntime() // a new kubelet may come with another container runtime
+		d.askRuntime() // the container runtime may have been upgraded, too
 	}
 	for _, o := range d.config.observers {
 		o.Registered(err)

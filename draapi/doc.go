@@ -14,13 +14,13 @@
 // # Slices
 //
 // All devices of a node are in one pool, which has the name of the Node. The name of a device
-// there is made from its ID: "0000:6b:00.1" is "0000-6b-00-1". Its resource is no part of its
-// identity.
+// there is made from its ID: "0000:6b:00.1" is "0000-6b-00-1". Its resource is not part of
+// its identity.
 //
 // The API server gets the newest Tree. The first change after a quiet time is written at once. In
-// a storm, at most ten writes a second are sent, and the last state is never left out. Nothing is
-// written that the API server has already, also after a restart. Slices that the kubelet deletes
-// when it restarts, or that anybody changes, are written again at once. publish never waits for
+// a storm, at most ten writes a second are sent, and the last state is never left out. What the
+// API server already has is not written, also after a restart. Slices that the kubelet deletes when
+// it restarts, or that another client changes, are written again at once. publish never waits for
 // the API server.
 //
 // A device that is Unhealthy stays in its slice with a taint "<driver>/unhealthy", whose value is
@@ -35,7 +35,7 @@
 // held. The error for a held device names the claim that holds it.
 //
 // The CDI spec file of a claim, "<driver>-claim-<UID>.json", is written before the kubelet gets
-// the answer, and is all that the Driver remembers. The file is replaced atomically. After a
+// the answer, and is the only state that the Driver keeps. The file is replaced atomically. After a
 // restart, a prepared claim has the same answer as before, even if its devices are no longer
 // healthy, because its containers may be running. If the claim has another allocation at the API
 // server, it is prepared again. If the API server does not answer, a prepared claim is answered
@@ -44,13 +44,13 @@
 //
 // A claim with a configuration for the driver is refused, because it would have no effect.
 //
-// To unprepare a claim that is not prepared is no error.
+// Unpreparing a claim that is not prepared is not an error.
 //
 // # Health
 //
 // The kubelet receives the health of all devices, with the Reason of those that are not Healthy,
-// at once when it changes, and every 10 s. The kubelet takes devices whose health was not sent
-// for 30 s to be of unknown health, so the status of pods shows when a driver hangs.
+// at once when it changes, and every 10 s. If it was not sent for 30 s, the kubelet reports it as
+// Unknown, so the status of pods shows when a driver hangs.
 //
 // # Restarts
 //
@@ -78,15 +78,15 @@
 // Apart from the health, one timer looks every 10 s for what causes no event, such as a mount over
 // one of the kubelet's directories.
 //
-// The Driver logs to the klog logger of Run's context ([klog.FromContext]): registrations, and
-// what is wrong, at V(0), its own life cycle at V(1), and claims and writes at V(2). An error
+// The Driver logs to the klog logger of Run's context ([klog.FromContext]): errors and
+// registrations at V(0), its own life cycle at V(1), and claims and writes at V(2). An error
 // that persists is logged when it first occurs, when it changes, and every ten minutes.
 //
 // # Limits
 //
 // A Driver has one pool, and whole devices: no partitions, no shared capacity and no counters.
-// CDI has no annotations for containers, so those of ContainerEdits are ignored. A device without
-// a node, a mount and a variable cannot be prepared.
+// CDI has no annotations for containers, so those of ContainerEdits are ignored. A device that
+// has no device node, no mount and no environment variable cannot be prepared.
 //
 // DRA and the device plugin API do not know of each other's allocations. A node must not offer the
 // same devices through both.

@@ -48,7 +48,7 @@ func WithGroupBy(attribute string) Option { return func(c *config) { c.groupBy =
 // WithEviction sets which unhealthy devices evict the pods that use them: those for which evict
 // returns true get a taint with the effect NoExecute, and all others NoSchedule. By default, no
 // device evicts pods. evict must depend only on the device, and may be called from any goroutine.
-// It is not asked about devices that are unhealthy because the container runtime ignores CDI
+// It is not called for devices that are unhealthy because the container runtime ignores CDI
 // devices.
 func WithEviction(evict func(*devtree.Device) bool) Option {
 	return func(c *config) { c.evict = evict }

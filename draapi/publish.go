@@ -10,11 +10,11 @@ import (
 	"qatplugin/draapi/internal/publisher"
 )
 
-// maxHistory limits the inventories that are remembered while the API server is away.
+// maxHistory limits the inventories that history keeps while the API server is away.
 const maxHistory = 256
 
-// history remembers from which Trees the inventories were made that are not published yet. It
-// belongs to the Driver, whose mutex guards it.
+// history records the Tree of each inventory that is not published yet. The Driver's mutex guards
+// it.
 type history struct {
 	entries []historyEntry // the oldest first
 	newest  *inventory.Inventory
@@ -99,8 +99,9 @@ func (d *Driver) newPublisher(p *parts) *publisher.Publisher {
 	})
 }
 
-// evicts reports whether an unhealthy device evicts the pods that use it. The pods that run while
-// the container runtime ignores CDI devices have got theirs before, or never.
+// evicts reports whether an unhealthy device evicts the pods that use it. A container runtime that
+// ignores CDI devices is no reason: pods that run got their devices from an earlier runtime, or
+// have none.
 func (d *Driver) evicts(device *devtree.Device) bool {
 	return d.config.evict != nil && device.Cause != causeNoCDI && d.config.evict(device)
 }

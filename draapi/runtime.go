@@ -67,8 +67,8 @@ func (d *Driver) askRuntime() {
 	}
 }
 
-// watchRuntime finds out whether the container runtime injects CDI devices, until ctx ends. It
-// gets the Node again when it is asked to, and while the runtime does not.
+// watchRuntime checks whether the container runtime injects CDI devices, until ctx ends. It gets
+// the Node again after each askRuntime and, while the runtime does not, after runtimeInterval.
 func (d *Driver) watchRuntime(ctx context.Context) {
 	log := d.parts.log
 	errorLog := retry.ErrorLog{Log: log, Interval: 10 * time.Minute}
@@ -181,7 +181,7 @@ func checkRuntime(version string, assume bool) error {
 	case parts[1] == "containerd" && !atLeast(2, 0):
 		return errors.New(name + " ignores the CDI devices of claims unless enable_cdi is set: upgrade the node to " +
 			"containerd 2.0 or newer, or to 1.7.12 or newer with enable_cdi = true in its plugin " +
-			"io.containerd.grpc.v1.cri, and tell the driver that CDI works")
+			"io.containerd.grpc.v1.cri, and set the driver's option that assumes CDI")
 	case parts[1] == "cri-o" && !atLeast(1, 28):
 		return fmt.Errorf("%s ignores the CDI devices of claims, so pods would run without them: "+
 			"upgrade the node to CRI-O 1.28 or newer", name)

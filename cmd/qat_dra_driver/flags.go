@@ -105,7 +105,7 @@ func newFlagSet(o *options) *flag.FlagSet {
 	flags.Var(flagvalue.NonEmpty(&o.cdiDir, "the path of a directory"), "cdi-dir",
 		"`directory` of the CDI specs of prepared claims; it is created if it does not exist")
 	flags.Var(flagvalue.OptionalPath(&o.kubeconfig), "kubeconfig",
-		"`file` that says how to reach the API server; empty uses the service account of the pod")
+		"kubeconfig `file` for the API server; empty uses the service account of the pod")
 	flags.Var(flagvalue.OneOf(&o.taintEffect, noSchedule, noExecute), "unhealthy-taint-effect",
 		"`effect` of the taints of devices that must not be used: NoSchedule keeps new pods away, "+
 			"NoExecute also evicts pods that use them")
@@ -131,12 +131,12 @@ func parseFlags(args []string, getenv func(string) string, out io.Writer) (*opti
 	}
 	if o.QAT.NodeName == "" {
 		return nil, errors.New("-node-name: invalid value \"\": must be the name of the Node, " +
-			"or the environment variable NODE_NAME must have it")
+			"unless the environment variable NODE_NAME has it")
 	}
 	var err error
 	if o.kubeconfig == "" {
 		if o.api, err = rest.InClusterConfig(); err != nil {
-			return nil, fmt.Errorf("-kubeconfig: invalid value \"\": must be a file outside of a pod with a "+
+			return nil, fmt.Errorf("-kubeconfig: invalid value \"\": must be a kubeconfig file, except in a pod with a "+
 				"service account: %w", err)
 		}
 	} else if o.api, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig); err != nil {

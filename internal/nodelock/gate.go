@@ -11,7 +11,7 @@
 // (fcntl(2), F_OFD_SETLK). They hold between containers, and the kernel releases them however a
 // process ends. The file is empty and stays when the programs end.
 //
-// Limits: if somebody deletes the file while the DRA driver serves, a device plugin that starts
+// Limits: if the file is deleted while the DRA driver serves, a device plugin that starts
 // later serves as well. The DRA driver reports that, and any other program that starts later and
 // takes no lock, only in [Gate.Check].
 package nodelock
@@ -33,7 +33,7 @@ import (
 
 const (
 	// lookInterval is the time between two looks at the lock while the front waits for it. A look
-	// takes microseconds, and waiting in F_OFD_SETLKW could not be cancelled.
+	// takes microseconds, and waiting in F_OFD_SETLKW could not be canceled.
 	lookInterval = 2 * time.Second
 
 	// settleTime is how long the lock must have been free before a front that has waited takes it.

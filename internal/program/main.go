@@ -7,8 +7,8 @@
 // the flags, builds a qat.Plugin and what offers its devices to Kubernetes, the front, and calls
 // [Serve] before it runs the front.
 //
-// The package knows no front. A front passes its health checks and its part of the status to
-// [Serve].
+// The package does not depend on a front. A front passes its health checks and its part of the
+// status to [Serve].
 package program
 
 import (

@@ -41,7 +41,7 @@ type Server struct {
 }
 
 // Serve serves the health checks and the status, writes a recording at each SIGUSR1 and reports
-// Kubernetes Events, each as far as the flags want it, until ctx ends or stop is called. SIGUSR1
+// Kubernetes Events, each if the flags enable it, until ctx ends or stop is called. SIGUSR1
 // has its effect when Serve returns. stop waits until the last request has ended.
 func Serve(ctx context.Context, s Server) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)

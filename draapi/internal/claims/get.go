@@ -21,11 +21,11 @@ const (
 	callTimeout = 45 * time.Second
 
 	// answerTime is left of a call's time to answer it, so that the kubelet receives the error of
-	// the API server and not only that the time is over.
+	// the API server and not only a timeout.
 	answerTime = time.Second
 
 	// preparedTimeout limits the request for a claim that can be answered without it. The kubelet
-	// has just read the claim, so the API server is usually there.
+	// has just read the claim, so the API server usually answers.
 	preparedTimeout = 2 * time.Second
 
 	retryFirst = 100 * time.Millisecond
@@ -52,7 +52,7 @@ func (s *Store) getClaim(ctx context.Context, ref Ref, isPrepared bool) (*resour
 		case err == nil:
 			return object, nil
 		case last == nil || getCtx.Err() == nil:
-			last = err // and not, after other errors, that the time is over
+			last = err // unless it is a timeout that follows another error
 		}
 		if isPrepared || !isTransient(err) || getCtx.Err() != nil {
 			break

@@ -13,8 +13,8 @@
 //
 // # Devices that have gone
 //
-// A device that a claim holds stays in the pool when it leaves the Tree, as the scheduler would
-// otherwise not know that a claim has it when it comes back. It stays until the claim ends.
+// A device that a claim holds stays in the pool when it leaves the Tree, so that its taint and its
+// health reach the pods that use it. It stays until the claim is unprepared.
 package inventory
 
 import (

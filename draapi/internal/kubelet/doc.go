@@ -10,15 +10,15 @@
 // the driver's name and the path of its other socket, connects to that one, and reports the
 // result (pkg/kubelet/pluginmanager). When the socket disappears, it closes the connection. It
 // does not delete sockets when it starts, and finds those that exist. So a [Server] only has to
-// keep both sockets in place, whatever becomes of their directories.
+// keep both sockets in place, also if their directories are removed and created again.
 //
-// The kubelet ignores when its own watch of the directory overflows, and then never learns of a
-// socket. So while it has not registered the driver, or is not connected, the Server creates the
-// registration socket anew: after 10 s, and then less and less often.
+// The kubelet ignores an overflow of its watch of the directory, and can then miss a socket. So
+// while it has not registered the driver, or is not connected, the Server recreates the
+// registration socket: after 10 s, and then at growing intervals of up to 2 minutes.
 //
 // # Health
 //
-// The kubelet takes a device to be of unknown health if its state was not sent for 30 s
+// If the state of a device was not sent for 30 s, the kubelet reports its health as Unknown
 // (pkg/kubelet/cm/dra/healthinfo.go). So all states are sent every 10 s, and at once when one
 // changes, with at least 20 ms between two messages. A driver that hangs sends nothing, and the
 // status of the pods shows that.

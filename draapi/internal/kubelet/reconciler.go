@@ -29,7 +29,7 @@ const (
 	pollInterval    = 2 * time.Second  // without a watch of a directory
 	repeatInterval  = 10 * time.Minute // between log messages of an error that persists
 
-	// While the kubelet has not registered the driver, the registration socket is created anew.
+	// While the kubelet has not registered the driver, the registration socket is recreated.
 	announceFirst = 10 * time.Second
 	announceMax   = 2 * time.Minute
 
@@ -38,8 +38,8 @@ const (
 	staleAge = 10 * time.Second
 )
 
-// reconciler keeps both sockets in place. It runs on the goroutine of [Server.Run]. Whatever wakes
-// it, it looks at the directories and does what is missing.
+// reconciler keeps both sockets in place. It runs on the goroutine of [Server.Run]. Each pass
+// compares the directories with what should be there, whatever has caused the pass.
 type reconciler struct {
 	server        *Server
 	registry, dra *endpoint
@@ -49,7 +49,7 @@ type reconciler struct {
 
 	waitingFor string    // the directory that is missing, once that is logged; or ""
 	staleAt    time.Time // when to look for stale sockets next
-	announceAt time.Time // when to create the registration socket anew; zero if the kubelet is connected
+	announceAt time.Time // when to recreate the registration socket; zero if the kubelet is connected
 	announce   retry.BackOff
 }
 
@@ -161,7 +161,7 @@ func (r *reconciler) retryAt(now time.Time) time.Time {
 	return at
 }
 
-// announceAgain creates the registration socket anew when it is due. It returns when it must be
+// announceAgain recreates the registration socket when that is due. It returns when it must be
 // called again.
 func (r *reconciler) announceAgain(now time.Time, created bool) time.Time {
 	s := r.server
@@ -180,7 +180,7 @@ func (r *reconciler) announceAgain(now time.Time, created bool) time.Time {
 	if now.Before(r.announceAt) {
 		return r.announceAt
 	}
-	s.config.Log.V(2).Info("Creating the registration socket anew, because the kubelet is not connected",
+	s.config.Log.V(2).Info("Recreating the registration socket, because the kubelet is not connected",
 		"socket", s.registryPath)
 	r.registry.socket.Remove()
 	_, err := r.listen(r.registry, now, true)
@@ -206,7 +206,7 @@ func (r *reconciler) listen(e *endpoint, now time.Time, dirChanged bool) (create
 		return false, err
 	}
 	if e.socket != nil {
-		e.socket.Close() // nobody can connect to it without its file
+		e.socket.Close() // without its file, no client can connect to it
 	}
 	e.socket, e.retryAt = socket, time.Time{}
 	e.backOff.Reset()
@@ -238,7 +238,7 @@ type endpoint struct {
 var uuid = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // removeStale removes sockets that earlier instances of the driver have left behind. The kubelet
-// tries to connect to them for ever.
+// tries to connect to them forever.
 func (r *reconciler) removeStale(now time.Time) {
 	s := r.server
 	for _, dir := range []struct{ path, prefix, suffix string }{
@@ -311,7 +311,7 @@ func (d *directory) handleEvent(ev fsnotify.Event, socket string) bool {
 	return filepath.Clean(ev.Name) == socket
 }
 
-// handleError ends a watch that has failed. An overflow of its queue is no failure.
+// handleError ends a watch that has failed. An overflow of its queue is not a failure.
 func (d *directory) handleError(err error, ok bool) {
 	if !ok {
 		err = fsnotify.ErrClosed // events is closed, too
@@ -321,7 +321,7 @@ func (d *directory) handleError(err error, ok bool) {
 	}
 }
 
-// rewatch replaces the watch with one of the directory as it is now.
+// rewatch replaces the watch with one of the directory that is now at the path.
 func (d *directory) rewatch(now time.Time) {
 	d.watch.Close()
 	var err error

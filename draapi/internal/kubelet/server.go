@@ -99,7 +99,7 @@ func New(c Config) (*Server, error) {
 }
 
 // Run serves the kubelet until ctx ends. Then calls in progress have up to 5 s to return, and the
-// sockets are removed. Calls that have not returned by then are cancelled, and Run waits for them.
+// sockets are removed. Calls that have not returned by then are canceled, and Run waits for them.
 // It may be called once.
 func (s *Server) Run(ctx context.Context) {
 	options := []grpc.ServerOption{
@@ -212,7 +212,7 @@ func text(err error) string {
 	return err.Error()
 }
 
-// GetInfo tells the kubelet what registers.
+// GetInfo returns the name of the driver, its socket for calls, and its APIs.
 func (s *service) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
 	return &registerapi.PluginInfo{
 		Type:     registerapi.DRAPlugin,

@@ -26,9 +26,10 @@
 // names, such as those of another implementation, are deleted after the own ones are complete. The
 // own ones have a higher generation, so the scheduler uses them as soon as they are complete. If
 // another client does the same again within a minute, the Publisher waits for up to 1 s before it
-// undoes that, then 2 s, and so on up to 30 s, so that two drivers do not fight at full speed.
+// undoes that, then 2 s, and so on up to 30 s. This limits the requests if two drivers undo each
+// other's changes.
 //
-// The Node owns the slices, so they are deleted with it. If it is made anew, its slices are too.
+// The Node owns the slices, so they are deleted with it. If it is recreated, its slices are, too.
 //
 // The API server may be away, refuse, delay or lose requests at any time. What fails is tried again
 // after a random pause of up to 100 ms, then 200 ms, and so on up to 10 s, and not before the time
@@ -47,10 +48,10 @@
 //
 // # Goroutines and logs
 //
-// Run owns one goroutine that watches the slices, a [cache.Reflector], and itself is the one that
-// writes, one request at a time. It logs to the logger of its context ([klog.FromContext]): its
-// life cycle at V(1) and each write at V(2). An error that persists is logged when it first occurs,
-// when it changes, and every ten minutes.
+// Run watches the slices on a goroutine of its own, with a [cache.Reflector], and writes on the
+// goroutine of its caller, one request at a time. It logs to the logger of its context
+// ([klog.FromContext]): its life cycle at V(1) and each write at V(2). An error that persists is
+// logged when it first occurs, when it changes, and every ten minutes.
 //
 // # Limits
 //

@@ -27,8 +27,8 @@ const (
 	firstUndo     = time.Second // after the second undone change of another client in undoReset
 	maxUndo       = 30 * time.Second
 	undoReset     = time.Minute
-	errorInterval = 10 * time.Minute // an error that persists is logged so often
-	settleTime    = 10 * time.Second // Check accepts changes that are not written for so long
+	errorInterval = 10 * time.Minute // between log messages of an error that persists
+	settleTime    = 10 * time.Second // how long Check accepts changes that are not written
 )
 
 // An observer receives what a [Publisher] does. Its methods are called from the goroutine that
@@ -63,7 +63,7 @@ type Publisher struct {
 	mu       sync.Mutex // guards the fields up to the next empty line
 	newest   *inventory.Inventory
 	changed  time.Time // since when there is something to write and no progress; zero: all is written
-	complete bool      // it has had it at least once
+	complete bool      // the API server has had all slices at least once
 	status   Status
 	watchErr error // why slices cannot be listed and watched
 
@@ -142,7 +142,7 @@ func (p *Publisher) Update(inv *inventory.Inventory) {
 func (p *Publisher) wake() {
 	select {
 	case p.wakeUp <- struct{}{}:
-	default: // is awake already
+	default: // it is signaled already
 	}
 }
 
@@ -215,7 +215,7 @@ type action struct {
 	at        time.Time // not earlier
 	spec      resourcev1.ResourceSliceSpec
 	version   string // resource version of the slice that the request changes; empty before it is sent
-	isSurplus bool   // the slice is none of those that the pool should have, which are complete
+	isSurplus bool   // the slice does not belong to the pool, whose own slices are complete
 }
 
 const (
@@ -260,7 +260,7 @@ func (p *Publisher) choose(now time.Time, want *pool, observed map[string]*resou
 		if a == nil {
 			continue
 		}
-		if stale { // a Node that was made anew must own the slices
+		if stale { // a recreated Node must own the slices
 			return &action{operation: readNode}
 		}
 		if next == nil || a.at.Before(next.at) {
@@ -325,9 +325,9 @@ func (p *Publisher) compare(
 	return a
 }
 
-// start is called when a slice is not what was stored, although nothing else is wanted. The first
-// such change of another client is undone at once. If it is changed again and again, for example by
-// another instance of the driver, it is undone less and less often.
+// start is called when another client has changed what was stored. The first change is undone at
+// once. If it is repeated, for example by another driver of the same name, each further one is
+// undone after a longer pause.
 func (u *undo) start(now time.Time) {
 	u.at = now
 	if now.Sub(u.found) < undoReset {
@@ -472,7 +472,7 @@ func isRefusal(err error) bool {
 		apierrors.IsRequestEntityTooLargeError(err)
 }
 
-// pending notes that the API server does not have what it should have.
+// pending notes that the API server does not have all slices of the Inventory.
 func (p *Publisher) pending(want *pool, observed map[string]*resourcev1.ResourceSlice) {
 	errs := []error{p.err}
 	for number := range want.slices {
@@ -491,8 +491,8 @@ func (p *Publisher) pending(want *pool, observed map[string]*resourcev1.Resource
 	}
 }
 
-// progress notes that a slice was written, so that Check does not fail in a storm that never lets
-// all slices be as they should. It does not count while the API server refuses another slice.
+// progress notes that a slice was written, so that Check does not fail in a storm in which the
+// slices are never complete. It does not count while the API server refuses another slice.
 func (p *Publisher) progress() {
 	for _, slot := range p.slots {
 		if slot.err != nil {

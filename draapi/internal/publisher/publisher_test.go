@@ -604,21 +604,21 @@ func TestObserverReceivesWritesAndInventories(t *testing.T) {
 	})
 }
 
-func TestNodeMadeAnewOwnsTheSlices(t *testing.T) {
+func TestRecreatedNodeOwnsTheSlices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.start()
 		r.publish(append(vfs("a", 64), "b.1")...)
 		time.Sleep(time.Second)
-		anew := r.server.AddNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
+		recreated := r.server.AddNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
 		if err := r.server.DeleteSlice(prefix + "0"); err != nil { // as the garbage collector does, one by one
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
 		r.expect(line(0, 1, 2, vfs("a", 64)...) + line(1, 1, 2, "b.1"))
 		for i := range 2 {
-			if owners := r.slice(i).OwnerReferences; len(owners) != 1 || owners[0].UID != anew.UID {
-				t.Errorf("slice %d has owners %v, want the new Node, %s", i, owners, anew.UID)
+			if owners := r.slice(i).OwnerReferences; len(owners) != 1 || owners[0].UID != recreated.UID {
+				t.Errorf("slice %d has owners %v, want the new Node, %s", i, owners, recreated.UID)
 			}
 		}
 	})
