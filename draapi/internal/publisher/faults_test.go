@@ -503,7 +503,7 @@ func TestFightWithAnotherClientIsDamped(t *testing.T) {
 }
 
 // TestSurplusSliceThatCannotBeDeleted checks that a driver that may not delete slices is ready, as
-// the scheduler ignores the surplus one.
+// the scheduler ignores the surplus one, and that it tries again after pauses.
 func TestSurplusSliceThatCannotBeDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, o := newRig(t), &observer{}
@@ -517,7 +517,11 @@ func TestSurplusSliceThatCannotBeDeleted(t *testing.T) {
 		})
 		r.start()
 		r.publish("a.1")
-		time.Sleep(time.Minute)
+		time.Sleep(9 * time.Minute)
+		// The pauses are random up to 10 s, so 5 s on average.
+		if n := len(r.writes()); n > 200 {
+			t.Errorf("%d writes in nine minutes, want no more than 200", n)
+		}
 		if err := r.Check(t.Context()); err != nil {
 			t.Errorf("Check returns %v", err)
 		}

@@ -299,7 +299,7 @@ func (p *Publisher) compare(
 	}
 	if !c.equal(slot.refused) {
 		slot.refused, slot.err, slot.notBefore = nil, nil, time.Time{}
-		slot.pause = retry.BackOff{First: firstPause, Limit: maxPause, FullJitter: true}
+		slot.pause.Reset()
 	}
 	if !isStored {
 		slot.undo.at = time.Time{}
@@ -341,7 +341,10 @@ func (u *undo) start(now time.Time) {
 func (p *Publisher) slot(name string) *slot {
 	s := p.slots[name]
 	if s == nil {
-		s = &slot{errors: retry.ErrorLog{Log: p.log, Interval: errorInterval}}
+		s = &slot{
+			pause:  retry.BackOff{First: firstPause, Limit: maxPause, FullJitter: true},
+			errors: retry.ErrorLog{Log: p.log, Interval: errorInterval},
+		}
 		p.slots[name] = s
 	}
 	return s
