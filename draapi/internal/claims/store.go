@@ -194,9 +194,9 @@ func (s *Store) find(uid string) *Claim {
 }
 
 // Prepare prepares the claim and returns it. If it is prepared already, with the same devices, the
-// result is the same as before, whatever has become of the devices, apart from what
-// [Store.Refresh] writes. Concurrent calls for one claim
-// run one after the other. Prepare returns when ctx ends, if the functions of Config do.
+// result is the same as before, apart from what [Store.Refresh] writes, even if the devices have
+// changed or left the node. Concurrent calls for one claim run one after the other. Prepare returns
+// when ctx ends, if the functions of Config do.
 func (s *Store) Prepare(ctx context.Context, ref Ref) (*Claim, error) {
 	if !uidPattern.MatchString(ref.UID) {
 		return nil, fmt.Errorf("invalid UID %q: must consist of letters, digits, '-', '_' and '.'", ref.UID)
