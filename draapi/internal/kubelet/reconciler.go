@@ -214,7 +214,8 @@ func (r *reconciler) listen(e *endpoint, now time.Time, dirChanged bool) (create
 	log := r.server.config.Log
 	log.V(1).Info("Serving the kubelet", "socket", e.path)
 	r.running.Go(func() {
-		if err := e.server.Serve(socket); err != nil && !errors.Is(err, net.ErrClosed) {
+		err := e.server.Serve(socket)
+		if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
 			log.Error(err, "Stopped serving the kubelet", "socket", e.path)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"google.golang.org/grpc"
 
 	"qatplugin/internal/unixsocket"
@@ -47,6 +48,20 @@ func identify(t *testing.T, path string) unixsocket.FileID {
 		t.Fatalf("%s: socket %t, %v", path, isSocket, err)
 	}
 	return id
+}
+
+// A driver can be stopped before the goroutine of a new socket serves it.
+func TestStopIsNoErrorOfASocket(t *testing.T) {
+	r := newTestReconciler(t)
+	var log []string
+	r.server.config.Log = funcr.New(func(_, text string) { log = append(log, text) }, funcr.Options{})
+	r.dra.server.Stop()
+	r.registry.server.Stop()
+	r.reconcile(time.Now(), true)
+	r.running.Wait()
+	if len(log) > 0 {
+		t.Errorf("log %q, want none", log)
+	}
 }
 
 // The kubelet may have missed the event of the socket, for example if its queue overflowed.
