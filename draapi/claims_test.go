@@ -255,7 +255,7 @@ func environment(t *testing.T, container *oci.Spec, err error) []string {
 	return container.Process.Env
 }
 
-// After a restart, the same call has the same answer, whatever has become of the devices.
+// After a restart, the same call has the same answer, even if the devices have gone.
 func TestPreparedClaimSurvivesARestart(t *testing.T) {
 	h, p := newHost(t), newFakePlugin()
 	first := h.start(p, tree(t, nil, color("1"), color("2")))

@@ -162,7 +162,7 @@ func TestSecondInstanceWithoutPodUIDWaits(t *testing.T) {
 	await(t, "the second one to be registered", func() bool { return second.CheckRegistered(t.Context()) == nil })
 }
 
-// A killed instance leaves its sockets behind. The kubelet tries to connect to them for ever.
+// A killed instance leaves its sockets behind. The kubelet tries to connect to them forever.
 func TestSocketsOfDeadInstancesAreRemoved(t *testing.T) {
 	h, p := newHost(t), newFakePlugin()
 	if err := os.MkdirAll(filepath.Dir(h.draSocket("")), 0o750); err != nil {

@@ -203,7 +203,7 @@ func (o *op) work(pf *function, second, number int) {
 }
 
 // startTelemetry creates what the driver shows of the PF's work: adf_dbgfs_add (adf_dbgfs.c) and
-// adf_sysfs_start_ras (adf_sysfs_ras_counters.c). The counters start anew.
+// adf_sysfs_start_ras (adf_sysfs_ras_counters.c). The counters start again at 0.
 func (o *op) startTelemetry(pf *function) {
 	f, _ := familyOf(pf.id)
 	pf.telemetry = telemetry{engines: make([]Engine, f.engines), values: map[string]uint64{}}

@@ -103,7 +103,7 @@ func TestStartsDoNotInterleave(t *testing.T) {
 	})
 }
 
-// A process that is frozen while it starts does not stop others for ever, and is not mistaken for a
+// A process that is frozen while it starts does not stop others forever, and is not mistaken for a
 // free lock.
 func TestFrozenStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -47,7 +47,7 @@ var messageTypes = []string{
 // A hub is the handler of /events.
 type hub struct {
 	source  status.Source
-	process string // part of the IDs of events, because each process numbers its events anew
+	process string // part of the IDs of events, because each process numbers its events from the start
 
 	mu      sync.Mutex // guards session, and the clients of each session
 	session *session   // nil without clients

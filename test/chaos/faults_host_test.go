@@ -23,7 +23,7 @@ func pfs() []lookalike.PF {
 }
 
 // randomChanges changes the two PFs that are not the canaries' in every way that the host knows,
-// and then makes them anew. Many of the changes are not possible at that moment, and fail.
+// and then recreates them. Many of the changes are not possible at that moment, and fail.
 func randomChanges(t *testing.T, r *rig, random *rand.Rand) {
 	h := r.host
 	failing := map[string]bool{}

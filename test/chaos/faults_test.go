@@ -271,7 +271,7 @@ func failingBind(t *testing.T, r *rig) {
 	r.renewVictim(t)
 }
 
-// renewVictim makes the victim anew, which ends every back-off.
+// renewVictim recreates the victim, which ends every back-off.
 func (r *rig) renewVictim(t *testing.T) {
 	t.Helper()
 	must(t, r.host.RemoveVF(victim))

@@ -55,7 +55,7 @@ func mountOddFiles(t testing.TB) (*oddFiles, error) {
 
 // closeOnExec keeps descriptors of a file from the processes that this one starts. A plugin that
 // had one of /dev/fuse would keep the file system alive after the end of this process, and could
-// then wait for an answer for ever.
+// then wait for an answer forever.
 func closeOnExec(file string) error {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

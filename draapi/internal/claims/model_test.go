@@ -109,7 +109,7 @@ func TestTwoProcessesAgreeOnClaims(t *testing.T) {
 // canPrepare reports whether the model allows the claim to be prepared.
 func canPrepare(name string, allocated, prepared map[string][]string, present []string) bool {
 	if slices.Equal(allocated[name], prepared[name]) {
-		return true // whatever has become of the devices
+		return true // even if the devices have gone
 	}
 	for _, d := range allocated[name] {
 		if !slices.Contains(present, d) {

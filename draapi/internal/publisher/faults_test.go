@@ -317,7 +317,7 @@ func TestLostAnswers(t *testing.T) {
 	}
 }
 
-// TestHungRequestIsGivenUp lets a write hang for ever.
+// TestHungRequestIsGivenUp lets a write hang forever.
 func TestHungRequestIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

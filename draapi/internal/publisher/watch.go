@@ -77,7 +77,7 @@ func (p *Publisher) runWatch(ctx context.Context) {
 	// The pauses of a Reflector grow until it has not paused for two minutes, even if it has
 	// reached the API server meanwhile. After a restart of the API server it would pause twice:
 	// until the API server accepts the watch, and once more because that does not know its
-	// resource version. So its Run method is not used, and a watch that begins anew gets a new
+	// resource version. So its Run method is not used, and a watch that begins again gets a new
 	// Reflector.
 	for again := false; ctx.Err() == nil; again = opened {
 		opened = false

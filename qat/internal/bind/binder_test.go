@@ -102,7 +102,7 @@ func TestBindWhileAWriteIsInProgressStartsNothing(t *testing.T) {
 	})
 }
 
-// A VF whose write does not return holds no place under the device limit for ever.
+// A VF whose write does not return holds no place under the device limit forever.
 func TestStuckWriteIsNotPending(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
 		finish := make(chan struct{})
@@ -244,7 +244,7 @@ func TestForgetEndsAnAttemptWithoutUndo(t *testing.T) {
 }
 
 // A VF that the driver has, but whose node does not appear, must neither keep its place under
-// the device limit nor wake the caller for ever.
+// the device limit nor wake the caller forever.
 func TestAwaitNodeKeepsAVFPendingForAWhile(t *testing.T) {
 	inBubble(t, func(b *testBinder) {
 		b.bind()

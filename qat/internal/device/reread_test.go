@@ -47,7 +47,7 @@ func TestRereadReturnsWhatReadReturns(t *testing.T) {
 			},
 			false,
 		},
-		"made anew": {
+		"recreated": {
 			DriverVFIO,
 			func(h *host) error {
 				return errors.Join(h.SetVFs(pfA, 0), h.SetVFs(pfA, 1))

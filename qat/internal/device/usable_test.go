@@ -29,11 +29,11 @@ func TestIsUsable(t *testing.T) {
 				must(t, h.RemoveAttr(vfA1, "driver"))
 			}, false,
 		},
-		"bound anew": {func(t *testing.T, h *host) {
+		"bound again": {func(t *testing.T, h *host) {
 			must(t, h.Unbind(vfA1))
 			must(t, h.Bind(vfA1, DriverVFIO))
 		}, false},
-		"made anew": {func(t *testing.T, h *host) {
+		"recreated": {func(t *testing.T, h *host) {
 			must(t, h.SetVFs(pfA, 0))
 			must(t, h.SetVFs(pfA, 1))
 			must(t, h.Bind(vfA1, DriverVFIO))

@@ -215,7 +215,7 @@ func TestFatalErrorEndsWhenPFWasDown(t *testing.T) {
 	}
 }
 
-// While a PF is down or has no driver, its counters start anew.
+// While a PF is down or has no driver, its counters start again.
 func TestFatalErrorEndsWhenThePFWasSeenDown(t *testing.T) {
 	for name, tt := range map[string]struct{ down, up func(h *lookalike.Host) error }{
 		"state": {

@@ -241,7 +241,7 @@ func TestServiceChangeMovesOnlyTheVFsOfThatPF(t *testing.T) {
 		r.wantLists(want)
 		for _, id := range h.VFs(pfA) {
 			if before.Resource("cy").Device(id) != r.device(id) {
-				t.Errorf("device %s of the other PF was built anew", id)
+				t.Errorf("device %s of the other PF was rebuilt", id)
 			}
 		}
 	})

@@ -118,7 +118,7 @@ func TestVFThatHadADriverIsTriedAgainOnlyAfterARelevantChange(t *testing.T) {
 		"a parameter of vfio": {func(_ *testing.T, h *lookalike.Host) *events.Event {
 			return inotify(filepath.Join(h.Sysfs(), noIOMMUMode))
 		}, 2},
-		"the VF made anew": {recreate, 2},
+		"the VF recreated": {recreate, 2},
 	} {
 		inBubble(t, name, func(t *testing.T) {
 			h := newHostGen2(t, device.DriverVFIO, []string{"disable_denylist=1"})

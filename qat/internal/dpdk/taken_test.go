@@ -111,7 +111,7 @@ func TestUndoLeavesAnOverrideOfSomeoneElseAlone(t *testing.T) {
 	})
 }
 
-// The VF is made anew while the plugin waits in a write, and no event has reported that yet.
+// The VF is recreated while the plugin waits in a write, and no event has reported that yet.
 func TestUndoLeavesASilentlyNewIncarnationAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHostWithVF(t)

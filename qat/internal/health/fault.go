@@ -41,7 +41,7 @@ func parseFault(e *events.Event) (c faultChange, ok bool) {
 	kind, online := string(e.Get("ERROR_EVENT")), string(e.Get("DEVICE_ONLINE"))
 	switch {
 	case e.Action == events.Add, e.Action == events.Remove, e.Action == events.Bind:
-		return c, true // the function is new, or is bound anew
+		return c, true // the function is new, or is bound again
 	case kind == "SUCCESSFUL_RECOVERY" || kind == "" && online == "1":
 		c.recovered = true
 		return c, true

@@ -426,7 +426,7 @@ func TestEventDuringARecheckIsNoDrift(t *testing.T) {
 	})
 }
 
-// Audits more frequent than hostwatch.AuditGrace must not put off the second look for ever.
+// Audits more frequent than hostwatch.AuditGrace must not put off the second look forever.
 func TestFrequentAuditsStillFindChanges(t *testing.T) {
 	inBubble(t, hostwatch.AuditGrace/2, nil, func(t *testing.T, r *testRun, _ *testDevice) {
 		r.conf(t, "c6xx_dev0", sec("SSL", 2, 1, 0))

@@ -53,7 +53,7 @@ func (m *mode) act(a pci.Address, pf *pf, now time.Time) string {
 	return m.carryOut(a, pf, &p, now)
 }
 
-// match finds the rule of a PF. A PF with another rule than before starts anew.
+// match finds the rule of a PF. A PF with another rule than before starts over.
 func (m *mode) match(a pci.Address, pf *pf) {
 	var d *config.Desired
 	var rule string

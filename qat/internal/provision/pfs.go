@@ -181,7 +181,7 @@ func (m *mode) update(a pci.Address, r readResult, now time.Time) {
 		known = &pf{facts: r.facts}
 		m.pfs[a] = known
 	}
-	if known.facts.driver != r.facts.driver { // another driver, or the same one anew, may accept more
+	if known.facts.driver != r.facts.driver { // another driver, or the same one loaded again, may accept more
 		known.refused, known.attempts = nil, attempts{}
 	}
 	known.facts, known.watched, known.readErr, known.readAt = r.facts, r.watched, "", time.Time{}

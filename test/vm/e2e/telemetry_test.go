@@ -21,7 +21,7 @@ func (p *pf) waitForControl(t *testing.T, want string) {
 	})
 }
 
-// Each time a PF goes up, its driver creates telemetry/ anew, with telemetry off.
+// Each time a PF goes up, its driver recreates telemetry/, with telemetry off.
 func TestTelemetryIsOnWhilePluginRuns(t *testing.T) {
 	n := newNode(t, "npf=1")
 	a := n.pfs[0]
