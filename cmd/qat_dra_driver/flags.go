@@ -136,8 +136,8 @@ func parseFlags(args []string, getenv func(string) string, out io.Writer) (*opti
 	var err error
 	if o.kubeconfig == "" {
 		if o.api, err = rest.InClusterConfig(); err != nil {
-			return nil, fmt.Errorf("-kubeconfig: invalid value \"\": must be a kubeconfig file, except in a pod with a "+
-				"service account: %w", err)
+			return nil, fmt.Errorf("-kubeconfig: invalid value \"\": must be a kubeconfig file, except in a pod with "+
+				"a service account: %w", err)
 		}
 	} else if o.api, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig); err != nil {
 		return nil, fmt.Errorf("-kubeconfig: invalid value %q: must be a valid kubeconfig: %w", o.kubeconfig, err)

@@ -118,7 +118,8 @@ func TestMissingSurroundingsAreExplained(t *testing.T) {
 		want string
 	}{
 		{[]string{"-kubeconfig=" + file}, `-node-name: invalid value "": must be the name of the Node, unless the `},
-		{[]string{node}, `-kubeconfig: invalid value "": must be a kubeconfig file, except in a pod with a service account: `},
+		{[]string{node}, `-kubeconfig: invalid value "": must be a kubeconfig file, except in a pod with a ` +
+			"service account: "},
 		{[]string{node, "-kubeconfig=" + broken}, `-kubeconfig: invalid value "` + broken + `": must be a valid`},
 		{[]string{node, "-kubeconfig=/none"}, `-kubeconfig: invalid value "/none": must be a valid kubeconfig: `},
 	} {
