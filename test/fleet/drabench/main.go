@@ -37,6 +37,7 @@ type driver struct {
 	program string
 	args    []string
 	static  bool // publishes its devices once: a change has no effect
+	max     int  // number of devices that it can publish; 0: no limit
 }
 
 func run(ctx context.Context, args []string) (err error) {
@@ -60,7 +61,7 @@ func run(ctx context.Context, args []string) (err error) {
 		{name: "helper, QPS 1000", program: *helper, args: []string{"-qps=1000"}},
 	}
 	if *intel != "" {
-		drivers = append(drivers, driver{name: "Intel's driver", program: *intel, static: true})
+		drivers = append(drivers, driver{name: "Intel's driver", program: *intel, static: true, max: 128})
 	}
 	dir, err := os.MkdirTemp("", "drabench-")
 	if err != nil {
@@ -81,6 +82,9 @@ func run(ctx context.Context, args []string) (err error) {
 		r := result{vfs: vfs, samples: make([]samples, len(drivers))}
 		for round := range *rounds {
 			for i := range drivers {
+				if max := drivers[i].max; max > 0 && vfs > max {
+					continue
+				}
 				fmt.Fprintf(os.Stderr, "drabench: %d VFs, round %d of %d: %s\n", vfs, round+1, *rounds, drivers[i].name)
 				if err := turn(ctx, api, &drivers[i], vfs, &r.samples[i]); err != nil {
 					return fmt.Errorf("%d VFs: %s: %w", vfs, drivers[i].name, err)

@@ -14,7 +14,7 @@ var rows = []struct {
 	name  string
 	value func(*samples) string
 }{
-	{"start to all slices visible, ms", func(s *samples) string { return milliseconds(median(s.start)) }},
+	{"start to all slices visible, ms", started(func(s *samples) string { return milliseconds(median(s.start)) })},
 	{"change to visible, p50, ms", changed(func(s *samples) string { return milliseconds(median(s.visible)) })},
 	{"change to visible, p99, ms", changed(func(s *samples) string {
 		return milliseconds(percentile(s.visible, 0.99))
@@ -24,7 +24,19 @@ var rows = []struct {
 		return digits(float64(s.stormWrites) / s.stormed.Seconds())
 	})},
 	{"storm: its end to the last write, ms", changed(func(s *samples) string { return milliseconds(median(s.late)) })},
-	{"resident memory, MiB", func(s *samples) string { return digits(float64(slices.Max(s.memory)) / 1024) }},
+	{"resident memory, MiB", started(func(s *samples) string {
+		return digits(float64(slices.Max(s.memory)) / 1024)
+	})},
+}
+
+// started returns "none" for a driver that cannot publish so many devices.
+func started(value func(*samples) string) func(*samples) string {
+	return func(s *samples) string {
+		if len(s.start) == 0 {
+			return "none"
+		}
+		return value(s)
+	}
 }
 
 // changed returns an empty cell for a driver to which no change was made.

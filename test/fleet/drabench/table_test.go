@@ -19,7 +19,7 @@ func TestTableShowsEachDriver(t *testing.T) {
 			late: []time.Duration{7 * time.Millisecond},
 		},
 		{start: []time.Duration{time.Second}, memory: []int{512}},
-	}}}
+	}}, {vfs: 1024, samples: []samples{{start: []time.Duration{time.Second}, memory: []int{1024}}, {}}}}
 	want := "| VFs | measured | this driver | Intel's driver |\n| --- | --- | --- | --- |\n" +
 		"| 64 | start to all slices visible, ms | 30.0 | 1000 |\n" +
 		"| 64 | change to visible, p50, ms | 5.00 |  |\n" +
@@ -27,7 +27,14 @@ func TestTableShowsEachDriver(t *testing.T) {
 		"| 64 | writes a change | 1.50 |  |\n" +
 		"| 64 | storm: writes a second | 10.0 |  |\n" +
 		"| 64 | storm: its end to the last write, ms | 7.00 |  |\n" +
-		"| 64 | resident memory, MiB | 2.00 | 0.50 |\n"
+		"| 64 | resident memory, MiB | 2.00 | 0.50 |\n" +
+		"| 1024 | start to all slices visible, ms | 1000 | none |\n" +
+		"| 1024 | change to visible, p50, ms |  |  |\n" +
+		"| 1024 | change to visible, p99, ms |  |  |\n" +
+		"| 1024 | writes a change |  |  |\n" +
+		"| 1024 | storm: writes a second |  |  |\n" +
+		"| 1024 | storm: its end to the last write, ms |  |  |\n" +
+		"| 1024 | resident memory, MiB | 1.00 | none |\n"
 	if got := table(drivers, results); got != want {
 		t.Errorf("the table is\n%s\nwant\n%s", got, want)
 	}
