@@ -42,7 +42,7 @@ func WithPodUID(uid string) Option { return func(c *config) { c.podUID = uid } }
 
 // WithGroupBy names an attribute, such as "pfAddress". Devices with equal values are in the same
 // ResourceSlice unless they are too many for one, so that a change that concerns all of them takes
-// one write.
+// one write. The first eight values have a slice of their own; further ones share slices.
 func WithGroupBy(attribute string) Option { return func(c *config) { c.groupBy = attribute } }
 
 // WithEviction sets which unhealthy devices evict the pods that use them: those for which evict

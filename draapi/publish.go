@@ -10,6 +10,11 @@ import (
 	"qatplugin/draapi/internal/publisher"
 )
 
+// separateSlices is how many slices are used before groups share one. The API server validates and
+// stores a slice as a whole, so small slices make a change cheap. All of them fit into the ten writes
+// that the publisher sends at once when the kubelet has deleted the slices.
+const separateSlices = 8
+
 // maxHistory limits the inventories that history keeps while the API server is away.
 const maxHistory = 256
 
@@ -94,6 +99,7 @@ func (d *Driver) newPublisher(p *parts) *publisher.Publisher {
 		Node:     d.config.nodeName,
 		Client:   p.client,
 		GroupBy:  d.config.groupBy,
+		Separate: separateSlices,
 		Evict:    d.evicts,
 		Observer: slicesObserver{d},
 	})

@@ -133,7 +133,7 @@ func (f *fixture) endPlugin() (time.Duration, error) {
 	}
 	var left []string
 	for _, e := range entries {
-		if e.Name() != kubelettest.SocketName {
+		if strings.HasSuffix(e.Name(), ".sock") && e.Name() != kubelettest.SocketName {
 			left = append(left, e.Name())
 		}
 	}

@@ -10,7 +10,7 @@
 // Each method sends one request and returns an error that k8s.io/apimachinery/pkg/api/errors
 // understands. Nothing is sent again and nothing is held back: the client has no rate limit, and
 // the caller decides when to try again. A request takes as long as its context and, except for a
-// watch, 10 s allow.
+// watch, 20 s allow.
 package apiclient
 
 import (
@@ -31,10 +31,12 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// requestTimeout limits each request except a watch. A connection to a server that has vanished
-// without closing it is only detected after 45 s (k8s.io/apimachinery/pkg/util/net/http.go,
-// readIdleTimeoutSeconds and pingTimeoutSeconds).
-const requestTimeout = 10 * time.Second
+// requestTimeout limits each request except a watch. An API server with too many requests queues one
+// for up to 15 s before it answers 429 (k8s.io/apiserver/pkg/server/config.go, RequestTimeout, a
+// quarter of which is the limit). A shorter timeout would repeat requests that have almost had their
+// turn. A connection to a server that has vanished without closing it is only detected after 45 s
+// (k8s.io/apimachinery/pkg/util/net/http.go, readIdleTimeoutSeconds and pingTimeoutSeconds).
+const requestTimeout = 20 * time.Second
 
 const slicesResource = "resourceslices"
 

@@ -13,7 +13,9 @@
 // also after a restart of the driver. Update never waits for the API server.
 //
 // A slice has at most 64 devices. Devices with the same value of the attribute GroupBy are in one
-// slice unless they are more than that. A device stays in its slice, also when the driver restarts.
+// slice unless they are more than that. While there are fewer than Separate slices, each value has a
+// slice of its own, because a write costs the API server in proportion to the slice. Then values
+// share slices. A device stays in its slice, also when the driver restarts.
 // A change inside of slices is one write for each slice that changes. The generation of the pool
 // rises, and all slices are written, only if the number of slices changes or a device moves to
 // another slice. While the driver runs, slices may become empty but are not removed, because the
@@ -34,7 +36,7 @@
 // The API server may be away, refuse, delay or lose requests at any time. What fails is tried again
 // after a random pause of up to 100 ms, then 200 ms, and so on up to 10 s, and not before the time
 // of a Retry-After header. A slice that the API server refuses does not keep others from being
-// written. Each request has a timeout of 10 s. When the answer to a write is lost, the next attempt
+// written. Each request has a timeout of 20 s. When the answer to a write is lost, the next attempt
 // finds out what the API server has.
 //
 // # Health

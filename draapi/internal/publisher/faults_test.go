@@ -332,7 +332,7 @@ func TestHungRequestIsGivenUp(t *testing.T) {
 		})
 		r.start()
 		r.publish("a.1")
-		time.Sleep(10*time.Second + 100*time.Millisecond)
+		time.Sleep(20*time.Second + 100*time.Millisecond)
 		r.expect(line(0, 1, 1, "a.1"))
 	})
 }

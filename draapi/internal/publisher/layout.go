@@ -14,8 +14,9 @@ const maxDevices = 64
 
 // A layout says which slice each device is in. It does not change.
 type layout struct {
-	count  int            // of slices; some may be empty
-	number map[string]int // of the slice, by the name of the device
+	separate int            // groups do not share a slice before there are so many slices
+	count    int            // of slices; some may be empty
+	number   map[string]int // of the slice, by the name of the device
 }
 
 // A member is a device to place.
@@ -27,10 +28,11 @@ type member struct {
 // place returns the layout of the devices as the successor of l:
 //
 //   - A group of at most maxDevices is in one slice. A larger one has slices of its own.
+//   - A new group gets a slice of its own while there are fewer than separate slices with devices.
 //   - A device stays in its slice, unless its group becomes too large for it. The group then moves.
 //   - The number of slices never decreases.
 func (l layout) place(members []member) layout {
-	next := layout{count: l.count, number: make(map[string]int, len(members))}
+	next := layout{separate: l.separate, count: l.count, number: make(map[string]int, len(members))}
 	used := make([]int, l.count) // devices in each slice, where next or else l has them
 	groups := map[string]*group{}
 	for _, m := range members {
@@ -40,7 +42,7 @@ func (l layout) place(members []member) layout {
 		}
 		g := groups[key]
 		if g == nil {
-			g = &group{key: key, in: map[int]int{}}
+			g = &group{key: key, isNamed: m.group != "", in: map[int]int{}}
 			groups[key] = g
 		}
 		g.names = append(g.names, m.name)
@@ -74,7 +76,7 @@ func (l layout) place(members []member) layout {
 	}
 	for _, g := range order {
 		if !g.isLarge() {
-			home := g.home(used, closed)
+			home := g.home(used, closed, l.separate)
 			for _, name := range g.names {
 				put(name, home)
 			}
@@ -115,17 +117,19 @@ func (l layout) trim() layout {
 
 // A group is placed together.
 type group struct {
-	key   string
-	names []string
-	in    map[int]int // how many devices are in which slice before
+	key     string
+	isNamed bool // false: of one device that belongs to no group
+	names   []string
+	in      map[int]int // how many devices are in which slice before
 }
 
 func (g *group) isLarge() bool { return len(g.names) > maxDevices }
 
 // home returns the slice for a group that is not large: the one that has most of it, if it has room
-// for the rest, or else the first one that has room. used are the devices in each slice, including
-// those of the group. closed are slices that the group must not use.
-func (g *group) home(used []int, closed map[int]bool) int {
+// for the rest, or else an empty one while fewer than separate have devices, or else the first one
+// that has room. used are the devices in each slice, including those of the group. closed are slices
+// that the group must not use.
+func (g *group) home(used []int, closed map[int]bool, separate int) int {
 	best := -1
 	for s, n := range g.in {
 		if closed[s] || used[s]-n+len(g.names) > maxDevices {
@@ -137,6 +141,20 @@ func (g *group) home(used []int, closed map[int]bool) int {
 	}
 	if best >= 0 {
 		return best
+	}
+	if g.isNamed {
+		occupied, empty := 0, len(used)
+		for s := range used {
+			switch {
+			case used[s] > g.in[s]:
+				occupied++
+			case !closed[s]:
+				empty = min(empty, s)
+			}
+		}
+		if occupied < separate {
+			return empty
+		}
 	}
 	for s := range used {
 		if !closed[s] && used[s]-g.in[s]+len(g.names) <= maxDevices {

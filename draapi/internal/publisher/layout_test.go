@@ -78,6 +78,32 @@ func TestLayout(t *testing.T) {
 	}
 }
 
+func TestGroupsShareSlicesOnceThereAreEnough(t *testing.T) {
+	a, b, c := members("a", 0, 16), members("b", 0, 16), members("c", 0, 16)
+	for _, tt := range []struct {
+		name   string
+		before []member
+		after  []member
+		count  int
+		want   map[string]int
+	}{
+		{"a slice for each group", nil, join(a, b), 2, map[string]int{"0:a": 16, "1:b": 16}},
+		{"groups share", nil, join(a, b, c), 2, map[string]int{"0:a": 16, "1:b": 16, "0:c": 16}},
+		{"full slices", nil, join(members("a", 0, 60), members("b", 0, 60), c), 3,
+			map[string]int{"0:a": 60, "1:b": 60, "2:c": 16}},
+		{"empty slice", join(a, b), join(b, c), 2, map[string]int{"1:b": 16, "0:c": 16}},
+		{"group that grows stays", join(a, b), join(members("a", 0, 20), b), 2, map[string]int{"0:a": 20, "1:b": 16}},
+		{"devices without a group share", nil, []member{{name: "x"}, {name: "y"}, {name: "z"}}, 1, map[string]int{"0:": 3}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := layout{separate: 2}.place(tt.before).place(tt.after)
+			if diff := cmp.Diff(tt.want, counts(got, tt.after)); diff != "" || got.count != tt.count {
+				t.Errorf("%d slices, want %d (-want +got):\n%s", got.count, tt.count, diff)
+			}
+		})
+	}
+}
+
 func TestTrimRemovesEmptySlicesAtTheEnd(t *testing.T) {
 	l := layout{}.place(join(members("a", 0, 60), members("b", 0, 60), members("c", 0, 60)))
 	if got := l.place(members("b", 0, 60)).trim().count; got != 2 {
@@ -91,7 +117,7 @@ func TestTrimRemovesEmptySlicesAtTheEnd(t *testing.T) {
 // TestLayoutProperties checks the rules of place after any history of devices that come and go.
 func TestLayoutProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		last, lastNames := layout{}, map[string]map[string]bool{}
+		last, lastNames := layout{separate: rapid.IntRange(0, 4).Draw(rt, "separate")}, map[string]map[string]bool{}
 		exists := map[member]bool{}
 		for range rapid.IntRange(1, 10).Draw(rt, "steps") {
 			for range rapid.IntRange(0, 4).Draw(rt, "edits") {

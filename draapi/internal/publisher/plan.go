@@ -45,10 +45,11 @@ type pool struct {
 
 // A planner decides what the pool should be. It belongs to the goroutine that writes.
 type planner struct {
-	prefix  string // of the names of slices
-	driver  string
-	node    string // and the name of the pool
-	groupBy string // attribute; empty: devices are not grouped
+	prefix   string // of the names of slices
+	driver   string
+	node     string // and the name of the pool
+	groupBy  string // attribute; empty: devices are not grouped
+	separate int    // groups do not share a slice before there are so many slices
 
 	started    bool
 	generation int64
@@ -113,7 +114,7 @@ func (p *planner) plan(inv *inventory.Inventory, observed map[string]*resourcev1
 
 // adopt takes over the layout and the generation of the slices that exist when the driver starts.
 func (p *planner) adopt(observed map[string]*resourcev1.ResourceSlice) {
-	p.layout = layout{number: map[string]int{}}
+	p.layout = layout{separate: p.separate, number: map[string]int{}}
 	type place struct {
 		number     int
 		generation int64

@@ -48,6 +48,7 @@ type Config struct {
 	Node     string                     // the name of the Node, and of the pool
 	Client   *apiclient.Client          // of the API server
 	GroupBy  string                     // attribute whose equal values are in one slice; may be empty
+	Separate int                        // groups do not share a slice before there are so many slices
 	Evict    func(*devtree.Device) bool // which tainted devices get the effect NoExecute; nil: none
 	Observer observer                   // may be nil
 }
@@ -113,10 +114,11 @@ func New(config Config) *Publisher {
 		converter: converter{driver: config.Driver, evict: config.Evict},
 		wakeUp:    make(chan struct{}, 1),
 		planner: planner{
-			prefix:  sliceNames(config.Node, config.Driver),
-			driver:  config.Driver,
-			node:    config.Node,
-			groupBy: config.GroupBy,
+			prefix:   sliceNames(config.Node, config.Driver),
+			driver:   config.Driver,
+			node:     config.Node,
+			groupBy:  config.GroupBy,
+			separate: config.Separate,
 		},
 		slots: map[string]*slot{},
 		pause: retry.BackOff{First: firstPause, Limit: maxPause, FullJitter: true},
