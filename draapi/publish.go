@@ -11,8 +11,8 @@ import (
 )
 
 // separateSlices is how many slices are used before groups share one. The API server validates and
-// stores a slice as a whole, so small slices make a change cheap. All of them fit into the ten writes
-// that the publisher sends at once when the kubelet has deleted the slices.
+// stores a slice as a whole, so small slices make a change cheap. All of them fit into the ten
+// writes that the publisher sends at once when the kubelet has deleted the slices.
 const separateSlices = 8
 
 // maxHistory limits the inventories that history keeps while the API server is away.

@@ -173,7 +173,6 @@ func ours(dir string) runDriver {
 			draapi.WithRESTConfig(config),
 			draapi.WithKubeletRoot(root),
 			draapi.WithCDIDir(filepath.Join(root, "cdi")),
-			draapi.WithGroupBy("pfAddress"),
 		).Run(ctx)
 	}
 }

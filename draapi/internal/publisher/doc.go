@@ -13,8 +13,8 @@
 // also after a restart of the driver. Update never waits for the API server.
 //
 // A slice has at most 64 devices. Devices with the same value of the attribute GroupBy are in one
-// slice unless they are more than that. While there are fewer than Separate slices, each value has a
-// slice of its own, because a write costs the API server in proportion to the slice. Then values
+// slice unless they are more than that. While there are fewer than Separate slices, each value has
+// a slice of its own, because a write costs the API server in proportion to the slice. Then values
 // share slices. A device stays in its slice, also when the driver restarts.
 // A change inside of slices is one write for each slice that changes. The generation of the pool
 // rises, and all slices are written, only if the number of slices changes or a device moves to

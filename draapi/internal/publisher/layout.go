@@ -127,8 +127,8 @@ func (g *group) isLarge() bool { return len(g.names) > maxDevices }
 
 // home returns the slice for a group that is not large: the one that has most of it, if it has room
 // for the rest, or else an empty one while fewer than separate have devices, or else the first one
-// that has room. used are the devices in each slice, including those of the group. closed are slices
-// that the group must not use.
+// that has room. used are the devices in each slice, including those of the group. closed are
+// slices that the group must not use.
 func (g *group) home(used []int, closed map[int]bool, separate int) int {
 	best := -1
 	for s, n := range g.in {

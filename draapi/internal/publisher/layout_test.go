@@ -93,7 +93,8 @@ func TestGroupsShareSlicesOnceThereAreEnough(t *testing.T) {
 			map[string]int{"0:a": 60, "1:b": 60, "2:c": 16}},
 		{"empty slice", join(a, b), join(b, c), 2, map[string]int{"1:b": 16, "0:c": 16}},
 		{"group that grows stays", join(a, b), join(members("a", 0, 20), b), 2, map[string]int{"0:a": 20, "1:b": 16}},
-		{"devices without a group share", nil, []member{{name: "x"}, {name: "y"}, {name: "z"}}, 1, map[string]int{"0:": 3}},
+		{"devices without a group share", nil, []member{{name: "x"}, {name: "y"}, {name: "z"}}, 1,
+			map[string]int{"0:": 3}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := layout{separate: 2}.place(tt.before).place(tt.after)
