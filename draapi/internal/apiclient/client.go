@@ -34,8 +34,8 @@ import (
 // requestTimeout limits each request except a watch. An API server with too many requests queues
 // one for up to 15 s before it answers 429 (k8s.io/apiserver/pkg/server/config.go,
 // WithPriorityAndFairness, with a quarter of RequestTimeout). A shorter timeout would repeat
-// requests whose turn is near. A connection to a server that has vanished without closing it is only
-// detected after 45 s (k8s.io/apimachinery/pkg/util/net/http.go, readIdleTimeoutSeconds and
+// requests whose turn is near. A connection to a server that has vanished without closing it is
+// only detected after 45 s (k8s.io/apimachinery/pkg/util/net/http.go, readIdleTimeoutSeconds and
 // pingTimeoutSeconds).
 const requestTimeout = 20 * time.Second
 
