@@ -5,6 +5,8 @@ package deployments
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -309,8 +311,9 @@ func publishedSlices(t *testing.T) []*resourcev1.ResourceSlice {
 		pfs++
 	}
 	add(lookalike.PF{DeviceID: "37c8"}) // without services
-	for device, sets := range serviceSets() {
-		for _, services := range sets {
+	sets := serviceSets()
+	for _, device := range slices.Sorted(maps.Keys(sets)) { // in any other order, NUMA nodes differ
+		for _, services := range sets[device] {
 			add(lookalike.PF{DeviceID: device, Services: services})
 		}
 	}

@@ -94,8 +94,8 @@ func run(ctx context.Context, args []string) (err error) {
 		results = append(results, r)
 	}
 	text := table(drivers, results) + fmt.Sprintf(`
-%d changes a round, %v to %v apart; a storm is a change every %v for %v. %d rounds in turns on
-%d CPUs (%s), %s, with kube-apiserver and etcd on the same machine.
+%d changes a round, %v to %v apart; a storm is a change every %v for %v. Rounds in turns: %d,
+on %d CPUs (%s), %s, with kube-apiserver and etcd on the same machine.
 `, changes, pause, 2*pause, stormPeriod, stormTime, *rounds, runtime.NumCPU(), measure.Processor(), runtime.Version())
 	fmt.Print("\n", text)
 	if *doc == "" {

@@ -14,10 +14,10 @@ import (
 	"qatplugin/qat/internal/device"
 )
 
-// TestConfigurationOfOverlay parses the file of the overlay provisioning, and the rule in its
+// TestConfigurationOfOverlay parses the file of the component provisioning, and the rule in its
 // comment, which has all keys.
 func TestConfigurationOfOverlay(t *testing.T) {
-	text, err := os.ReadFile("../../../../deployments/qat_plugin/overlays/provisioning/qat-provisioning.yaml")
+	text, err := os.ReadFile("../../../../deployments/components/provisioning/qat-provisioning.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
