@@ -213,9 +213,9 @@ func (o *op) startTelemetry(pf *function) {
 	}
 	dir := o.h.telemetryDir(pf)
 	o.mkdir(dir)
+	o.watchWrites(dir) // before there is a file to write to
 	o.replace(path.Join(dir, "device_data"), "")
 	o.replace(path.Join(dir, "control"), "0")
-	o.watchWrites(dir)
 	ras := path.Join(pf.dir(o.h), "qat_ras")
 	o.mkdir(ras)
 	for _, kind := range []string{"correctable", "nonfatal", "fatal"} {
