@@ -198,6 +198,34 @@ func TestObserverReceivesActions(t *testing.T) {
 	}
 }
 
+// The first eight values of the attribute have a slice each. Further ones share these slices.
+func TestValuesOfGroupByHaveTheirOwnSlices(t *testing.T) {
+	h, p := newHost(t), newFakePlugin()
+	var devices []*devtree.Device
+	for pf := range 10 {
+		for vf := range 2 {
+			d := color(fmt.Sprintf("%d-%d", pf, vf))
+			d.Attributes = map[string]any{"pf": int64(pf)}
+			devices = append(devices, d)
+		}
+	}
+	r := h.start(p, tree(t, nil, devices...), WithGroupBy("pf"))
+	await(t, "the slices", func() bool { return r.CheckPublished(t.Context()) == nil && len(h.api.Slices()) > 0 })
+	sliceOf := map[string]string{}
+	for _, s := range h.api.Slices() {
+		for _, d := range s.Spec.Devices {
+			pf := d.Name[:1]
+			if other, seen := sliceOf[pf]; seen && other != s.Name {
+				t.Errorf("devices of PF %s are in %s and %s", pf, other, s.Name)
+			}
+			sliceOf[pf] = s.Name
+		}
+	}
+	if n := len(h.api.Slices()); n != 8 || len(sliceOf) != 10 {
+		t.Errorf("%d slices with devices of %d PFs, want 8 with those of 10", n, len(sliceOf))
+	}
+}
+
 // containerd 1.6 ignores the devices of claims, and pods would run without them.
 func TestRuntimeWithoutCDIGetsNoDevices(t *testing.T) {
 	h, p := newHost(t), newFakePlugin()
